@@ -1,0 +1,1 @@
+"""whybox: why did the detector draw this box?"""

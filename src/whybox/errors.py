@@ -1,0 +1,38 @@
+"""The errors that users see: one line each, with what was expected, what came, and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class WhyboxError(Exception):
+    """A mistake that the user can mend. Its text is one line; the command line prints it and exits with 2."""
+
+
+class ImageError(WhyboxError):
+    """An image that cannot be read, is empty, or is too large."""
+
+
+class UnknownNameError(WhyboxError):
+    """A model, method, target or class name that nothing answers to."""
+
+
+class GradientError(WhyboxError):
+    """Something between the features and the explained value stops the gradient."""
+
+
+class WeightsError(WhyboxError):
+    """Weights that do not fit the network, or that hold NaN."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence's tail: the closest known names, else all of them."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(names)}" if names else "none is known here"
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for a name of `kind` ("method", "target", ...) that is not among `known`."""
+    return UnknownNameError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")

@@ -1,0 +1,128 @@
+"""Coordinates: image <-> network <-> feature grid. Only this file may resize, pad or shift a box, a point or a map."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+Size = tuple[int, int]
+"""(height, width)"""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image stands on the canvas that the network saw. Sizes are (height, width) in pixels.
+
+    image: the user's image. resized: the same image after scaling. network: the canvas with its padding.
+    offset: (top, left) of the resized image on the canvas; (0, 0) where padding is on the bottom and right only.
+    """
+
+    image: Size
+    resized: Size
+    network: Size
+    offset: Size = (0, 0)
+
+    def __post_init__(self) -> None:
+        for name in ("image", "resized", "network"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"Frame.{name} must be at least 1x1 pixels, got {getattr(self, name)}")
+        for extent, resized, offset in zip(self.network, self.resized, self.offset, strict=True):
+            if offset < 0 or offset + resized > extent:
+                raise ValueError(f"the resized image {self.resized} at {self.offset} leaves the canvas {self.network}")
+
+    @classmethod
+    def same(cls, size: Size) -> "Frame":
+        """The frame of a network that takes the image as it is."""
+        return cls(size, size, size)
+
+    def boxes_to_image(self, boxes: Tensor) -> Tensor:
+        """Boxes (..., 4) xyxy in network pixels -> image pixels. Differentiable.
+
+        The ratio is a float32 quotient, as torchvision's own post-processing has it, so that results are equal bit by bit.
+        """
+        return (boxes - self._shift(boxes)) * self._ratio(boxes, self.image, self.resized)
+
+    def boxes_to_network(self, boxes: Tensor) -> Tensor:
+        """Boxes (..., 4) xyxy in image pixels -> network pixels."""
+        return boxes * self._ratio(boxes, self.resized, self.image) + self._shift(boxes)
+
+    def points_to_image(self, points: Tensor) -> Tensor:
+        """Points (..., 2) xy in network pixels -> image pixels."""
+        return self.boxes_to_image(points.repeat_interleave(2, -1)[..., [0, 2, 1, 3]])[..., :2]
+
+    def points_to_network(self, points: Tensor) -> Tensor:
+        """Points (..., 2) xy in image pixels -> network pixels."""
+        return self.boxes_to_network(points.repeat_interleave(2, -1)[..., [0, 2, 1, 3]])[..., :2]
+
+    def maps_to_image(self, maps: Tensor, *, crop_padding: bool = True) -> Tensor:
+        """Maps (N,h,w) that cover the canvas -> (N,H,W) on the image's pixels. Bilinear, corners not aligned.
+
+        The map is stretched to the canvas, the padding is cropped, and what is left is resized to the image.
+        crop_padding=False stretches the padded map over the image, as the reference implementation of ODAM does: the map
+        is then shifted by up to the padding. It exists to reproduce that code's numbers.
+        """
+        if not crop_padding:
+            return resize_maps(maps, self.image)
+        top, left = self.offset
+        height, width = self.resized
+        on_canvas = resize_maps(maps, self.network)[:, top : top + height, left : left + width]
+        return resize_maps(on_canvas, self.image)
+
+    def image_to_network(self, maps: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
+        """Maps or channels (N,H,W) on the image's pixels -> (N,Hn,Wn) on the canvas; the padding is 0."""
+        canvas = maps.new_zeros((len(maps), *self.network))
+        top, left = self.offset
+        height, width = self.resized
+        canvas[:, top : top + height, left : left + width] = resize_maps(maps, self.resized, mode=mode)
+        return canvas
+
+    def _shift(self, like: Tensor) -> Tensor:
+        top, left = self.offset
+        return torch.tensor([left, top, left, top], dtype=like.dtype, device=like.device)
+
+    @staticmethod
+    def _ratio(like: Tensor, new: Size, old: Size) -> Tensor:
+        size = torch.tensor([new, old], dtype=torch.float32, device=like.device)
+        height, width = size[0] / size[1]
+        return torch.stack([width, height, width, height]).to(like.dtype)
+
+
+def resize_maps(maps: Tensor, size: Size, *, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
+    """Maps (N,h,w) -> (N,*size). Bilinear with half-pixel centres and no antialiasing, or nearest. Differentiable."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    if not len(maps):
+        return maps.new_zeros((0, *size))
+    align = {"align_corners": False} if mode == "bilinear" else {}
+    return interpolate(maps[:, None], size=size, mode=mode, **align)[:, 0]
+
+
+def paste_windows(windows: Tensor, origin: Tensor, grid: Size) -> Tensor:
+    """Windows (N,...,k,l) whose top-left cells are origin (N,2) as (row, column) -> (N,...,h,w), zero elsewhere.
+
+    A window may hang over the edge of the grid: what lies outside is dropped.
+    """
+    height, width = grid
+    k, m = windows.shape[-2:]
+    rows = origin[:, :1] + torch.arange(k, device=windows.device)
+    columns = origin[:, 1:] + torch.arange(m, device=windows.device)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    cell = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    middle = windows.shape[1:-2]
+    shape = (len(windows), *([1] * len(middle)), k * m)
+    index = cell.reshape(shape).expand(len(windows), *middle, k * m)
+    kept = (windows * inside.reshape(len(windows), *([1] * len(middle)), k, m)).flatten(-2)
+    full = windows.new_zeros((len(windows), *middle, height * width))
+    return full.scatter_add(-1, index, kept).reshape(len(windows), *middle, height, width)
+
+
+def take_windows(features: Tensor, origin: Tensor, size: Size) -> Tensor:
+    """Cut windows (N,C,*size) out of features (C,h,w) at origin (N,2) as (row, column); zero beyond the edge."""
+    height, width = features.shape[-2:]
+    rows = origin[:, :1] + torch.arange(size[0], device=features.device)
+    columns = origin[:, 1:] + torch.arange(size[1], device=features.device)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    cut = features[:, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
+    return cut.transpose(0, 1) * inside[:, None].to(features.dtype)

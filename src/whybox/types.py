@@ -1,0 +1,305 @@
+"""The nouns: what flows from an image to a heat map. Checks live in __post_init__; there is no behaviour but indexing and views."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from whybox.frame import Frame, Size, paste_windows, resize_maps, take_windows
+
+__all__ = [
+    "Candidates",
+    "Detections",
+    "FeatureGradient",
+    "FeatureMap",
+    "Frame",
+    "HeatMaps",
+    "Model",
+    "Pullback",
+    "Size",
+    "Target",
+    "Trace",
+]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """N detections. boxes (N,4) xyxy in image pixels, scores (N,), labels (N,) column of the class among the candidates' scores,
+    source (N,) row among the raw candidates (-1: not known)."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    source: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.shape != (count, 4):
+            raise ValueError(f"boxes must have the shape (N, 4), got {tuple(self.boxes.shape)}")
+        for name in ("scores", "labels", "source"):
+            if getattr(self, name).shape != (count,):
+                raise ValueError(f"{name} must have the shape ({count},), got {tuple(getattr(self, name).shape)}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Any) -> "Detections":
+        """The rows chosen by a slice, a list, a mask or an index tensor; a single number gives one row."""
+        if isinstance(index, int):
+            index = [index]
+        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.source[index])
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """torchvision's form: boxes, scores, labels."""
+        return {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+
+    @classmethod
+    def empty(cls, like: Tensor | None = None) -> "Detections":
+        """No detection."""
+        device = None if like is None else like.device
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        return cls(torch.zeros((0, 4), device=device), torch.zeros(0, device=device), none, none)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """M raw candidates, before any suppression.
+
+    boxes: (M,4), or (M,K,4) where every class has a box of its own; xyxy in image pixels, not clipped.
+    scores: (M,K), one column a class, as the framework's own post-processing ranks them; a label is a column.
+    level: (M,) index into Trace.features. logits: (M,K) before sigmoid or softmax.
+    raw: what the regression branch gives, by name, each (M,) or (M,K).
+    factors: what a score is made of, by name ("class", "centerness"), each (M,) or (M,K).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    level: Tensor
+    logits: Tensor | None = None
+    raw: Mapping[str, Tensor] = field(default_factory=dict)
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        if self.scores.ndim != 2:
+            raise ValueError(f"scores must have the shape (M, K), got {tuple(self.scores.shape)}")
+        if tuple(self.boxes.shape) not in {(count, 4), (*self.scores.shape, 4)}:
+            raise ValueError(f"boxes must be ({count}, 4) or (M, K, 4), got {tuple(self.boxes.shape)}")
+        if self.level.shape != (count,):
+            raise ValueError(f"level must have the shape ({count},), got {tuple(self.level.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, rows: Any) -> "Candidates":
+        """The chosen rows; gradients pass."""
+        return Candidates(
+            self.boxes[rows],
+            self.scores[rows],
+            self.level[rows],
+            None if self.logits is None else self.logits[rows],
+            {name: value[rows] for name, value in self.raw.items()},
+            {name: value[rows] for name, value in self.factors.items()},
+        )
+
+    def boxes_of(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Boxes (N,4) of the candidates `rows` (N,) for the classes `labels` (N,)."""
+        return self.boxes[rows] if self.boxes.ndim == 2 else self.boxes[rows, labels]
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """One level of features. values: (C,h,w). stride: network pixels a cell. name: as the family calls the level."""
+
+    values: Tensor
+    stride: float
+    name: str
+
+    @property
+    def grid(self) -> Size:
+        """(h, w)"""
+        return self.values.shape[-2], self.values.shape[-1]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward pass, kept: explaining a hundred detections costs one of these, not a hundred.
+
+    image: (3,H,W) float in 0..1, the user's image. candidates: all M raw rows. detections: after the framework's own
+    suppression. features: one entry a level. state: what the model family needs to take gradients later; nobody else reads it.
+    """
+
+    image: Tensor
+    frame: Frame
+    features: tuple[FeatureMap, ...]
+    candidates: Candidates
+    detections: Detections
+    attention: tuple[Tensor, ...] = ()
+    embedding: Tensor | None = None
+    state: Any = None
+
+    def rows(self, candidates: Candidates, detections: Detections) -> "Trace":
+        """The same pass narrowed to some candidates, one a detection, so that detection i is candidate i."""
+        order = torch.arange(len(detections), device=detections.source.device)
+        return replace(self, candidates=candidates, detections=replace(detections, source=order), state=None)
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What is explained: a callable from a Trace to one number per detection, (N,), built from its candidates by
+    differentiable operations. Row i may depend only on candidate `trace.detections.source[i]`."""
+
+    def __call__(self, trace: Trace) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FeatureGradient:
+    """dY/dA of n detections at one feature map.
+
+    gradient: (n,C,k,l). features: the layer's values, (C,h,w) shared, or (n,C,k,l) where each detection has its own.
+    origin: (n,2) top-left cell (row, column) of each gradient window on the shared grid; None: the gradient covers it all.
+    """
+
+    gradient: Tensor
+    features: Tensor
+    origin: Tensor | None = None
+
+    @property
+    def grid(self) -> Size:
+        """(h, w) of the whole layer."""
+        return self.features.shape[-2], self.features.shape[-1]
+
+    def activation(self) -> Tensor:
+        """The features under each gradient, broadcastable to (n,C,k,l)."""
+        if self.origin is None:
+            return self.features
+        k, m = self.gradient.shape[-2:]
+        return take_windows(self.features, self.origin, (k, m))
+
+    def whole(self) -> "FeatureGradient":
+        """The same gradient on the whole grid, zero outside its window."""
+        if self.origin is None:
+            return self
+        return FeatureGradient(paste_windows(self.gradient, self.origin, self.grid), self.features)
+
+    def paste(self, maps: Tensor) -> Tensor:
+        """Maps (n,k,l) under the gradients -> (n,h,w) on the whole grid."""
+        return maps if self.origin is None else paste_windows(maps, self.origin, self.grid)
+
+
+@dataclass(frozen=True)
+class Pullback:
+    """A way from some candidate rows back to the features (a vector-Jacobian product).
+
+    rows: (n,) indices into the detections that were asked for. trace: narrowed to those rows, differentiable.
+    features, origin: as in FeatureGradient. pull: values (n,), from a target on `trace`, -> gradient (n,C,k,l).
+    route: "exact" (autograd through the model), "windows" (exact, on the receptive field alone) or
+    "frozen" (windows with the normalisation's statistics held fixed).
+    place: maps (n,k,l) of a layer with a grid of its own (pooled RoIs) -> maps on the level's grid.
+    stride: network pixels a cell of the features.
+    """
+
+    rows: Tensor
+    trace: Trace
+    features: Tensor
+    pull: Callable[[Tensor], Tensor]
+    route: str
+    stride: float
+    origin: Tensor | None = None
+    place: Callable[[Tensor], Tensor] | None = None
+
+    def gradient(self, target: Target) -> FeatureGradient:
+        """dY/dA for the values Y of `target`."""
+        return FeatureGradient(self.pull(target(self.trace)), self.features, self.origin)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model as whybox sees it. `gives` says what its traces hold: "candidates", "features", "input", "roi", "attention" ..."""
+
+    name: str
+    gives: frozenset[str]
+    classes: Sequence[str] | None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names that `pullbacks` takes as `layer`, the default first."""
+        ...
+
+    def trace(self, image: Tensor) -> Trace:
+        """One forward pass over an image (3,H,W) in 0..1, without a graph."""
+        ...
+
+    def predict(self, images: Tensor) -> list[Candidates]:
+        """The raw candidates for a batch (B,3,H,W) of images in 0..1 of one size, without a graph."""
+        ...
+
+    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+        """Ways back to the features for `detections`, in chunks that fit memory; every row comes exactly once."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """N heat maps, as the method defines them: raw, not stretched to 0..1. May carry gradient.
+
+    native: N maps, each (h,w) on the grid of its own layer, covering the network's canvas. method, target: names.
+    options: the method's settings. routes: N names, how each gradient was taken ("" where a method takes none).
+    scaled: the view `unit()`: every map runs from 0 to 1.
+    """
+
+    native: tuple[Tensor, ...]
+    frame: Frame
+    target: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    routes: tuple[str, ...] = ()
+    scaled: bool = False
+    crop_padding: bool = True
+
+    def __len__(self) -> int:
+        return len(self.native)
+
+    def __getitem__(self, index: Any) -> "HeatMaps":
+        """The maps chosen by a number, a slice, a list or a tensor of indices or booleans."""
+        chosen = torch.arange(len(self))[index].reshape(-1).tolist()
+        routes = tuple(self.routes[i] for i in chosen) if self.routes else ()
+        return replace(self, native=tuple(self.native[i] for i in chosen), routes=routes)
+
+    @property
+    def values(self) -> Tensor:
+        """(N,h,w). Where the maps stand on grids of several sizes, the coarse ones are resized (bilinear) to the finest."""
+        if not self.native:
+            return torch.zeros((0, 1, 1))
+        finest = max((tuple(m.shape) for m in self.native), key=lambda shape: shape[0] * shape[1])
+        values = self._by_shape(lambda maps: resize_maps(maps, finest))
+        return to_unit(values) if self.scaled else values
+
+    def unit(self) -> "HeatMaps":
+        """The same maps, each scaled to run from 0 to 1 when it is read; a constant map reads as zeros."""
+        return replace(self, scaled=True)
+
+    def at_image(self) -> Tensor:
+        """(N,H,W) on the original image's pixels, padding cropped. A `unit()` view is scaled after resizing."""
+        if not self.native:
+            return torch.zeros((0, *self.frame.image))
+        maps = self._by_shape(lambda m: self.frame.maps_to_image(m, crop_padding=self.crop_padding))
+        return to_unit(maps) if self.scaled else maps
+
+    def _by_shape(self, resize: Callable[[Tensor], Tensor]) -> Tensor:
+        """Resize the maps one grid size at a time and put them back in order."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, values in enumerate(self.native):
+            groups.setdefault(tuple(values.shape), []).append(i)
+        parts = [resize(torch.stack([self.native[i] for i in rows])) for rows in groups.values()]
+        order = torch.tensor([i for rows in groups.values() for i in rows], device=parts[0].device)
+        return torch.cat(parts)[order.argsort()]
+
+
+def to_unit(maps: Tensor) -> Tensor:
+    """Maps (N,h,w), each moved and scaled to run from 0 to 1. A constant map becomes zeros, never NaN."""
+    low = maps.amin((-2, -1), keepdim=True)
+    spread = maps.amax((-2, -1), keepdim=True) - low
+    return torch.where(spread > 0, (maps - low) / torch.where(spread > 0, spread, 1), 0)
