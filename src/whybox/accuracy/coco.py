@@ -1,0 +1,107 @@
+"""COCO average precision of a detector's boxes."""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from whybox.errors import WhyboxError
+
+
+@dataclass(frozen=True)
+class CocoAP:
+    """Average precisions from 0 to 1, higher is better; NaN where there is nothing to find.
+
+    ap is averaged over IoU .50:.05:.95, ap50 and ap75 are at one IoU; all are means over the classes that occur, which
+    ap50_per_class lists by name. recall is the mean recall over .50:.05:.95 with 100 detections an image.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    recall: float
+    ap50_per_class: dict[str, float]
+    images: int
+
+    def as_dict(self, digits: int = 4) -> dict[str, Any]:
+        """Rounded numbers, ready for JSON; what does not exist is None."""
+
+        def rounded(value: float) -> float | None:
+            return round(value, digits) if np.isfinite(value) else None
+
+        numbers = {key: rounded(value) for key, value in asdict(self).items() if isinstance(value, float)}
+        per_class = {name: rounded(value) for name, value in self.ap50_per_class.items()}
+        return {**numbers, "ap50_per_class": per_class, "images": self.images}
+
+
+def coco_ap(
+    detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], classes: Sequence[str]
+) -> CocoAP:
+    """COCO's box AP of `detections` against `truths`, one mapping an image in the same order.
+
+    A detection mapping holds boxes (N,4) xyxy in pixels, scores (N,) and labels (N,); a truth mapping holds boxes
+    (M,4), labels (M,) and, optionally, iscrowd (M,) for regions where detections count neither way. Label 1 is the
+    first of `classes`. Tensors and arrays are both taken.
+
+    Source: Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; computed by pycocotools.
+    """
+    if len(detections) != len(truths):
+        raise WhyboxError(f"{len(detections)} images with detections but {len(truths)} with truth; give one for one")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def index(rows: list[dict[str, Any]]) -> Any:
+        table = COCO()
+        table.dataset = {
+            "images": [{"id": image} for image in range(1, len(truths) + 1)],
+            "annotations": rows,
+            "categories": [{"id": label, "name": name} for label, name in enumerate(classes, start=1)],
+        }
+        table.createIndex()
+        return table
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(index(_rows(truths)), index(_rows(detections)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return _summary(evaluation.eval, classes, len(truths))
+
+
+def _summary(tables: Mapping[str, Any], classes: Sequence[str], images: int) -> CocoAP:
+    """Means over precision (IoU, recall, class, area, limit) and recall (IoU, class, area, limit); -1 is "none"."""
+    precision = tables["precision"][:, :, :, 0, -1]
+    per_class = {name: _mean(precision[0, :, index]) for index, name in enumerate(classes)}
+    return CocoAP(
+        ap=_mean(precision),
+        ap50=_mean(precision[0]),
+        ap75=_mean(precision[5]),
+        recall=_mean(tables["recall"][:, :, 0, -1]),
+        ap50_per_class={name: value for name, value in per_class.items() if np.isfinite(value)},
+        images=images,
+    )
+
+
+def _mean(values: Any) -> float:
+    found = values[values > -1]
+    return float(found.mean()) if found.size else float("nan")
+
+
+def _rows(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """COCO's annotation rows, of the truth or of detections; the number of each row is its id."""
+    rows: list[dict[str, Any]] = []
+    for image, content in enumerate(images, start=1):
+        columns = {"category_id": content["labels"], "score": content.get("scores"), "iscrowd": content.get("iscrowd")}
+        lists = {name: np.asarray(values).tolist() for name, values in columns.items() if values is not None}
+        for place, box in enumerate(_xywh(content["boxes"])):
+            row = {"id": len(rows) + 1, "image_id": image, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            rows.append(row | {name: values[place] for name, values in lists.items()})
+    return rows
+
+
+def _xywh(boxes: Any) -> list[list[float]]:
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    rows: list[list[float]] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+    return rows
