@@ -32,7 +32,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""
-        return self.relu(self.second(self.relu(self.first(features))) + self.shortcut(features))
+        changed: Tensor = self.second(self.relu(self.first(features)))
+        joined: Tensor = self.relu(changed + self.shortcut(features))
+        return joined
 
 
 class ResidualPyramid(nn.Module):
@@ -64,7 +66,7 @@ class ResidualPyramid(nn.Module):
 def compact_fcos(
     num_classes: int,
     *,
-    widths: Sequence[int] = (24, 48, 80, 128),
+    widths: Sequence[int] = (32, 64, 96, 128),
     blocks: Sequence[int] = (1, 1, 1, 1),
     channels: int = 64,
     min_size: int = 240,

@@ -1,0 +1,142 @@
+"""Networks that ship with the package, and the file format in which trained networks are kept.
+
+A network is two files: weights in safetensors, and a card in JSON that names the builder and its arguments, the classes,
+and how the weights came to be. A folder holds them as `model.safetensors` and `card.json`; the shipped ones lie beside
+this file as `<name>.safetensors` and `<name>.json`.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from whybox.errors import WeightsError, WhyboxError, unknown
+
+HERE = Path(__file__).parent
+
+
+class Loaded(NamedTuple):
+    """A network in evaluation mode, its class names (label 1 is the first), and its whole card."""
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    card: dict[str, Any]
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the networks that come with the package."""
+    return tuple(sorted(file.stem for file in HERE.glob("*.safetensors")))
+
+
+def load(name: str | Path) -> Loaded:
+    """The network of a shipped name ("scenes" or "whybox/scenes"), of a folder, or of a safetensors file."""
+    weights, card_file = _files(str(name))
+    card = _read_card(card_file)
+    network = build(card["network"], card["arguments"])
+    own = card["arguments"]["num_classes"] - 1
+    if len(card["classes"]) != own:
+        raise WhyboxError(f"{card_file} names {len(card['classes'])} classes, its network has {own}")
+    fill(network, _read_weights(weights), str(weights))
+    return Loaded(network.eval(), tuple(card["classes"]), card)
+
+
+def build(network: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """A network with random weights, from its builder's name and arguments."""
+    builders = _builders()
+    if network not in builders:
+        raise unknown("network", network, builders)
+    try:
+        return builders[network](**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WhyboxError(f"{network} cannot be built from {dict(arguments)}: {error}") from error
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Put the weights into the network, all of them, or none and an error that names what does not fit."""
+    own = network.state_dict()
+    if missing := own.keys() - weights.keys():
+        raise WeightsError(f"{origin} lacks {len(missing)} of the network's weights, the first {min(missing)!r}")
+    if extra := weights.keys() - own.keys():
+        raise WeightsError(f"{origin} holds {len(extra)} weights that the network lacks, the first {min(extra)!r}")
+    for key, value in weights.items():
+        if value.shape != own[key].shape:
+            raise WeightsError(f"{origin}: {key!r} is {tuple(value.shape)}, the network needs {tuple(own[key].shape)}")
+        if not value.isfinite().all():
+            raise WeightsError(f"{origin}: {key!r} holds NaN or infinity")
+    network.load_state_dict(dict(weights))
+
+
+def save(network: nn.Module, card: Mapping[str, Any], folder: Path, name: str | None = None) -> tuple[Path, Path]:
+    """Write weights and card into the folder, each whole or not at all; returns both paths.
+
+    Matrices and kernels are kept in half precision, to be small; statistics and biases stay in single precision.
+    """
+    from safetensors.torch import save as to_bytes
+
+    kept = {key: _compact(value) for key, value in network.state_dict().items()}
+    weights = folder / f"{name or 'model'}.safetensors"
+    card_file = folder / f"{name or 'card'}.json"
+    write_whole(weights, to_bytes(kept))
+    write_whole(card_file, (json.dumps(card, indent=2) + "\n").encode())
+    return weights, card_file
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write the file under a passing name, then put it in place at once."""
+    passing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        passing.write_bytes(content)
+        os.replace(passing, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            passing.unlink()
+        raise WhyboxError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _compact(value: Tensor) -> Tensor:
+    return (value.half() if value.is_floating_point() and value.ndim > 1 else value).detach().cpu().contiguous()
+
+
+def _builders() -> dict[str, Callable[..., nn.Module]]:
+    from whybox.zoo.compact_fcos import compact_fcos
+
+    return {"compact_fcos": compact_fcos}
+
+
+def _files(name: str) -> tuple[Path, Path]:
+    short = name.removeprefix("whybox/")
+    if short in shipped():
+        return HERE / f"{short}.safetensors", HERE / f"{short}.json"
+    path = Path(name)
+    if path.is_dir():
+        return path / "model.safetensors", path / "card.json"
+    if path.suffix == ".safetensors" and path.is_file():
+        return path, path.with_suffix(".json") if path.stem != "model" else path.with_name("card.json")
+    raise unknown("network", name, [f"whybox/{known}" for known in shipped()])
+
+
+def _read_card(file: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WhyboxError(f"cannot read the network's card {file}: {error}") from error
+    if missing := [key for key in ("network", "arguments", "classes") if key not in card]:
+        raise WhyboxError(f"the network's card {file} lacks {', '.join(missing)}")
+    return dict(card)
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    try:
+        stored = from_bytes(file.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read the weights {file}: {error}") from error
+    return {key: value.float() if value.dtype == torch.float16 else value for key, value in stored.items()}
