@@ -1,0 +1,1 @@
+"""Fitting networks: a detector from images and boxes."""

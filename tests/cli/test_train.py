@@ -1,0 +1,36 @@
+"""`whybox train` from its options to the files it leaves."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from whybox import zoo
+from whybox.cli.train import train
+from whybox.errors import WhyboxError
+
+FEW = ["--steps", "2", "--batch", "2", "--size", "96x72", "--limit", "4", "--held-out", "2", "--every", "1"]
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    app.command()(train)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_train_resume_and_go_on_from_the_result(run, tmp_path):
+    first = run("--out", tmp_path / "a", "--seed", 7, *FEW)
+    assert first.exit_code == 0, first.output
+    assert "mixed (2 images): AP50" in first.stdout and "step 2 of 2" in first.stderr
+    assert zoo.load(tmp_path / "a").card["trained"]["command"].startswith("whybox train --data scenes --steps 2")
+    again = run("--out", tmp_path / "a", "--seed", 7, "--resume", "--json", *FEW)
+    assert json.loads(again.stdout)["classes"][0] == "person"
+    second = run("--out", tmp_path / "b", "--init", tmp_path / "a", *FEW)
+    assert second.exit_code == 0, second.output
+
+
+def test_mistakes_reach_the_caller_by_name(run, tmp_path):
+    result = run("--out", tmp_path, "--data", "coco:nowhere", *FEW)
+    assert isinstance(result.exception, WhyboxError) and "no COCO annotations at nowhere" in str(result.exception)
