@@ -1,0 +1,46 @@
+"""Gradients of many values, one row a value. The `.grad` of the user's parameters is never touched."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from whybox.errors import GradientError
+
+
+def row_gradients(values: Tensor, features: Tensor, *, name: str = "the features") -> Tensor:
+    """dY_i/dA for every value: values (n,), features of any shape -> (n, *features.shape).
+
+    The graph is kept, so that other values can be pulled through it. `name` is what an error calls the features.
+    """
+    return level_gradients(values, [features], name=name)[0]
+
+
+def level_gradients(values: Tensor, features: Sequence[Tensor], *, name: str = "the features") -> tuple[Tensor, ...]:
+    """dY_i/dA of several feature tensors at once: one tensor (n, *shape) each; zero where a value does not reach it."""
+    if not len(values):
+        return tuple(tensor.new_zeros((0, *tensor.shape)) for tensor in features)
+    if not values.requires_grad:
+        raise _not_connected(name)
+    rows = [torch.autograd.grad(value, features, retain_graph=True, allow_unused=True) for value in values]
+    if all(gradient is None for row in rows for gradient in row):
+        raise _not_connected(name)
+    columns = zip(*rows, strict=True)
+    return tuple(
+        torch.stack([torch.zeros_like(tensor) if gradient is None else gradient for gradient in column])
+        for tensor, column in zip(features, columns, strict=True)
+    )
+
+
+def chunk_rows(rows: Tensor, elements: int, *, limit: int = 2**24) -> Iterator[Tensor]:
+    """Split row indices (n,) so that a chunk's gradients, `elements` numbers a row, hold at most `limit` numbers (64 MiB)."""
+    size = max(1, limit // max(1, elements))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _not_connected(name: str) -> GradientError:
+    return GradientError(
+        f"the explained value does not depend on {name} through differentiable operations: "
+        "a detach, .data, no_grad or an integer operation stands between"
+    )
