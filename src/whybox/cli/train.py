@@ -23,6 +23,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     limit: Annotated[int | None, typer.Option(help="Train on this many images only.")] = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 where the processor has it.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="Processor threads; by default torch decides.")] = None,
     held_out: Annotated[int, typer.Option(help="Held-out scenes to score on, and half as many crowds.")] = 200,
     every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
@@ -38,10 +39,11 @@ def train(
     task = detector.task(data, seed, limit, held_out)
     network, arguments = detector.start(task.classes, size, seed, init)
     recipe = detector.Recipe(steps, batch, seed, lr, precision=precision)
+    network.to(detector.device(device))
     with _bar(steps) as (say, tick):
         run = detector.fit(network, task, recipe, out, resume=resume, every=every, say=say, tick=tick)
     options = {"data": data, "steps": steps, "batch": batch, "size": size, "lr": lr, "seed": seed, "init": init}
-    options |= {"held-out": held_out, "limit": limit, "precision": precision, "threads": threads}
+    options |= {"held-out": held_out, "limit": limit, "precision": precision, "device": device, "threads": threads}
     card = detector.keep(run, out, "compact_fcos", arguments, _command(options))
     print(json.dumps(card, indent=2) if as_json else _summary(card, out))
 

@@ -207,7 +207,7 @@ def _annotate(stage: _Stage, place: str, rng: Rng) -> Scene:
         masks=masks.reshape(count, rows, columns),
         visibility=(masks.reshape(count, -1).sum(1) / np.maximum(areas, 1)).astype(np.float32),
         colours=colours,
-        captions=(_overview(names, colours, place), *_relations(names, colours, boxes, masks, rng)),
+        captions=(_overview(names, colours, place), *dict.fromkeys(_relations(names, colours, boxes, masks, rng))),
         place=place,
     )
 
@@ -246,9 +246,9 @@ def _relations(
 ) -> Iterator[str]:
     """Up to four sentences on pairs of objects that differ in words: left of, right of, behind, in front of."""
     phrases = [_phrase(name, colour) for name, colour in zip(names, colours, strict=True)]
-    pairs = [(i, j) for i in range(len(names)) for j in range(len(names)) if phrases[i] != phrases[j]]
+    pairs = [(i, j) for i in range(len(names)) for j in range(i) if phrases[i] != phrases[j]]
     for pick in rng.permutation(len(pairs))[:4]:
-        first, second = pairs[pick]
+        first, second = rng.permutation(pairs[pick]).tolist()
         yield f"{phrases[first]} {_relation(boxes, masks, first, second)} {phrases[second]}"
 
 

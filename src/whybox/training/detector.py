@@ -42,7 +42,7 @@ class Examples(Sequence[Example]):
 
     size: int
     make: Callable[[int], Example]
-    memory: int = 4_000_000_000
+    memory: int = 2_000_000_000
     kept: dict[int, Example] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -147,6 +147,16 @@ def start(
     return network, arguments
 
 
+def device(name: str) -> torch.device:
+    """The device of that name, if it is here."""
+    try:
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise WhyboxError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train. `lr` is the peak of a warm-up and a cosine; `precision` is float32 or bfloat16 (autocast)."""
@@ -191,6 +201,7 @@ class Fit:
 
     def __init__(self, network: nn.Module, task: Task, recipe: Recipe) -> None:
         self.network, self.task, self.recipe = network, task, recipe
+        self.device = next(network.parameters()).device
         self.averaged = {key: value.clone() for key, value in network.state_dict().items()}
         weights = [weight for weight in network.parameters() if weight.ndim > 1]
         others = [weight for weight in network.parameters() if weight.ndim <= 1]
@@ -205,7 +216,7 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(step)
         self.network.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             losses = self.network(images, targets)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         if not total.isfinite():
@@ -252,7 +263,7 @@ class Fit:
             raise WhyboxError(f"cannot resume from {file}: {str(error).splitlines()[0]}") from error
         if changed := [key for key, value in self._terms().items() if state["recipe"].get(key) != value]:
             raise WhyboxError(f"cannot resume from {file}: it was begun with another {', '.join(changed)}")
-        self.averaged = state["averaged"]
+        self.averaged = {key: value.to(self.device) for key, value in state["averaged"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
 
@@ -268,7 +279,8 @@ class Fit:
             augment(self.task.train[row], (shape.min_size[0], shape.max_size), self.recipe.zoom, rng)
             for row in _rows(self.recipe, step, len(self.task.train))
         ]
-        return [image for image, _ in pairs], [target for _, target in pairs]
+        targets = [{key: value.to(self.device) for key, value in target.items()} for _, target in pairs]
+        return [image.to(self.device) for image, _ in pairs], targets
 
     def _follow(self, step: int) -> None:
         """Move the average towards the weights; early on the window is short."""
@@ -343,16 +355,18 @@ def _recolour(image: Tensor, rng: np.random.Generator) -> Tensor:
 def evaluate(
     network: nn.Module, examples: Sequence[Example], classes: Sequence[str], limit: int | None = None, batch: int = 8
 ) -> CocoAP:
-    """COCO AP of a torchvision detector on the examples, in the mode and on the images as they are."""
-    was_training = network.training
+    """COCO AP of a torchvision detector on the examples, or on the first `limit` of them, `batch` at a time."""
+    was_training, device = network.training, next(network.parameters()).device
     network.eval()
-    chosen = [examples[index] for index in range(min(len(examples), limit or len(examples)))]
     detections: list[Mapping[str, Tensor]] = []
-    for start in range(0, len(chosen), batch):
-        images = [torch.tensor(example.image).permute(2, 0, 1) / 255 for example in chosen[start : start + batch]]
-        detections += network(images)
+    truths: list[Mapping[str, Any]] = []
+    count = min(len(examples), limit or len(examples))
+    for start in range(0, count, batch):
+        chosen = [examples[index] for index in range(start, min(start + batch, count))]
+        images = [torch.tensor(example.image, device=device).permute(2, 0, 1) / 255 for example in chosen]
+        detections += [{key: value.cpu() for key, value in found.items()} for found in network(images)]
+        truths += [{"boxes": item.boxes, "labels": item.labels, "iscrowd": item.iscrowd} for item in chosen]
     network.train(was_training)
-    truths = [{"boxes": item.boxes, "labels": item.labels, "iscrowd": item.iscrowd} for item in chosen]
     return coco_ap(detections, truths, classes)
 
 
