@@ -1,13 +1,23 @@
 """ODAM: a heat map for one detection, from the gradient at the features, cell by cell."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import ceil
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from whybox.ops.maps import draw_maps
+from whybox.errors import WhyboxError, unknown
+from whybox.ops.maps import (
+    Fusion,
+    clip_windows,
+    draw_heat_maps,
+    fuse_layers,
+    split_gradient,
+    sum_products,
+    weigh_channels,
+)
 from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
 
 Smoothing = Literal["none", "gaussian", "global"]
@@ -19,24 +29,26 @@ def odam_map(features: Tensor, gradient: Tensor) -> Tensor:
     Source: Zhao, Hsiao, Chan, "Gradient-based Instance-Specific Visual Explanations for Object Specification and Object
     Discrimination", eq. 2, with the smoothing already applied to `gradient`.
     """
-    return torch.einsum("...chw,nchw->nhw" if features.ndim == 3 else "nchw,nchw->nhw", features, gradient).relu()
+    return sum_products(features, gradient).relu()
 
 
-def smooth_gradient(gradient: Tensor, sigma: Tensor) -> Tensor:
-    """Convolve every gradient map (n,C,h,w) with a Gaussian; sigma (n,2) is its standard deviation (down, across) in cells.
+def smooth_gradient(gradient: Tensor, sigma: Tensor, margin: int = 0) -> Tensor:
+    """Convolve every gradient map (n,C,h,w) with a Gaussian; sigma (n,2): its deviation in cells, down and across.
 
     Zero beyond the edge; the kernel is normalised to sum 1 on an endless grid. sigma 0 leaves a map as it is.
+    margin: the result is (n,C,h+2*margin,w+2*margin), so many cells wider on every side.
     """
-    down = _gaussian_matrix(gradient.shape[-2], sigma[:, 0])
-    across = _gaussian_matrix(gradient.shape[-1], sigma[:, 1])
-    return torch.einsum("nij,ncjk,nlk->ncil", down, gradient, across)
+    down = _gaussian_matrix(gradient.shape[-2], sigma[:, 0], margin)
+    across = _gaussian_matrix(gradient.shape[-1], sigma[:, 1], margin)
+    return down[:, None] @ gradient @ across[:, None].mT
 
 
-def _gaussian_matrix(length: int, sigma: Tensor) -> Tensor:
-    """(n,length,length): row i holds the kernel centred at cell i."""
-    cells = torch.arange(length, device=sigma.device, dtype=sigma.dtype)
-    squared = (cells[:, None] - cells).square()
-    reach = torch.arange(-4 * length, 4 * length + 1, device=sigma.device, dtype=sigma.dtype).square()
+def _gaussian_matrix(length: int, sigma: Tensor, margin: int) -> Tensor:
+    """(n,length+2*margin,length): row i holds the kernel centred at cell i - margin."""
+    cells = torch.arange(-margin, length + margin, device=sigma.device, dtype=sigma.dtype)
+    squared = (cells[:, None] - cells[margin : margin + length]).square()
+    far = ceil(8 * float(sigma.max())) + 1
+    reach = torch.arange(-far, far + 1, device=sigma.device, dtype=sigma.dtype).square()
     width = 2 * sigma.clamp(min=1e-4).square()[:, None, None]
     return (-squared / width).exp() / (-reach / width).exp().sum(-1, keepdim=True)
 
@@ -46,38 +58,74 @@ class Odam:
     """ODAM. All quantitative results of the paper use smoothing "none".
 
     smoothing: "none"; "gaussian", a Gaussian over each gradient map whose standard deviation is `sigma` times the box's
-    side in feature cells, down and across; "global", the mean of each gradient map: that is Grad-CAM.
-    The paper names the Gaussian and that its size follows the object's, and gives no formula: the rule and sigma are ours.
-    layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path.
+    side in feature cells, down and across; "global", the mean of each gradient map: that is Grad-CAM. The paper names
+    the Gaussian and that its size follows the object's, and gives no formula: the rule and sigma are ours.
+    layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path; or a
+    tuple of them, whose maps are fused: each is brought to the finest grid among them and scaled to run from 0 to 1,
+    and `fusion` takes their "max", "mean" or "sum". No paper gives that rule: it is ours.
+    crop_padding: False stretches the padded map over the image, which shifts it by up to the padding, as the reference
+    implementation does; it is there to reproduce that code's numbers.
     """
 
     smoothing: Smoothing = "none"
     sigma: float = 0.1
-    layer: str | None = None
+    layer: str | tuple[str, ...] | None = None
+    fusion: Fusion = "max"
     route: str = "auto"
+    crop_padding: bool = True
 
     name: ClassVar[str] = "odam"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, ICLR 2023 and the journal version, eq. 2"
 
+    def __post_init__(self) -> None:
+        if self.smoothing not in ("none", "gaussian", "global"):
+            raise unknown("smoothing", self.smoothing, ("none", "gaussian", "global"))
+        if self.fusion not in ("max", "mean", "sum"):
+            raise unknown("fusion", self.fusion, ("max", "mean", "sum"))
+        if self.sigma < 0:
+            raise WhyboxError(f"sigma must not be negative, got {self.sigma}")
+        if self.layer is not None and not self.layer:
+            raise WhyboxError("layer is empty; name a layer, several, or None for the detection's own level")
+
     def __call__(
         self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[HeatMaps]:
         """One HeatMaps a target; `names` are the targets' names."""
-        maps, routes = draw_maps(
-            model, trace, detections, targets, self._draw, layer=self.layer, route=self.route
-        )
-        return [
-            HeatMaps(native, trace.frame, name, self.name, asdict(self), routes)
-            for native, name in zip(maps, names, strict=True)
-        ]
+        if self.layer is None or isinstance(self.layer, str):
+            return draw_heat_maps(self, self.layer, model, trace, detections, targets, names)
+        layers = [replace(self, layer=layer)(model, trace, detections, targets, names) for layer in self.layer]
+        return [fuse_layers(maps, self.fusion, asdict(self)) for maps in zip(*layers, strict=True)]
 
-    def _draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
-        """Without smoothing a map is nowhere wider than its gradient: the window is enough."""
+    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+        """Maps (n,h,w). Without smoothing a map is nowhere wider than its gradient: the window is enough."""
         if self.smoothing == "none":
-            return odam_map(gradient.activation(), gradient.gradient)
-        whole = gradient.whole()
+            return gradient.paste(odam_map(gradient.activation(), gradient.gradient))
         if self.smoothing == "global":
-            return odam_map(whole.features, whole.gradient.mean((-2, -1), keepdim=True).expand_as(whole.gradient))
-        sides = (detections.boxes[:, 2:] - detections.boxes[:, :2]).flip(-1) / stride
-        return odam_map(whole.features, smooth_gradient(whole.gradient, self.sigma * sides))
+            cells = gradient.grid[0] * gradient.grid[1]
+            return weigh_channels(gradient.features, clip_windows(gradient).sum((-2, -1)) / cells).relu()
+        return self._draw_gaussian(gradient, self._deviations(gradient, detections, stride))
+
+    def _deviations(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+        """(n,2) standard deviations, down and across, in cells. A box fills its pooled features: there, of the grid."""
+        if gradient.features.ndim == 4:
+            return self.sigma * gradient.gradient.new_tensor(gradient.grid).expand(len(detections), 2)
+        boxes = detections.boxes.to(gradient.gradient)
+        return self.sigma * (boxes[:, 2:] - boxes[:, :2]).flip(-1) / stride
+
+    def _draw_gaussian(self, gradient: FeatureGradient, sigma: Tensor) -> Tensor:
+        """A window grows by 6 standard deviations: beyond them the kernel is below float32's resolution. Where it would
+        then be wider than the grid, the grid itself is taken."""
+        margin = 0 if gradient.origin is None else ceil(6 * float(sigma.max()))
+        height, width = (extent + 2 * margin for extent in gradient.gradient.shape[-2:])
+        grown = height * width < gradient.grid[0] * gradient.grid[1]
+        clipped = FeatureGradient(clip_windows(gradient), gradient.features, gradient.origin)
+        maps = []
+        for rows, part in split_gradient(clipped, (height, width) if grown else gradient.grid):
+            if not grown:
+                part = part.whole()
+            origin = None if part.origin is None else part.origin - margin
+            smooth = smooth_gradient(part.gradient, sigma[rows], margin if grown else 0)
+            around = FeatureGradient(smooth, part.features, origin)
+            maps.append(around.paste(odam_map(around.activation(), smooth)))
+        return torch.cat(maps)

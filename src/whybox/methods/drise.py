@@ -1,0 +1,208 @@
+"""D-RISE: a heat map from nothing but the detector's answers to thousands of masked images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from math import ceil
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou, clip_boxes_to_image
+
+from whybox.errors import WhyboxError
+from whybox.frame import Frame, Size, resize_maps
+from whybox.types import Candidates, Detections, HeatMaps, Model, Target, Trace
+
+
+def draw_masks(grids: Tensor, shifts: Tensor, size: Size, canvas: Size, reach: Size) -> Tensor:
+    """Masks (b,*size) in 0..1 from binary grids (b,g,g): each stretched over the canvas (bilinear), and cut out of it.
+
+    shifts: (b,2) from 0 to below 1: the cut's top-left corner on the canvas, as a part of `reach`, down and across.
+    Source: Petsiuk et al., CVPR 2021, mask generation, after Petsiuk, Das, Saenko, "RISE", BMVC 2018.
+    """
+    corners = (shifts * shifts.new_tensor(reach)).long().tolist()
+    wide = resize_maps(grids, canvas)
+    return torch.stack(
+        [mask[top : top + size[0], left : left + size[1]] for mask, (top, left) in zip(wide, corners, strict=True)]
+    )
+
+
+def drise_weights(
+    candidates: Candidates,
+    boxes: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    *,
+    size: Size,
+    objectness: bool = True,
+    score_threshold: float = 0.0,
+) -> Tensor:
+    """w_t = max_j IoU(L_t, L_j) * cos(P_t, P_j) * O_j over the candidates j of one masked image -> (N,); 0 without any.
+
+    boxes (N,4) image pixels, labels (N,), probabilities (N,K): the detections to be explained. size: of the image; the
+    candidates' boxes are clipped to it, as those of detections are. Where every class has a box of its own, L_j is the
+    one of the detection's class. O_j is the candidates' objectness, 1 where a detector has none.
+    Source: Petsiuk et al., CVPR 2021, the similarity metric.
+    """
+    rows = (candidates.scores.amax(1) >= score_threshold).nonzero()[:, 0]
+    if not len(rows):
+        return boxes.new_zeros(len(boxes))
+    kept = candidates[rows]
+    places: Tensor = clip_boxes_to_image(kept.boxes, size)
+    cosine = _unit(probabilities) @ _unit(class_probabilities(kept)).T
+    if objectness:
+        cosine = cosine * objectness_of(kept)
+    return (_overlap(boxes, labels, places) * cosine).amax(1)
+
+
+def _overlap(boxes: Tensor, labels: Tensor, places: Tensor) -> Tensor:
+    """IoU (N,M) of boxes (N,4) with places (M,4), or with those of their labels among (M,K,4)."""
+    if places.ndim == 2:
+        overlap: Tensor = box_iou(boxes, places)
+        return overlap
+    pairs = zip(boxes, labels.tolist(), strict=True)
+    return torch.cat([box_iou(box[None], places[:, label]) for box, label in pairs])
+
+
+def class_probabilities(candidates: Candidates) -> Tensor:
+    """(M,K): the "class" factor of the scores where it is kept, else the scores."""
+    return candidates.factors.get("class", candidates.scores)
+
+
+def objectness_of(candidates: Candidates) -> Tensor:
+    """(M,): the "objectness" among the scores' factors, else the product of those that no class owns (a centerness)."""
+    if "objectness" in candidates.factors:
+        return candidates.factors["objectness"]
+    value = candidates.scores.new_ones(len(candidates))
+    for factor in candidates.factors.values():
+        if factor.ndim == 1:
+            value = value * factor
+    return value
+
+
+def _unit(rows: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / length.clamp(min=torch.finfo(rows.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class DRise:
+    """D-RISE: map = sum_i w_i mask_i, raw, on the image's own pixels. One set of masked images serves all detections.
+
+    masks, grid, probability: how many masks, of grid x grid cells, each cell seen with this probability. The image is
+    black where a mask is 0. seed: of the masks; the same seed gives the same masks on every device, whatever the batch.
+    batch: masked images a forward pass.
+    score_threshold: candidates whose best class scores below it are not compared with; what a detector puts out is
+    filtered at some threshold that is its own, 0.05 is the one in the reference implementation of ODAM.
+    objectness: False leaves O out, as that implementation does.
+    canvas: None, masks are stretched over grid+1 cells of ceil(side / grid) pixels and shifted by less than a cell; a
+    number, over a square of so many pixels, whatever the image's size, and the image is a random cut of it, as that
+    implementation does with 1343, whose cells are 84 pixels wide.
+    stop_when_settled: stop before all masks are used, once 1 - the correlation of every map with itself `check_every`
+    masks ago is below this (a map that is still empty is not settled); the result's options say how many were used, as
+    masks_used. progress: called with the masks done and the masks in all.
+    """
+
+    masks: int = 5000
+    grid: int = 16
+    probability: float = 0.5
+    seed: int = 0
+    batch: int = 8
+    score_threshold: float = 0.05
+    objectness: bool = True
+    canvas: int | None = None
+    stop_when_settled: float | None = None
+    check_every: int = 500
+    progress: Callable[[int, int], None] | None = field(default=None, compare=False, repr=False)
+
+    name: ClassVar[str] = "drise"
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    source: ClassVar[str] = "Petsiuk et al.: Black-box Explanation of Object Detectors via Saliency Maps, CVPR 2021"
+
+    def __post_init__(self) -> None:
+        for name in ("masks", "grid", "batch", "check_every"):
+            if getattr(self, name) < 1:
+                raise WhyboxError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.probability < 1:
+            raise WhyboxError(f"probability must lie between 0 and 1, got {self.probability}")
+
+    def __call__(
+        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target; `names` are the targets' names, and may only be "score"."""
+        for name in names:
+            if name != "score":
+                raise WhyboxError(f"drise explains a detection as a whole, not {name!r} alone; use target 'score'")
+        maps, used = self._accumulate(model, trace, detections) if len(detections) else (trace.image[:0], 0)
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "progress"} | {"masks_used": used}
+        frame = Frame.same((trace.image.shape[-2], trace.image.shape[-1]))
+        return [HeatMaps(tuple(maps), frame, name, self.name, options) for name in names]
+
+    @torch.no_grad()
+    def _accumulate(self, model: Model, trace: Trace, detections: Detections) -> tuple[Tensor, int]:
+        """The maps (N,H,W), and how many masks they are made of. No more than a batch of masks exists at a time."""
+        device = trace.candidates.scores.device
+        image = trace.image.to(device)
+        size = (image.shape[-2], image.shape[-1])
+        labels = detections.labels.to(device)
+        weigh = partial(
+            drise_weights,
+            boxes=detections.boxes.to(device),
+            labels=labels,
+            probabilities=_probabilities(trace.candidates, labels, detections.source.to(device)),
+            size=size,
+            objectness=self.objectness,
+            score_threshold=self.score_threshold,
+        )
+        maps = image.new_zeros((len(detections), *size))
+        before: Tensor | None = None
+        done = 0
+        for masks in self._batches(size, device):
+            weights = [weigh(answer) for answer in model.predict(image * masks[:, None])]
+            maps.flatten(1).addmm_(torch.stack(weights, 1).to(maps), masks.flatten(1))
+            done += len(masks)
+            if self.progress is not None:
+                self.progress(done, self.masks)
+            if self.stop_when_settled is not None and done % self.check_every == 0:
+                now = self._outline(maps)
+                if before is not None and float((1 - (now * before).sum(1)).max()) < self.stop_when_settled:
+                    break
+                before = now
+        return maps, done
+
+    def _batches(self, size: Size, device: torch.device) -> Iterator[Tensor]:
+        """Masks (b,H,W). The draws are made at once, on the CPU, so that they depend on the seed alone; they are small.
+        A batch never straddles a check."""
+        generator = torch.Generator().manual_seed(self.seed)
+        draws = torch.rand((self.masks, self.grid**2 + 2), generator=generator)
+        grids = (draws[:, :-2] < self.probability).float().reshape(-1, self.grid, self.grid)
+        canvas, reach = self._canvas(size)
+        start = 0
+        while start < self.masks:
+            to_check = self.check_every - start % self.check_every
+            rows = slice(start, min(start + min(self.batch, to_check), self.masks))
+            yield draw_masks(grids[rows].to(device), draws[rows, -2:], size, canvas, reach)
+            start = rows.stop
+
+    def _canvas(self, size: Size) -> tuple[Size, Size]:
+        """The size over which a grid is stretched, and how many places a cut may take on it, down and across."""
+        if self.canvas is None:
+            height, width = ceil(size[0] / self.grid), ceil(size[1] / self.grid)
+            return ((self.grid + 1) * height, (self.grid + 1) * width), (height, width)
+        if self.canvas < max(size):
+            raise WhyboxError(f"canvas must be at least the image's longer side, {max(size)}, got {self.canvas}")
+        return (self.canvas, self.canvas), (max(1, self.canvas - size[0]), max(1, self.canvas - size[1]))
+
+    def _outline(self, maps: Tensor) -> Tensor:
+        """Maps (N,H,W) -> (N,P), what is compared at a check: on 4 points a cell, mean 0, length 1."""
+        points = min(4 * self.grid, maps.shape[-2]), min(4 * self.grid, maps.shape[-1])
+        rows = resize_maps(maps, points).flatten(1)
+        return _unit(rows - rows.mean(1, keepdim=True))
+
+
+def _probabilities(candidates: Candidates, labels: Tensor, source: Tensor) -> Tensor:
+    """Class probabilities (N,K) of the detections; a detection whose candidate is not known counts as certain."""
+    known = class_probabilities(candidates)[source.clamp(min=0)]
+    certain = torch.nn.functional.one_hot(labels, candidates.scores.shape[1]).to(known)
+    return torch.where((source >= 0)[:, None], known, certain)

@@ -1,0 +1,49 @@
+"""Grad-CAM: every channel of the features weighed by its mean gradient."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from whybox.ops.maps import clip_windows, draw_heat_maps, weigh_channels
+from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+
+
+def gradcam_map(features: Tensor, gradient: Tensor) -> Tensor:
+    """H = ReLU(sum_k w_k A_k), w_k the mean of dY/dA_k over the grid -> maps (n,h,w).
+
+    features: (C,h,w) or (n,C,h,w), the whole layer. gradient: (n,C,k,l), all of the gradient or the window of the grid
+    outside which it is zero; its sum is divided by the grid's h*w either way.
+    Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV
+    2017, eq. 1 and 2.
+    """
+    cells = features.shape[-2] * features.shape[-1]
+    return weigh_channels(features, gradient.sum((-2, -1)) / cells).relu()
+
+
+@dataclass(frozen=True)
+class GradCam:
+    """Grad-CAM. A weight is one number a channel, so the map shows the class wherever it is, not this detection alone.
+
+    layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path.
+    crop_padding: False stretches the padded map over the image, as the reference implementation of ODAM does.
+    """
+
+    layer: str | None = None
+    route: str = "auto"
+    crop_padding: bool = True
+
+    name: ClassVar[str] = "gradcam"
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    source: ClassVar[str] = "Selvaraju et al.: Grad-CAM, ICCV 2017, eq. 1 and 2"
+
+    def __call__(
+        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target; `names` are the targets' names."""
+        return draw_heat_maps(self, self.layer, model, trace, detections, targets, names)
+
+    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+        """Maps (n,h,w). A window of the gradient is enough: what lies outside it adds nothing to the mean."""
+        return gradcam_map(gradient.features, clip_windows(gradient))

@@ -1,0 +1,78 @@
+"""Grad-CAM++: every channel weighed by its positive gradients, each of them by a coefficient of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from whybox.errors import WhyboxError
+from whybox.ops.maps import clip_windows, draw_heat_maps, weigh_channels
+from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+
+
+def gradcam_pp_weights(
+    total: Tensor, gradient: Tensor, *, region: Tensor | None = None, epsilon: float = 0.0
+) -> Tensor:
+    """w_k = sum_ij alpha_ij ReLU(g_ij), alpha = g^2 / (2 g^2 + S_k g^3 + epsilon) -> (n,C).
+
+    total: S_k = sum_ab A_k, (C,) or (n,C), over the whole layer. gradient: (n,C,k,l), whole or the window outside which
+    it is zero. region: (n,k,l) of 1 and 0, the cells ij that count; None: all.
+
+    Source: Chattopadhay et al., "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional
+    Networks", WACV 2018, eq. 7 and 19. The paper explains exp(Y); the factor exp(Y) that this puts before every weight
+    of a detection is left out. With epsilon 0, alpha = 1 / (2 + S_k g), however small the gradient.
+    """
+    positive = gradient.relu()
+    # ReLU leaves g > 0 alone, so dividing numerator and denominator by g^2 is safe wherever the result is kept.
+    denominator = 2 + total[..., None, None] * positive
+    if epsilon:
+        denominator = denominator + epsilon / positive.square()
+    alpha = denominator.reciprocal().masked_fill(denominator == 0, 0)
+    if region is not None:
+        alpha = alpha * region[:, None]
+    return (alpha * positive).sum((-2, -1))
+
+
+def gradcam_pp_map(features: Tensor, gradient: Tensor, *, epsilon: float = 0.0) -> Tensor:
+    """H = ReLU(sum_k w_k A_k), with `gradcam_pp_weights` -> maps (n,h,w).
+
+    features: (C,h,w) or (n,C,h,w), the whole layer. gradient: (n,C,k,l), whole or the window outside which it is zero.
+    Source: Chattopadhay et al., WACV 2018, eq. 7 and 19.
+    """
+    weights = gradcam_pp_weights(features.sum((-2, -1)), gradient, epsilon=epsilon)
+    return weigh_channels(features, weights).relu()
+
+
+@dataclass(frozen=True)
+class GradCamPP:
+    """Grad-CAM++.
+
+    epsilon: 0 is the paper's formula. Public implementations add 1e-6 or so to a denominator of the order of the
+    squared gradient: below |g| = 1e-3 it turns the weight into sum g^3 / epsilon. Set it to compare with them.
+    layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path.
+    crop_padding: False stretches the padded map over the image, as the reference implementation of ODAM does.
+    """
+
+    epsilon: float = 0.0
+    layer: str | None = None
+    route: str = "auto"
+    crop_padding: bool = True
+
+    name: ClassVar[str] = "gradcam_pp"
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    source: ClassVar[str] = "Chattopadhay et al.: Grad-CAM++, WACV 2018, eq. 7 and 19"
+
+    def __post_init__(self) -> None:
+        if self.epsilon < 0:
+            raise WhyboxError(f"epsilon must not be negative, got {self.epsilon}")
+
+    def __call__(
+        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target; `names` are the targets' names."""
+        return draw_heat_maps(self, self.layer, model, trace, detections, targets, names)
+
+    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+        """Maps (n,h,w). A window of the gradient is enough: only positive gradients add to a weight."""
+        return gradcam_pp_map(gradient.features, clip_windows(gradient), epsilon=self.epsilon)
