@@ -211,8 +211,10 @@ class Pullback:
     place: Callable[[Tensor], Tensor] | None = None
 
     def gradient(self, target: Target) -> FeatureGradient:
-        """dY/dA for the values Y of `target`."""
-        return FeatureGradient(self.pull(target(self.trace)), self.features, self.origin)
+        """dY/dA for the values Y of `target`, also where the caller stands under no_grad or inference_mode."""
+        with torch.inference_mode(False), torch.enable_grad():
+            values = target(self.trace)
+        return FeatureGradient(self.pull(values), self.features, self.origin)
 
 
 @runtime_checkable

@@ -18,13 +18,15 @@ def test_the_graph_serves_again_and_grad_stays_empty():
     values = (weight * features)[:2]
     first = row_gradients(values, features)
     assert torch.equal(first, row_gradients(values, features))
-    assert weight.grad is None and features.grad is None
+    assert weight.grad is None
+    assert features.grad is None
 
 
 def test_a_level_that_is_not_reached_gets_zeros():
     near, far = torch.randn(2, 3, requires_grad=True), torch.randn(4, requires_grad=True)
     to_near, to_far = level_gradients(near.sum(1), [near, far])
-    assert to_near.shape == (2, 2, 3) and to_near.sum() == 6
+    assert to_near.shape == (2, 2, 3)
+    assert to_near.sum() == 6
     assert torch.equal(to_far, torch.zeros(2, 4))
 
 

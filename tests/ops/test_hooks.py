@@ -161,7 +161,8 @@ def test_a_later_layer_is_a_node_of_the_earlier_ones_graph():
     with frozen(net), capture(net, ["one", "body"]) as captured:
         output = net(image)
     (one,), (body,) = captured["one"], captured["body"]
-    assert one.is_leaf and not body.is_leaf
+    assert one.is_leaf
+    assert not body.is_leaf
     first, second = torch.autograd.grad(output.sum(), [one, body], retain_graph=True)
     torch.testing.assert_close(first, torch.autograd.grad(body, one, second)[0])
 
@@ -170,7 +171,8 @@ def test_nothing_before_the_leaf_is_differentiated():
     net = Net()
     with frozen(net), capture(net, ["body"]) as captured:
         net(torch.randn(1, 3, 8, 8))
-    assert captured["body"][0].is_leaf and captured["body"][0].grad_fn is None
+    assert captured["body"][0].is_leaf
+    assert captured["body"][0].grad_fn is None
 
 
 @pytest.mark.parametrize("around", [None, torch.no_grad])
@@ -182,7 +184,8 @@ def test_input_is_a_layer(around):
     with frozen(net):
         expected = torch.autograd.grad(net.run(leaf).sum(), leaf)[0]
     (found,) = captured[INPUT]
-    assert torch.equal(found, image) and not image.requires_grad
+    assert torch.equal(found, image)
+    assert not image.requires_grad
     torch.testing.assert_close(torch.autograd.grad(output.sum(), found)[0], expected)
 
 
@@ -266,5 +269,6 @@ def test_a_hugging_face_output_keeps_its_type():
     net = nn.Sequential(Encoder())
     with capture(net, ["0"]) as captured:
         output = net(torch.randn(1, 4, 3))
-    assert isinstance(output, outputs.BaseModelOutput) and len(captured["0"]) == 1
+    assert isinstance(output, outputs.BaseModelOutput)
+    assert len(captured["0"]) == 1
     assert torch.autograd.grad(output[0].sum(), captured["0"])[0].eq(1).all()

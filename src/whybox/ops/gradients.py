@@ -1,11 +1,19 @@
 """Gradients of many values, one row a value. The `.grad` of the user's parameters is never touched."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from whybox.errors import GradientError
+
+
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """Gradients are recorded inside, also where the caller stands under no_grad or inference_mode. Never yield from inside."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def row_gradients(values: Tensor, features: Tensor, *, name: str = "the features") -> Tensor:
@@ -22,7 +30,8 @@ def level_gradients(values: Tensor, features: Sequence[Tensor], *, name: str = "
         return tuple(tensor.new_zeros((0, *tensor.shape)) for tensor in features)
     if not values.requires_grad:
         raise _not_connected(name)
-    rows = [torch.autograd.grad(value, features, retain_graph=True, allow_unused=True) for value in values]
+    with gradients_on():
+        rows = [torch.autograd.grad(value, features, retain_graph=True, allow_unused=True) for value in values]
     if all(gradient is None for row in rows for gradient in row):
         raise _not_connected(name)
     columns = zip(*rows, strict=True)

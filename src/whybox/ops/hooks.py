@@ -1,7 +1,7 @@
 """Look into a running module and leave nothing behind: freeze it for a while, make a submodule's output the gradient's root."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -41,7 +41,7 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def capture(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[Tensor]]]:
+def capture(module: nn.Module, names: Iterable[str], *, gradients: bool = True) -> Iterator[dict[str, list[Tensor]]]:
     """Record the outputs of the submodules `names` during a forward pass, each a tensor that gradients can be asked for.
 
     Yields a dictionary that the forward pass fills: name -> its feature tensors in the order in which they came (several
@@ -49,13 +49,17 @@ def capture(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[
     A tensor outside any graph becomes a leaf, so nothing before it is differentiated; one inside a graph stays a node.
     The network goes on with a clone: a later in-place activation cannot reach the recorded values.
     Gradients work on the recorded tensors after this context is left, and inside the caller's no_grad or inference_mode.
+    gradients=False records plain copies, without a graph.
     """
     captured: dict[str, list[Tensor]] = {name: [] for name in names}
     handles: list[Any] = []
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             for name, tensors in captured.items():
-                handles += _watch_input(module, tensors) if name == INPUT else _watch_output(module, name, tensors)
+                if not gradients:
+                    handles.append(_copy_output(module, name, tensors))
+                else:
+                    handles += _watch_input(module, tensors) if name == INPUT else _watch_output(module, name, tensors)
             yield captured
     except RuntimeError as error:
         if "nference tensor" not in str(error):
@@ -83,18 +87,57 @@ def submodule(module: nn.Module, name: str) -> nn.Module:
 def feature_tensors(output: Any) -> list[Tensor]:
     """The feature tensors in a module's output: a tensor itself; of several, those with the most axes (maps before tokens).
 
-    Looked into: tuples, lists, mappings (a Hugging Face output: its feature_maps or last_hidden_state alone) and objects
-    with a tensor in `.tensors` (DETR's nested tensor).
+    Looked into as in `map_tensors`; of a Hugging Face output only its feature_maps or last_hidden_state.
     """
+    found = [tensor for tensor in tensors_in(output, _MAIN_OUTPUTS) if tensor.is_floating_point()]
+    most = max((tensor.ndim for tensor in found), default=0)
+    return [tensor for tensor in found if tensor.ndim == most]
+
+
+def tensors_in(output: Any, main: Sequence[str] = ()) -> list[Tensor]:
+    """Every tensor that `map_tensors` reaches, in order."""
     found: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
         found.append(tensor)
         return tensor
 
-    _rebuild(output, note)
-    most = max((tensor.ndim for tensor in found), default=0)
-    return [tensor for tensor in found if tensor.ndim == most]
+    map_tensors(output, note, main)
+    return found
+
+
+def map_tensors(output: Any, change: Callable[[Tensor], Tensor], main: Sequence[str] = ()) -> Any:
+    """The same structure with every tensor changed; the original is left alone.
+
+    Looked into: tuples, named tuples, lists, mappings, and objects with a tensor in `.tensors` (DETR's nested tensor).
+    main: keys that stand for a whole mapping: the first of them that it has is the only entry changed.
+    """
+    if isinstance(output, Tensor):
+        return change(output)
+    if isinstance(output, Mapping):
+        rebuilt: Any = copy.copy(output)
+        for key in [key for key in main if output.get(key) is not None][:1] or list(output):
+            rebuilt[key] = map_tensors(output[key], change, main)
+        return rebuilt
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(map_tensors(value, change, main) for value in output))
+    if type(output) is tuple or type(output) is list:
+        return type(output)(map_tensors(value, change, main) for value in output)
+    if isinstance(getattr(output, "tensors", None), Tensor):
+        nested = copy.copy(output)
+        nested.tensors = change(output.tensors)
+        return nested
+    return output
+
+
+def _copy_output(module: nn.Module, name: str, tensors: list[Tensor]) -> Any:
+    """A hook that records copies; what an inference_mode forward gives becomes an ordinary tensor again."""
+
+    def record(part: nn.Module, args: Any, output: Any) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            tensors.extend(tensor.clone() for tensor in feature_tensors(output))
+
+    return submodule(module, name).register_forward_hook(record)
 
 
 def _watch_output(module: nn.Module, name: str, tensors: list[Tensor]) -> list[Any]:
@@ -103,7 +146,9 @@ def _watch_output(module: nn.Module, name: str, tensors: list[Tensor]) -> list[A
     def record(part: nn.Module, args: Any, output: Any) -> Any:
         chosen = {id(tensor) for tensor in feature_tensors(output)}
         _allow_gradients(f"layer {name!r}")
-        return _rebuild(output, lambda tensor: _root(tensor, tensors) if id(tensor) in chosen else tensor)
+        return map_tensors(
+            output, lambda tensor: _root(tensor, tensors) if id(tensor) in chosen else tensor, _MAIN_OUTPUTS
+        )
 
     def resume(part: nn.Module, args: Any, output: Any) -> None:
         if tensors:
@@ -150,27 +195,6 @@ def _root(tensor: Tensor, tensors: list[Tensor]) -> Tensor:
     root = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
     tensors.append(root)
     return root.clone()
-
-
-def _rebuild(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure with every float tensor changed; what holds none is returned as it is."""
-    if isinstance(output, Tensor):
-        return change(output) if output.is_floating_point() else output
-    if isinstance(output, Mapping):
-        keys = [key for key in _MAIN_OUTPUTS if output.get(key) is not None][:1] or list(output)
-        rebuilt = copy.copy(output)
-        for key in keys:
-            rebuilt[key] = _rebuild(output[key], change)  # type: ignore[index]
-        return rebuilt
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_rebuild(value, change) for value in output))
-    if type(output) is tuple or type(output) is list:
-        return type(output)(_rebuild(value, change) for value in output)
-    if isinstance(getattr(output, "tensors", None), Tensor):
-        nested = copy.copy(output)
-        nested.tensors = _rebuild(output.tensors, change)
-        return nested
-    return output
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,189 @@
+"""A layer as gradients see it: a recorded tensor, and how its numbers lie on a grid over the image."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import log
+
+import torch
+from torch import Tensor
+
+from whybox.errors import GradientError, WhyboxError, unknown
+from whybox.frame import Size
+from whybox.ops.gradients import chunk_rows, gradients_on, level_gradients, row_gradients
+from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
+
+Arrange = Callable[[Tensor], Tensor]
+"""(n, *shape of the layer's tensor without its batch axis) -> (n,C,h,w), by moving numbers only."""
+
+_SPECIAL_TOKENS = 5
+"""The most class and register tokens that are looked for in front of patch tokens: one class token, four registers."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """name: as users call it. tensor: (1, ...) as recorded. arrange: to the grid. stride: network pixels a cell."""
+
+    name: str
+    tensor: Tensor
+    arrange: Arrange
+    stride: float
+
+    @property
+    def features(self) -> Tensor:
+        """(C,h,w), detached."""
+        return self.arrange(self.tensor.detach())[0]
+
+    def feature_map(self) -> FeatureMap:
+        return FeatureMap(self.features, self.stride, self.name)
+
+    def gradient(self, values: Tensor) -> Tensor:
+        """dY/dA for values (n,) -> (n,C,h,w)."""
+        return self.arrange(row_gradients(values, self.tensor, name=f"layer {self.name!r}")[:, 0])
+
+
+def find_layers(name: str, tensors: Sequence[Tensor], network: Size) -> list[Layer]:
+    """The layers of one module: `name` where it gives one tensor (1, ...), `name[0]`, `name[1]` ... where it gives several.
+
+    (1,C,h,w) and (1,h,w,C) are told apart, and patch tokens (1,T,C) laid out, by the network input's aspect ratio.
+    """
+    return [
+        layer_on_grid(
+            name if len(tensors) == 1 else f"{name}[{i}]", tensor, network, *_find_grid(name, tensor, network)
+        )
+        for i, tensor in enumerate(tensors)
+    ]
+
+
+def layer_on_grid(name: str, tensor: Tensor, network: Size, grid: Size, arrange: Arrange) -> Layer:
+    """A layer whose grid (h, w) is known."""
+    return Layer(name, tensor, arrange, network[0] / grid[0])
+
+
+def token_layer(name: str, tensor: Tensor, network: Size, grid: Size, first: int) -> Layer:
+    """Tokens (1,T,C), of which those from `first` on lie on the grid (h, w) row by row; what follows is left out."""
+    return layer_on_grid(name, tensor, network, grid, partial(_tokens_to_grid, grid=grid, first=first))
+
+
+def choose_layers(layers: Iterable[Layer], wanted: str) -> list[Layer]:
+    """The layers that `wanted` names: one of `name[i]`, or all of a module's."""
+    known = list(layers)
+    found = [layer for layer in known if layer.name == wanted or layer.name.rpartition("[")[0] == wanted]
+    if not found:
+        raise unknown("layer", wanted, (layer.name for layer in known))
+    return found
+
+
+def module_path(layer: str) -> str:
+    """The module that `layer` stands for: `neck` of `neck[1]`."""
+    return layer.rpartition("[")[0] if layer.endswith("]") else layer
+
+
+def exact_pullbacks(
+    live: Trace, detections: Detections, layers: Sequence[Layer], chosen: Tensor | None = None
+) -> Iterator[Pullback]:
+    """The general route: autograd from a trace whose candidates carry the graph down to one layer a detection.
+
+    chosen: (n,) index into `layers`; None: for each detection the layer where its score's sum |gradient o features| is
+    largest, found at the price of one more backward pass a detection if there are several.
+    """
+    if not len(detections):
+        return
+    if chosen is None:
+        chosen = strongest_layers(live.candidates, detections, layers)
+    for i, layer in enumerate(layers):
+        for rows in chunk_rows((chosen == i).nonzero()[:, 0], layer.tensor.numel()):
+            with gradients_on():
+                asked = detections[rows]
+                trace = live.rows(live.candidates[asked.source.clone()], asked)
+            yield Pullback(rows, trace, layer.features, layer.gradient, "exact", layer.stride)
+
+
+def strongest_layers(candidates: Candidates, detections: Detections, layers: Sequence[Layer]) -> Tensor:
+    """(n,) the layer, of several that feed the detections' scores, where sum |dY/dA o A| is largest."""
+    if len(layers) == 1:
+        return torch.zeros_like(detections.source)
+    tensors = [layer.tensor for layer in layers]
+    name = "layers " + " or ".join(repr(layer.name) for layer in layers)
+    strengths = []
+    with gradients_on():
+        for value in candidates.scores[detections.source.clone(), detections.labels.clone()]:
+            pairs = zip(level_gradients(value[None], tensors, name=name), tensors, strict=True)
+            strengths.append(torch.stack([(gradient * tensor.detach()).abs().sum() for gradient, tensor in pairs]))
+    return torch.stack(strengths).argmax(1)
+
+
+def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
+    """The rows (n,) in `live` of the candidates `source` in `before`: two passes over one image.
+
+    They are the same rows unless a top-k in the network broke a near tie the other way; then the nearest candidate is
+    taken. Candidates that are nowhere to be found mean a random network, which is an error.
+    """
+    if not len(source):
+        return source
+    if source.min() < 0 or source.max() >= len(before):
+        raise WhyboxError(
+            "detections to explain need `source`, their row among the candidates: take them from trace.detections"
+        )
+    scores = before.scores[source]
+    if len(live) == len(before) and torch.allclose(live.scores[source], scores, rtol=1e-3, atol=1e-4):
+        return source
+    away = torch.cdist(live.scores, scores, p=torch.inf) + _box_distance(live, before, source)
+    nearest = away.min(0)
+    if nearest.values.max() > 0.05:
+        raise GradientError(
+            "two passes over the same image gave different candidates: make the network's forward deterministic"
+        )
+    return nearest.indices
+
+
+def _box_distance(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
+    """(M,n) the largest difference of a side, in units of the box's own size."""
+    one, other = (c.boxes if c.boxes.ndim == 2 else c.boxes.mean(1) for c in (live, before))
+    size = (other[source, 2:] - other[source, :2]).amax(1).clamp(min=1)
+    return torch.cdist(one, other[source], p=torch.inf) / size
+
+
+def _find_grid(name: str, tensor: Tensor, network: Size) -> tuple[Size, Arrange]:
+    shape = tuple(tensor.shape)
+    if tensor.ndim == 4:
+        channels_last, channels_first = (shape[1], shape[2]), (shape[2], shape[3])
+        if _misfit(channels_last, network) < _misfit(channels_first, network):
+            return channels_last, _channels_first
+        return channels_first, _as_it_is
+    if tensor.ndim == 3 and shape[1] > 1:
+        misfit, first, grid = min((_misfit(grid, network), first, grid) for grid, first in _token_grids(shape[1]))
+        if misfit < 0.2:
+            return grid, partial(_tokens_to_grid, grid=grid, first=first)
+    raise GradientError(
+        f"layer {name!r} gives {shape}, no feature map: choose one that gives (1, C, h, w) or patch tokens"
+    )
+
+
+def _token_grids(count: int) -> Iterator[tuple[Size, int]]:
+    """Every (h, w) that `count` tokens may lie on, with the number of special tokens before them."""
+    for first in range(min(_SPECIAL_TOKENS, count - 1) + 1):
+        for height in range(1, count - first + 1):
+            if (count - first) % height == 0:
+                yield (height, (count - first) // height), first
+
+
+def _misfit(grid: Size, network: Size) -> float:
+    """0 where the cells are square; the logarithm of their aspect ratio."""
+    return abs(log(network[0] / grid[0] / (network[1] / grid[1])))
+
+
+def _as_it_is(values: Tensor) -> Tensor:
+    return values
+
+
+def _channels_first(values: Tensor) -> Tensor:
+    return values.permute(0, 3, 1, 2)
+
+
+def _tokens_to_grid(tokens: Tensor, grid: Size, first: int) -> Tensor:
+    """(n,T,C) -> (n,C,h,w)"""
+    height, width = grid
+    return (
+        tokens[:, first : first + height * width].transpose(1, 2).reshape(len(tokens), tokens.shape[2], height, width)
+    )
