@@ -115,7 +115,7 @@ def test_ssgradcam_pp_is_its_formula(layer, whole):
     mask[1, 0:2, 0:3] = 1
     if whole:
         mask[:] = 1
-    weights = gradcam_pp_weights(mask.flatten(1) @ features.flatten(1).T, gradient, region=mask)
+    weights = gradcam_pp_weights(mask.flatten(1) @ features.flatten(1).T, gradient * mask[:, None])
     expected = torch.stack([ssgradcam_pp_by_loops(features, g, m) for g, m in zip(gradient, mask, strict=True)])
     torch.testing.assert_close(ssgradcam_pp_map(features, gradient, weights), expected)
     assert expected.amax() > 0
@@ -141,7 +141,7 @@ def test_ssgradcam_pp_takes_the_cells_that_the_box_touches(toy):
         mask = torch.zeros(model.grid)
         # The toy's boxes are the five cells of 4 pixels on either side that its kernel sees.
         mask[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = 1
-        weights = gradcam_pp_weights((mask * features).sum((-2, -1))[None], gradient, region=mask[None])
+        weights = gradcam_pp_weights((mask * features).sum((-2, -1))[None], gradient * mask)
         expected = ssgradcam_pp_map(features, gradient, weights)[0]
         torch.testing.assert_close(maps.native[n], expected, rtol=1e-4, atol=1e-4)
 

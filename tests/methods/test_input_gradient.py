@@ -1,4 +1,4 @@
-"""Gradient x input against finite differences of the toy, which is linear: there the signed map adds up to the score."""
+"""Gradient x input on the toy, which is linear: a pixel is worth what blackening it costs, and all the score."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A linear detector with a known answer: the score of class k at a cell is the sum of a 5x5 kernel times the features."""
+"""A linear detector with a known answer: the score of a class at a cell is a 5x5 kernel times the features."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ def doubled(trace: Trace) -> Tensor:
 class ToyModel:
     """The image stands in the canvas's top-left corner; below and right of it is padding.
 
-    Layers: "fine" of stride 4, whose "auto" route gives windows; "coarse" of stride 8, which feeds it; "pooled", the 5x5
-    cells under each detection, a grid of its own; "input".
+    Layers: "fine" of stride 4, whose "auto" route gives windows; "coarse" of stride 8, which feeds it; "pooled", the
+    5x5 cells under each detection, a grid of its own; "input".
     """
 
     image: tuple[int, int] = (40, 56)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError
@@ -11,27 +12,33 @@ from whybox.ops.maps import clip_windows, draw_heat_maps, weigh_channels
 from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
 
 
-def gradcam_pp_weights(
-    total: Tensor, gradient: Tensor, *, region: Tensor | None = None, epsilon: float = 0.0
-) -> Tensor:
+def gradcam_pp_weights(total: Tensor, gradient: Tensor, *, epsilon: float = 0.0) -> Tensor:
     """w_k = sum_ij alpha_ij ReLU(g_ij), alpha = g^2 / (2 g^2 + S_k g^3 + epsilon) -> (n,C).
 
     total: S_k = sum_ab A_k, (C,) or (n,C), over the whole layer. gradient: (n,C,k,l), whole or the window outside which
-    it is zero. region: (n,k,l) of 1 and 0, the cells ij that count; None: all.
-
+    it is zero.
     Source: Chattopadhay et al., "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional
     Networks", WACV 2018, eq. 7 and 19. The paper explains exp(Y); the factor exp(Y) that this puts before every weight
     of a detection is left out. With epsilon 0, alpha = 1 / (2 + S_k g), however small the gradient.
     """
+    if not gradient.numel():
+        return gradient.sum((-2, -1))
+    channels = gradient.flatten(0, 1)
+    totals = total.expand(gradient.shape[:2]).reshape(-1, 1, 1)
+    # In slices that stay in the cache: on one core 9 ms instead of 60 ms for a gradient of (256,100,167).
+    step = max(1, 2**18 // channels[0].numel())
+    slices = zip(torch.split(totals, step), torch.split(channels, step), strict=True)
+    return torch.cat([_weights(*one, epsilon) for one in slices]).reshape(gradient.shape[:2])
+
+
+def _weights(total: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
+    """Channels: total (m,1,1), gradient (m,k,l) -> (m,)."""
     positive = gradient.relu()
-    # ReLU leaves g > 0 alone, so dividing numerator and denominator by g^2 is safe wherever the result is kept.
-    denominator = 2 + total[..., None, None] * positive
+    # Both sides of alpha are divided by g^2, which is safe wherever ReLU keeps the result.
+    denominator = total * positive + 2
     if epsilon:
         denominator = denominator + epsilon / positive.square()
-    alpha = denominator.reciprocal().masked_fill(denominator == 0, 0)
-    if region is not None:
-        alpha = alpha * region[:, None]
-    return (alpha * positive).sum((-2, -1))
+    return (positive / denominator).masked_fill(denominator == 0, 0).sum((-2, -1))
 
 
 def gradcam_pp_map(features: Tensor, gradient: Tensor, *, epsilon: float = 0.0) -> Tensor:

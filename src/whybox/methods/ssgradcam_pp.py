@@ -72,5 +72,6 @@ class SSGradCamPP:
             inside = cells_in_boxes(detections.boxes, stride, gradient.grid).to(clipped)
             window = (clipped.shape[-2], clipped.shape[-1])
             region = cells_in_boxes(detections.boxes, stride, window, gradient.origin).to(clipped)
-            weights = gradcam_pp_weights(inside.flatten(1) @ gradient.features.flatten(1).T, clipped, region=region)
+            total = inside.flatten(1) @ gradient.features.flatten(1).T
+            weights = gradcam_pp_weights(total, clipped * region[:, None])
         return gradient.paste(ssgradcam_pp_map(gradient.activation(), clipped, weights))
