@@ -55,7 +55,8 @@ def test_the_map_is_highest_on_what_the_detector_looks_at():
     top, left, bottom, right = OBJECT
     values = maps.unit().at_image()[0]
     row, column = divmod(int(values.argmax()), SIZE[1])
-    assert top <= row < bottom and left <= column < right
+    assert top <= row < bottom
+    assert left <= column < right
     outside = torch.ones(SIZE, dtype=torch.bool)
     outside[top:bottom, left:right] = False
     assert values[~outside].mean() > 1.5 * values[outside].mean()
@@ -88,7 +89,7 @@ def test_masks_are_shared_by_detections_and_targets():
     model.images.clear()
     both = trace.detections[[0, 0]]
     maps = DRise(masks=10, grid=4, batch=5)(model, trace, both, [None, None], ["score", "score"])
-    assert len(maps) == 2 and len(maps[0]) == 2
+    assert [len(one) for one in maps] == [2, 2]
     assert [len(images) for images in model.images] == [5, 5]
 
 
@@ -97,7 +98,7 @@ def test_masks_show_a_cell_with_the_given_probability():
         method = DRise(masks=300, grid=6, probability=probability, canvas=canvas, batch=50)
         masks = torch.cat(list(method._batches(SIZE, torch.device("cpu"))))
         assert masks.shape == (300, *SIZE)
-        assert masks.min() >= 0 and masks.max() <= 1
+        assert 0 <= masks.min() <= masks.max() <= 1
         assert abs(float(masks.mean()) - probability) < 0.02
         assert (masks.mean(0) - probability).abs().max() < 0.12
 
@@ -160,7 +161,7 @@ def test_stops_when_the_maps_have_settled():
     long = explain(DRise(masks=2000, grid=4, batch=64))
     early = explain(DRise(masks=2000, grid=4, batch=64, stop_when_settled=0.01, check_every=100))
     used = early.options["masks_used"]
-    assert used % 100 == 0 and 200 <= used < 2000
+    assert used in range(200, 2000, 100)
     assert torch.corrcoef(torch.stack([long.values.flatten(), early.values.flatten()]))[0, 1] > 0.9
     never = explain(DRise(masks=300, grid=4, batch=64, stop_when_settled=0.0, check_every=100))
     assert never.options["masks_used"] == 300
@@ -187,7 +188,8 @@ def test_no_detection_costs_no_forward_pass():
     trace = traced(model)
     model.images.clear()
     (maps,) = DRise()(model, trace, trace.detections[:0], [None], ["score"])
-    assert len(maps) == 0 and model.images == [] and maps.at_image().shape == (0, *SIZE)
+    assert model.images == []
+    assert maps.at_image().shape == (0, *SIZE)
 
 
 def test_only_the_score_has_a_similarity():

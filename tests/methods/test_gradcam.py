@@ -96,9 +96,7 @@ def test_gradcam_pp_does_not_drown_small_gradients(layer):
 def test_gradcam_pp_of_an_unreached_channel_is_zero_and_finite(layer):
     features, _ = layer
     for epsilon in (0.0, 1e-6):
-        values = gradcam_pp_map(
-            features, torch.zeros((1, CHANNELS, HEIGHT, WIDTH), dtype=torch.float64), epsilon=epsilon
-        )
+        values = gradcam_pp_map(features, torch.zeros((1, CHANNELS, HEIGHT, WIDTH), dtype=torch.float64), epsilon=epsilon)
         assert torch.equal(values, torch.zeros_like(values))
 
 

@@ -101,9 +101,7 @@ def test_gaussian_on_windows_equals_gaussian_on_the_whole_grid(sigma):
 
 def test_gaussian_follows_the_box():
     method = Odam(smoothing="gaussian", sigma=0.1)
-    detections = Detections(
-        torch.tensor([[10.0, 20, 90, 40]]), torch.ones(1), torch.zeros(1).long(), torch.zeros(1).long()
-    )
+    detections = Detections(torch.tensor([[10.0, 20, 90, 40]]), torch.ones(1), torch.zeros(1).long(), torch.zeros(1).long())
     whole = FeatureGradient(torch.zeros((1, 2, 9, 9)), torch.zeros((2, 9, 9)))
     torch.testing.assert_close(method._deviations(whole, detections, 4.0), torch.tensor([[0.5, 2.0]]))
     pooled = FeatureGradient(torch.zeros((1, 2, 7, 5)), torch.zeros((1, 2, 7, 5)))

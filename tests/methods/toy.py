@@ -116,9 +116,7 @@ class ToyModel:
             if layer == "fine":
                 return Pullback(rows, narrowed, fine, windows, "windows", STRIDE, corner)
             pooled = torch.stack([_cut(fine, *start) for start in corner.tolist()])
-            return Pullback(
-                rows, narrowed, pooled, windows, "exact", STRIDE, None, lambda m: paste_windows(m, corner, self.grid)
-            )
+            return Pullback(rows, narrowed, pooled, windows, "exact", STRIDE, None, lambda m: paste_windows(m, corner, self.grid))
         pixels = trace.frame.image_to_network(trace.image)
         start = {"fine": fine, "coarse": trace.features[1].values, "input": pixels}[layer]
         leaf = start.clone().requires_grad_()

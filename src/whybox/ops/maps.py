@@ -28,7 +28,7 @@ class GradientMethod(Protocol):
 
     @property
     def route(self) -> str:
-        """How gradients are taken: "auto" or "exact"."""
+        """How gradients are taken: "auto", "fast" or "exact"."""
         ...
 
     @property
