@@ -1,1 +1,60 @@
-"""whybox: why did the detector draw this box?"""
+"""whybox answers one question about a vision model: why?
+
+    result = whybox.explain(whybox.load("torchvision/fcos_resnet50_fpn"), "photo.jpg")
+    result.plot()
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whybox.api import detect, explain, load, trace
+    from whybox.data.images import read_image
+    from whybox.errors import WhyboxError
+    from whybox.explanation import Explanation
+    from whybox.frame import Frame
+    from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Model, Pullback, Target, Trace
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "whybox.api": ("detect", "explain", "load", "trace"),
+    "whybox.data.images": ("read_image",),
+    "whybox.errors": ("WhyboxError",),
+    "whybox.explanation": ("Explanation",),
+    "whybox.frame": ("Frame",),
+    "whybox.types": ("Candidates", "Detections", "FeatureMap", "HeatMaps", "Model", "Pullback", "Target", "Trace"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Candidates",
+    "Detections",
+    "Explanation",
+    "FeatureMap",
+    "Frame",
+    "HeatMaps",
+    "Model",
+    "Pullback",
+    "Target",
+    "Trace",
+    "WhyboxError",
+    "detect",
+    "explain",
+    "load",
+    "read_image",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Names come in when they are used: `import whybox` alone loads no framework."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'whybox' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 Size = tuple[int, int]
 """(height, width)"""
@@ -119,10 +119,37 @@ def paste_windows(windows: Tensor, origin: Tensor, grid: Size) -> Tensor:
 
 
 def take_windows(features: Tensor, origin: Tensor, size: Size) -> Tensor:
-    """Cut windows (N,C,*size) out of features (C,h,w) at origin (N,2) as (row, column); zero beyond the edge."""
+    """Cut windows (N,C,*size) out of features (C,h,w) at origin (N,2) as (row, column); zero (False) beyond the edge.
+
+    Slices are copied one by one: indexing all cells of all windows at once is several times slower.
+    """
+    if not len(origin):
+        return features.new_zeros((0, len(features), *size))
     height, width = features.shape[-2:]
-    rows = origin[:, :1] + torch.arange(size[0], device=features.device)
-    columns = origin[:, 1:] + torch.arange(size[1], device=features.device)
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    cut = features[:, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
-    return cut.transpose(0, 1) * inside[:, None].to(features.dtype)
+    low, high = origin.amin(0).tolist(), (origin.amax(0) + torch.tensor(size, device=origin.device)).tolist()
+    before = [max(0, -edge) for edge in low]
+    after = [max(0, edge - extent) for edge, extent in zip(high, (height, width), strict=True)]
+    if any(before + after):
+        features = pad(features, [before[1], after[1], before[0], after[0]])
+    corners = (origin + torch.tensor(before, device=origin.device)).tolist()
+    return torch.stack([features[:, row : row + size[0], column : column + size[1]] for row, column in corners])
+
+
+def paste_boxes(maps: Tensor, boxes: Tensor, grid: Size) -> Tensor:
+    """Maps (N,k,l), each over a box of a grid, -> (N,h,w) on the grid; boxes (N,4) xyxy in cells, cell i at coordinate i.
+
+    Bilinear between the centres of the map's bins, constant beyond the outermost, zero outside the box's cells
+    (floor of its start to ceiling of its end).
+    """
+    down = _bin_weights(boxes[:, 1], boxes[:, 3], maps.shape[-2], grid[0])
+    across = _bin_weights(boxes[:, 0], boxes[:, 2], maps.shape[-1], grid[1])
+    return down @ maps @ across.transpose(1, 2)
+
+
+def _bin_weights(start: Tensor, end: Tensor, bins: int, cells: int) -> Tensor:
+    """(N,cells,bins): how much each bin gives to each cell."""
+    cell = torch.arange(cells, device=start.device, dtype=start.dtype)
+    inside = (cell >= start[:, None].floor()) & (cell <= end[:, None].ceil())
+    at = ((cell - start[:, None]) / (end - start).clamp(min=1e-6)[:, None] * bins - 0.5).clamp(0, bins - 1)
+    near = 1 - (at[:, :, None] - torch.arange(bins, device=start.device, dtype=start.dtype)).abs()
+    return near.clamp(min=0) * inside[:, :, None]

@@ -132,7 +132,7 @@ class Plain:
             raise WhyboxError(f"features must be a list of module paths, such as ['neck.0'], got {features!r}")
         self.name = name
         self.classes = classes
-        self.module = module
+        self.net = module
         self.read = candidates
         self.features = tuple(features)
         self.preparation, self.suppression = _split_options(options)
@@ -156,7 +156,7 @@ class Plain:
         if not len(images):
             return []
         frame = self.preparation.frame((images.shape[-2], images.shape[-1]))
-        with frozen(self.module), torch.inference_mode(False), torch.no_grad():
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
             outputs = self._outputs(torch.stack([self._input(image, frame) for image in images]))
             return [_detached(self._candidates(output, frame, 1)) for output in outputs]
 
@@ -176,8 +176,8 @@ class Plain:
 
     def _run(self, image: Tensor, names: Sequence[str], *, gradients: bool) -> tuple[Trace, list[Layer]]:
         frame = self.preparation.frame((image.shape[-2], image.shape[-1]))
-        with frozen(self.module), capture(self.module, names, gradients=gradients) as captured:
-            output = self.module(self._input(image, frame)[None])
+        with frozen(self.net), capture(self.net, names, gradients=gradients) as captured:
+            output = self.net(self._input(image, frame)[None])
             layers = [layer for name in names for layer in find_layers(name, captured[name], frame.network)]
             candidates = self._candidates(output, frame, len(layers))
         if gradients:
@@ -191,18 +191,18 @@ class Plain:
 
     def _input(self, image: Tensor, frame: Frame) -> Tensor:
         canvas = self.preparation.canvas(image, frame)
-        weight = next((weight for weight in self.module.parameters() if weight.is_floating_point()), canvas)
+        weight = next((weight for weight in self.net.parameters() if weight.is_floating_point()), canvas)
         return canvas.to(weight.device, weight.dtype)
 
     def _outputs(self, canvases: Tensor) -> list[Any]:
         """The module's output for each canvas, as for a batch of one."""
         count = len(canvases)
         if count == 1 or self._takes_batches.get(count) is False:
-            return [self.module(canvas[None]) for canvas in canvases]
-        together = self.module(canvases)
+            return [self.net(canvas[None]) for canvas in canvases]
+        together = self.net(canvases)
         outputs = [_sample(together, i, count) for i in range(count)]
         if count not in self._takes_batches:
-            self._takes_batches[count] = _same(outputs[-1], self.module(canvases[-1:]))
+            self._takes_batches[count] = _same(outputs[-1], self.net(canvases[-1:]))
         return outputs if self._takes_batches[count] else self._outputs(canvases)
 
     def _candidates(self, output: Any, frame: Frame, levels: int) -> Candidates:

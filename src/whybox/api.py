@@ -1,0 +1,240 @@
+"""load, trace, explain: the verbs of the public page, and the only file that knows all model families."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from whybox import registry
+from whybox.data.images import ImageSource, read_image
+from whybox.errors import WeightsError, WhyboxError, unknown
+from whybox.explanation import Explanation
+from whybox.missed import match_drawn
+from whybox.targets import COMBINED, SIDES, find_target
+from whybox.types import Detections, HeatMaps, Model, Target, Trace, to_unit
+from whybox.weights import load_weights
+
+BUILT_IN = "whybox"
+_PLAIN = "plain"
+
+
+def load(
+    model: str | Path | nn.Module | Model,
+    *,
+    weights: str | Path | None = "default",
+    device: str | torch.device | None = None,
+    **options: Any,
+) -> Model:
+    """A model that whybox can explain.
+
+    model: a name ("torchvision/fcos_resnet50_fpn", "hf/facebook/detr-resnet-50", "whybox/scenes"), the folder that
+    `whybox train` wrote, or a module that you have built; it is used as it is, on the device where it is.
+    weights, for names: "default", a file (safetensors, or a state dict that loads with weights_only), or None for random ones.
+    options go to the model family; `candidates=`, `features=` and `size=` bring in any nn.Module: see the page "plain".
+    """
+    if isinstance(model, nn.Module):
+        loaded = _wrap(model, **options)
+        if isinstance(weights, Path) or weights not in ("default", None):
+            load_weights(model, weights)
+    elif isinstance(model, (str, Path)):
+        loaded = _by_name(str(model), weights, **options)
+    else:
+        return model
+    if device is not None:
+        _network(loaded).to(device)
+    return loaded
+
+
+def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
+    prefix, _, rest = name.partition("/")
+    if prefix == BUILT_IN or Path(name).is_dir():
+        return _from_zoo(rest if prefix == BUILT_IN else name, weights, name, **options)
+    loaders = registry.loaders()
+    if prefix not in loaders or not rest:
+        raise unknown("model", name, [*(f"{known}/..." for known in loaders), f"{BUILT_IN}/scenes"])
+    file = weights if isinstance(weights, Path) or (weights and Path(weights).suffix) else None
+    classes = options.pop("classes", None)
+    built = loaders[prefix].build(rest, None if file else weights, **options)
+    if not isinstance(built, nn.Module):
+        if file:
+            load_weights(_network(built), file)
+        return built  # type: ignore[no-any-return]
+    if file:
+        load_weights(built, file)
+    return _wrap(built, name=name, classes=classes)
+
+
+def _from_zoo(name: str, weights: str | Path | None, title: str, **options: Any) -> Model:
+    from whybox import zoo
+
+    if weights != "default":
+        raise WhyboxError(f"{title} comes with its own weights; load its module yourself to use others")
+    network, classes, _ = zoo.load(name)
+    return _wrap(network, name=title, **{"classes": ("background", *classes), **options})
+
+
+def _wrap(module: nn.Module, **options: Any) -> Model:
+    families = registry.models()
+    if "candidates" in options:
+        return families[_PLAIN].wrap(module, **options)  # type: ignore[no-any-return]
+    for name, family in families.items():
+        if name != _PLAIN and family.matches(module):
+            return family.wrap(module, **options)  # type: ignore[no-any-return]
+    raise WhyboxError(
+        f"{type(module).__name__} is of no family that whybox knows ({', '.join(families)}); tell how to read its output: "
+        "whybox.load(module, candidates=fn, features=[...], size=(h, w))"
+    )
+
+
+def _network(model: Model) -> nn.Module:
+    network = getattr(model, "net", None)
+    if not isinstance(network, nn.Module):
+        raise WhyboxError(f"{model.name} has no module of its own to move or to fill with weights")
+    return network
+
+
+def trace(model: str | nn.Module | Model, image: ImageSource) -> Trace:
+    """One forward pass over an image, kept: give it to `explain` in place of the image to ask many questions at the price of
+    one pass."""
+    model = load(model)
+    pixels = read_image(image)
+    weight = next(iter(getattr(model, "net", nn.Module()).parameters()), pixels)
+    found = model.trace(pixels.to(weight.device))
+    if not found.candidates.scores.isfinite().all():
+        raise WeightsError(f"{model.name} gave scores that are NaN or infinite: {_suspect(model)}")
+    return found
+
+
+def _suspect(model: Model) -> str:
+    named = getattr(model, "net", nn.Module()).named_parameters()
+    bad = [name for name, weight in named if not weight.isfinite().all()]
+    return f"its weights hold NaN or infinity in {bad[0]}" if bad else "its weights are finite, so look at its input scaling"
+
+
+def detect(model: str | nn.Module | Model, image: ImageSource | Trace, *, score_threshold: float = 0.3, top: int = 100) -> Detections:
+    """The model's detections with a score of at least `score_threshold`, the `top` best, in the model's own order."""
+    found = image if isinstance(image, Trace) else trace(model, image)
+    return _best(found.detections, score_threshold, top)
+
+
+@overload
+def explain(model: str | nn.Module | Model, image: ImageSource | Trace, **options: Any) -> Explanation: ...
+@overload
+def explain(model: str | nn.Module | Model, image: Sequence[ImageSource | Trace], **options: Any) -> list[Explanation]: ...
+def explain(
+    model: str | nn.Module | Model,
+    image: ImageSource | Trace | Sequence[ImageSource | Trace],
+    *,
+    method: str | Any = "odam",
+    target: str | Target = "score",
+    detections: Detections | Mapping[str, Any] | None = None,
+    score_threshold: float = 0.3,
+    top: int = 100,
+    route: str = "auto",
+    layer: str | tuple[str, ...] | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Explanation | list[Explanation]:
+    """A heat map for every detection: why is it there, why this class, why does its side end there.
+
+    image: a path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, a Trace; or a list of them, for a list of results.
+    target: a name (`whybox targets` lists them: score, logit, x1, y1, x2, y2, combined, contrast:CLASS ...) or your own callable.
+    detections: which to explain. None: the model's own, filtered by score_threshold and top. A mapping with "boxes" (N,4) in
+    image pixels and "labels" (names or columns): the best candidate for each box that you draw, also where the model
+    missed it; `notes` then say why its score is low.
+    method: a name or a method object; options are the method's fields. route: "auto", "fast" or "exact".
+    """
+    if isinstance(image, (list, tuple)):
+        settings = {"method": method, "target": target, "detections": detections, "score_threshold": score_threshold}
+        settings |= {"top": top, "route": route, "layer": layer, **options}
+        model = load(model)
+        return [explain(model, one, name=name, **settings) for one in image]
+    model = load(model)
+    chosen_method = make_method(method, model, route=route, layer=layer, **options)
+    started = time.perf_counter()
+    passed = image if isinstance(image, Trace) else trace(model, image)  # type: ignore[arg-type]
+    traced = time.perf_counter()
+    found, notes = _choose(passed, detections, model, score_threshold, top)
+    maps = _maps(chosen_method, model, passed, found, target)
+    seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
+    return Explanation(found, maps, passed.image, model.name, model.classes, name or _name_of(image), notes, seconds)
+
+
+def make_method(method: str | Any, model: Model, **options: Any) -> Any:
+    """The method behind a name, with its options; refused where the model does not give what it needs."""
+    if not isinstance(method, str):
+        return method
+    known = registry.methods()
+    if method not in known:
+        raise unknown("method", method, known)
+    kind = known[method]
+    allowed = {field.name for field in fields(kind)}
+    given = {key: value for key, value in options.items() if key in allowed or (key, value) not in _DEFAULTS}
+    for key in given.keys() - allowed:
+        raise WhyboxError(f"method {method!r} has no option {key!r}; it takes {', '.join(sorted(allowed)) or 'none'}")
+    _check_needs(kind, model, known)
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        raise WhyboxError(f"method {method!r}: {error}") from error
+
+
+_DEFAULTS = (("route", "auto"), ("layer", None))
+
+
+def _check_needs(kind: Any, model: Model, known: Mapping[str, Any]) -> None:
+    missing = kind.needs - model.gives
+    if missing:
+        works = [name for name, other in known.items() if other.needs <= model.gives]
+        raise WhyboxError(
+            f"method {kind.name!r} needs {', '.join(sorted(missing))}, which {model.name} does not give; "
+            f"what works with it: {', '.join(works) or 'nothing'}"
+        )
+
+
+def _maps(method: Any, model: Model, passed: Trace, found: Detections, target: str | Target) -> HeatMaps:
+    raw = tuple(passed.candidates.raw)
+    names = ("score", *SIDES) if target == COMBINED else (target,)
+    pairs = [find_target(name, model.classes, raw) for name in names]
+    results: list[HeatMaps] = method(model, passed, found, [one for one, _ in pairs], [name for _, name in pairs])
+    return combine(results) if target == COMBINED else results[0]
+
+
+def combine(results: Sequence[HeatMaps]) -> HeatMaps:
+    """The elementwise maximum of several targets' maps of the same detections, each first scaled to 0..1."""
+    native = tuple(
+        torch.stack([to_unit(one[None])[0] for one in of_one]).amax(0)
+        for of_one in zip(*(maps.native for maps in results), strict=True)
+    )
+    return replace(results[0], native=native, target=COMBINED)
+
+
+def _best(found: Detections, score_threshold: float, top: int) -> Detections:
+    kept = torch.nonzero(found.scores >= score_threshold)[:, 0]
+    if len(kept) > top:
+        kept = kept[found.scores[kept].topk(top).indices.sort().values]
+    return found[kept]
+
+
+def _choose(
+    passed: Trace, wanted: Detections | Mapping[str, Any] | None, model: Model, score_threshold: float, top: int
+) -> tuple[Detections, tuple[str, ...]]:
+    if wanted is None:
+        found = _best(passed.detections, score_threshold, top)
+        return found, ("",) * len(found)
+    if isinstance(wanted, Detections):
+        if len(wanted) and not 0 <= int(wanted.source.min()) <= int(wanted.source.max()) < len(passed.candidates):
+            raise WhyboxError("detections: their source rows are not among this image's candidates; pass boxes and labels instead")
+        return wanted, ("",) * len(wanted)
+    return match_drawn(passed, wanted, model.classes, score_threshold)
+
+
+def _name_of(image: Any) -> str:
+    if isinstance(image, (str, Path)):
+        return Path(image).name
+    filename = getattr(image, "filename", "")
+    return Path(filename).name if isinstance(filename, str) and filename else "image"

@@ -1,0 +1,247 @@
+"""What `explain` returns: the detections of one image with a heat map each, to look at, to keep and to pass on."""
+
+import html
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from whybox.errors import WhyboxError
+from whybox.frame import Frame
+from whybox.report.folder import file_stem, new_folder, one_line
+from whybox.report.overlay import overlay, picture_of, png_bytes, tensor_of, value_range
+from whybox.report.page import Layer, Photo, write_page
+from whybox.types import Detections, HeatMaps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+"""Of the manifest; it rises when a reader of the former one would misread the files."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """N detections of one image and their heat maps.
+
+    image: (3,H,W) float in 0..1. model: its name. classes: names by label. name: the image's file name, or "image".
+    notes: N remarks, "" where there is nothing to say. seconds: what the steps took, by name.
+    """
+
+    detections: Detections
+    maps: HeatMaps
+    image: Tensor
+    model: str
+    classes: Sequence[str] | None = None
+    name: str = "image"
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.detections)
+        if len(self.maps) != count or len(self.notes) not in (0, count):
+            raise ValueError(
+                f"{count} detections, {len(self.maps)} maps and {len(self.notes)} notes do not fit together"
+            )
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """N class names; "class 7" where the model has no name for it."""
+        known = self.classes or ()
+        labels = self.detections.labels.tolist()
+        return tuple(known[label] if 0 <= label < len(known) else f"class {label}" for label in labels)
+
+    def overlay(self, index: int, *, longest: int = 1024, opacity: float = 0.85) -> Image.Image:
+        """Detection `index` as a picture: its map over the image, on the map's own scale, its box, class and score."""
+        caption = f"{self.names[index]} {float(self.detections.scores[index]):.2f}"
+        return overlay(
+            self.image, self.maps[index], self.detections.boxes[index], caption, longest=longest, opacity=opacity
+        )
+
+    def plot(self, index: int | Sequence[int] | None = None, *, columns: int = 4, opacity: float = 0.85) -> "Figure":
+        """A matplotlib figure with an overlay for each of the detections `index`; None: the first 16."""
+        from matplotlib.figure import Figure
+
+        indices = [index] if isinstance(index, int) else list(range(min(len(self), 16)) if index is None else index)
+        across = max(1, min(columns, len(indices)))
+        rows = max(1, -(-len(indices) // across))
+        aspect = self.image.shape[-2] / self.image.shape[-1]
+        figure = Figure(figsize=(4 * across, (4 * aspect + 0.5) * rows), layout="constrained")
+        cells = figure.subplots(rows, across, squeeze=False).flatten()
+        for cell in cells:
+            cell.axis("off")
+        for cell, i in zip(cells, indices, strict=False):
+            cell.imshow(self.overlay(i, longest=800, opacity=opacity))
+            low, high = value_range(self.maps[i].native)
+            cell.set_title(f"{self.maps.method} {self.maps.target}: {low:.3g} to {high:.3g}", fontsize=9)
+        if not indices:
+            cells[0].imshow(picture_of(self.image))
+            cells[0].set_title("no detection", fontsize=9)
+        return figure
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the page in a frame of its own, which may run its script and nothing else."""
+        page = html.escape(write_page([photo_of([self])]))
+        style = "width:100%;height:760px;border:0;border-radius:12px"
+        return f'<iframe title="whybox" sandbox="allow-scripts allow-downloads" style="{style}" srcdoc="{page}"></iframe>'
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pixels, as plain numbers and text: what the manifest holds."""
+        return {
+            "name": self.name,
+            "height": self.image.shape[-2],
+            "width": self.image.shape[-1],
+            "model": self.model,
+            "method": self.maps.method,
+            "target": self.maps.target,
+            "options": {name: _plain(value) for name, value in self.maps.options.items()},
+            "seconds": dict(self.seconds),
+            "detections": [self._row(i, name) for i, name in enumerate(self.names)],
+        }
+
+    def _row(self, index: int, name: str) -> dict[str, Any]:
+        native = self.maps.native[index]
+        low, high = value_range([native])
+        return {
+            "name": name,
+            "label": int(self.detections.labels[index]),
+            "score": float(self.detections.scores[index]),
+            "box": self.detections.boxes[index].tolist(),
+            "source": int(self.detections.source[index]),
+            "note": self.notes[index] if self.notes else "",
+            "route": self.maps.routes[index] if self.maps.routes else "",
+            "map": {"height": native.shape[0], "width": native.shape[1], "low": low, "high": high},
+        }
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """COCO's result form, one dict a detection: bbox is x, y, width, height; category_id is the label."""
+        return [
+            {"image_id": image_id, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+            for (x1, y1, x2, y2), label, score in zip(
+                self.detections.boxes.tolist(),
+                self.detections.labels.tolist(),
+                self.detections.scores.tolist(),
+                strict=True,
+            )
+        ]
+
+    def to_supervision(self) -> Any:
+        """supervision.Detections, with the class names and the candidates' rows in `data`."""
+        try:
+            import supervision
+        except ImportError:
+            raise WhyboxError("to_supervision needs the package supervision: pip install supervision") from None
+        import numpy as np
+
+        found = self.detections
+        return supervision.Detections(
+            xyxy=found.boxes.detach().cpu().float().numpy(),
+            confidence=found.scores.detach().cpu().float().numpy(),
+            class_id=found.labels.detach().cpu().numpy().astype(int),
+            data={"class_name": np.array(self.names, dtype=str), "source": found.source.detach().cpu().numpy()},
+        )
+
+    def save(self, directory: str | Path) -> Path:
+        """Keep everything in a new folder and give its path: raw maps, overlays, a manifest, the page and the image.
+
+        A folder that holds something is refused. All files are there at the end, or none.
+        """
+        with new_folder(directory) as folder:
+            save_file(self._tensors(), folder / "maps.safetensors")
+            (folder / "image.png").write_bytes(png_bytes(picture_of(self.image)))
+            (folder / "overlays").mkdir()
+            manifest = self._manifest()
+            for i, row in enumerate(manifest["detections"]):
+                (folder / row["overlay"]).write_bytes(png_bytes(self.overlay(i)))
+            (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            (folder / "index.html").write_text(write_page([photo_of([self])]), encoding="utf-8")
+        return Path(directory)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = {"boxes": self.detections.boxes, "scores": self.detections.scores}
+        found |= {"labels": self.detections.labels, "source": self.detections.source}
+        found |= {f"map.{i}": values for i, values in enumerate(self.maps.native)}
+        return {name: values.detach().cpu().clone().contiguous() for name, values in found.items()}
+
+    def _manifest(self) -> dict[str, Any]:
+        manifest = {"schema": SCHEMA, "kind": "explanation", "versions": _versions(), **self.to_dict()}
+        manifest |= {"frame": asdict(self.maps.frame), "crop_padding": self.maps.crop_padding}
+        manifest |= {"scaled": self.maps.scaled, "classes": None if self.classes is None else list(self.classes)}
+        digits = max(2, len(str(len(self) - 1)))
+        for i, row in enumerate(manifest["detections"]):
+            row["overlay"] = f"overlays/{i:0{digits}d}_{file_stem(row['name'])}.png"
+        return manifest
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Explanation":
+        """What `save` kept: maps and detections bit by bit, the image with 8 bits a channel."""
+        folder = Path(directory)
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if manifest.get("schema") != SCHEMA or manifest.get("kind") != "explanation":
+                raise WhyboxError(f"{folder}: expected an explanation of schema {SCHEMA}, got {manifest.get('schema')}")
+            tensors = load_file(folder / "maps.safetensors")
+            with Image.open(folder / "image.png") as picture:
+                image = tensor_of(picture)
+            return cls._from_parts(manifest, tensors, image)
+        except FileNotFoundError as error:
+            raise WhyboxError(f"{folder}: no saved explanation, {Path(error.filename or '').name} is missing") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise WhyboxError(f"{folder}: damaged explanation ({one_line(error)})") from error
+
+    @classmethod
+    def _from_parts(cls, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], image: Tensor) -> "Explanation":
+        rows = manifest["detections"]
+        maps = HeatMaps(
+            tuple(tensors[f"map.{i}"] for i in range(len(rows))),
+            Frame(**{name: tuple(size) for name, size in manifest["frame"].items()}),
+            manifest["target"],
+            manifest["method"],
+            manifest["options"],
+            tuple(row["route"] for row in rows) if any(row["route"] for row in rows) else (),
+            manifest["scaled"],
+            manifest["crop_padding"],
+        )
+        found = Detections(*(tensors[name] for name in ("boxes", "scores", "labels", "source")))
+        notes = tuple(row["note"] for row in rows)
+        model, classes, name = manifest["model"], manifest["classes"], manifest["name"]
+        return cls(found, maps, image, model, classes, name, notes, manifest["seconds"])
+
+
+def photo_of(explanations: Sequence[Explanation]) -> Photo:
+    """One photo for the page from explanations of the same detections of one image, a layer each."""
+    first = explanations[0]
+    layers = [Layer(one.maps.method, one.maps.target, one.maps, one.seconds.get("maps", 0.0)) for one in explanations]
+    seconds = {name: value for name, value in first.seconds.items() if name != "maps"}
+    return Photo(first.name, first.image, first.detections, first.names, layers, first.notes, first.model, seconds)
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON can hold it."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("whybox", "torch", "torchvision"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

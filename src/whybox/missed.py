@@ -1,0 +1,126 @@
+"""The object that the detector missed: the best candidate for a box that the user draws, and why its score is low."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou, clip_boxes_to_image
+
+from whybox.errors import WhyboxError
+from whybox.targets import class_index
+from whybox.types import Detections, Trace
+
+CLOSE = 0.5
+"""A candidate is one for the drawn box from this IoU on; where there is none, the closest is taken."""
+
+
+def match_drawn(
+    trace: Trace, drawn: Mapping[str, Any], classes: Sequence[str] | None, score_threshold: float = 0.3
+) -> tuple[Detections, tuple[str, ...]]:
+    """For every drawn box the best candidate of its class, as a detection, and a sentence on what became of it.
+
+    drawn: "boxes" (N,4) xyxy in image pixels and, where the class is known, "labels" (N) names or columns. Among the
+    candidates with an IoU of at least 0.5 the one with the highest score is taken, else the one with the highest IoU.
+    """
+    boxes = _read_boxes(drawn, trace)
+    labels = _read_labels(drawn, boxes, trace, classes)
+    found = [_best_candidate(trace, box, label) for box, label in zip(boxes, labels, strict=True)]
+    source = torch.tensor([row for row, _, _ in found], dtype=torch.long, device=boxes.device)
+    label = torch.tensor([label for _, label, _ in found], dtype=torch.long, device=boxes.device)
+    decoded = clip_boxes_to_image(trace.candidates.boxes_of(source, label), trace.frame.image)
+    detections = Detections(decoded, trace.candidates.scores[source, label], label, source)
+    overlaps = [iou for _, _, iou in found]
+    notes = tuple(_reason(trace, detections[i], overlaps[i], classes, score_threshold) for i in range(len(detections)))
+    return detections, notes
+
+
+def _read_boxes(drawn: Mapping[str, Any], trace: Trace) -> Tensor:
+    if "boxes" not in drawn:
+        raise WhyboxError(f"detections: expected a mapping with 'boxes' and 'labels', got {', '.join(map(str, drawn)) or 'none'}")
+    boxes = torch.as_tensor(drawn["boxes"], dtype=torch.float32, device=trace.candidates.boxes.device).reshape(-1, 4)
+    height, width = trace.frame.image
+    clipped = clip_boxes_to_image(boxes, (height, width))
+    for box, inside in zip(boxes.tolist(), clipped.tolist(), strict=True):
+        text = ", ".join(f"{value:g}" for value in box)
+        if not (box[2] > box[0] and box[3] > box[1]):
+            raise WhyboxError(f"box ({text}): expected x1 < x2 and y1 < y2, in image pixels")
+        if not (inside[2] > inside[0] and inside[3] > inside[1]):
+            raise WhyboxError(f"box ({text}): lies outside the image of {width}x{height} pixels")
+    return clipped
+
+
+def _read_labels(
+    drawn: Mapping[str, Any], boxes: Tensor, trace: Trace, classes: Sequence[str] | None
+) -> list[int | None]:
+    labels = drawn.get("labels")
+    if labels is None:
+        return [None] * len(boxes)
+    values = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    if len(values) != len(boxes):
+        raise WhyboxError(f"detections: {len(boxes)} boxes and {len(values)} labels; expected one label a box")
+    numbers = [class_index(value, classes) for value in values]
+    columns = trace.candidates.scores.shape[1]
+    for number in numbers:
+        if not 0 <= number < columns:
+            raise WhyboxError(f"label {number}: the model has the columns 0 to {columns - 1}")
+    return list(numbers)
+
+
+def _best_candidate(trace: Trace, box: Tensor, label: int | None) -> tuple[int, int, float]:
+    """(row, column of the class, IoU)"""
+    candidates = trace.candidates
+    if not len(candidates):
+        raise WhyboxError("the model gave no candidate on this image")
+    column = torch.tensor(-1 if label is None else label, device=box.device)
+    per_class = candidates.boxes if candidates.boxes.ndim == 3 else candidates.boxes[:, None]
+    if label is not None and per_class.shape[1] > 1:
+        per_class = per_class[:, column : column + 1]
+    iou = box_iou(per_class.reshape(-1, 4), box[None]).reshape(len(candidates), -1)
+    scores = candidates.scores if label is None else candidates.scores[:, label : label + 1]
+    iou = iou.expand_as(scores)
+    close = iou >= CLOSE
+    rank = torch.where(close, scores, -1.0) if close.any() else iou
+    row, at = divmod(int(rank.flatten().argmax()), scores.shape[1])
+    return row, at if label is None else label, float(iou[row, at])
+
+
+def _reason(trace: Trace, one: Detections, iou: float, classes: Sequence[str] | None, threshold: float) -> str:
+    """What became of a candidate, in one line."""
+    row, label, score = int(one.source), int(one.labels), float(one.scores)
+    parts = [f"best candidate: IoU {iou:.2f} with the drawn box, score {score:.3f}{_factors(trace, row, label)}"]
+    if _is_detection(trace, row, label):
+        parts.append("it is among the detections" if score >= threshold else f"detected, below the threshold {threshold:g}")
+    else:
+        parts += _rivals(trace, one, classes)
+    winner = int(trace.candidates.scores[row].argmax())
+    if winner != label:
+        parts.append(f"another class leads there: {_title(winner, classes)} {float(trace.candidates.scores[row, winner]):.3f}")
+    return "; ".join(parts)
+
+
+def _is_detection(trace: Trace, row: int, label: int) -> bool:
+    found = trace.detections
+    return bool(((found.source == row) & (found.labels == label)).any())
+
+
+def _rivals(trace: Trace, one: Detections, classes: Sequence[str] | None) -> list[str]:
+    """The detection of the same class that covers it most, where one can have suppressed it."""
+    same = torch.nonzero((trace.detections.labels == one.labels) & (trace.detections.scores >= one.scores))[:, 0]
+    if len(same):
+        iou = box_iou(trace.detections.boxes[same], one.boxes)[:, 0]
+        best = int(iou.argmax())
+        if iou[best] >= CLOSE:
+            return [f"covered by detection {int(same[best])} ({_title(int(one.labels), classes)}, IoU {float(iou[best]):.2f})"]
+    return ["not kept by the detector: its score is too low there"]
+
+
+def _factors(trace: Trace, row: int, label: int) -> str:
+    if len(trace.candidates.factors) < 2:
+        return ""
+    values = ((name, value[row] if value.ndim == 1 else value[row, label]) for name, value in trace.candidates.factors.items())
+    return " (" + ", ".join(f"{name} {float(value):.3f}" for name, value in values) + ")"
+
+
+def _title(column: int, classes: Sequence[str] | None) -> str:
+    return classes[column] if classes is not None and column < len(classes) else f"class {column}"

@@ -1,0 +1,113 @@
+"""What torchvision's detectors have in common: loading by name, their frame, their layers."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whybox.errors import GradientError, WeightsError, WhyboxError, unknown
+from whybox.frame import Frame
+from whybox.ops.gradients import row_gradients
+from whybox.ops.hooks import INPUT, capture, frozen
+from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
+
+PREFIX = "torchvision"
+_STAGES = {f"c{i + 1}": f"backbone.body.layer{i}" for i in range(1, 5)}
+_CHUNK_BYTES = 2**28
+
+
+def build(name: str, weights: str | None = "default", **options: Any) -> nn.Module:
+    """One of torchvision's detectors by its name. weights: "default" (downloaded and kept by torch), one of the model's own
+    weight names, or None for random ones. Options go to torchvision's builder."""
+    from torchvision.models import detection, get_model, list_models
+
+    names = list_models(detection)
+    if name not in names:
+        raise unknown("torchvision model", name, names)
+    chosen = "DEFAULT" if weights == "default" else weights
+    backbone = {} if chosen else {"weights_backbone": None}
+    try:
+        return get_model(name, weights=chosen, **backbone, **options)
+    except (OSError, ConnectionError) as error:
+        raise WeightsError(
+            f"the weights of torchvision/{name} could not be downloaded ({error}); pass weights=PATH of a file, or None"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise WhyboxError(f"torchvision/{name} could not be built: {error}") from error
+
+
+def module_type(module: nn.Module) -> str:
+    """"fcos.FCOS" for torchvision's class or one derived from it; "" for a module that is not a torchvision detector."""
+    for kind in type(module).__mro__:
+        room, _, file = kind.__module__.rpartition(".")
+        if room == "torchvision.models.detection":
+            return f"{file}.{kind.__name__}"
+    return ""
+
+
+def coco_classes(module: Any) -> Sequence[str] | None:
+    """The names of COCO's 91 columns where the module has 91 of them."""
+    from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
+
+    columns = {getattr(part, "num_classes", 0) or getattr(part, "num_columns", 0) for part in module.modules()}
+    columns |= {part.out_features for name, part in module.named_modules() if name.endswith("cls_score")}
+    names: Sequence[str] = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return names if len(names) in columns else None
+
+
+def as_features(output: Tensor | OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """A backbone's output by level; a lone tensor is level "0"."""
+    return OrderedDict([("0", output)]) if isinstance(output, Tensor) else output
+
+
+def frame_of(image: Tensor, batch: Any, index: int = 0) -> Frame:
+    """The frame of image (3,H,W) in torchvision's ImageList: scaled, then padded below and on the right."""
+    height, width = image.shape[-2:]
+    resized_height, resized_width = batch.image_sizes[index]
+    canvas_height, canvas_width = batch.tensors.shape[-2:]
+    return Frame((height, width), (resized_height, resized_width), (canvas_height, canvas_width))
+
+
+def feature_maps(features: OrderedDict[str, Tensor], frame: Frame) -> tuple[FeatureMap, ...]:
+    """The levels of one image, with their strides in network pixels."""
+    return tuple(FeatureMap(value[0], frame.network[1] / value.shape[-1], name) for name, value in features.items())
+
+
+def body_layers(net: nn.Module) -> tuple[str, ...]:
+    """The stages of the backbone's body by their usual names (c2 .. c5), or else by their paths."""
+    paths = dict(net.named_modules())
+    stages = tuple(name for name, path in _STAGES.items() if path in paths)
+    body: Any = getattr(getattr(net, "backbone", None), "body", None)
+    kept = tuple(f"backbone.body.{key}" for key in getattr(body, "return_layers", {}))
+    return stages or kept
+
+
+def map_layer(net: nn.Module, layer: str | None) -> str:
+    """The module's path behind a layer's name."""
+    path = _STAGES.get(layer or "", layer or "")
+    return path if path in dict(net.named_modules()) else layer or ""
+
+
+def module_pullbacks(
+    net: Any, path: str, run: Callable[[], Candidates], trace: Trace, detections: Detections
+) -> Iterator[Pullback]:
+    """Autograd from the candidates back to the output of any module, or to the network's input.
+
+    run: the forward pass up to the candidates. Everything behind the layer is differentiated, across pyramid levels.
+    """
+    root = net.backbone if path == INPUT else net
+    with frozen(net), capture(root, [path]) as captured, torch.enable_grad():
+        candidates = run()
+    layer = captured[path][0]
+    if layer.ndim != 4:
+        raise GradientError(f"layer {path!r} gives a tensor of shape {tuple(layer.shape)}, not feature maps (1, C, h, w)")
+    stride = trace.frame.network[1] / layer.shape[-1]
+    rows = max(1, _CHUNK_BYTES // (layer.numel() * layer.element_size()))
+    for chunk in torch.arange(len(detections), device=detections.source.device).split(rows):
+        part = detections[chunk]
+        narrow = trace.rows(candidates[part.source], part)
+        pull = lambda values: row_gradients(values, layer, name=f"layer {path!r}")[:, 0]  # noqa: E731
+        yield Pullback(chunk, narrow, layer.detach()[0], pull, "exact", stride)
+

@@ -1,0 +1,252 @@
+"""torchvision's two-stage detectors: Faster R-CNN (all variants), Mask R-CNN and Keypoint R-CNN, on any backbone."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
+
+from whybox.errors import GradientError, WhyboxError
+from whybox.frame import Frame, paste_boxes, take_windows
+from whybox.models.torchvision import (
+    as_features,
+    body_layers,
+    coco_classes,
+    feature_maps,
+    frame_of,
+    map_layer,
+    module_pullbacks,
+    module_type,
+)
+from whybox.ops.gradients import row_gradients
+from whybox.ops.hooks import frozen
+from whybox.types import Candidates, Detections, Pullback, Trace
+
+ROUTES = ("auto", "exact", "fast")
+_WINDOW_BYTES = 2**25
+_KINDS = ("faster_rcnn.FasterRCNN", "mask_rcnn.MaskRCNN", "keypoint_rcnn.KeypointRCNN")
+
+
+@dataclass(frozen=True)
+class _State:
+    """proposals: (M,4) xyxy in network pixels, fixed for every gradient, as torchvision itself detaches them."""
+
+    proposals: Tensor
+
+
+class TwoStage:
+    """A torchvision R-CNN. Candidates are the proposals after the box head, with a box of its own for every class.
+
+    layers: "fpn" (the pyramid level that the proposal is pooled from), "roi" (the pooled features, 7x7, pasted back over
+    the proposal), the stages of the backbone's body, "input", and any module's path.
+    """
+
+    gives: ClassVar[frozenset[str]] = frozenset({"candidates", "features", "input", "roi"})
+
+    def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
+        self.net = net
+        self.name = name
+        self.classes = classes
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return ("fpn", "roi", *body_layers(self.net), "input")
+
+    def trace(self, image: Tensor) -> Trace:
+        """One forward pass, without the mask and keypoint branches."""
+        with frozen(self.net), torch.no_grad():
+            batch, _ = self.net.transform([image])
+            features = as_features(self.net.backbone(batch.tensors))
+            proposals = self.net.rpn(batch, features)[0][0]
+            frame = frame_of(image, batch)
+            pooled = self._pool(features, [proposals], batch.image_sizes)
+            levels = self._levels(proposals)
+            candidates, on_canvas = self._read(pooled, proposals, levels, frame)
+        pooled_from = self.net.roi_heads.box_roi_pool.featmap_names
+        kept = OrderedDict((name, value) for name, value in features.items() if name in pooled_from)
+        detections = self._suppress(candidates, on_canvas, frame)
+        return Trace(image, frame, feature_maps(kept, frame), candidates, detections, state=_State(proposals))
+
+    def predict(self, images: Tensor) -> list[Candidates]:
+        """Candidates of a batch (B,3,H,W), in one forward pass."""
+        with frozen(self.net), torch.no_grad():
+            return self._candidates(list(images))
+
+    def _candidates(self, images: list[Tensor]) -> list[Candidates]:
+        batch, _ = self.net.transform(images)
+        features = as_features(self.net.backbone(batch.tensors))
+        proposals, _ = self.net.rpn(batch, features)
+        pooled = self._pool(features, proposals, batch.image_sizes).split([len(boxes) for boxes in proposals])
+        return [
+            self._read(part, boxes, self._levels(boxes), frame_of(image, batch, i))[0]
+            for i, (image, part, boxes) in enumerate(zip(images, pooled, proposals, strict=True))
+        ]
+
+    def _pool(self, features: OrderedDict[str, Tensor], proposals: list[Tensor], sizes: Any) -> Tensor:
+        pooled: Tensor = self.net.roi_heads.box_roi_pool(features, proposals, sizes)
+        return pooled
+
+    def _levels(self, proposals: Tensor) -> Tensor:
+        """(M,) index of the pyramid level that each proposal is pooled from."""
+        pool = self.net.roi_heads.box_roi_pool
+        if len(pool.scales) == 1:
+            return torch.zeros(len(proposals), dtype=torch.long, device=proposals.device)
+        levels: Tensor = pool.map_levels([proposals])
+        return levels
+
+    def _read(self, pooled: Tensor, proposals: Tensor, level: Tensor, frame: Frame) -> tuple[Candidates, Tensor]:
+        """Box head and predictor on pooled features (n,C,7,7): candidates, and their boxes (n,K,4) in network pixels."""
+        heads = self.net.roi_heads
+        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        on_canvas = heads.box_coder.decode(deltas, [proposals]).reshape(*logits.shape, 4)
+        scores = logits.softmax(-1)
+        named = zip(("dx", "dy", "dw", "dh"), deltas.reshape(*logits.shape, 4).unbind(-1), strict=True)
+        return Candidates(frame.boxes_to_image(on_canvas), scores, level, logits, dict(named)), on_canvas
+
+    def _suppress(self, candidates: Candidates, on_canvas: Tensor, frame: Frame) -> Detections:
+        """torchvision's post-processing, step by step, with the rows kept; column 0 is the background."""
+        heads = self.net.roi_heads
+        boxes = clip_boxes_to_image(on_canvas, frame.resized)[:, 1:].reshape(-1, 4)
+        scores = candidates.scores[:, 1:].reshape(-1)
+        index = torch.where(scores > heads.score_thresh)[0]
+        index = index[remove_small_boxes(boxes[index], min_size=1e-2)]
+        foreground = candidates.scores.shape[1] - 1
+        labels = index % foreground + 1
+        keep = batched_nms(boxes[index], scores[index], labels, heads.nms_thresh)[: heads.detections_per_img]
+        index = index[keep]
+        return Detections(frame.boxes_to_image(boxes[index]), scores[index], labels[keep], index // foreground)
+
+    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+        """Proposals do not see each other, so one backward pass serves all rows: at the pooled features, or at a window of the
+        pyramid level around each proposal. Both are exact. route "exact" differentiates the whole level instead."""
+        if route not in ROUTES:
+            raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
+        if layer not in (None, "fpn", "roi"):
+            run = lambda: self._candidates([trace.image])[0]  # noqa: E731
+            yield from module_pullbacks(self.net, map_layer(self.net, layer), run, trace, detections)
+            return
+        level_of = trace.candidates.level[detections.source]
+        for level in level_of.unique().tolist():
+            rows = torch.nonzero(level_of == level)[:, 0]
+            if layer == "roi":
+                yield self._pooled(trace, detections, rows, level)
+            elif route == "exact":
+                yield self._whole_level(trace, detections, rows, level)
+            else:
+                yield from self._windows(trace, detections, rows, level)
+
+    def _narrow(self, trace: Trace, detections: Detections, pooled: Tensor, proposals: Tensor) -> Trace:
+        level = trace.candidates.level[detections.source]
+        return trace.rows(self._read(pooled, proposals, level, trace.frame)[0], detections)
+
+    def _align(self, features: Tensor, proposals: Tensor, index: Tensor, level: int) -> Tensor:
+        """RoIAlign of each proposal from the image `index` (n,) of features (B,C,h,w), as MultiScaleRoIAlign does it."""
+        pool = self.net.roi_heads.box_roi_pool
+        rois = torch.cat([index[:, None].to(proposals.dtype), proposals], 1)
+        return roi_align(features, rois, pool.output_size, pool.scales[level], pool.sampling_ratio)
+
+    def _whole_level(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
+        detections = detections[rows]
+        feature = trace.features[level]
+        proposals = trace.state.proposals[detections.source]
+        leaf = feature.values.detach()[None].requires_grad_()
+        with frozen(self.net), torch.enable_grad():
+            pooled = self._align(leaf, proposals, torch.zeros_like(rows), level)
+            narrow = self._narrow(trace, detections, pooled, proposals)
+        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]  # noqa: E731
+        return Pullback(rows, narrow, feature.values, pull, "exact", feature.stride)
+
+    def _pooled(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
+        """At the pooled features; the 7x7 maps are pasted back over their proposals."""
+        detections = detections[rows]
+        feature = trace.features[level]
+        proposals = trace.state.proposals[detections.source]
+        with frozen(self.net), torch.no_grad():
+            pooled = self._align(feature.values[None], proposals, torch.zeros_like(rows), level)
+        leaf = pooled.detach().requires_grad_()
+        with frozen(self.net), torch.enable_grad():
+            narrow = self._narrow(trace, detections, leaf, proposals)
+        cells = proposals * self.net.roi_heads.box_roi_pool.scales[level]
+        return Pullback(
+            rows,
+            narrow,
+            leaf.detach(),
+            lambda values: _joint_gradient(values, leaf),
+            "exact",
+            feature.stride,
+            place=lambda maps: paste_boxes(maps, cells, feature.grid),
+        )
+
+    def _windows(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Iterator[Pullback]:
+        """Windows of similar size go together, so that a wide one does not make the others wide."""
+        feature = trace.features[level]
+        proposals = trace.state.proposals[detections.source[rows]]
+        start, size = _reach(proposals * self.net.roi_heads.box_roi_pool.scales[level], feature.grid)
+        order = size.prod(1).argsort()
+        for chunk in _similar(size[order], len(feature.values) * feature.values.element_size()):
+            part = order[chunk]
+            yield self._window_chunk(trace, detections, rows[part], level, start[part], size[part].amax(0))
+
+    def _window_chunk(
+        self, trace: Trace, detections: Detections, rows: Tensor, level: int, start: Tensor, size: Tensor
+    ) -> Pullback:
+        detections = detections[rows]
+        feature = trace.features[level]
+        origin = torch.minimum(start, torch.tensor(feature.grid, device=start.device) - size)
+        height, width = size.tolist()
+        leaf = take_windows(feature.values, origin, (height, width)).requires_grad_()
+        proposals = trace.state.proposals[detections.source]
+        shift = origin.flip(1).repeat(1, 2) / self.net.roi_heads.box_roi_pool.scales[level]
+        with frozen(self.net), torch.enable_grad():
+            each = torch.arange(len(rows), device=rows.device)
+            pooled = self._align(leaf, proposals - shift, each, level)
+            narrow = self._narrow(trace, detections, pooled, proposals)
+        pull = lambda values: _joint_gradient(values, leaf)  # noqa: E731
+        return Pullback(rows, narrow, feature.values, pull, "windows", feature.stride, origin=origin)
+
+
+def _joint_gradient(values: Tensor, features: Tensor) -> Tensor:
+    """dY_i/dA_i for rows that do not see each other: one backward pass of the sum."""
+    if not values.requires_grad:
+        raise GradientError("the target does not depend on the candidates through differentiable operations")
+    return torch.autograd.grad(values.sum(), features, retain_graph=True)[0]
+
+
+def _reach(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """First cell (n,2) and size (n,2), as (rows, columns), of what RoIAlign may read for boxes (n,4) in cells.
+
+    One cell more on each side keeps the clamping at a window's edge out of reach where the grid goes on; pooling widens
+    a box to at least one cell.
+    """
+    limit = torch.tensor(grid, device=boxes.device)
+    first, last = boxes[:, [1, 0]], boxes[:, [3, 2]]
+    last = torch.maximum(last, first + 1)
+    start = torch.minimum((first.floor().long() - 1).clamp(min=0), limit - 1)
+    end = torch.minimum(last.floor().long() + 3, limit)
+    return start, (end - start).clamp(min=1)
+
+
+def _similar(sizes: Tensor, cell_bytes: int) -> Iterator[slice]:
+    """Slices of rows, sorted by area, whose common window keeps a chunk within the memory allowed."""
+    begin, widest = 0, sizes.new_zeros(2)
+    for i, size in enumerate(sizes):
+        wider = torch.maximum(widest, size)
+        if i > begin and int(wider.prod()) * (i + 1 - begin) * cell_bytes > _WINDOW_BYTES:
+            yield slice(begin, i)
+            begin, wider = i, size
+        widest = wider
+    if len(sizes):
+        yield slice(begin, len(sizes))
+
+
+def matches(module: nn.Module) -> bool:
+    """Whether the module is one of torchvision's R-CNNs, or derives from one."""
+    return module_type(module) in _KINDS
+
+
+def wrap(module: nn.Module, *, name: str | None = None, classes: Sequence[str] | None = None) -> TwoStage:
+    """The module as a whybox model."""
+    return TwoStage(module, name or type(module).__name__, classes or coco_classes(module))

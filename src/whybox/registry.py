@@ -1,0 +1,57 @@
+"""The folder listing is the registry: a file in models/ or methods/ is known by its name. Packages from outside come in through
+the entry points "whybox.models" (a module with `matches` and `wrap`) and "whybox.methods" (a method class)."""
+
+import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+import whybox.methods
+import whybox.models
+from whybox.targets import DESCRIPTIONS
+
+
+@cache
+def models() -> Mapping[str, ModuleType]:
+    """Model families by name: modules with `matches(module)` and `wrap(module, **options)`."""
+    own = {name: module for name, module in _files(whybox.models) if hasattr(module, "matches")}
+    return own | _from_outside("whybox.models")
+
+
+@cache
+def loaders() -> Mapping[str, ModuleType]:
+    """Modules that build a model from a name, by the name's prefix: `build(name, weights, **options)`."""
+    files = [*(module for _, module in _files(whybox.models)), *_from_outside("whybox.models").values()]
+    return {module.PREFIX: module for module in files if hasattr(module, "PREFIX")}
+
+
+@cache
+def methods() -> Mapping[str, type]:
+    """Method classes by name; each file in methods/ holds one whose `name` is the file's."""
+    own = {name: _method_in(module, name) for name, module in _files(whybox.methods)}
+    return own | _from_outside("whybox.methods")
+
+
+def targets() -> Mapping[str, str]:
+    """Target names, with what each is."""
+    return DESCRIPTIONS
+
+
+def _files(room: ModuleType) -> Iterator[tuple[str, ModuleType]]:
+    for entry in sorted(pkgutil.iter_modules(room.__path__), key=lambda found: found.name):
+        if not entry.name.startswith("_"):
+            yield entry.name, import_module(f"{room.__name__}.{entry.name}")
+
+
+def _method_in(module: ModuleType, name: str) -> type:
+    found = [value for value in vars(module).values() if isinstance(value, type) and getattr(value, "name", None) == name]
+    if len(found) != 1:
+        raise TypeError(f"{module.__name__} must hold one class named {name!r} (its ClassVar `name`), found {len(found)}")
+    return found[0]
+
+
+def _from_outside(group: str) -> dict[str, Any]:
+    return {entry.name: entry.load() for entry in entry_points(group=group)}

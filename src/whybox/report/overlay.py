@@ -1,0 +1,161 @@
+"""A heat map laid over its image: colours, an opacity that follows the value, boxes, and PNG or JPEG bytes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from whybox.frame import Frame, Size
+from whybox.types import HeatMaps
+
+POSITIVE = "inferno"
+SIGNED = "RdBu_r"
+"""matplotlib's names: even steps of lightness for maps that start at zero, two arms for maps with both signs."""
+
+ACCENT = (255, 255, 255)
+SHADE = (16, 18, 24)
+
+
+@cache
+def color_table(name: str) -> Tensor:
+    """(256,3) uint8, one colour a row, of matplotlib's colour map `name`."""
+    from matplotlib import colormaps
+
+    return torch.from_numpy((colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8))
+
+
+def value_range(maps: Sequence[Tensor]) -> tuple[float, float]:
+    """(lowest, highest) finite value of all the maps; (0, 0) where there is none."""
+    finite = [values[torch.isfinite(values)] for values in maps]
+    finite = [values for values in finite if values.numel()]
+    if not finite:
+        return 0.0, 0.0
+    return min(float(values.min()) for values in finite), max(float(values.max()) for values in finite)
+
+
+def is_signed(low: float, high: float) -> bool:
+    """Whether values from `low` to `high` are drawn with two arms around zero. A hundredth of the range is rounding."""
+    return low < 0 and -low > 0.01 * high
+
+
+def blend(image: Tensor, values: Tensor, low: float, high: float, opacity: float = 0.85) -> Tensor:
+    """Lay a map (H,W) over an image (3,H,W) in 0..1 -> (3,H,W).
+
+    `low` becomes transparent and `high` covers with `opacity`; the share t of the way covers with opacity * t * (2 - t),
+    so that weak values are faint but not lost. Maps with both signs are transparent at zero instead.
+    """
+    strength, colors = _shade(torch.nan_to_num(values.detach().float().cpu()), low, high)
+    alpha = opacity * strength * (2 - strength)
+    return image.detach().float().cpu() * (1 - alpha) + colors * alpha
+
+
+def _shade(values: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Strength (H,W) in 0..1 and colours (3,H,W) in 0..1."""
+    if is_signed(low, high):
+        position = (values / max(-low, high)).clamp(-1, 1)
+        strength, step, table = position.abs(), (position + 1) / 2, SIGNED
+    else:
+        strength = ((values - low) / (high - low)).clamp(0, 1) if high > low else torch.zeros_like(values)
+        step, table = strength, POSITIVE
+    colors = color_table(table)[(step * 255).round().long()]
+    return strength, colors.permute(2, 0, 1).float() / 255
+
+
+def fit(size: Size, longest: int) -> Size:
+    """(height, width) shrunk, never enlarged, so that the longer side is at most `longest` pixels."""
+    scale = min(1.0, longest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def at_size(maps: HeatMaps, size: Size) -> Tensor:
+    """(N,*size): the maps over the image, padding cropped, as if the image had this (height, width)."""
+    return replace(maps, frame=replace(maps.frame, image=size)).at_image()
+
+
+def picture_of(image: Tensor, size: Size | None = None) -> Image.Image:
+    """An image (3,H,W) in 0..1 as 8-bit RGB, resized (antialiased) to (height, width) where `size` is given."""
+    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    if size is None or size == (picture.height, picture.width):
+        return picture
+    return picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+
+
+def tensor_of(picture: Image.Image) -> Tensor:
+    """An RGB picture as (3,H,W) float in 0..1."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def overlay(
+    image: Tensor,
+    maps: HeatMaps,
+    box: Tensor | None = None,
+    caption: str = "",
+    *,
+    longest: int = 1024,
+    opacity: float = 0.85,
+) -> Image.Image:
+    """The one map in `maps` over its image (3,H,W), coloured over its own range, with a box (4,) xyxy in image pixels.
+
+    longest: pixels of the picture's longer side at most.
+    """
+    full = (image.shape[-2], image.shape[-1])
+    size = fit(full, longest)
+    values = at_size(maps, size)[0]
+    picture = picture_of(blend(tensor_of(picture_of(image, size)), values, *value_range([values]), opacity))
+    if box is not None:
+        draw_box(picture, Frame(full, size, size).boxes_to_network(box.detach().float().cpu()), caption)
+    return picture
+
+
+def draw_box(picture: Image.Image, box: Tensor, caption: str = "") -> None:
+    """Draw a box (4,) xyxy in the picture's pixels: a white line in a dark seam, with a caption at its top left."""
+    ink = ImageDraw.Draw(picture)
+    x1, y1, x2, y2 = _inside(box, picture)
+    line = max(2, round(max(picture.size) / 400))
+    ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=SHADE, width=line + 2)
+    ink.rectangle((x1, y1, x2, y2), outline=ACCENT, width=line)
+    if caption:
+        _write(ink, caption, (x1, y1), picture.size)
+
+
+def _inside(box: Tensor, picture: Image.Image) -> tuple[float, float, float, float]:
+    """The box's part inside the picture; one that lies outside shrinks onto the edge."""
+    x1, y1, x2, y2 = torch.nan_to_num(box).tolist()
+    right, bottom = picture.width - 1, picture.height - 1
+    x1, y1 = min(max(x1, 0), right), min(max(y1, 0), bottom)
+    return x1, y1, max(min(x2, right), x1), max(min(y2, bottom), y1)
+
+
+def _write(ink: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], size: tuple[int, int]) -> None:
+    """A line of text on a dark plate above `corner` (x, y), moved so that it stays in the picture of `size` (w, h)."""
+    height = max(11, round(max(size) / 60))
+    font = ImageFont.load_default(height)
+    pad = height // 3
+    width = ink.textlength(text, font=font) + 2 * pad
+    x = max(0, min(corner[0], size[0] - width))
+    y = corner[1] - height - 2 * pad
+    y = corner[1] if y < 0 else y
+    ink.rectangle((x, y, x + width, y + height + 2 * pad), fill=SHADE)
+    ink.text((x + pad, y + pad * 0.7), text, font=font, fill=ACCENT)
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    return _encode(picture, "PNG", compress_level=4)
+
+
+def jpeg_bytes(picture: Image.Image, quality: int = 85) -> bytes:
+    """The picture as a JPEG file."""
+    return _encode(picture, "JPEG", quality=quality, optimize=True)
+
+
+def _encode(picture: Image.Image, form: str, **options: int) -> bytes:
+    file = BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()

@@ -1,0 +1,575 @@
+"use strict";
+(() => {
+  const find = (id) => document.getElementById(id);
+  const page = JSON.parse(find("page").textContent);
+  const bodies = [...document.querySelectorAll("script.photo")];
+  const tables = { positive: bytes(page.positive), signed: bytes(page.signed) };
+  const state = { photo: 0, pinned: 0, peek: null, target: null, method: null, own: true, opacity: 0.85 };
+  let photo = null;
+  let settled = null;
+
+  // ---- small pieces ---------------------------------------------------------------------------------------------
+
+  function bytes(base64) {
+    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  }
+
+  function make(tag, properties = {}, ...children) {
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
+  }
+
+  function draw(tag, attributes) {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    return node;
+  }
+
+  /** 0.0123 stays so; very small and very large numbers become 1.23×10⁻⁵. */
+  function write(value) {
+    if (value === null) return "not a number";
+    if (value === 0) return "0";
+    const size = Math.abs(value);
+    if (size >= 0.01 && size < 10000) return String(Number(value.toPrecision(3)));
+    const [digits, power] = value.toExponential(2).split("e");
+    const raised = [...String(Number(power))].map((sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]).join("");
+    return `${digits}×10${raised}`;
+  }
+
+  const writeScore = (score) => (score === null ? "–" : score.toFixed(2));
+  const writeTime = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(seconds * 1000))} ms` : `${seconds.toFixed(1)} s`);
+  const wordsOf = (target) => photo.layers.find((one) => one.target === target)?.words ?? page.silent;
+
+  // ---- what is shown --------------------------------------------------------------------------------------------
+
+  const active = () => state.peek ?? state.pinned;
+  const layer = () => photo.layers.find((one) => one.target === state.target && one.method === state.method);
+
+  function mapOf(one, index) {
+    const map = one.maps[index];
+    map.values ??= unfold(map);
+    return map;
+  }
+
+  /** All w * h steps of a map, from the part of it that is stored. */
+  function unfold(map) {
+    const [left, top, wide, high] = map.part;
+    const stored = bytes(map.data);
+    const steps = new Uint8Array(map.w * map.h);
+    for (let row = 0; row < high; row++) steps.set(stored.subarray(row * wide, (row + 1) * wide), (top + row) * map.w + left);
+    return steps;
+  }
+
+  /** Lowest and highest value that the colours stand for. */
+  function rangeOf(one, map) {
+    const [low, high] = state.own ? [map.low, map.high] : [one.low, one.high];
+    const most = Math.max(Math.abs(low), Math.abs(high));
+    return one.signed ? [-most, most] : [low, high];
+  }
+
+  const peak = (map) => Math.max(Math.abs(map.low), Math.abs(map.high));
+  const strongest = (one) => Math.max(...one.maps.map(peak));
+
+  // ---- colours --------------------------------------------------------------------------------------------------
+
+  /** RGBA for a value, as `blend` in overlay.py has it: opacity * t * (2 - t). */
+  function color(value, low, high, signed) {
+    const place = high > low ? Math.min(1, Math.max(0, (value - low) / (high - low))) : signed ? 0.5 : 0;
+    const strength = signed ? Math.abs(2 * place - 1) : place;
+    const row = Math.round(place * 255) * 3;
+    const table = signed ? tables.signed : tables.positive;
+    return [table[row], table[row + 1], table[row + 2], 255 * state.opacity * strength * (2 - strength)];
+  }
+
+  const STEPS = 4;
+
+  /** Colours for every quarter of the 256 stored steps of a map. */
+  function paletteOf(one, map) {
+    const [low, high] = rangeOf(one, map);
+    const palette = new Uint8ClampedArray((255 * STEPS + 1) * 4);
+    for (let i = 0; i <= 255 * STEPS; i++) {
+      palette.set(color(map.low + (i / (255 * STEPS)) * (map.high - map.low), low, high, one.signed), i * 4);
+    }
+    return palette;
+  }
+
+  /** For each of `count` pixels over cells `start` to `start + length` of `cells`: two neighbours and the second's share. */
+  function neighbours(count, start, length, cells) {
+    return Array.from({ length: count }, (_, i) => {
+      const at = Math.min(cells - 1, Math.max(0, start + ((i + 0.5) / count) * length - 0.5));
+      const first = Math.floor(at);
+      return [first, Math.min(cells - 1, first + 1), at - first];
+    });
+  }
+
+  /** Paint the part `view` (x, y, w, h as shares of the photograph) of a map; bilinear, as HeatMaps.at_image is. */
+  function paint(canvas, one, map, view) {
+    const { width, height } = canvas;
+    const palette = paletteOf(one, map);
+    const across = neighbours(width, view.x * map.w, view.w * map.w, map.w);
+    const down = neighbours(height, view.y * map.h, view.h * map.h, map.h);
+    const image = new ImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
+    const colors = new Uint32Array(palette.buffer);
+    let at = 0;
+    for (const [top, bottom, low] of down) {
+      for (const [left, right, far] of across) {
+        const above = map.values[top * map.w + left] * (1 - far) + map.values[top * map.w + right] * far;
+        const below = map.values[bottom * map.w + left] * (1 - far) + map.values[bottom * map.w + right] * far;
+        pixels[at++] = colors[Math.round((above * (1 - low) + below * low) * STEPS)];
+      }
+    }
+    canvas.getContext("2d").putImageData(image, 0, 0);
+  }
+
+  const WHOLE = { x: 0, y: 0, w: 1, h: 1 };
+
+  function paintStage() {
+    const heat = find("heat");
+    const index = active();
+    const one = layer();
+    if (index === null || !one) return heat.getContext("2d").clearRect(0, 0, heat.width, heat.height);
+    paint(heat, one, mapOf(one, index), WHOLE);
+  }
+
+  // ---- the photograph and its boxes -----------------------------------------------------------------------------
+
+  function layStage() {
+    const stage = find("stage");
+    const aspect = photo.width / photo.height;
+    stage.style.aspectRatio = String(aspect);
+    stage.style.width = `min(100%, calc(64vh * ${aspect}))`;
+    const scale = Math.min(1, 720 / Math.max(photo.width, photo.height));
+    find("heat").width = Math.max(1, Math.round(photo.width * scale));
+    find("heat").height = Math.max(1, Math.round(photo.height * scale));
+    find("photo").src = photo.picture;
+    find("photo").alt = `${photo.name}, ${photo.detections.length} detections`;
+    find("boxes").setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
+    find("boxes").replaceChildren(...photo.detections.map(drawBox));
+  }
+
+  function drawBox(found, index) {
+    const [x1, y1, x2, y2] = found.box;
+    const place = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
+    const group = draw("g", { tabindex: 0, role: "button", "aria-label": `${found.name}, score ${writeScore(found.score)}` });
+    group.append(draw("rect", { ...place, class: "seam" }), draw("rect", { ...place, class: "line" }));
+    group.addEventListener("focus", () => group.matches(":focus-visible") && set({ peek: index }));
+    group.addEventListener("blur", () => set({ peek: null }));
+    group.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        pin(index);
+      }
+    });
+    return group;
+  }
+
+  const SIDES = { left: [0, 1, 0, 3], top: [0, 1, 2, 1], right: [2, 1, 2, 3], bottom: [0, 3, 2, 3] };
+
+  function markBoxes() {
+    const index = active();
+    const boxes = find("boxes");
+    boxes.classList.toggle("asking", index !== null);
+    boxes.querySelectorAll("line").forEach((line) => line.remove());
+    [...boxes.children].forEach((group, i) => {
+      group.classList.toggle("on", i === index);
+      group.setAttribute("aria-pressed", String(i === state.pinned));
+    });
+    const side = SIDES[wordsOf(state.target).side];
+    if (index !== null && side && layer()) {
+      const [x1, y1, x2, y2] = side.map((corner) => photo.detections[index].box[corner]);
+      boxes.children[index].append(draw("line", { x1, y1, x2, y2 }));
+    }
+    placeTag(index);
+  }
+
+  function placeTag(index) {
+    const tag = find("tag");
+    tag.hidden = index === null;
+    if (tag.hidden) return;
+    const { box, name, score } = photo.detections[index];
+    tag.textContent = `${name}  ${writeScore(score)}`;
+    const stage = find("stage");
+    const x = (Math.max(0, box[0]) / photo.width) * stage.clientWidth;
+    const y = (Math.max(0, box[1]) / photo.height) * stage.clientHeight;
+    tag.style.left = `${Math.max(0, Math.min(x, stage.clientWidth - tag.offsetWidth))}px`;
+    tag.style.top = `${y > tag.offsetHeight + 6 ? y - tag.offsetHeight - 5 : Math.min(y + 6, stage.clientHeight - tag.offsetHeight)}px`;
+  }
+
+  /** Boxes under a point, the smallest first. */
+  function under(event) {
+    const edge = find("stage").getBoundingClientRect();
+    const x = ((event.clientX - edge.left) / edge.width) * photo.width;
+    const y = ((event.clientY - edge.top) / edge.height) * photo.height;
+    const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
+    return photo.detections
+      .map((found, index) => ({ box: found.box, index }))
+      .filter(({ box }) => box[0] <= x && x <= box[2] && box[1] <= y && y <= box[3])
+      .sort((a, b) => area(a.box) - area(b.box))
+      .map(({ index }) => index);
+  }
+
+  /** Pin the smallest box under the pointer; again on the same place, the next larger one. */
+  function pinUnder(event) {
+    const hits = under(event);
+    const turn = settled === hits.join() ? hits.indexOf(state.pinned) + 1 : 0;
+    settled = hits.join();
+    set({ pinned: hits.length ? hits[turn % hits.length] : null, peek: null });
+  }
+
+  // ---- words ----------------------------------------------------------------------------------------------------
+
+  function ask() {
+    const question = find("question");
+    const index = active();
+    const one = layer();
+    if (!photo.detections.length) {
+      question.replaceChildren("Nothing was found here");
+      find("meaning").textContent = "The detector gave no box above the score threshold. A lower threshold, or a box of your own, asks further.";
+      return;
+    }
+    if (index === null) {
+      question.replaceChildren("Point at a box to ask why it is there");
+      find("meaning").textContent = `${photo.detections.length} detections; a click holds one.`;
+      return;
+    }
+    const { name, score } = photo.detections[index];
+    const [before, after = ""] = wordsOf(state.target).question.split("{name}");
+    question.replaceChildren(before, make("em", { textContent: name }), after, make("small", { textContent: writeScore(score) }));
+    find("meaning").textContent = one ? meaning(one, mapOf(one, index)) : "";
+  }
+
+  function meaning(one, map) {
+    if (map.low === 0 && map.high === 0) return "This map is zero everywhere: nothing the method could see speaks for it.";
+    if (map.high === map.low) return "This map has the same value everywhere.";
+    const told = wordsOf(one.target).meaning;
+    const signs = one.signed ? "Red speaks for it, blue against it." : "";
+    return [told, signs].filter(Boolean).join(" ") || "Brighter means a higher value of the map.";
+  }
+
+  function showLegend() {
+    const one = layer();
+    const index = active();
+    find("legend").hidden = !one || !photo.detections.length;
+    if (find("legend").hidden) return;
+    const map = index === null ? null : mapOf(one, index);
+    const all = { low: one.low, high: one.high };
+    const [low, high] = rangeOf(one, map ?? all);
+    find("low").textContent = write(low);
+    find("high").textContent = write(high);
+    paintBar(low, high, one.signed);
+    find("reach").hidden = state.own || !map;
+    if (map && high > low) {
+      find("reach").style.left = `${((map.low - low) / (high - low)) * 100}%`;
+      find("reach").style.width = `${((map.high - map.low) / (high - low)) * 100}%`;
+    }
+    find("strength").textContent = map ? compare(peak(map), strongest(one)) : "";
+    find("opacity-value").textContent = `${Math.round(state.opacity * 100)} %`;
+  }
+
+  function compare(own, most) {
+    if (most === 0) return "All maps of this kind are zero here.";
+    if (own === most) return "The strongest map of this kind in the picture.";
+    const share = (own / most) * 100;
+    return `Peaks at ${share < 1 ? "less than 1" : Math.round(share)} % of the strongest map here.`;
+  }
+
+  function paintBar(low, high, signed) {
+    const context = find("bar").getContext("2d");
+    const strip = context.createImageData(256, 1);
+    for (let i = 0; i < 256; i++) strip.data.set(color(low + (i / 255) * (high - low), low, high, signed), i * 4);
+    context.putImageData(strip, 0, 0);
+  }
+
+  function showFacts() {
+    const index = active();
+    const one = layer();
+    const rows = [];
+    const note = index === null ? "" : photo.detections[index].note;
+    if (index !== null) rows.push(["Box", photo.detections[index].box.map((side) => Math.round(side)).join(", ")]);
+    if (index !== null && one) {
+      const map = one.maps[index];
+      rows.push(["Raw values", `${write(map.raw[0])} to ${write(map.raw[1])}`], ["Grid", `${map.grid[0]} × ${map.grid[1]} cells`]);
+      if (map.route) rows.push(["Gradient", page.routes[map.route] || map.route]);
+    }
+    if (one?.options) rows.push(["Options", one.options]);
+    const times = Object.entries(photo.seconds).map(([name, seconds]) => `${name} ${writeTime(seconds)}`);
+    if (one?.seconds) times.push(`these maps ${writeTime(one.seconds)}`);
+    if (times.length) rows.push(["Time", times.join(", ")]);
+    if (photo.model) rows.push(["Model", photo.model]);
+    rows.push(["Image", `${photo.width} × ${photo.height} px`]);
+    const list = make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]));
+    find("facts").replaceChildren(...(note ? [make("p", { className: "note", textContent: note })] : []), list);
+  }
+
+  // ---- choosing -------------------------------------------------------------------------------------------------
+
+  const unique = (values) => [...new Set(values)];
+
+  function layChoices() {
+    const targets = unique(photo.layers.map((one) => one.target));
+    const methods = unique(photo.layers.map((one) => one.method));
+    layChoice("target", "What is explained", targets, (target) => wordsOf(target).label);
+    layChoice("method", "Method", methods, (method) => page.methods[method] || method);
+  }
+
+  function layChoice(kind, title, values, label) {
+    const group = find(`choose-${kind}`);
+    if (values.length < 2 || !photo.detections.length) return group.replaceChildren();
+    const buttons = values.map((value) => {
+      const input = make("input", { type: "radio", name: kind, value });
+      input.addEventListener("change", () => choose({ [kind]: value }));
+      return make("label", { title: label(value) }, input, make("span", { textContent: label(value) }));
+    });
+    const segments = make("div", { className: "segments" }, ...buttons);
+    segments.setAttribute("role", "radiogroup");
+    segments.setAttribute("aria-label", title);
+    group.replaceChildren(make("h2", { textContent: title }), segments);
+  }
+
+  /** Take a target or a method; where the pair was not computed, the other gives way. */
+  function choose(change) {
+    const want = { target: state.target, method: state.method, ...change };
+    const fits = (one) => Object.entries(change).every(([kind, value]) => one[kind] === value);
+    const both = photo.layers.find((one) => one.target === want.target && one.method === want.method);
+    const found = both || photo.layers.find(fits) || photo.layers[0];
+    set({ target: found?.target ?? null, method: found?.method ?? null });
+  }
+
+  function markChoices() {
+    for (const kind of ["target", "method"]) {
+      for (const input of document.querySelectorAll(`input[name="${kind}"]`)) input.checked = input.value === state[kind];
+    }
+    const methods = unique(photo.layers.map((one) => one.method));
+    find("model").textContent = [photo.model, methods.length === 1 ? page.methods[methods[0]] || methods[0] : ""].filter(Boolean).join(" · ");
+  }
+
+  function layList() {
+    const count = photo.detections.length;
+    find("count").textContent = count === 1 ? "1 detection" : `${count} detections`;
+    document.querySelector(".found").hidden = !count;
+    find("list").replaceChildren(...photo.detections.map(layRow));
+  }
+
+  function layRow(found, index) {
+    const meter = make("span", { className: "meter" }, make("i"));
+    const button = make(
+      "button", { type: "button", title: found.name }, make("b", { textContent: found.name }),
+      make("span", { className: "score", textContent: writeScore(found.score) }), meter,
+    );
+    button.addEventListener("click", () => pin(index));
+    button.addEventListener("pointerenter", () => set({ peek: index }));
+    button.addEventListener("pointerleave", () => set({ peek: null }));
+    return make("li", {}, button);
+  }
+
+  function markList() {
+    const one = layer();
+    const most = one ? strongest(one) : 0;
+    [...find("list").children].forEach((row, i) => {
+      row.classList.toggle("on", i === active());
+      row.classList.toggle("pinned", i === state.pinned);
+      const button = row.firstElementChild;
+      button.tabIndex = i === (state.pinned ?? 0) ? 0 : -1;
+      button.setAttribute("aria-pressed", String(i === state.pinned));
+      row.querySelector(".meter i").style.width = most ? `${(peak(one.maps[i]) / most) * 100}%` : "0";
+    });
+  }
+
+  function pin(index) {
+    set({ pinned: state.pinned === index ? null : index, peek: null });
+  }
+
+  // ---- the close-ups: one detection, every method and target ------------------------------------------------------
+
+  /** The box and as much again around it, as shares of the photograph, 4 wide and 3 high where that fits. */
+  function closeUp(box) {
+    const [x1, y1, x2, y2] = box;
+    const wide = Math.max((x2 - x1) * 1.8, (y2 - y1) * 2.4, photo.width / 5);
+    const w = Math.min(photo.width, wide);
+    const h = Math.min(photo.height, wide * 0.75);
+    const x = Math.min(Math.max(0, (x1 + x2 - w) / 2), photo.width - w);
+    const y = Math.min(Math.max(0, (y1 + y2 - h) / 2), photo.height - h);
+    return { x: x / photo.width, y: y / photo.height, w: w / photo.width, h: h / photo.height };
+  }
+
+  function laySheet() {
+    const many = photo.layers.length > 1 && photo.detections.length > 0;
+    const methods = many ? unique(photo.layers.map((one) => one.method)) : [];
+    find("sheet").replaceChildren(...methods.map((method) => {
+      const row = photo.layers.filter((one) => one.method === method).map((one) => {
+        const canvas = make("canvas", { width: 208, height: 156 });
+        const button = make("button", { type: "button", one }, canvas, make("span", { textContent: wordsOf(one.target).label }));
+        button.addEventListener("click", () => set({ target: one.target, method: one.method }));
+        return button;
+      });
+      const title = methods.length > 1 ? [make("h3", { textContent: page.methods[method] || method })] : [];
+      return make("div", { className: "row" }, ...title, make("div", {}, ...row));
+    }));
+  }
+
+  function paintSheet() {
+    const index = active();
+    find("sheet").hidden = index === null;
+    if (index === null) return;
+    const { box } = photo.detections[index];
+    const view = closeUp(box);
+    for (const button of find("sheet").querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", String(button.one === layer()));
+      paintCloseUp(button.querySelector("canvas"), button.one, mapOf(button.one, index), view, box);
+    }
+  }
+
+  function paintCloseUp(canvas, one, map, view, box) {
+    const image = find("photo");
+    if (!image.naturalWidth) return;
+    const { width: W, height: H } = canvas;
+    const scale = Math.min(W / (view.w * photo.width), H / (view.h * photo.height));
+    const w = view.w * photo.width * scale;
+    const h = view.h * photo.height * scale;
+    const [left, top] = [(W - w) / 2, (H - h) / 2];
+    const heat = make("canvas", { width: Math.max(1, Math.round(w)), height: Math.max(1, Math.round(h)) });
+    paint(heat, one, map, view);
+    const context = canvas.getContext("2d");
+    context.clearRect(0, 0, W, H);
+    context.filter = find("grey").checked ? "grayscale(1)" : "none";
+    const [nw, nh] = [image.naturalWidth, image.naturalHeight];
+    context.drawImage(image, view.x * nw, view.y * nh, view.w * nw, view.h * nh, left, top, w, h);
+    context.filter = "none";
+    context.drawImage(heat, left, top, w, h);
+    const at = (x, y) => [left + (x / photo.width - view.x) * photo.width * scale, top + (y / photo.height - view.y) * photo.height * scale];
+    outline(context, at(box[0], box[1]), at(box[2], box[3]), 1.5);
+  }
+
+  function outline(context, [x1, y1], [x2, y2], line) {
+    for (const [style, width] of [["rgba(12,13,17,.6)", line * 2.2], ["#fff", line]]) {
+      Object.assign(context, { strokeStyle: style, lineWidth: width });
+      context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    }
+  }
+
+  /** The view as a PNG in the photograph's stored size. */
+  function keep() {
+    const image = find("photo");
+    const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+    const context = canvas.getContext("2d");
+    context.filter = find("grey").checked ? "grayscale(1)" : "none";
+    context.drawImage(image, 0, 0);
+    context.filter = "none";
+    context.drawImage(find("heat"), 0, 0, canvas.width, canvas.height);
+    const [x, y] = [canvas.width / photo.width, canvas.height / photo.height];
+    const index = active();
+    const shown = index === null ? photo.detections : [photo.detections[index]];
+    for (const { box } of shown) outline(context, [box[0] * x, box[1] * y], [box[2] * x, box[3] * y], canvas.width / 400);
+    const stem = photo.name.replace(/\.[^.]*$/, "");
+    const words = index === null ? [stem] : [stem, photo.detections[index].name, state.target, state.method];
+    make("a", { href: canvas.toDataURL("image/png"), download: `${words.filter(Boolean).join("-")}.png` }).click();
+  }
+
+  // ---- one way from a change to the page ----------------------------------------------------------------------------
+
+  function set(change) {
+    if (Object.entries(change).every(([name, value]) => state[name] === value)) return;
+    Object.assign(state, change);
+    show();
+  }
+
+  function show() {
+    paintStage();
+    markBoxes();
+    markChoices();
+    markList();
+    ask();
+    showLegend();
+    showFacts();
+    paintSheet();
+  }
+
+  function open(index) {
+    photo = JSON.parse(bodies[index].textContent);
+    Object.assign(state, { photo: index, pinned: photo.detections.length ? 0 : null, peek: null });
+    find("photo-name").textContent = photo.name;
+    layStage();
+    layChoices();
+    layList();
+    laySheet();
+    for (const button of document.querySelectorAll("#film button")) {
+      const here = Number(button.dataset.photo) === index;
+      button.setAttribute("aria-current", String(here));
+      if (here && index) button.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
+    choose({});
+    show();
+  }
+
+  function step(values, current, by) {
+    const at = values.indexOf(current);
+    return values[at < 0 ? (by > 0 ? 0 : values.length - 1) : (at + by + values.length) % values.length];
+  }
+
+  function key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input")) return;
+    const rows = photo.detections.map((_, i) => i);
+    const here = photo.layers.filter((one) => one.method === state.method).map((one) => one.target);
+    const moves = {
+      ArrowDown: () => moveTo(step(rows, active(), 1)),
+      ArrowUp: () => moveTo(step(rows, active(), -1)),
+      ArrowRight: () => choose({ target: step(here, state.target, 1) }),
+      ArrowLeft: () => choose({ target: step(here, state.target, -1) }),
+      PageDown: () => bodies.length > 1 && open((state.photo + 1) % bodies.length),
+      PageUp: () => bodies.length > 1 && open((state.photo + bodies.length - 1) % bodies.length),
+      Escape: () => set({ pinned: null, peek: null }),
+    };
+    const wanted = moves[event.key];
+    if (!wanted || (!rows.length && event.key.startsWith("Arrow")) || (bodies.length < 2 && event.key.startsWith("Page"))) return;
+    event.preventDefault();
+    wanted();
+  }
+
+  function moveTo(index) {
+    const inList = document.activeElement?.closest("#list");
+    set({ pinned: index, peek: null });
+    const row = find("list").children[index];
+    row.scrollIntoView({ block: "nearest" });
+    if (inList) row.firstElementChild.focus({ preventScroll: true });
+    if (document.activeElement?.closest("#boxes")) find("boxes").children[index].focus({ preventScroll: true });
+  }
+
+  function listen() {
+    const stage = find("stage");
+    stage.addEventListener("pointermove", (event) => event.pointerType === "mouse" && set({ peek: peekUnder(event) }));
+    stage.addEventListener("pointerleave", () => set({ peek: null }));
+    stage.addEventListener("click", pinUnder);
+    find("photo").addEventListener("load", paintSheet);
+    find("opacity").addEventListener("input", (event) => set({ opacity: event.target.value / 100 }));
+    find("grey").addEventListener("change", (event) => {
+      stage.classList.toggle("grey", event.target.checked);
+      paintSheet();
+    });
+    for (const input of document.querySelectorAll('input[name="scale"]')) {
+      input.addEventListener("change", () => set({ own: input.value === "own" }));
+    }
+    for (const button of document.querySelectorAll("#film button")) {
+      button.addEventListener("click", () => open(Number(button.dataset.photo)));
+    }
+    find("keep").addEventListener("click", keep);
+    find("theme").addEventListener("click", () => {
+      document.documentElement.dataset.theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    });
+    document.addEventListener("keydown", key);
+    new ResizeObserver(() => placeTag(active())).observe(stage);
+  }
+
+  /** The smallest box under the pointer; after a click, none until other boxes come under it. */
+  function peekUnder(event) {
+    const hits = under(event);
+    if (hits.join() === settled) return null;
+    settled = null;
+    return hits[0] ?? null;
+  }
+
+  document.documentElement.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  listen();
+  open(0);
+})();

@@ -1,0 +1,308 @@
+"""One HTML page about one or many images: boxes, heat maps, words. It holds all that it shows and fetches nothing."""
+
+import json
+import math
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import torch
+from jinja2 import Environment
+from markupsafe import Markup
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from whybox.frame import Size
+from whybox.report.overlay import (
+    POSITIVE,
+    SIGNED,
+    at_size,
+    color_table,
+    fit,
+    is_signed,
+    jpeg_bytes,
+    picture_of,
+    value_range,
+)
+from whybox.types import Detections, HeatMaps
+
+LONGEST_PHOTO = 1400
+LONGEST_THUMB = 180
+LONGEST_MAP = 168
+"""Pixels of the longer side at most: thirty detections with six targets stay below five megabytes, and the finest level
+that pyramid detectors explain, 8 pixels a cell of a 1333 pixels wide canvas, keeps its own cells."""
+
+
+class Words(NamedTuple):
+    """How a target is put to people. question holds {name}; side is the edge of the box that it is about, or ""."""
+
+    label: str
+    question: str
+    meaning: str = ""
+    side: str = ""
+
+
+def _edge(side: str, symbol: str, way: str) -> Words:
+    question = f"Why does the {side} edge of {{name}} lie here?"
+    return Words(f"{side.capitalize()} edge ({symbol})", question, f"Brighter: what moves this edge {way}.", side)
+
+
+def _distance(side: str, symbol: str) -> Words:
+    question = f"Why does {{name}} reach so far to the {side}?"
+    return Words(f"{side.capitalize()} distance ({symbol})", question, "Brighter: what makes the box larger here.", side)
+
+
+TARGETS: dict[str, Words] = {
+    "score": Words("Class score", "Why {name}?", "Brighter: what raises the score of this class for this box."),
+    "logit": Words("Class logit", "Why {name}?", "Brighter: what raises the logit of this class for this box."),
+    "x1": _edge("left", "x1", "to the right"),
+    "y1": _edge("top", "y1", "down"),
+    "x2": _edge("right", "x2", "to the right"),
+    "y2": _edge("bottom", "y2", "down"),
+    "l": _distance("left", "l"),
+    "t": _distance("top", "t"),
+    "r": _distance("right", "r"),
+    "b": _distance("bottom", "b"),
+    "against": Words("Against the class", "What speaks against {name}?", "Brighter: what lowers the logit of the class."),
+    "combined": Words("Class and edges", "Where does {name} come from?", "Brighter: what class or edges rest on most."),
+}
+CONTRAST = "contrast:"
+
+SILENT = Words("", "Why {name}?")
+
+
+def words_of(target: str) -> Words:
+    """The words for a target's name; one that has none of its own is shown as it is written."""
+    if target in TARGETS:
+        return TARGETS[target]
+    if target.startswith(CONTRAST):
+        other = target.removeprefix(CONTRAST)
+        return Words(f"Not {other}", f"Why {{name}} and not {other}?", "Brighter: what tells the two classes apart.")
+    return Words(target, f"What makes the {target} of {{name}}?", f"Brighter: what raises {target}.")
+
+
+METHODS = {
+    "odam": "ODAM",
+    "gradcam": "Grad-CAM",
+    "gradcam_pp": "Grad-CAM++",
+    "ssgradcam_pp": "SSGrad-CAM++",
+    "input_gradient": "Gradient × input",
+    "drise": "D-RISE",
+}
+
+ROUTES = {
+    "exact": "exact, through the whole model",
+    "windows": "exact, on the receptive field",
+    "frozen": "on the receptive field, statistics held fixed",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The maps of one method for one target, one a detection. seconds: what they took; 0 where it is not known."""
+
+    method: str
+    target: str
+    maps: HeatMaps
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image (3,H,W) in 0..1 on the page, its N detections, and every layer of N maps.
+
+    names: N class names. notes: N remarks, or none at all. model: its name. seconds: what the steps took, by name.
+    """
+
+    name: str
+    image: Tensor
+    detections: Detections
+    names: Sequence[str]
+    layers: Sequence[Layer] = ()
+    notes: Sequence[str] = ()
+    model: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.detections)
+        if len(self.names) != count or len(self.notes) not in (0, count):
+            raise ValueError(f"{count} detections need as many names, and as many notes or none")
+        for layer in self.layers:
+            if len(layer.maps) != count:
+                raise ValueError(f"{layer.method}/{layer.target} has {len(layer.maps)} maps for {count} detections")
+
+
+class Sheet(NamedTuple):
+    """A photo made ready for the page, so that the image need not stay in memory. body: JSON, safe in a script."""
+
+    name: str
+    thumb: str
+    body: str
+
+
+def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str = "") -> str:
+    """The whole page as HTML. remark: a line above the first image."""
+    sheets = [photo if isinstance(photo, Sheet) else make_sheet(photo) for photo in photos]
+    if not sheets:
+        raise ValueError("a page needs at least one photo")
+    settings = {
+        "positive": _base64(bytes(color_table(POSITIVE).flatten().tolist())),
+        "signed": _base64(bytes(color_table(SIGNED).flatten().tolist())),
+        "silent": SILENT._asdict(),
+        "methods": METHODS,
+        "routes": ROUTES,
+    }
+    title = title or (sheets[0].name if len(sheets) == 1 else f"{len(sheets)} images")
+    return str(
+        _template().render(
+            title=f"{title} · whybox",
+            remark=remark,
+            version=_version(),
+            page=Markup(_json(settings)),
+            photos=[{"name": sheet.name, "thumb": sheet.thumb, "body": Markup(sheet.body)} for sheet in sheets],
+            css=Markup(_text("page.css")),
+            js=Markup(_text("page.js")),
+        )
+    )
+
+
+def make_sheet(photo: Photo) -> Sheet:
+    """A photo with its maps as compact text: the picture as JPEG, each map as 8-bit steps between its own ends."""
+    size = (photo.image.shape[-2], photo.image.shape[-1])
+    body = {
+        "name": photo.name,
+        "model": photo.model,
+        "height": size[0],
+        "width": size[1],
+        "picture": _data_url(photo.image, fit(size, LONGEST_PHOTO)),
+        "seconds": {name: _number(value) for name, value in photo.seconds.items()},
+        "detections": _detections(photo),
+        "layers": [_layer(layer) for layer in photo.layers],
+    }
+    return Sheet(photo.name, _data_url(photo.image, fit(size, LONGEST_THUMB)), _json(body))
+
+
+def _detections(photo: Photo) -> list[dict[str, Any]]:
+    rows = zip(
+        photo.names,
+        photo.detections.scores.tolist(),
+        photo.detections.boxes.tolist(),
+        photo.notes or [""] * len(photo.detections),
+        strict=True,
+    )
+    return [
+        {"name": name, "score": _number(score), "box": [_number(side) or 0.0 for side in box], "note": note}
+        for name, score, box, note in rows
+    ]
+
+
+def _layer(layer: Layer) -> dict[str, Any]:
+    """The maps, and the range that they share when they are drawn on one scale."""
+    maps = [_map(layer.maps[i]) for i in range(len(layer.maps))]
+    low = min((one["low"] for one in maps), default=0.0)
+    high = max((one["high"] for one in maps), default=0.0)
+    options = ", ".join(f"{name} {_say(value)}" for name, value in layer.maps.options.items() if value is not None)
+    return {
+        "method": layer.method,
+        "target": layer.target,
+        "words": words_of(layer.target)._asdict(),
+        "options": options,
+        "seconds": _number(layer.seconds),
+        "signed": is_signed(low, high),
+        "low": low,
+        "high": high,
+        "maps": maps,
+    }
+
+
+def _map(one: HeatMaps) -> dict[str, Any]:
+    """One map cut to the image: h x w steps of 0..255 between `low` and `high`; `raw` is the range on its own grid.
+
+    Only the `part` (x, y, w, h in cells) outside which every step is 0 is stored.
+    """
+    values = torch.nan_to_num(map_on_image(one))
+    low, high = value_range([values])
+    steps = ((values - low) / (high - low) * 255).round() if high > low else torch.zeros_like(values)
+    rows, columns = _extent(steps.any(1)), _extent(steps.any(0))
+    return {
+        "w": values.shape[1],
+        "h": values.shape[0],
+        "low": low,
+        "high": high,
+        "part": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+        "data": _base64(bytes(steps[rows, columns].to(torch.uint8).flatten().tolist())),
+        "raw": [_number(end) for end in value_range(one.native)],
+        "grid": list(one.native[0].shape),
+        "route": one.routes[0] if one.routes else "",
+    }
+
+
+def _extent(used: Tensor) -> slice:
+    """From the first to the last place of (n,) that holds true; empty where none does."""
+    places = used.nonzero().flatten().tolist()
+    return slice(places[0], places[-1] + 1) if places else slice(0, 0)
+
+
+def map_on_image(one: HeatMaps) -> Tensor:
+    """The one map, padding cropped, about as fine as its own grid: (h,w) with at most `LONGEST_MAP` cells on a side.
+
+    A finer map is averaged over blocks, so that no thin line falls between two cells.
+    """
+    size = _cells(one)
+    small = fit(size, LONGEST_MAP)
+    block = math.ceil(max(size) / LONGEST_MAP)
+    values = at_size(one, (small[0] * block, small[1] * block)).detach().float().cpu()
+    return avg_pool2d(values[:, None], block)[0, 0] if block > 1 else values[0]
+
+
+def _cells(one: HeatMaps) -> Size:
+    """How many cells (h, w) of the map lie on the image."""
+    shown = one.frame.resized if one.crop_padding else one.frame.network
+    cells = [
+        max(1, round(grid * part / whole))
+        for grid, part, whole in zip(one.native[0].shape, shown, one.frame.network, strict=True)
+    ]
+    return cells[0], cells[1]
+
+
+def _data_url(image: Tensor, size: Size) -> str:
+    return f"data:image/jpeg;base64,{_base64(jpeg_bytes(picture_of(image, size)))}"
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode("ascii")
+
+
+def _json(value: Any) -> str:
+    """JSON that may stand inside a script element: no character of it can end the element or open a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _say(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _version() -> str:
+    try:
+        return version("whybox")
+    except PackageNotFoundError:
+        return ""
+
+
+def _text(name: str) -> str:
+    return (files("whybox.report") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_text("page.html"))

@@ -1,0 +1,70 @@
+"""The one-way rule of docs/architecture.md, read from the imports themselves."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import whybox
+
+SOURCE = Path(whybox.__file__).parent
+
+ROWS = [
+    {"errors", "frame", "types"},
+    {"ops"},
+    {"targets", "weights", "models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"},
+    {"registry", "missed", "explanation", "api"},
+    {"runs", "training", "viewer", "study"},
+    {"cli"},
+]
+ROW_OF = {room: i for i, row in enumerate(ROWS) for room in row}
+WITHIN_ROW = {("registry", "methods"), ("api", "registry"), ("api", "missed"), ("api", "explanation"), ("types", "frame")}
+"""Files at the top that build on one another inside a row."""
+LOOSE = {"targets", "weights"}
+"""Single files of row 2 that the rooms of their row may use."""
+
+
+def imports_of(text: str) -> set[str]:
+    """The rooms that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] if node.module != "whybox" else [f"whybox.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("whybox.")}
+    return found
+
+
+def violations(room: str, text: str) -> list[str]:
+    """The imports by which a file of `room` breaks the rule."""
+    broken = []
+    for other in sorted(imports_of(text) - {room}):
+        if other not in ROW_OF:
+            continue
+        sideways = ROW_OF[other] == ROW_OF[room] and (room, other) not in WITHIN_ROW and other not in LOOSE
+        if ROW_OF[other] > ROW_OF[room] or sideways:
+            broken.append(f"{room} -> {other}")
+    return broken
+
+
+FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE or path.stem in ROW_OF]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_file_imports_only_from_rows_above_its_own(path):
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    assert room in ROW_OF, f"{room} has no row in docs/architecture.md"
+    assert violations(room, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("methods", "from whybox.models.plain import Plain"),
+        ("ops", "import whybox.methods.odam"),
+        ("types", "from whybox import api"),
+        ("report", "def late():\n    from whybox.cli import main"),
+    ],
+)
+def test_a_planted_violation_is_found(room, line):
+    assert len(violations(room, line)) == 1

@@ -1,0 +1,97 @@
+import pytest
+import torch
+from torch.nn.functional import grid_sample
+from torchvision.models.detection.transform import resize_boxes
+
+from whybox.frame import Frame, paste_boxes, paste_windows, resize_maps, take_windows
+
+LETTERBOX = Frame((100, 200), (160, 320), (320, 320), (80, 0))
+
+
+def test_boxes_go_to_the_network_and_back():
+    boxes = torch.tensor([[10.0, 20.0, 50.0, 90.0]])
+    there = LETTERBOX.boxes_to_network(boxes)
+    assert torch.allclose(there, torch.tensor([[16.0, 112.0, 80.0, 224.0]]))
+    assert torch.allclose(LETTERBOX.boxes_to_image(there), boxes)
+
+
+def test_boxes_equal_torchvisions_bit_by_bit():
+    frame = Frame((427, 640), (800, 1199), (800, 1216))
+    boxes = torch.rand(50, 4) * 800
+    assert torch.equal(frame.boxes_to_image(boxes), resize_boxes(boxes, (800, 1199), (427, 640)))
+
+
+def test_points_agree_with_boxes():
+    points = torch.tensor([[12.0, 34.0]])
+    assert torch.equal(LETTERBOX.points_to_network(points), LETTERBOX.boxes_to_network(points.repeat(1, 2))[:, :2])
+    assert torch.allclose(LETTERBOX.points_to_image(LETTERBOX.points_to_network(points)), points)
+
+
+def test_a_peak_on_the_canvas_lands_on_its_pixel():
+    """A bright cell whose centre is at network (184, 200) must peak at image ((184 - 0) / 1.6, (200 - 80) / 1.6)."""
+    maps = torch.zeros(1, 20, 20)
+    maps[0, 12, 11] = 1
+    at_image = LETTERBOX.maps_to_image(maps)[0]
+    mass = at_image / at_image.sum()
+    row = (mass.sum(1) * (torch.arange(100) + 0.5)).sum()
+    column = (mass.sum(0) * (torch.arange(200) + 0.5)).sum()
+    assert at_image.shape == (100, 200)
+    assert abs(float(row) - (200 - 80) / 1.6) < 0.6
+    assert abs(float(column) - 184 / 1.6) < 0.6
+
+
+def test_padding_is_cropped_unless_asked_otherwise():
+    frame = Frame((100, 100), (100, 100), (100, 200))
+    maps = torch.zeros(1, 10, 20)
+    maps[0, :, 10:] = 1
+    assert frame.maps_to_image(maps)[0, :, :90].max() == 0
+    assert frame.maps_to_image(maps, crop_padding=False)[0, :, 60:].min() == 1
+
+
+def test_image_to_network_is_the_way_back():
+    maps = torch.rand(2, 100, 200)
+    there = LETTERBOX.image_to_network(maps)
+    assert there[:, :80].abs().max() == 0
+    assert torch.allclose(there[:, 80:240], resize_maps(maps, (160, 320)))
+
+
+@pytest.mark.parametrize(
+    "sizes", [((0, 5), (4, 4), (4, 4)), ((5, 5), (9, 4), (8, 8)), ((5, 5), (8, 8), (8, 8), (1, 0))]
+)
+def test_impossible_frames_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"pixels|canvas"):
+        Frame(*sizes)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bool])
+def test_windows_are_slices_with_nothing_beyond_the_edge(kind):
+    features = (torch.rand(3, 6, 7) > 0.5).to(kind) if kind == torch.bool else torch.rand(3, 6, 7)
+    origin = torch.tensor([[-2, -1], [1, 2], [4, 5]])
+    windows = take_windows(features, origin, (3, 4))
+    assert windows.dtype == kind
+    assert torch.equal(windows[1], features[:, 1:4, 2:6])
+    assert not windows[0][:, :2].any()
+    assert torch.equal(windows[0][:, 2, 1:], features[:, 0, :3])
+    assert torch.equal(windows[2][:, :2, :2], features[:, 4:, 5:])
+    assert not windows[2][:, 2:].any()
+
+
+def test_paste_is_the_adjoint_of_take():
+    features, windows = torch.rand(3, 6, 7), torch.rand(4, 3, 3, 3)
+    origin = torch.tensor([[-2, -1], [1, 2], [4, 5], [0, 0]])
+    taken = (take_windows(features, origin, (3, 3)) * windows).sum((1, 2, 3))
+    pasted = (paste_windows(windows, origin, (6, 7)) * features).sum((1, 2, 3))
+    assert torch.allclose(taken, pasted)
+    assert paste_windows(windows[:, 0], origin, (6, 7)).shape == (4, 6, 7)
+
+
+def test_a_map_over_a_box_equals_grid_sample_inside_it():
+    """An independent bilinear sampler, border-padded, at the same bin coordinates."""
+    maps, box = torch.rand(1, 7, 7), torch.tensor([[2.3, 3.1, 16.7, 12.4]])
+    pasted = paste_boxes(maps, box, (20, 24))[0]
+    x = (torch.arange(24) - box[0, 0]) / (box[0, 2] - box[0, 0]) * 2 - 1
+    y = (torch.arange(20) - box[0, 1]) / (box[0, 3] - box[0, 1]) * 2 - 1
+    grid = torch.stack([x.expand(20, -1), y[:, None].expand(-1, 24)], -1)[None]
+    expected = grid_sample(maps[None], grid, padding_mode="border", align_corners=False)[0, 0]
+    assert torch.allclose(pasted[3:14, 2:18], expected[3:14, 2:18], atol=1e-5)
+    assert pasted[:3].abs().max() == pasted[14:].abs().max() == pasted[:, :2].abs().max() == pasted[:, 18:].abs().max() == 0
