@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from whybox.errors import WhyboxError
@@ -48,9 +48,7 @@ class Explanation:
     def __post_init__(self) -> None:
         count = len(self.detections)
         if len(self.maps) != count or len(self.notes) not in (0, count):
-            raise ValueError(
-                f"{count} detections, {len(self.maps)} maps and {len(self.notes)} notes do not fit together"
-            )
+            raise ValueError(f"{count} detections, {len(self.maps)} maps and {len(self.notes)} notes do not fit together")
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -65,9 +63,7 @@ class Explanation:
     def overlay(self, index: int, *, longest: int = 1024, opacity: float = 0.85) -> Image.Image:
         """Detection `index` as a picture: its map over the image, on the map's own scale, its box, class and score."""
         caption = f"{self.names[index]} {float(self.detections.scores[index]):.2f}"
-        return overlay(
-            self.image, self.maps[index], self.detections.boxes[index], caption, longest=longest, opacity=opacity
-        )
+        return overlay(self.image, self.maps[index], self.detections.boxes[index], caption, longest=longest, opacity=opacity)
 
     def plot(self, index: int | Sequence[int] | None = None, *, columns: int = 4, opacity: float = 0.85) -> "Figure":
         """A matplotlib figure with an overlay for each of the detections `index`; None: the first 16."""
@@ -95,7 +91,6 @@ class Explanation:
         page = html.escape(write_page([photo_of([self])]))
         style = "width:100%;height:760px;border:0;border-radius:12px"
         return f'<iframe title="whybox" sandbox="allow-scripts allow-downloads" style="{style}" srcdoc="{page}"></iframe>'
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pixels, as plain numbers and text: what the manifest holds."""
@@ -159,7 +154,7 @@ class Explanation:
         A folder that holds something is refused. All files are there at the end, or none.
         """
         with new_folder(directory) as folder:
-            save_file(self._tensors(), folder / "maps.safetensors")
+            (folder / "maps.safetensors").write_bytes(save(self._tensors()))
             (folder / "image.png").write_bytes(png_bytes(picture_of(self.image)))
             (folder / "overlays").mkdir()
             manifest = self._manifest()

@@ -24,9 +24,13 @@ def refuse_existing(directory: str | Path) -> None:
 
 
 @contextmanager
-def new_folder(directory: str | Path) -> Iterator[Path]:
-    """A folder to write into that takes the name `directory` at the end; after an error nothing of it remains."""
-    refuse_existing(directory)
+def new_folder(directory: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to write into that takes the name `directory` at the end; after an error nothing of it remains.
+
+    replace: whatever folder has the name gives way, at the very end.
+    """
+    if not replace:
+        refuse_existing(directory)
     folder = Path(directory).resolve()
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     made = [parent for parent in folder.parents if not parent.exists()]
@@ -34,7 +38,7 @@ def new_folder(directory: str | Path) -> Iterator[Path]:
         draft.mkdir(parents=True)
         yield draft
         if folder.exists():
-            folder.rmdir()
+            shutil.rmtree(folder) if replace else folder.rmdir()
         draft.rename(folder)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
