@@ -117,7 +117,7 @@ def test_a_mask_is_a_cut_of_a_stretched_grid():
 
 def test_weights_by_hand():
     candidates = Candidates(
-        torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 10], [-10, 0, 10, 10]]),
+        torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 10], [-10, 0, 10, 25]]),
         torch.tensor([[0.8, 0.0], [0.6, 0.8], [0.02, 0.0]]),
         torch.zeros(3, dtype=torch.long),
         factors={"objectness": torch.tensor([0.5, 0.9, 1.0])},
@@ -125,7 +125,7 @@ def test_weights_by_hand():
     box, label, probabilities = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]), torch.tensor([[3.0, 0]])
 
     def weight(**options):
-        return drise_weights(candidates, box, label, probabilities, size=(40, 40), **options).item()
+        return drise_weights(candidates, box, label, probabilities, size=(10, 40), **options).item()
 
     # Candidate 0: 1 * 1 * 0.5. Candidate 1: 0.5 * 0.6 * 0.9. Candidate 2, clipped to the image: 1 * 1 * 1.
     assert weight() == pytest.approx(1.0)
