@@ -115,9 +115,7 @@ def test_detections_are_the_candidates_after_suppression():
     assert 0 < len(trace.detections) < len(trace.candidates)
     assert torch.equal(trace.detections.source, kept)
     assert torch.equal(trace.detections.labels, labels[kept])
-    assert torch.equal(
-        trace.candidates.scores[trace.detections.source, trace.detections.labels], trace.detections.scores
-    )
+    assert torch.equal(trace.candidates.scores[trace.detections.source, trace.detections.labels], trace.detections.scores)
     limit = torch.tensor([90, 70, 90, 70.0])
     assert torch.equal(trace.detections.boxes, trace.candidates.boxes[kept].clamp(min=0).minimum(limit))
 
@@ -377,13 +375,9 @@ def test_letterbox_keeps_the_aspect_ratio_and_centres():
     frame = Preparation(size=(640, 640)).frame((100, 200))
     assert (frame.resized, frame.offset) == ((320, 640), (160, 0))
     assert Preparation(size=(640, 640), resize="corner").frame((100, 200)).offset == (0, 0)
-    canvas = Preparation(size=(64, 64), pad=0.25).canvas(
-        torch.ones(3, 10, 20), Preparation(size=(64, 64)).frame((10, 20))
-    )
+    canvas = Preparation(size=(64, 64), pad=0.25).canvas(torch.ones(3, 10, 20), Preparation(size=(64, 64)).frame((10, 20)))
     assert torch.equal(canvas[:, :16], torch.full((3, 16, 64), 0.25))
-    assert torch.equal(
-        canvas[:, 16:48], torch.ones(3, 32, 64)
-    )
+    assert torch.equal(canvas[:, 16:48], torch.ones(3, 32, 64))
 
 
 def test_without_a_size_the_image_is_padded_to_a_multiple():
@@ -505,9 +499,7 @@ def test_wrong_names_get_suggestions():
 def test_detections_without_a_row_are_an_error():
     model = build()
     trace = model.trace(image())
-    lost = Detections(
-        trace.detections.boxes, trace.detections.scores, trace.detections.labels, trace.detections.source * 0 - 1
-    )
+    lost = Detections(trace.detections.boxes, trace.detections.scores, trace.detections.labels, trace.detections.source * 0 - 1)
     with pytest.raises(WhyboxError, match="need `source`"):
         list(model.pullbacks(trace, lost, None, "auto"))
 

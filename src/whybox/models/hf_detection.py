@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame, Size
 from whybox.ops.hooks import INPUT, capture, frozen
-from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, same_rows, token_layer
+from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
 from whybox.types import Candidates, Detections, Pullback, Trace
 
 PREFIX = "hf"
@@ -99,7 +99,8 @@ class HuggingFaceDetection:
         self.name = name or f"{PREFIX}/{family}"
         self.family = FAMILIES[family]
         self.processor = _default_processor(self.family) if processor is None else processor
-        self.classes: Sequence[str] = list(self.net.config.id2label.values()) if classes is None else classes
+        config: Any = module.config
+        self.classes: Sequence[str] = list(config.id2label.values()) if classes is None else classes
         self.score_threshold = score_threshold
         self.top = self.family.top if top is None else top
         self._paths = _layer_paths(module)
@@ -134,9 +135,7 @@ class HuggingFaceDetection:
         rows = same_rows(live.candidates, trace.candidates, detections.source)
         yield from exact_pullbacks(live, replace(detections, source=rows), layers)
 
-    def _run(
-        self, image: Tensor, name: str, *, gradients: bool, grids: Sequence[Size] = ()
-    ) -> tuple[Trace, list[Layer]]:
+    def _run(self, image: Tensor, name: str, *, gradients: bool, grids: Sequence[Size] = ()) -> tuple[Trace, list[Layer]]:
         """A pass that records the module behind the layer `name`. grids: the backbone's, known from an earlier pass."""
         path = self._paths.get(name, name)
         with frozen(self.net), capture(self.net, [path], gradients=gradients) as captured:
@@ -190,13 +189,13 @@ class HuggingFaceDetection:
         return Detections(candidates.boxes[source[kept]], scores[kept], labels[kept], source[kept])
 
     def _layers(self, name: str, tensors: Sequence[Tensor], network: Size, grids: Sequence[Size]) -> list[Layer]:
-        """The recorded tensors as maps; tokens by the grids that are known, other tensors by their shape."""
-        if len(tensors) != 1 or tensors[0].ndim != 3:
+        """The recorded tensors as maps: tokens only on grids that are known, for queries are tokens too."""
+        if tensors[0].ndim != 3:
             return find_layers(name, tensors, network)
-        (tokens,) = tensors
+        tokens = tensors[-1]
         first, levels = self._token_levels(tokens.shape[1], network, grids)
-        if not levels:
-            return find_layers(name, tensors, network)
+        if not levels or len(tokens) != 1:
+            raise no_map(name, tokens)
         layers = []
         for i, grid in enumerate(levels):
             layers.append(token_layer(name if len(levels) == 1 else f"{name}[{i}]", tokens, network, grid, first))

@@ -71,8 +71,7 @@ class Preparation:
             canvas = canvas + self.pad * (1 - inside)
         canvas = (canvas.flip(0) if self.bgr else canvas) * self.scale
         mean, std = (
-            torch.tensor(values, dtype=canvas.dtype, device=canvas.device)[:, None, None]
-            for values in (self.mean, self.std)
+            torch.tensor(values, dtype=canvas.dtype, device=canvas.device)[:, None, None] for values in (self.mean, self.std)
         )
         return (canvas - mean) / std
 
@@ -211,9 +210,7 @@ class Plain:
         scores = scores[:, None] if scores.ndim == 1 else scores
         if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.ndim != 2 or len(scores) != len(boxes):
             shapes = f"{tuple(boxes.shape)} and {tuple(scores.shape)}"
-            raise WhyboxError(
-                f"candidates() must return boxes (M, 4) and scores (M, K) without a batch axis, got {shapes}"
-            )
+            raise WhyboxError(f"candidates() must return boxes (M, 4) and scores (M, K) without a batch axis, got {shapes}")
         level = given.pop("level", None)
         if level is None:  # with one level it is known; with several, -1 says that it is not
             level = torch.full((len(boxes),), 0 if levels == 1 else -1, device=boxes.device)
@@ -254,9 +251,7 @@ def _read_fields(read: Any) -> dict[str, Any]:
 def _detached(candidates: Candidates) -> Candidates:
     """Ordinary tensors without a graph, also from a forward that ran under inference_mode."""
     with torch.inference_mode(False), torch.no_grad():
-        return Candidates(
-            **{name: map_tensors(value, lambda t: t.detach().clone()) for name, value in vars(candidates).items()}
-        )
+        return Candidates(**{name: map_tensors(value, lambda t: t.detach().clone()) for name, value in vars(candidates).items()})
 
 
 def _sample(output: Any, i: int, count: int) -> Any:
@@ -268,6 +263,5 @@ def _same(one: Any, other: Any) -> bool:
     """Whether two outputs hold the same tensors, but for rounding; outputs without tensors are never the same."""
     a, b = tensors_in(one), tensors_in(other)
     return len(a) == len(b) > 0 and all(
-        x.shape == y.shape and torch.allclose(x.float(), y.float(), rtol=1e-3, atol=1e-4)
-        for x, y in zip(a, b, strict=True)
+        x.shape == y.shape and torch.allclose(x.float(), y.float(), rtol=1e-3, atol=1e-4) for x, y in zip(a, b, strict=True)
     )

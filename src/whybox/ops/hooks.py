@@ -70,9 +70,7 @@ def capture(module: nn.Module, names: Iterable[str], *, gradients: bool = True) 
             handle.remove()
     for name, tensors in captured.items():
         if not tensors:
-            raise GradientError(
-                f"layer {name!r} gave no features: the forward did not call it, or it returns no float tensor"
-            )
+            raise GradientError(f"layer {name!r} gave no features: the forward did not call it, or it returns no float tensor")
 
 
 def submodule(module: nn.Module, name: str) -> nn.Module:
@@ -146,9 +144,7 @@ def _watch_output(module: nn.Module, name: str, tensors: list[Tensor]) -> list[A
     def record(part: nn.Module, args: Any, output: Any) -> Any:
         chosen = {id(tensor) for tensor in feature_tensors(output)}
         _allow_gradients(f"layer {name!r}")
-        return map_tensors(
-            output, lambda tensor: _root(tensor, tensors) if id(tensor) in chosen else tensor, _MAIN_OUTPUTS
-        )
+        return map_tensors(output, lambda tensor: _root(tensor, tensors) if id(tensor) in chosen else tensor, _MAIN_OUTPUTS)
 
     def resume(part: nn.Module, args: Any, output: Any) -> None:
         if tensors:
@@ -184,9 +180,7 @@ def _watch_input(module: nn.Module, tensors: list[Tensor]) -> list[Any]:
 
 def _allow_gradients(place: str) -> None:
     if torch.is_inference_mode_enabled():
-        raise GradientError(
-            f"{place} runs under torch.inference_mode, which no gradient can pass; use torch.no_grad there"
-        )
+        raise GradientError(f"{place} runs under torch.inference_mode, which no gradient can pass; use torch.no_grad there")
     torch.set_grad_enabled(True)
 
 

@@ -48,9 +48,7 @@ def find_layers(name: str, tensors: Sequence[Tensor], network: Size) -> list[Lay
     (1,C,h,w) and (1,h,w,C) are told apart, and patch tokens (1,T,C) laid out, by the network input's aspect ratio.
     """
     return [
-        layer_on_grid(
-            name if len(tensors) == 1 else f"{name}[{i}]", tensor, network, *_find_grid(name, tensor, network)
-        )
+        layer_on_grid(name if len(tensors) == 1 else f"{name}[{i}]", tensor, network, *_find_grid(name, tensor, network))
         for i, tensor in enumerate(tensors)
     ]
 
@@ -122,18 +120,14 @@ def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
     if not len(source):
         return source
     if source.min() < 0 or source.max() >= len(before):
-        raise WhyboxError(
-            "detections to explain need `source`, their row among the candidates: take them from trace.detections"
-        )
+        raise WhyboxError("detections to explain need `source`, their row among the candidates: take them from trace.detections")
     scores = before.scores[source]
     if len(live) == len(before) and torch.allclose(live.scores[source], scores, rtol=1e-3, atol=1e-4):
         return source
     away = torch.cdist(live.scores, scores, p=torch.inf) + _box_distance(live, before, source)
     nearest = away.min(0)
     if nearest.values.max() > 0.05:
-        raise GradientError(
-            "two passes over the same image gave different candidates: make the network's forward deterministic"
-        )
+        raise GradientError("two passes over the same image gave different candidates: make the network's forward deterministic")
     return nearest.indices
 
 
@@ -144,20 +138,24 @@ def _box_distance(live: Candidates, before: Candidates, source: Tensor) -> Tenso
     return torch.cdist(one, other[source], p=torch.inf) / size
 
 
+def no_map(name: str, tensor: Tensor) -> GradientError:
+    """The error for a layer whose tensor lies on no grid."""
+    shape = tuple(tensor.shape)
+    return GradientError(f"layer {name!r} gives {shape}, no feature map: choose one that gives (1, C, h, w) or patch tokens")
+
+
 def _find_grid(name: str, tensor: Tensor, network: Size) -> tuple[Size, Arrange]:
     shape = tuple(tensor.shape)
-    if tensor.ndim == 4:
+    if tensor.ndim == 4 and len(tensor) == 1:
         channels_last, channels_first = (shape[1], shape[2]), (shape[2], shape[3])
         if _misfit(channels_last, network) < _misfit(channels_first, network):
             return channels_last, _channels_first
         return channels_first, _as_it_is
-    if tensor.ndim == 3 and shape[1] > 1:
+    if tensor.ndim == 3 and len(tensor) == 1 and shape[1] > 1:
         misfit, first, grid = min((_misfit(grid, network), first, grid) for grid, first in _token_grids(shape[1]))
         if misfit < 0.2:
             return grid, partial(_tokens_to_grid, grid=grid, first=first)
-    raise GradientError(
-        f"layer {name!r} gives {shape}, no feature map: choose one that gives (1, C, h, w) or patch tokens"
-    )
+    raise no_map(name, tensor)
 
 
 def _token_grids(count: int) -> Iterator[tuple[Size, int]]:
@@ -184,6 +182,4 @@ def _channels_first(values: Tensor) -> Tensor:
 def _tokens_to_grid(tokens: Tensor, grid: Size, first: int) -> Tensor:
     """(n,T,C) -> (n,C,h,w)"""
     height, width = grid
-    return (
-        tokens[:, first : first + height * width].transpose(1, 2).reshape(len(tokens), tokens.shape[2], height, width)
-    )
+    return tokens[:, first : first + height * width].transpose(1, 2).reshape(len(tokens), tokens.shape[2], height, width)
