@@ -1,4 +1,5 @@
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -465,6 +466,26 @@ def test_unknown_layers_and_routes_get_suggestions():
         list(model.pullbacks(trace, trace.detections, "model.encodr", "auto"))
     with pytest.raises(UnknownNameError, match="unknown route 'fast'"):
         list(model.pullbacks(trace, trace.detections, None, "fast"))
+
+
+@pytest.mark.parametrize(("layer", "runs"), [(None, 0), ("encoder", 0), ("input", 1), ("model.backbone.model", 1)])
+def test_the_backbone_runs_again_only_where_it_must(layer, runs):
+    model = model_of("detr")
+    trace = model.trace(image())
+    calls = []
+    model.net.model.backbone.model.register_forward_hook(lambda part, args, output: calls.append(part))
+    (pullback,) = model.pullbacks(trace, trace.detections, layer, "auto")
+    assert pullback.gradient(score).gradient.flatten(1).any(1).all()
+    assert len(calls) == runs
+    assert "forward" not in vars(model.net.model.backbone)
+
+
+def test_a_trace_that_lost_its_state_is_made_again():
+    model = model_of("rt_detr")
+    trace = model.trace(image())
+    for layer in (None, "encoder[1]"):
+        one, other = (list(model.pullbacks(t, trace.detections, layer, "auto")) for t in (trace, replace(trace, state=None)))
+        assert torch.equal(one[0].gradient(score).gradient, other[0].gradient(score).gradient)
 
 
 def test_queries_are_no_map():

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from whybox.data.images import MAX_PIXELS, read_image
+from whybox.errors import ImageError
+
+
+def pixels(height=5, width=7):
+    return np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
+
+
+def test_all_forms_of_one_picture_read_alike(tmp_path):
+    array = pixels()
+    expected = torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    Image.fromarray(array).save(tmp_path / "a.png")
+    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(array), array, expected, (expected * 255).byte()]
+    for form in forms:
+        assert torch.allclose(read_image(form), expected)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.fromarray(pixels(4, 6))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert torch.equal(read_image(tmp_path / "turned.png"), read_image(pixels(4, 6)).rot90(-1, (1, 2)))
+
+
+def test_palette_grey_alpha_and_deep_images():
+    grey = Image.fromarray(pixels()[:, :, 0])
+    assert torch.equal(read_image(grey)[0], read_image(grey)[2])
+    palette = Image.fromarray(pixels()).quantize(16)
+    assert torch.equal(read_image(palette), read_image(palette.convert("RGB")))
+    clear = Image.new("RGBA", (3, 3), (255, 0, 0, 0))
+    assert read_image(clear).min() == 1
+    deep = Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))
+    assert read_image(deep)[0, 0].tolist() == pytest.approx([0, 0.5, 1], abs=0.01)
+    real = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
+    assert read_image(real)[0, 0].tolist() == pytest.approx([0, 0.5, 1], abs=0.01)
+
+
+def test_bad_files_are_one_line(tmp_path):
+    Image.fromarray(pixels(60, 60)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:400])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no picture")
+    expected = {"absent.png": "no such file", "cut.jpg": "(?i)truncated", "empty.png": "empty", "text.png": "not an image"}
+    for name, message in expected.items():
+        with pytest.raises(ImageError, match=message) as caught:
+            read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value)
+    with pytest.raises(ImageError, match="folder"):
+        read_image(tmp_path)
+
+
+def test_huge_images_are_refused_before_they_are_decoded(tmp_path):
+    side = int(MAX_PIXELS**0.5) + 1
+    Image.new("1", (side, side)).save(tmp_path / "huge.png")
+    with pytest.raises(ImageError, match="megapixels"):
+        read_image(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (torch.rand(3, 4, 4) * 255, "0..1"),
+        (torch.full((3, 4, 4), float("nan")), "NaN"),
+        (torch.rand(1, 3, 4, 4), "3, H, W"),
+        (torch.zeros(3, 0, 4), "no pixels"),
+        (np.zeros((4, 4, 3)), "uint8"),
+        (np.zeros((4, 4, 2), np.uint8), "shape"),
+        (12, "path"),
+    ],
+)
+def test_other_mistakes_say_what_came(source, message):
+    with pytest.raises(ImageError, match=message):
+        read_image(source)
