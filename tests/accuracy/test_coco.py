@@ -18,7 +18,8 @@ def found(boxes, scores, labels):
 def test_the_truth_itself_scores_one():
     result = coco_ap([found(TRUTH["boxes"].tolist(), [0.9, 0.8], [1, 2])], [TRUTH], CLASSES)
     assert (result.ap, result.ap50, result.ap75, result.recall) == pytest.approx((1, 1, 1, 1))
-    assert result.ap50_per_class == pytest.approx({"cat": 1, "dog": 1}) and result.images == 1
+    assert result.ap50_per_class == pytest.approx({"cat": 1, "dog": 1})
+    assert result.images == 1
 
 
 def test_a_swapped_label_finds_nothing():
@@ -50,7 +51,8 @@ def test_nothing_found_and_nothing_to_find():
     nothing = found([], [], [])
     assert coco_ap([nothing], [TRUTH], CLASSES).ap50 == 0
     empty = coco_ap([nothing], [{"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int)}], CLASSES)
-    assert np.isnan(empty.ap) and empty.as_dict()["ap"] is None
+    assert np.isnan(empty.ap)
+    assert empty.as_dict()["ap"] is None
 
 
 def test_images_must_be_paired():

@@ -46,7 +46,8 @@ def test_boxes_labels_and_crowd_regions(tmp_path, content):
     (entry,) = data
     assert data.classes == ("dog", "cat"), "classes follow the order of their ids"
     assert entry.boxes.tolist() == [[5, 6, 15, 18], [0, 0, 40, 4]], "cut at the image's edge, the empty box left out"
-    assert entry.labels.tolist() == [2, 1] and entry.iscrowd.tolist() == [False, True]
+    assert entry.labels.tolist() == [2, 1]
+    assert entry.iscrowd.tolist() == [False, True]
     assert np.asarray(entry.image())[0, 0].tolist() == [10, 20, 30]
     assert entry.masks()[0].sum() == 120, "without a segmentation the mask is the box"
 
@@ -88,7 +89,8 @@ def test_masks_survive_every_form():
         for form in (runs, packed, {**packed, "counts": packed["counts"].decode()}):
             assert np.array_equal(decode_mask(form, size), mask)
     square = decode_mask([[2, 3, 8, 3, 8, 9, 2, 9]], (20, 15))
-    assert square[3:9, 2:8].all() and square.sum() <= 49
+    assert square[3:9, 2:8].all()
+    assert square.sum() <= 49
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_missing_folder_and_broken_image(tmp_path, content):
         read_coco(tmp_path / "nowhere")
     write(tmp_path, content)
     (tmp_path / "images" / "one.png").write_bytes(b"no image")
-    with pytest.raises(WhyboxError, match="cannot read the image .*one.png"):
+    with pytest.raises(WhyboxError, match=r"cannot read the image .*one.png"):
         read_coco(tmp_path)[0].image()
 
 

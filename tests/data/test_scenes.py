@@ -46,15 +46,20 @@ def test_annotations_agree_with_each_other(variant, size):
     for index in range(12):
         scene = draw_scene(index, seed=1, variant=variant, size=size)
         count = len(scene.labels)
-        assert scene.image.size == size and scene.image.mode == "RGB"
-        assert scene.masks.shape == (count, size[1], size[0]) and scene.masks.dtype == bool
+        assert scene.image.size == size
+        assert scene.image.mode == "RGB"
+        assert scene.masks.shape == (count, size[1], size[0])
+        assert scene.masks.dtype == bool
         assert scene.masks.sum(0).max(initial=0) <= 1, "a pixel belongs to one object at most"
         for mask, whole, seen in zip(scene.masks, scene.boxes, scene.visible, strict=True):
             ys, xs = np.nonzero(mask)
             assert seen.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-            assert (whole[:2] <= seen[:2]).all() and (whole[2:] >= seen[2:]).all()
-        assert (scene.boxes >= 0).all() and (scene.boxes[:, 2:] <= size).all()
-        assert (scene.visibility >= LEAST_VISIBLE[variant] - 1e-6).all() and (scene.visibility <= 1).all()
+            assert (whole[:2] <= seen[:2]).all()
+            assert (whole[2:] >= seen[2:]).all()
+        assert (scene.boxes >= 0).all()
+        assert (scene.boxes[:, 2:] <= size).all()
+        assert (scene.visibility >= LEAST_VISIBLE[variant] - 1e-6).all()
+        assert (scene.visibility <= 1).all()
         assert set(scene.labels.tolist()) <= set(range(1, len(CLASSES) + 1))
 
 
@@ -67,7 +72,8 @@ def test_an_object_is_drawn_in_its_own_colour():
         pixels += [image[scene.masks[row]].mean(0) for row in chosen]
     assert len(pixels) > 3
     red, green, blue = np.mean(pixels, axis=0)
-    assert red > 1.4 * green and red > 1.4 * blue
+    assert red > 1.4 * green
+    assert red > 1.4 * blue
 
 
 def test_crowd_boxes_overlap_heavily():
@@ -96,7 +102,8 @@ def test_captions_name_objects_colours_and_relations():
             relation = next(r for r in ("left of", "right of", "in front of", "behind") if r in caption)
             first, second = caption.split(f" {relation} ")
             relations.add(relation)
-            assert first.split(" ", 1)[1] in scene.phrases and second.split(" ", 1)[1] in scene.phrases
+            assert first.split(" ", 1)[1] in scene.phrases
+            assert second.split(" ", 1)[1] in scene.phrases
     assert len(relations) == 4
 
 
@@ -124,16 +131,16 @@ def test_a_scene_takes_milliseconds():
 def test_export_is_read_back_with_its_masks(tmp_path):
     folder = export_coco(tmp_path / "scenes", 3, seed=8, variant="crowd")
     data = read_coco(folder)
-    assert data.classes == CLASSES and len(data) == 3
+    assert data.classes == CLASSES
+    assert len(data) == 3
     for index, entry in enumerate(data):
         scene = draw_scene(index, seed=8, variant="crowd")
         assert np.array_equal(np.asarray(entry.image()), np.asarray(scene.image))
-        assert np.allclose(entry.boxes, scene.boxes) and np.array_equal(entry.labels, scene.labels)
+        assert np.allclose(entry.boxes, scene.boxes)
+        assert np.array_equal(entry.labels, scene.labels)
         assert np.array_equal(entry.masks(), scene.masks)
     captions = json.loads((folder / "captions.json").read_text())["annotations"]
-    assert [row["caption"] for row in captions if row["image_id"] == 1] == list(
-        draw_scene(0, seed=8, variant="crowd").captions
-    )
+    assert [row["caption"] for row in captions if row["image_id"] == 1] == list(draw_scene(0, seed=8, variant="crowd").captions)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -148,7 +155,7 @@ def test_export_is_read_by_pycocotools(tmp_path):
 
 def test_export_refuses_a_folder_that_holds_annotations(tmp_path):
     export_coco(tmp_path, 1)
-    with pytest.raises(WhyboxError, match="already holds instances.json"):
+    with pytest.raises(WhyboxError, match=r"already holds instances.json"):
         export_coco(tmp_path, 1)
 
 

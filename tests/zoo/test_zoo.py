@@ -23,7 +23,8 @@ def folder(tmp_path):
 def test_written_and_read_back(folder):
     torch.manual_seed(0)
     made, read = zoo.build("compact_fcos", ARGUMENTS), zoo.load(folder)
-    assert read.classes == ("cat", "dog") and not read.network.training
+    assert read.classes == ("cat", "dog")
+    assert not read.network.training
     for key, value in made.state_dict().items():
         assert torch.allclose(read.network.state_dict()[key], value, rtol=1e-3, atol=1e-4), key
     image = [torch.rand(3, 64, 96)]

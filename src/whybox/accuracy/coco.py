@@ -37,9 +37,7 @@ class CocoAP:
         return {**numbers, "ap50_per_class": per_class, "images": self.images}
 
 
-def coco_ap(
-    detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], classes: Sequence[str]
-) -> CocoAP:
+def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> CocoAP:
     """COCO's box AP of `detections` against `truths`, one mapping an image in the same order.
 
     A detection mapping holds boxes (N,4) xyxy in pixels, scores (N,) and labels (N,); a truth mapping holds boxes

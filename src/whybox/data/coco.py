@@ -67,7 +67,8 @@ def read_coco(path: str | Path, split: str = "train") -> CocoData:
     """The images and boxes of an annotation file, or of a folder that holds one.
 
     In a folder the file is the only JSON file, or the only one whose name holds the split's ("val.json",
-    "instances_val2017.json"), there or below `annotations/`; caption files are passed over. Images are looked for beside the file, in `images/`, and in the folders of COCO's own layout.
+    "instances_val2017.json"), there or below `annotations/`; caption files are passed over. Images
+    are looked for beside the file, in `images/`, and in the folders of COCO's own layout.
     """
     source = find_annotations(Path(path), split)
     content = _parse(source)
@@ -103,9 +104,7 @@ def _parse(source: Path) -> dict[str, Any]:
         content = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WhyboxError(f"cannot read {source} as JSON: {error}") from error
-    missing = [
-        key for key in ("images", "annotations", "categories") if not isinstance(content, dict) or key not in content
-    ]
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content, dict) or key not in content]
     if missing:
         raise WhyboxError(f"{source} is not in COCO's format: it lacks {', '.join(missing)}")
     if not content["images"]:
