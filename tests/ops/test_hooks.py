@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from whybox.errors import GradientError, UnknownNameError
-from whybox.ops.hooks import INPUT, capture, feature_tensors, frozen, submodule
+from whybox.ops.hooks import INPUT, capture, feature_tensors, frozen, record, replay, submodule
 
 
 class Net(nn.Module):
@@ -272,3 +272,29 @@ def test_a_hugging_face_output_keeps_its_type():
     assert isinstance(output, outputs.BaseModelOutput)
     assert len(captured["0"]) == 1
     assert torch.autograd.grad(output[0].sum(), captured["0"])[0].eq(1).all()
+
+
+@pytest.mark.parametrize("around", [None, torch.inference_mode])
+def test_what_was_recorded_stands_in_for_the_module(around):
+    net, image = Net(around, inplace=True), torch.randn(1, 3, 8, 8)
+    before = state(net)
+    with frozen(net), record(net, "body") as outputs:
+        expected = net(image)
+    assert not outputs[0].is_inference()
+    net.around = None
+    net.one.register_forward_pre_hook(lambda part, args: (args[0] * 0,))
+    with frozen(net), replay(net, "body", outputs[0]), capture(net, ["body"]) as captured:
+        output = net(image)
+    assert torch.equal(output, expected)
+    assert torch.equal(captured["body"][0], outputs[0])
+    assert "forward" not in vars(net.body)
+    net.one._forward_pre_hooks.clear()
+    assert_same(before, state(net))
+
+
+def test_a_patched_forward_is_put_back():
+    net = Net()
+    patched = net.body.forward = lambda x: x * 2
+    with pytest.raises(ZeroDivisionError), replay(net, "body", None):
+        raise ZeroDivisionError
+    assert net.body.forward is patched

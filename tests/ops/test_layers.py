@@ -49,7 +49,7 @@ def test_gradients_are_laid_out_like_the_features():
 
 @pytest.mark.parametrize("shape", [(1, 7), (2, 7, 10, 15), (1, 1, 7), (1, 149, 7, 1, 1), (4, 150, 7)])
 def test_what_has_no_grid_is_named(shape):
-    with pytest.raises(GradientError, match="layer 'head' gives .*, no feature map"):
+    with pytest.raises(GradientError, match=r"layer 'head' gives .*, no feature map"):
         find_layers("head", [torch.randn(shape)], (160, 240))
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame, Size
-from whybox.ops.hooks import INPUT, capture, frozen
+from whybox.ops.hooks import INPUT, capture, frozen, record, replay
 from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
 from whybox.types import Candidates, Detections, Pullback, Trace
 
@@ -68,6 +69,14 @@ def build(name: str, weights: str | None = "default", **options: Any) -> "Huggin
     return wrap(module, **{"name": f"{PREFIX}/{name}", **options})
 
 
+@dataclass(frozen=True)
+class _State:
+    """What pullbacks need of a pass. grids: of the default layer's maps. output: what its module returned, whole."""
+
+    grids: tuple[Size, ...]
+    output: Any
+
+
 class HuggingFaceDetection:
     """A detection transformer. Its candidates are the queries; `raw` holds cx, cy, w, h in parts of the image, as predicted.
 
@@ -111,8 +120,11 @@ class HuggingFaceDetection:
 
     def trace(self, image: Tensor) -> Trace:
         """One forward pass over an image (3,H,W) in 0..1, without a graph. The processor gets the image in 8 bits."""
-        trace, _ = self._run(image, self.layers[0], gradients=False)
-        return trace
+        first = self.layers[0]
+        with record(self.net, self._paths[first]) as outputs:
+            trace, layers = self._run(image, first, gradients=False)
+        grids = tuple(layer.feature_map().grid for layer in layers)
+        return replace(trace, state=_State(grids, outputs[0]))
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """The queries' answers for images (B,3,H,W) in 0..1 of one size, without a graph."""
@@ -130,10 +142,20 @@ class HuggingFaceDetection:
         if not len(detections):
             return
         wanted = layer or self.layers[0]
-        live, layers = self._run(trace.image, module_path(wanted), gradients=True, grids=trace.state or ())
+        known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
+        name = module_path(wanted)
+        with self._without_backbone(name, known):
+            live, layers = self._run(trace.image, name, gradients=True, grids=known.grids)
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
         yield from exact_pullbacks(live, replace(detections, source=rows), layers)
+
+    def _without_backbone(self, name: str, known: "_State") -> AbstractContextManager[None]:
+        """What the backbone gave stands in for it, unless the layer lies in it or before it."""
+        backbone = self._paths.get("backbone")
+        if backbone is None or name == INPUT or name.startswith(f"{backbone}."):
+            return nullcontext()
+        return replay(self.net, backbone, known.output)
 
     def _run(self, image: Tensor, name: str, *, gradients: bool, grids: Sequence[Size] = ()) -> tuple[Trace, list[Layer]]:
         """A pass that records the module behind the layer `name`. grids: the backbone's, known from an earlier pass."""
@@ -146,8 +168,7 @@ class HuggingFaceDetection:
         with torch.inference_mode(False), torch.no_grad():
             detections = self._detections(candidates)
             features = layers[-1].feature_map()
-        state = tuple(found.feature_map().grid for found in layers)
-        return Trace(image, frame, (features,), candidates, detections, state=state), layers
+        return Trace(image, frame, (features,), candidates, detections), layers
 
     def _inputs(self, images: Tensor) -> tuple[dict[str, Tensor], Frame]:
         """The network's input for images of one size. Eight bits, because that is what processors are given elsewhere."""

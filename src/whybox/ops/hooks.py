@@ -73,6 +73,37 @@ def capture(module: nn.Module, names: Iterable[str], *, gradients: bool = True) 
             raise GradientError(f"layer {name!r} gave no features: the forward did not call it, or it returns no float tensor")
 
 
+@contextmanager
+def record(module: nn.Module, name: str) -> Iterator[list[Any]]:
+    """Keep what the submodule `name` returns in each forward pass inside, whole, as copies without a graph."""
+    outputs: list[Any] = []
+
+    def copy_output(part: nn.Module, args: Any, output: Any) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            outputs.append(map_tensors(output, torch.Tensor.clone))
+
+    handle = submodule(module, name).register_forward_hook(copy_output)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replay(module: nn.Module, name: str, output: Any) -> Iterator[None]:
+    """Inside, the submodule `name` returns `output` without running; hooks on it run."""
+    part = submodule(module, name)
+    own = vars(part).get("forward")  # some libraries patch instances, too
+    part.forward = lambda *args, **kwargs: output
+    try:
+        yield
+    finally:
+        if own is None:
+            del part.forward
+        else:
+            part.forward = own
+
+
 def submodule(module: nn.Module, name: str) -> nn.Module:
     """The submodule at the dotted path `name`; an unknown path is an UnknownNameError with the closest ones."""
     parts: dict[str, nn.Module] = dict(module.named_modules())
