@@ -1,6 +1,7 @@
 """Generated scenes: the same every time, and their annotations true to the pixels."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,11 @@ import pytest
 from whybox.data.coco import read_coco
 from whybox.data.scenes import CLASSES, LEAST_VISIBLE, VARIANTS, draw_scene, export_coco
 from whybox.errors import WhyboxError
+
+
+def run_apart(code):
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True).stdout
 
 
 def digest(scene):
@@ -29,7 +35,7 @@ def test_same_seed_and_index_same_scene(variant):
 def test_another_process_draws_the_same_scene():
     code = "from whybox.data.scenes import draw_scene as d; s = d(2, seed=9); print(s.boxes.tolist(), s.captions)"
     scene = draw_scene(2, seed=9)
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = run_apart(code)
     assert out.strip() == f"{scene.boxes.tolist()} {scene.captions}"
 
 
@@ -168,5 +174,5 @@ def test_mistakes_are_named():
 
 def test_light_to_import():
     code = "import sys, whybox.data.scenes; print([m for m in ('matplotlib', 'transformers', 'pycocotools') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = run_apart(code)
     assert out.strip() == "[]"
