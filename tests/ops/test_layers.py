@@ -29,6 +29,12 @@ def test_the_grid_is_found_by_the_aspect_ratio(shape, grid):
     assert layer.name == "neck"
 
 
+def test_a_rounded_grid_does_not_turn_channels_into_rows():
+    (layer,) = find_layers("neck", [torch.randn(1, 25, 25, 26)], (800, 820))
+    assert layer.features.shape == (25, 25, 26)
+    assert layer.stride == 32
+
+
 def test_channels_last_and_tokens_keep_their_places():
     maps = torch.randn(1, 7, 10, 15)
     tokens = torch.cat([torch.zeros(1, 1, 7), maps.flatten(2).transpose(1, 2)], 1)

@@ -124,7 +124,7 @@ def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
     scores = before.scores[source]
     if len(live) == len(before) and torch.allclose(live.scores[source], scores, rtol=1e-3, atol=1e-4):
         return source
-    away = torch.cdist(live.scores, scores, p=torch.inf) + _box_distance(live, before, source)
+    away = torch.cdist(live.scores.float(), scores.float(), p=torch.inf) + _box_distance(live, before, source)
     nearest = away.min(0)
     if nearest.values.max() > 0.05:
         raise GradientError("two passes over the same image gave different candidates: make the network's forward deterministic")
@@ -133,7 +133,7 @@ def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
 
 def _box_distance(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
     """(M,n) the largest difference of a side, in units of the box's own size."""
-    one, other = (c.boxes if c.boxes.ndim == 2 else c.boxes.mean(1) for c in (live, before))
+    one, other = ((c.boxes if c.boxes.ndim == 2 else c.boxes.mean(1)).float() for c in (live, before))
     size = (other[source, 2:] - other[source, :2]).amax(1).clamp(min=1)
     return torch.cdist(one, other[source], p=torch.inf) / size
 
@@ -148,7 +148,7 @@ def _find_grid(name: str, tensor: Tensor, network: Size) -> tuple[Size, Arrange]
     shape = tuple(tensor.shape)
     if tensor.ndim == 4 and len(tensor) == 1:
         channels_last, channels_first = (shape[1], shape[2]), (shape[2], shape[3])
-        if _misfit(channels_last, network) < _misfit(channels_first, network):
+        if _misfit(channels_last, network) < _misfit(channels_first, network) - 0.1:  # grids are rounded up to whole cells
             return channels_last, _channels_first
         return channels_first, _as_it_is
     if tensor.ndim == 3 and len(tensor) == 1 and shape[1] > 1:
