@@ -74,7 +74,7 @@ def test_same_seed_same_map_whatever_the_batch():
 def test_the_map_is_the_weighted_sum_of_the_masks():
     model = Seeing()
     image = torch.rand((3, *SIZE), generator=torch.Generator().manual_seed(2)).clamp(min=0.1)
-    maps = explain(DRise(masks=5, grid=4, batch=2, score_threshold=0.0), model, image)
+    maps = explain(DRise(masks=5, grid=4, batch=2, candidate_threshold=0.0), model, image)
     masked = torch.cat(model.images[1:])
     masks = (masked / image)[:, 0]
     top, left, bottom, right = OBJECT
@@ -129,9 +129,9 @@ def test_weights_by_hand():
 
     # Candidate 0: 1 * 1 * 0.5. Candidate 1: 0.5 * 0.6 * 0.9. Candidate 2, clipped to the image: 1 * 1 * 1.
     assert weight() == pytest.approx(1.0)
-    assert weight(score_threshold=0.05) == pytest.approx(0.5)
-    assert weight(score_threshold=0.05, objectness=False) == pytest.approx(1.0)
-    assert weight(score_threshold=0.81) == 0.0
+    assert weight(candidate_threshold=0.05) == pytest.approx(0.5)
+    assert weight(candidate_threshold=0.05, objectness=False) == pytest.approx(1.0)
+    assert weight(candidate_threshold=0.81) == 0.0
     other = drise_weights(candidates[[1]], box, label, probabilities, size=(40, 40))
     assert other.item() == pytest.approx(0.27)
 

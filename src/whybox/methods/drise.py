@@ -36,7 +36,7 @@ def drise_weights(
     *,
     size: Size,
     objectness: bool = True,
-    score_threshold: float = 0.0,
+    candidate_threshold: float = 0.0,
 ) -> Tensor:
     """w_t = max_j IoU(L_t, L_j) * cos(P_t, P_j) * O_j over the candidates j of one masked image -> (N,); 0 without any.
 
@@ -45,7 +45,7 @@ def drise_weights(
     one of the detection's class. O_j is the candidates' objectness, 1 where a detector has none.
     Source: Petsiuk et al., CVPR 2021, the similarity metric.
     """
-    rows = (candidates.scores.amax(1) >= score_threshold).nonzero()[:, 0]
+    rows = (candidates.scores.amax(1) >= candidate_threshold).nonzero()[:, 0]
     if not len(rows):
         return boxes.new_zeros(len(boxes))
     kept = candidates[rows]
@@ -93,7 +93,7 @@ class DRise:
     masks, grid, probability: how many masks, of grid x grid cells, each cell seen with this probability. The image is
     black where a mask is 0. seed: of the masks; the same seed gives the same masks on every device, whatever the batch.
     batch: masked images a forward pass.
-    score_threshold: candidates whose best class scores below it are not compared with; what a detector puts out is
+    candidate_threshold: candidates whose best class scores below it are not compared with; what a detector puts out is
     filtered at some threshold that is its own, 0.05 is the one in the reference implementation of ODAM.
     objectness: False leaves O out, as that implementation does.
     canvas: None, masks are stretched over grid+1 cells of ceil(side / grid) pixels and shifted by less than a cell; a
@@ -109,7 +109,7 @@ class DRise:
     probability: float = 0.5
     seed: int = 0
     batch: int = 8
-    score_threshold: float = 0.05
+    candidate_threshold: float = 0.05
     objectness: bool = True
     canvas: int | None = None
     stop_when_settled: float | None = None
@@ -153,7 +153,7 @@ class DRise:
             probabilities=_probabilities(trace.candidates, labels, detections.source.to(device)),
             size=size,
             objectness=self.objectness,
-            score_threshold=self.score_threshold,
+            candidate_threshold=self.candidate_threshold,
         )
         maps = image.new_zeros((len(detections), *size))
         before: Tensor | None = None

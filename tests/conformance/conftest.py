@@ -1,0 +1,70 @@
+"""One small model of every registered family. A new family needs an entry here, and then all tests of this folder run on it."""
+
+from functools import cache
+
+import pytest
+import torch
+import transformers
+from models.detectors import detector
+from torch import nn
+
+import whybox
+from whybox import registry
+
+
+class Tiny(nn.Module):
+    """A grid detector in three layers, as a user may have one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neck = nn.Sequential(nn.Conv2d(3, 16, 3, stride=8, padding=1), nn.ReLU(inplace=True))
+        self.head = nn.Conv2d(16, 4 + 3, 3, padding=1)
+
+    def forward(self, images):
+        return self.head(self.neck(images))
+
+
+def read(output):
+    """A box around every cell, moved and stretched by the network; three classes."""
+    _, _, height, width = output.shape
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    centre = torch.stack([columns, rows], -1).reshape(-1, 2) * 8.0 + 4 + output[0, :2].flatten(1).T
+    half = 12 * output[0, 2:4].flatten(1).T.sigmoid() + 4
+    return torch.cat([centre - half, centre + half], 1), output[0, 4:].flatten(1).T.sigmoid()
+
+
+def plain():
+    torch.manual_seed(0)
+    return whybox.load(Tiny(), candidates=read, features=["neck.0"], size=(96, 128), score_threshold=0.3)
+
+
+def hugging_face():
+    torch.manual_seed(0)
+    backbone = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]
+    )
+    small = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 10, "num_labels": 4}
+    config = transformers.DetrConfig(backbone_config=backbone, **small, **heads)
+    return whybox.load(transformers.DetrForObjectDetection(config).eval(), score_threshold=0.0)
+
+
+BUILDERS = {
+    "torchvision_onestage": lambda: whybox.load(detector("fcos_resnet50_fpn")),
+    "torchvision_twostage": lambda: whybox.load(detector("fasterrcnn_mobilenet_v3_large_fpn")),
+    "hf_detection": hugging_face,
+    "plain": plain,
+}
+
+
+@cache
+def sample(family):
+    """The family's small model; a family without one fails by name."""
+    assert family in BUILDERS, f"the model family {family!r} has no sample in tests/conformance/conftest.py"
+    return BUILDERS[family]()
+
+
+@pytest.fixture(params=sorted(registry.models()))
+def model(request):
+    """One model of every family."""
+    return sample(request.param)

@@ -1,0 +1,59 @@
+"""What every method promises, tried on every registered one, on a model of every family that gives what it needs."""
+
+import pytest
+import torch
+from conformance.conftest import sample
+from models.detectors import image
+
+import whybox
+from whybox import registry
+
+SETTINGS = {"drise": {"masks": 8, "candidate_threshold": 0.0}}
+"""Options that keep a costly method quick here."""
+FAMILIES = sorted(registry.models())
+
+
+def explain(family, method, picture, **options):
+    model = sample(family)
+    if not registry.methods()[method].needs <= model.gives:
+        pytest.fail(f"{family} does not give what {method} needs: every detector family should")
+    trace = whybox.trace(model, picture)
+    found = whybox.detect(model, trace, score_threshold=0.0, top=6)
+    return whybox.explain(model, trace, method=method, **{"detections": found} | SETTINGS.get(method, {}) | options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", sorted(registry.methods()))
+def test_maps_are_finite_seeded_and_differ_between_detections(family, method):
+    result = explain(family, method, image())
+    again = explain(family, method, image())
+    assert len(result.maps) == len(result.detections) >= 2
+    assert result.maps.at_image().shape == (len(result.maps), 150, 201)
+    assert result.maps.values.isfinite().all()
+    assert all(torch.equal(a, b) for a, b in zip(result.maps.native, again.maps.native, strict=True))
+    assert len(torch.unique(result.maps.unit().at_image(), dim=0)) > 1
+    assert result.maps.method == method
+    assert result.maps.target == "score"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", sorted(registry.methods()))
+def test_no_detection_gives_an_empty_result(family, method):
+    result = explain(family, method, image(), detections=whybox.Detections.empty())
+    assert len(result.maps) == len(result.detections) == 0
+    assert result.maps.at_image().shape == (0, 150, 201)
+
+
+@pytest.mark.parametrize("method", sorted(registry.methods()))
+def test_a_method_names_its_source_and_its_needs(method):
+    kind = registry.methods()[method]
+    assert len(kind.source) > 10
+    assert isinstance(kind.needs, frozenset)
+    assert kind() == kind()
+
+
+def test_a_method_that_a_model_cannot_serve_is_refused_with_what_works(monkeypatch):
+    model = sample("plain")
+    monkeypatch.setattr(type(model), "gives", frozenset({"candidates"}), raising=False)
+    with pytest.raises(whybox.WhyboxError, match=r"'odam' needs features.*what works with it: drise"):
+        whybox.explain(model, image(), method="odam")

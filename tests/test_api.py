@@ -1,0 +1,141 @@
+"""The verbs as a user calls them."""
+
+import pytest
+import torch
+from models.detectors import detector, image
+from PIL import Image
+from safetensors.torch import save_file
+
+import whybox
+from whybox.errors import UnknownNameError, WeightsError, WhyboxError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return whybox.load(detector("fcos_resnet50_fpn"), classes=["background", "ball", "car", "dog", "house", "tree"])
+
+
+def test_three_lines(tmp_path):
+    Image.fromarray((image().permute(1, 2, 0) * 255).byte().numpy()).save(tmp_path / "photo.png")
+    result = whybox.explain(detector("fcos_resnet50_fpn"), tmp_path / "photo.png", score_threshold=0.1, top=4)
+    assert len(result.detections) == len(result.maps) == 4
+    assert result.maps.at_image().shape == (4, 150, 201)
+    assert result.name == "photo.png"
+    assert set(result.seconds) == {"trace", "maps"}
+
+
+def test_a_trace_answers_many_questions(model):
+    trace = whybox.trace(model, image())
+    for target in ("score", "logit", "against", "x1", "y1", "x2", "y2", "l", "t", "r", "b", "combined", "contrast:dog"):
+        result = whybox.explain(model, trace, target=target, score_threshold=0.1, top=2)
+        assert result.maps.target == target
+        assert result.maps.values.min() >= 0
+
+
+def test_logit_and_against_share_no_evidence(model):
+    trace = whybox.trace(model, image())
+    favour, against = (whybox.explain(model, trace, target=name, score_threshold=0.1, top=3) for name in ("logit", "against"))
+    assert torch.minimum(favour.maps.values, against.maps.values).max() == 0
+
+
+def test_combined_is_the_maximum_of_the_scaled_maps(model):
+    trace = whybox.trace(model, image())
+    options = {"score_threshold": 0.1, "top": 3}
+    parts = [whybox.explain(model, trace, target=name, **options).maps.unit() for name in ("score", "x1", "y1", "x2", "y2")]
+    combined = whybox.explain(model, trace, target="combined", **options).maps
+    for i, native in enumerate(combined.native):
+        expected = torch.stack([part[i].values[0] for part in parts]).amax(0)
+        assert torch.allclose(native, expected, atol=1e-6)
+
+
+def test_a_target_of_the_users_own(model):
+    def width(trace):
+        boxes = trace.candidates.boxes_of(trace.detections.source, trace.detections.labels)
+        return boxes[:, 2] - boxes[:, 0]
+
+    result = whybox.explain(model, image(), target=width, score_threshold=0.1, top=2)
+    assert result.maps.target == "width"
+    assert result.maps.values.any()
+
+
+def test_a_list_of_images_of_several_sizes(model):
+    results = whybox.explain(model, [image(1), image(2, 97, 130)], score_threshold=0.1, top=1)
+    assert [result.maps.at_image().shape[1:] for result in results] == [(150, 201), (97, 130)]
+
+
+def test_only_the_best_are_explained_in_the_detectors_order(model):
+    trace = whybox.trace(model, image())
+    found = whybox.detect(model, trace, score_threshold=0.0, top=5)
+    assert torch.equal(found.scores, trace.detections.scores[:5])
+    assert len(whybox.detect(model, trace, score_threshold=2.0)) == 0
+
+
+def test_a_torchvision_dict_comes_in_and_goes_out(model):
+    trace = whybox.trace(model, image())
+    given = trace.detections[:3].to_dict()
+    result = whybox.explain(model, trace, detections=given)
+    assert result.detections.labels.tolist() == given["labels"].tolist()
+    assert torch.allclose(result.detections.boxes, given["boxes"], atol=1e-3)
+    assert set(result.detections.to_dict()) == {"boxes", "scores", "labels"}
+
+
+def test_a_drawn_box_is_explained_with_a_note(model):
+    result = whybox.explain(model, image(), detections={"boxes": [[20, 20, 90, 120]], "labels": ["dog"]}, target="against")
+    assert result.notes[0].startswith("best candidate: IoU")
+
+
+def test_models_by_name_with_local_weights(tmp_path):
+    source = detector("ssdlite320_mobilenet_v3_large")
+    save_file(source.state_dict(), tmp_path / "mine.safetensors")
+    name = "torchvision/ssdlite320_mobilenet_v3_large"
+    loaded = whybox.load(name, weights=tmp_path / "mine.safetensors", num_classes=6)
+    assert loaded.name == name
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in loaded.net.state_dict().items())
+    with pytest.raises(WeightsError, match="shape|expects"):
+        whybox.load(name, weights=str(tmp_path / "mine.safetensors"), num_classes=7)
+
+
+def test_nan_weights_are_named():
+    net = detector("ssdlite320_mobilenet_v3_large")
+    weight = net.head.classification_head.module_list[0][1].bias
+    kept = weight.detach().clone()
+    try:
+        weight.data[0] = float("nan")
+        with pytest.raises(WeightsError, match=r"NaN or infinity in head\.classification_head\.module_list\.0\.1\.bias"):
+            whybox.explain(net, image())
+    finally:
+        weight.data.copy_(kept)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "odm"}, "did you mean odam"),
+        ({"target": "scor"}, "did you mean score"),
+        ({"smooth": 1}, "no option 'smooth'"),
+        ({"smoothing": "gauss"}, "did you mean gaussian"),
+        ({"method": "drise", "route": "fast"}, "no option 'route'"),
+        ({"target": "contrast:dgo"}, "did you mean dog"),
+        ({"detections": {"boxes": [[500, 500, 600, 600]]}}, "outside the image"),
+        ({"layer": "backbone.fpnn"}, "unknown layer"),
+    ],
+)
+def test_a_mistake_is_one_line_with_a_way_out(model, options, message):
+    with pytest.raises(WhyboxError, match=message) as caught:
+        whybox.explain(model, image(), score_threshold=0.1, top=1, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_models_and_modules_say_what_is_known():
+    with pytest.raises(UnknownNameError, match="fcos_resnet50_fpn"):
+        whybox.load("torchvision/fcos")
+    with pytest.raises(UnknownNameError, match="torchvision/"):
+        whybox.load("detectron/fcos")
+    with pytest.raises(WhyboxError, match="candidates=fn"):
+        whybox.load(torch.nn.Linear(2, 2))
+
+
+def test_an_empty_result_is_not_an_error(model):
+    result = whybox.explain(model, image(), score_threshold=1.1)
+    assert len(result) == 0
+    assert result.maps.at_image().shape == (0, 150, 201)
