@@ -62,11 +62,10 @@ def test_a_resumed_run_ends_as_the_unbroken_one(task, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         detector.fit(small(), task, RECIPE, tmp_path / "cut", every=2, interim=0, tick=stop)
     steps = []
-    cut = detector.fit(
-        small(), task, RECIPE, tmp_path / "cut", resume=True, interim=0, tick=lambda step, _: steps.append(step)
-    )
+    cut = detector.fit(small(), task, RECIPE, tmp_path / "cut", resume=True, interim=0, tick=lambda step, _: steps.append(step))
     assert steps == [5, 6], "goes on after the checkpoint of step 4"
-    assert same(whole.averaged, cut.averaged) and same(whole.network.state_dict(), cut.network.state_dict())
+    assert same(whole.averaged, cut.averaged)
+    assert same(whole.network.state_dict(), cut.network.state_dict())
 
 
 KILLED = """
@@ -85,7 +84,9 @@ detector.fit(network, task, recipe, Path(sys.argv[1]), every=3, interim=0, say=l
 
 def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
     code = KILLED.format(arguments=SMALL)
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    child = subprocess.Popen(words, env=paths, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     with child.stdout:
         lines = [child.stdout.readline() for _ in range(2)]
@@ -95,7 +96,8 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
     assert lines[1].startswith("step 6 of 400")
     run = detector.Fit(small(), detector.scenes_task(4, 5, 2), detector.Recipe(400, batch=2, seed=4))
     run.read(tmp_path / "checkpoint.pt")
-    assert run.progress.step >= 6 and run.progress.step % 3 == 0
+    assert run.progress.step >= 6
+    assert run.progress.step % 3 == 0
     run.advance()
 
 
@@ -132,10 +134,14 @@ def test_what_is_kept_is_loaded_with_its_scores(task, tmp_path):
     run = detector.fit(small(), task, RECIPE, tmp_path, every=3, interim=1)
     card = detector.keep(run, tmp_path, "compact_fcos", SMALL, "whybox train --seed 4")
     loaded = zoo.load(tmp_path)
-    assert loaded.card == json.loads(json.dumps(card)) and loaded.classes == task.classes
+    assert loaded.card == json.loads(json.dumps(card))
+    assert loaded.classes == task.classes
     made = card["trained"]
-    assert made["command"] == "whybox train --seed 4" and made["seed"] == 4 and made["steps"] == 6
-    assert set(made["scores"]) == {"mixed", "crowd"} and [row["step"] for row in made["history"]] == [3, 6]
+    assert made["command"] == "whybox train --seed 4"
+    assert made["seed"] == 4
+    assert made["steps"] == 6
+    assert set(made["scores"]) == {"mixed", "crowd"}
+    assert [row["step"] for row in made["history"]] == [3, 6]
 
 
 def rectangles(size, boxes):
@@ -143,9 +149,7 @@ def rectangles(size, boxes):
     for x1, y1, x2, y2 in boxes:
         image[y1:y2, x1:x2] = 0
     count = len(boxes)
-    return detector.Example(
-        image, np.asarray(boxes, np.float32).reshape(-1, 4), np.arange(1, count + 1), np.zeros(count, bool)
-    )
+    return detector.Example(image, np.asarray(boxes, np.float32).reshape(-1, 4), np.arange(1, count + 1), np.zeros(count, bool))
 
 
 @pytest.mark.parametrize("size", [(320, 240), (640, 480), (100, 300)])
@@ -154,7 +158,8 @@ def test_augmented_boxes_stay_on_their_objects(size):
     seen = 0
     for seed in range(30):
         image, target = detector.augment(example, (240, 320), (0.7, 1.4), np.random.default_rng(seed))
-        assert min(image.shape[1:]) <= 240 and max(image.shape[1:]) <= 320
+        assert min(image.shape[1:]) <= 240
+        assert max(image.shape[1:]) <= 320
         for box in target["boxes"]:
             seen += 1
             dark = image.mean(0) < image.min() + 0.1
@@ -166,9 +171,7 @@ def test_augmented_boxes_stay_on_their_objects(size):
 
 def test_uncounted_regions_are_not_trained_on():
     example = rectangles((320, 240), [(30, 80, 70, 140), (150, 80, 270, 200)])._replace(iscrowd=np.array([False, True]))
-    labels = [
-        detector.augment(example, (240, 320), (1.0, 1.0), np.random.default_rng(s))[1]["labels"] for s in range(5)
-    ]
+    labels = [detector.augment(example, (240, 320), (1.0, 1.0), np.random.default_rng(s))[1]["labels"] for s in range(5)]
     assert all(found.tolist() == [1] for found in labels)
 
 
@@ -181,13 +184,16 @@ def test_an_image_without_objects_can_be_trained_on(tmp_path):
 def test_every_example_is_seen_once_an_epoch():
     recipe = detector.Recipe(10, batch=4, seed=1)
     rows = [row for step in range(5) for row in detector._rows(recipe, step, 10)]
-    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10)) and rows[:10] != rows[10:]
+    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
+    assert rows[:10] != rows[10:]
 
 
 def test_the_rate_warms_up_and_falls():
     recipe = detector.Recipe(1000, lr=1.0, warmup=100)
     rates = [recipe.rate(step) for step in range(1000)]
-    assert rates[0] == 0.01 and max(rates) == rates[99] == 1 and rates[-1] < 0.011
+    assert rates[0] == 0.01
+    assert max(rates) == rates[99] == 1
+    assert rates[-1] < 0.011
     assert rates[100:] == sorted(rates[100:], reverse=True)
 
 
@@ -199,7 +205,7 @@ def test_data_by_name(tmp_path):
     assert {example.image.tobytes() for example in single.train} < drawn
     with pytest.raises(WhyboxError, match="seed 1000003 is kept for the held-out scenes"):
         detector.task("scenes", seed=detector.HELD_OUT_SEED)
-    with pytest.raises(WhyboxError, match="data is scenes, coco:FOLDER or coco:FILE.json, not 'voc:x'"):
+    with pytest.raises(WhyboxError, match=r"data is scenes, coco:FOLDER or coco:FILE.json, not 'voc:x'"):
         detector.task("voc:x")
 
 
@@ -241,7 +247,8 @@ def test_real_photographs_can_be_trained_on(tmp_path):
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here")
     task = detector.task(f"coco:{folder}", limit=4)
-    assert task.classes == ("RBC", "WBC", "Platelets") and len(task.held_out["val"]) == 64
+    assert task.classes == ("RBC", "WBC", "Platelets")
+    assert len(task.held_out["val"]) == 64
     network, _ = detector.start(task.classes, "96x72")
     run = detector.fit(network, task, replace(RECIPE, steps=2), tmp_path, interim=2)
     assert run.progress.step == 2
