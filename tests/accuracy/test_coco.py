@@ -60,6 +60,14 @@ def test_images_must_be_paired():
         coco_ap([found([], [], [])], [TRUTH, TRUTH], CLASSES)
 
 
+def test_the_best_threshold_cuts_off_the_false_alarms():
+    boxes = [[10.0, 10, 50, 50], [100, 100, 140, 140], [60, 60, 90, 95], [0, 0, 5, 5]]
+    result = coco_ap([found(boxes, [0.9, 0.4, 0.5, 0.3], [1, 1, 2, 2])], [TRUTH], CLASSES)
+    assert (result.threshold, result.f1) == pytest.approx((0.5, 1))
+    result = coco_ap([found(boxes[:2], [0.9, 0.95], [1, 1])], [TRUTH], CLASSES)
+    assert (result.threshold, result.f1) == pytest.approx((0.9, 0.5)), "one hit, one alarm, one miss"
+
+
 def test_nothing_is_printed(capsys):
     coco_ap([found([[20.0, 10, 60, 50]], [0.9], [1])], [TRUTH], CLASSES)
     assert capsys.readouterr().out == ""

@@ -258,6 +258,7 @@ def test_the_shipped_weights_find_what_their_card_claims():
     network, classes, card = zoo.load("whybox/scenes")
     claimed = card["trained"]["scores"]
     assert claimed["mixed"]["ap50"] >= 0.85
+    assert card["threshold"] == claimed["mixed"]["threshold"]
     for variant in ("mixed", "crowd"):
         examples = detector.scene_examples(40, detector.HELD_OUT_SEED, variant)
         measured = detector.evaluate(network, examples, classes).ap50

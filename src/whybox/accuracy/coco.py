@@ -16,13 +16,16 @@ class CocoAP:
     """Average precisions from 0 to 1, higher is better; NaN where there is nothing to find.
 
     ap is averaged over IoU .50:.05:.95, ap50 and ap75 are at one IoU; all are means over the classes that occur, which
-    ap50_per_class lists by name. recall is the mean recall over .50:.05:.95 with 100 detections an image.
+    ap50_per_class lists by name. recall is the mean recall over .50:.05:.95 with 100 detections an image. threshold is
+    the score from which on detections, all classes together, have the highest F1 at IoU .50, and f1 is that F1.
     """
 
     ap: float
     ap50: float
     ap75: float
     recall: float
+    threshold: float
+    f1: float
     ap50_per_class: dict[str, float]
     images: int
 
@@ -65,11 +68,13 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
         evaluation = COCOeval(index(_rows(truths)), index(_rows(detections)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    return _summary(evaluation.eval, classes, len(truths))
+    return _summary(evaluation, classes, len(truths))
 
 
-def _summary(tables: Mapping[str, Any], classes: Sequence[str], images: int) -> CocoAP:
+def _summary(evaluation: Any, classes: Sequence[str], images: int) -> CocoAP:
     """Means over precision (IoU, recall, class, area, limit) and recall (IoU, class, area, limit); -1 is "none"."""
+    tables = evaluation.eval
+    threshold, f1 = _best_threshold(evaluation)
     precision = tables["precision"][:, :, :, 0, -1]
     per_class = {name: _mean(precision[0, :, index]) for index, name in enumerate(classes)}
     return CocoAP(
@@ -77,9 +82,27 @@ def _summary(tables: Mapping[str, Any], classes: Sequence[str], images: int) -> 
         ap50=_mean(precision[0]),
         ap75=_mean(precision[5]),
         recall=_mean(tables["recall"][:, :, 0, -1]),
+        threshold=threshold,
+        f1=f1,
         ap50_per_class={name: value for name, value in per_class.items() if np.isfinite(value)},
         images=images,
     )
+
+
+def _best_threshold(evaluation: Any) -> tuple[float, float]:
+    """The score that cuts the detections where F1 at IoU .50 peaks, and the F1 there."""
+    whole = evaluation.params.areaRng[0]
+    cells = [cell for cell in evaluation.evalImgs if cell is not None and cell["aRng"] == whole]
+    wanted = sum(int((np.asarray(cell["gtIgnore"]) == 0).sum()) for cell in cells)
+    counted = [~np.asarray(cell["dtIgnore"][0], dtype=bool) for cell in cells]
+    scores = np.concatenate([np.asarray(cell["dtScores"])[use] for cell, use in zip(cells, counted, strict=True)] or [[]])
+    hits = np.concatenate([cell["dtMatches"][0][use] > 0 for cell, use in zip(cells, counted, strict=True)] or [[]])
+    if not wanted or not scores.size:
+        return float("nan"), float("nan")
+    order = np.argsort(-scores, kind="stable")
+    f1 = 2 * np.cumsum(hits[order]) / (np.arange(1, len(order) + 1) + wanted)
+    best = int(f1.argmax())
+    return float(scores[order[best]]), float(f1[best])
 
 
 def _mean(values: Any) -> float:

@@ -411,13 +411,17 @@ def _pause(run: Fit, file: Path, interim: int, losses: Mapping[str, float], say:
 
 
 def keep(run: Fit, folder: Path, network_name: str, arguments: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """Write the averaged network with its card, score what was written on all held-out images; returns the card."""
+    """Write the averaged network with its card, score what was written on all held-out images; returns the card.
+
+    The card's `threshold` is the score from which on detections are worth showing: that of the best F1 on the main set.
+    """
     card = {"network": network_name, "arguments": dict(arguments), "classes": list(run.task.classes)}
     run.network.load_state_dict(run.averaged)
     zoo.save(run.network, card, folder)
     written = zoo.load(folder).network
     sets = run.task.held_out.items()
     scores = {name: evaluate(written, examples, run.task.classes).as_dict() for name, examples in sets}
+    card["threshold"] = next((score["threshold"] for score in scores.values()), None)
     card["trained"] = {
         "command": command,
         **asdict(run.recipe),
