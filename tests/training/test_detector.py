@@ -259,7 +259,8 @@ def test_the_shipped_weights_find_what_their_card_claims():
     claimed = card["trained"]["scores"]
     assert claimed["mixed"]["ap50"] >= 0.85
     assert card["threshold"] == claimed["mixed"]["threshold"]
-    for variant, count in (("mixed", 30), ("crowd", 15)):
-        examples = detector.scene_examples(count, detector.HELD_OUT_SEED, variant)
-        measured = detector.evaluate(network, examples, classes).ap50
-        assert measured == pytest.approx(claimed[variant]["ap50"], abs=0.05), variant
+    mixed = detector.evaluate(network, detector.scene_examples(30, detector.HELD_OUT_SEED, "mixed"), classes)
+    assert mixed.ap50 == pytest.approx(claimed["mixed"]["ap50"], abs=0.03)
+    crowd = detector.evaluate(network, detector.scene_examples(15, detector.HELD_OUT_SEED, "crowd"), classes)
+    people = claimed["crowd"]["ap50_per_class"]["person"]
+    assert crowd.ap50_per_class["person"] == pytest.approx(people, abs=0.05), "other classes are too few in 15 crowds"
