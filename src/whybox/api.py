@@ -101,9 +101,11 @@ def trace(model: str | nn.Module | Model, image: ImageSource) -> Trace:
     """One forward pass over an image, kept: give it to `explain` in place of the image to ask many questions at the price of
     one pass."""
     model = load(model)
-    pixels = read_image(image)
-    weight = next(iter(getattr(model, "net", nn.Module()).parameters()), pixels)
-    found = model.trace(pixels.to(weight.device))
+    with torch.inference_mode(False):
+        pixels = read_image(image)
+        pixels = pixels.clone() if pixels.is_inference() else pixels
+        weight = next(iter(getattr(model, "net", nn.Module()).parameters()), pixels)
+        found = model.trace(pixels.to(weight.device))
     if not found.candidates.scores.isfinite().all():
         raise WeightsError(f"{model.name} gave scores that are NaN or infinite: {_suspect(model)}")
     return found

@@ -106,3 +106,17 @@ def test_images_of_any_shape(model):
 def test_families_are_found_by_the_folder_listing():
     assert set(registry.models()) >= {"torchvision_onestage", "torchvision_twostage", "hf_detection", "plain"}
     assert set(registry.loaders()) >= {"torchvision", "hf"}
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(model, mode):
+    with mode():
+        inside = draw_maps(model, trace := model.trace(image()), few(trace), [ClassScore()], sum_of_products)[0][0]
+    trace = model.trace(image())
+    outside = draw_maps(model, trace, few(trace), [ClassScore()], sum_of_products)[0][0]
+    for one, other in zip(inside, outside, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+
+
+def sum_of_products(gradient, detections, stride):
+    return gradient.paste((gradient.gradient * gradient.activation()).sum(1))

@@ -2,20 +2,20 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from whybox.errors import GradientError, WeightsError, WhyboxError, unknown
+from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame
-from whybox.ops.gradients import row_gradients
+from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen
+from whybox.ops.layers import choose_layers, exact_pullbacks, find_layers, module_path
 from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
 
 PREFIX = "torchvision"
 _STAGES = {f"c{i + 1}": f"backbone.body.layer{i}" for i in range(1, 5)}
-_CHUNK_BYTES = 2**28
 
 
 def build(name: str, weights: str | None = "default", **options: Any) -> nn.Module:
@@ -84,30 +84,16 @@ def body_layers(net: nn.Module) -> tuple[str, ...]:
     return stages or kept
 
 
-def map_layer(net: nn.Module, layer: str | None) -> str:
-    """The module's path behind a layer's name."""
-    path = _STAGES.get(layer or "", layer or "")
-    return path if path in dict(net.named_modules()) else layer or ""
-
-
 def module_pullbacks(
-    net: Any, path: str, run: Callable[[], Candidates], trace: Trace, detections: Detections
+    net: Any, layer: str, run: Callable[[], Candidates], trace: Trace, detections: Detections
 ) -> Iterator[Pullback]:
     """Autograd from the candidates back to the output of any module, or to the network's input.
 
     run: the forward pass up to the candidates. Everything behind the layer is differentiated, across pyramid levels.
     """
-    root = net.backbone if path == INPUT else net
-    with frozen(net), capture(root, [path]) as captured, torch.enable_grad():
-        candidates = run()
-    layer = captured[path][0]
-    if layer.ndim != 4:
-        raise GradientError(f"layer {path!r} gives a tensor of shape {tuple(layer.shape)}, not feature maps (1, C, h, w)")
-    stride = trace.frame.network[1] / layer.shape[-1]
-    rows = max(1, _CHUNK_BYTES // (layer.numel() * layer.element_size()))
-    for chunk in torch.arange(len(detections), device=detections.source.device).split(rows):
-        part = detections[chunk]
-        narrow = trace.rows(candidates[part.source], part)
-        pull = lambda values: row_gradients(values, layer, name=f"layer {path!r}")[:, 0]  # noqa: E731
-        yield Pullback(chunk, narrow, layer.detach()[0], pull, "exact", stride)
-
+    path = _STAGES.get(layer, module_path(layer))
+    root, wanted = (net.backbone, INPUT) if path == INPUT else (net, path)
+    with frozen(net), gradients_on(), capture(root, [wanted]) as captured:
+        live = replace(trace, candidates=run())
+    layers = find_layers(wanted, captured[wanted], trace.frame.network)
+    yield from exact_pullbacks(live, detections, choose_layers(layers, layer if module_path(layer) == wanted else wanted))

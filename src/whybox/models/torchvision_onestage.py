@@ -17,12 +17,11 @@ from whybox.models.torchvision import (
     coco_classes,
     feature_maps,
     frame_of,
-    map_layer,
     module_pullbacks,
     module_type,
 )
 from whybox.ops.conv_heads import Branch, Tape, flatten_layers, pull_windows, supported
-from whybox.ops.gradients import row_gradients
+from whybox.ops.gradients import gradients_on, row_gradients
 from whybox.ops.hooks import frozen
 from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
 
@@ -32,7 +31,9 @@ Raw = dict[str, Tensor]
 ROUTES = ("auto", "exact", "fast")
 _MARGIN = 1
 """Where a window and this many cells around it span a level's shorter side, route "auto" takes the exact route instead of a
-"frozen" one: frozen statistics are least true on small levels, and there a whole backward pass is cheap."""
+"frozen" one: frozen statistics are least true on small levels."""
+_CHEAP = 10**8
+"""And where the exact route costs at most this many multiplications a detection, some 3 ms on one core."""
 _CHUNK_ROWS = 128
 
 
@@ -64,24 +65,25 @@ class OneStage:
     def trace(self, image: Tensor) -> Trace:
         """One forward pass; `candidates` keep all rows of all levels, level after level."""
         tape = Tape()
-        with frozen(self.net), torch.no_grad():
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
             images, _ = self.net.transform([image])
             features = as_features(self.net.backbone(images.tensors))
             with tape.recording(self._head.branches):
                 raw = {name: value[0] for name, value in self.net.head(list(features.values())).items()}
             anchors = self.net.anchor_generator(images, list(features.values()))[0]
-        frame = frame_of(image, images)
-        maps = feature_maps(features, frame)
-        sizes = self._head.rows_per_level(maps, len(anchors))
-        by_level = anchors.split(sizes)
-        levels = torch.arange(len(maps), device=anchors.device).repeat_interleave(torch.tensor(sizes, device=anchors.device))
-        candidates = self._head.decode(raw, anchors, levels, frame)
-        detections = self._head.suppress(raw, by_level, candidates, frame)
+            frame = frame_of(image, images)
+            maps = feature_maps(features, frame)
+            sizes = self._head.rows_per_level(maps, len(anchors))
+            by_level = anchors.split(sizes)
+            counts = torch.tensor(sizes, device=anchors.device)
+            levels = torch.arange(len(maps), device=anchors.device).repeat_interleave(counts)
+            candidates = self._head.decode(raw, anchors, levels, frame)
+            detections = self._head.suppress(raw, by_level, candidates, frame)
         return Trace(image, frame, maps, candidates, detections, state=_State(raw, by_level, tape))
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """Candidates of a batch (B,3,H,W), in one forward pass."""
-        with frozen(self.net), torch.no_grad():
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
             return self._candidates(list(images))
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
@@ -103,7 +105,7 @@ class OneStage:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn"):
             run = lambda: self._candidates([trace.image])[0]  # noqa: E731
-            yield from module_pullbacks(self.net, map_layer(self.net, layer), run, trace, detections)
+            yield from module_pullbacks(self.net, layer, run, trace, detections)
             return
         level_of = trace.candidates.level[detections.source]
         for level in level_of.unique().tolist():
@@ -118,9 +120,12 @@ class OneStage:
         told_apart = all(tape.calls(branch) in (0, self._head.calls(len(trace.features))) for branch in branches)
         if route == "exact" or not told_apart or not all(supported(branch) for branch in branches):
             return False
+        if route == "fast" or not any(branch.frozen for branch in branches):
+            return True
+        height, width = trace.features[level].grid
         reach = 2 * (max(branch.radius for branch in branches) + _MARGIN) + 1
-        rough = any(branch.frozen for branch in branches) and min(trace.features[level].grid) <= reach
-        return route == "fast" or not rough
+        cost = height * width * sum(branch.multiplications for branch in branches)
+        return min(height, width) > reach and cost > _CHEAP
 
     def _local(self, trace: Trace, source: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Rows within the level, and the (row, column) of their cells."""
@@ -144,8 +149,8 @@ class OneStage:
         detections = detections[chosen]
         feature = trace.features[level]
         rows, _ = self._local(trace, detections.source, level)
-        leaf = feature.values.detach()[None].requires_grad_()
-        with frozen(self.net), torch.enable_grad():
+        with frozen(self.net), gradients_on():
+            leaf = feature.values.detach()[None].requires_grad_()
             raw = {name: value[rows] for name, value in self._head.run_level(leaf, level).items()}
             narrow = self._narrow(trace, detections, raw, rows, level)
         pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]  # noqa: E731
@@ -157,8 +162,8 @@ class OneStage:
         feature = trace.features[level]
         rows, cells = self._local(trace, detections.source, level)
         anchor = rows % self._per_cell(trace, level)
-        raw = {name: value[detections.source].requires_grad_() for name, value in trace.state.raw.items()}
-        with torch.enable_grad():
+        with gradients_on():
+            raw = {name: value[detections.source].requires_grad_() for name, value in trace.state.raw.items()}
             narrow = self._narrow(trace, detections, raw, rows, level)
         branches = self._head.at_level(level)
         radius = max(branch.radius for branch in branches)

@@ -17,11 +17,10 @@ from whybox.models.torchvision import (
     coco_classes,
     feature_maps,
     frame_of,
-    map_layer,
     module_pullbacks,
     module_type,
 )
-from whybox.ops.gradients import row_gradients
+from whybox.ops.gradients import gradients_on, row_gradients
 from whybox.ops.hooks import frozen
 from whybox.types import Candidates, Detections, Pullback, Trace
 
@@ -57,7 +56,7 @@ class TwoStage:
 
     def trace(self, image: Tensor) -> Trace:
         """One forward pass, without the mask and keypoint branches."""
-        with frozen(self.net), torch.no_grad():
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
             batch, _ = self.net.transform([image])
             features = as_features(self.net.backbone(batch.tensors))
             proposals = self.net.rpn(batch, features)[0][0]
@@ -65,14 +64,14 @@ class TwoStage:
             pooled = self._pool(features, [proposals], batch.image_sizes)
             levels = self._levels(proposals)
             candidates, on_canvas = self._read(pooled, proposals, levels, frame)
-        pooled_from = self.net.roi_heads.box_roi_pool.featmap_names
-        kept = OrderedDict((name, value) for name, value in features.items() if name in pooled_from)
-        detections = self._suppress(candidates, on_canvas, frame)
+            pooled_from = self.net.roi_heads.box_roi_pool.featmap_names
+            kept = OrderedDict((name, value) for name, value in features.items() if name in pooled_from)
+            detections = self._suppress(candidates, on_canvas, frame)
         return Trace(image, frame, feature_maps(kept, frame), candidates, detections, state=_State(proposals))
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """Candidates of a batch (B,3,H,W), in one forward pass."""
-        with frozen(self.net), torch.no_grad():
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
             return self._candidates(list(images))
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
@@ -126,7 +125,7 @@ class TwoStage:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn", "roi"):
             run = lambda: self._candidates([trace.image])[0]  # noqa: E731
-            yield from module_pullbacks(self.net, map_layer(self.net, layer), run, trace, detections)
+            yield from module_pullbacks(self.net, layer, run, trace, detections)
             return
         level_of = trace.candidates.level[detections.source]
         for level in level_of.unique().tolist():
@@ -152,8 +151,8 @@ class TwoStage:
         detections = detections[rows]
         feature = trace.features[level]
         proposals = trace.state.proposals[detections.source]
-        leaf = feature.values.detach()[None].requires_grad_()
-        with frozen(self.net), torch.enable_grad():
+        with frozen(self.net), gradients_on():
+            leaf = feature.values.detach()[None].requires_grad_()
             pooled = self._align(leaf, proposals, torch.zeros_like(rows), level)
             narrow = self._narrow(trace, detections, pooled, proposals)
         pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]  # noqa: E731
@@ -164,10 +163,10 @@ class TwoStage:
         detections = detections[rows]
         feature = trace.features[level]
         proposals = trace.state.proposals[detections.source]
-        with frozen(self.net), torch.no_grad():
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
             pooled = self._align(feature.values[None], proposals, torch.zeros_like(rows), level)
-        leaf = pooled.detach().requires_grad_()
-        with frozen(self.net), torch.enable_grad():
+        with frozen(self.net), gradients_on():
+            leaf = pooled.detach().requires_grad_()
             narrow = self._narrow(trace, detections, leaf, proposals)
         cells = proposals * self.net.roi_heads.box_roi_pool.scales[level]
         return Pullback(
@@ -197,10 +196,10 @@ class TwoStage:
         feature = trace.features[level]
         origin = torch.minimum(start, torch.tensor(feature.grid, device=start.device) - size)
         height, width = size.tolist()
-        leaf = take_windows(feature.values, origin, (height, width)).requires_grad_()
         proposals = trace.state.proposals[detections.source]
         shift = origin.flip(1).repeat(1, 2) / self.net.roi_heads.box_roi_pool.scales[level]
-        with frozen(self.net), torch.enable_grad():
+        with frozen(self.net), gradients_on():
+            leaf = take_windows(feature.values, origin, (height, width)).requires_grad_()
             each = torch.arange(len(rows), device=rows.device)
             pooled = self._align(leaf, proposals - shift, each, level)
             narrow = self._narrow(trace, detections, pooled, proposals)

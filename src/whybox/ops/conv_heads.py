@@ -44,6 +44,11 @@ class Branch:
         tower = sum(_radius(layer) for layer in self.tower if isinstance(layer, nn.Conv2d))
         return tower + max(_radius(layer) for layer in self.predictors.values())
 
+    @property
+    def multiplications(self) -> int:
+        """Multiplications of a backward pass through the tower, for each cell of the level."""
+        return sum(layer.weight.numel() for layer in self.tower if isinstance(layer, nn.Conv2d))
+
 
 def flatten_layers(module: nn.Module) -> tuple[nn.Module, ...]:
     """The layers of nested nn.Sequentials, in order."""

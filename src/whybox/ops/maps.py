@@ -75,16 +75,23 @@ def draw_maps(
     """
     maps: list[list[Tensor]] = [[trace.image] * len(detections) for _ in targets]
     routes = [""] * len(detections)
-    for pullback in model.pullbacks(trace, detections, layer, route):
-        rows = pullback.rows.tolist()
-        boxes = trace.frame.boxes_to_network(detections.boxes[pullback.rows])
-        chosen = replace(detections[pullback.rows], boxes=boxes)
-        for target, done in zip(targets, maps, strict=True):
-            for row, value in zip(rows, _draw_one(pullback, target, chosen, draw), strict=True):
-                done[row] = value
-        for row in rows:
-            routes[row] = pullback.route
+    with torch.inference_mode(False):
+        detections = _ordinary(detections)
+        for pullback in model.pullbacks(trace, detections, layer, route):
+            rows = pullback.rows.tolist()
+            boxes = trace.frame.boxes_to_network(detections.boxes[pullback.rows])
+            chosen = replace(detections[pullback.rows], boxes=boxes)
+            for target, done in zip(targets, maps, strict=True):
+                for row, value in zip(rows, _draw_one(pullback, target, chosen, draw), strict=True):
+                    done[row] = value
+            for row in rows:
+                routes[row] = pullback.route
     return [tuple(done) for done in maps], tuple(routes)
+
+
+def _ordinary(detections: Detections) -> Detections:
+    """The same detections in tensors that autograd may keep, also where the caller made them under inference_mode."""
+    return Detections(*(value.clone() for value in vars(detections).values()))
 
 
 def _draw_one(pullback: Pullback, target: Target, detections: Detections, draw: Draw) -> Tensor:
