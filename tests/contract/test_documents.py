@@ -1,0 +1,43 @@
+"""The python blocks of README and docs run, top to bottom, page by page."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OFFLINE = "torchvision/fcos_resnet50_fpn"
+"""Blocks that load these weights are shown, not run: they are a download."""
+
+
+def blocks(page: Path) -> list[str]:
+    found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for text in found if f'load("{OFFLINE}")' not in text]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "document"}
+    for text in blocks(page):
+        exec(compile(text, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_every_method_and_family_has_its_page():
+    from whybox import registry
+
+    for name in registry.methods():
+        assert (ROOT / "docs" / "methods" / f"{name}.md").is_file()
+    for name in registry.models():
+        page = name.removesuffix("_onestage").removesuffix("_twostage")
+        assert (ROOT / "docs" / "models" / f"{page}.md").is_file()
