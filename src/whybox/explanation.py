@@ -17,13 +17,14 @@ from torch import Tensor
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.report.folder import file_stem, new_folder, one_line
-from whybox.report.overlay import overlay, picture_of, png_bytes, tensor_of, value_range
+from whybox.report.overlay import overlay, picture_of, png_bytes, shrink, tensor_of, value_range
 from whybox.report.page import Layer, Photo, write_page
 from whybox.types import Detections, HeatMaps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LONGEST_OVERLAY = 1024
 SCHEMA = 1
 """Of the manifest; it rises when a reader of the former one would misread the files."""
 
@@ -56,14 +57,15 @@ class Explanation:
     @property
     def names(self) -> tuple[str, ...]:
         """N class names; "class 7" where the model has no name for it."""
-        known = self.classes or ()
-        labels = self.detections.labels.tolist()
-        return tuple(known[label] if 0 <= label < len(known) else f"class {label}" for label in labels)
+        return tuple(class_name(label, self.classes) for label in self.detections.labels.tolist())
 
-    def overlay(self, index: int, *, longest: int = 1024, opacity: float = 0.85) -> Image.Image:
+    def overlay(self, index: int, *, longest: int = LONGEST_OVERLAY, opacity: float = 0.85) -> Image.Image:
         """Detection `index` as a picture: its map over the image, on the map's own scale, its box, class and score."""
+        return self._lay(shrink(self.image, longest), index, opacity)
+
+    def _lay(self, picture: Image.Image, index: int, opacity: float = 0.85) -> Image.Image:
         caption = f"{self.names[index]} {float(self.detections.scores[index]):.2f}"
-        return overlay(self.image, self.maps[index], self.detections.boxes[index], caption, longest=longest, opacity=opacity)
+        return overlay(picture, self.maps[index], self.detections.boxes[index], caption, opacity=opacity)
 
     def plot(self, index: int | Sequence[int] | None = None, *, columns: int = 4, opacity: float = 0.85) -> "Figure":
         """A matplotlib figure with an overlay for each of the detections `index`; None: the first 16."""
@@ -77,12 +79,13 @@ class Explanation:
         cells = figure.subplots(rows, across, squeeze=False).flatten()
         for cell in cells:
             cell.axis("off")
+        picture = shrink(self.image, 800)
         for cell, i in zip(cells, indices, strict=False):
-            cell.imshow(self.overlay(i, longest=800, opacity=opacity))
+            cell.imshow(self._lay(picture, i, opacity))
             low, high = value_range(self.maps[i].native)
             cell.set_title(f"{self.maps.method} {self.maps.target}: {low:.3g} to {high:.3g}", fontsize=9)
         if not indices:
-            cells[0].imshow(picture_of(self.image))
+            cells[0].imshow(picture)
             cells[0].set_title("no detection", fontsize=9)
         return figure
 
@@ -158,8 +161,9 @@ class Explanation:
             (folder / "image.png").write_bytes(png_bytes(picture_of(self.image)))
             (folder / "overlays").mkdir()
             manifest = self._manifest()
+            picture = shrink(self.image, LONGEST_OVERLAY)
             for i, row in enumerate(manifest["detections"]):
-                (folder / row["overlay"]).write_bytes(png_bytes(self.overlay(i)))
+                (folder / row["overlay"]).write_bytes(png_bytes(self._lay(picture, i)))
             (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
             (folder / "index.html").write_text(write_page([photo_of([self])]), encoding="utf-8")
         return Path(directory)
@@ -213,6 +217,12 @@ class Explanation:
         notes = tuple(row["note"] for row in rows)
         model, classes, name = manifest["model"], manifest["classes"], manifest["name"]
         return cls(found, maps, image, model, classes, name, notes, manifest["seconds"])
+
+
+def class_name(label: int, classes: Sequence[str] | None) -> str:
+    """The name of a label; "class 7" where there is none."""
+    known = classes or ()
+    return known[label] if 0 <= label < len(known) else f"class {label}"
 
 
 def photo_of(explanations: Sequence[Explanation]) -> Photo:

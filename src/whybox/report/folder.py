@@ -1,5 +1,6 @@
 """Results on disk: a folder that appears whole or not at all, and names that every file system takes."""
 
+import os
 import re
 import secrets
 import shutil
@@ -10,17 +11,20 @@ from pathlib import Path
 from whybox.errors import WhyboxError
 
 
-def refuse_existing(directory: str | Path) -> None:
-    """An error where the folder is there and holds something, or where a file has its name."""
+def check_new_folder(directory: str | Path) -> None:
+    """An error where the folder is there and holds something, where a file has its name, or where it cannot be made."""
     folder = Path(directory)
     try:
         taken = folder.is_dir() and any(folder.iterdir())
+        parent = next(parent for parent in folder.resolve().parents if parent.exists())
     except OSError as error:
         raise WhyboxError(f"{folder}: {one_line(error)}") from None
     if taken:
         raise WhyboxError(f"{folder}: the folder exists and is not empty; nothing was overwritten, choose another")
     if folder.exists() and not folder.is_dir():
         raise WhyboxError(f"{folder}: a file of that name exists; nothing was overwritten, choose another")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise WhyboxError(f"{folder}: cannot be made, {parent} is {'read-only' if parent.is_dir() else 'not a folder'}")
 
 
 @contextmanager
@@ -30,7 +34,7 @@ def new_folder(directory: str | Path, *, replace: bool = False) -> Iterator[Path
     replace: whatever folder has the name gives way, at the very end.
     """
     if not replace:
-        refuse_existing(directory)
+        check_new_folder(directory)
     folder = Path(directory).resolve()
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     made = [parent for parent in folder.parents if not parent.exists()]

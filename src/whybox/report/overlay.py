@@ -1,5 +1,6 @@
 """A heat map laid over its image: colours, an opacity that follows the value, boxes, and PNG or JPEG bytes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -7,6 +8,7 @@ from io import BytesIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -21,21 +23,31 @@ ACCENT = (255, 255, 255)
 SHADE = (16, 18, 24)
 
 
+Pixels = NDArray[np.uint8]
+"""(H,W,3), as pictures hold it. Drawing is NumPy's: torch would start its threads for every small step."""
+
+
 @cache
-def color_table(name: str) -> Tensor:
-    """(256,3) uint8, one colour a row, of matplotlib's colour map `name`."""
+def color_table(name: str) -> Pixels:
+    """(256,3), one colour a row, of matplotlib's colour map `name`."""
     from matplotlib import colormaps
 
-    return torch.from_numpy((colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8))
+    return (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 
 def value_range(maps: Sequence[Tensor]) -> tuple[float, float]:
     """(lowest, highest) finite value of all the maps; (0, 0) where there is none."""
-    finite = [values[torch.isfinite(values)] for values in maps]
-    finite = [values for values in finite if values.numel()]
-    if not finite:
-        return 0.0, 0.0
-    return min(float(values.min()) for values in finite), max(float(values.max()) for values in finite)
+    ends = [end for values in maps for end in _ends(values)]
+    return min(ends, default=0.0), max(ends, default=0.0)
+
+
+def _ends(values: Tensor) -> tuple[float, ...]:
+    if values.numel():
+        low, high = (float(end) for end in values.detach().aminmax())
+        if math.isfinite(low) and math.isfinite(high):
+            return low, high
+        values = values[torch.isfinite(values)]
+    return (float(values.min()), float(values.max())) if values.numel() else ()
 
 
 def is_signed(low: float, high: float) -> bool:
@@ -43,27 +55,26 @@ def is_signed(low: float, high: float) -> bool:
     return low < 0 and -low > 0.01 * high
 
 
-def blend(image: Tensor, values: Tensor, low: float, high: float, opacity: float = 0.85) -> Tensor:
-    """Lay a map (H,W) over an image (3,H,W) in 0..1 -> (3,H,W).
+def blend(image: Pixels, values: NDArray[np.float32], low: float, high: float, opacity: float = 0.85) -> Pixels:
+    """Lay a map (H,W) over an image (H,W,3) -> (H,W,3).
 
     `low` becomes transparent and `high` covers with `opacity`; the share t of the way covers with opacity * t * (2 - t),
     so that weak values are faint but not lost. Maps with both signs are transparent at zero instead.
     """
-    strength, colors = _shade(torch.nan_to_num(values.detach().float().cpu()), low, high)
-    alpha = opacity * strength * (2 - strength)
-    return image.detach().float().cpu() * (1 - alpha) + colors * alpha
+    strength, colors = _shade(np.nan_to_num(values), low, high)
+    alpha = (opacity * strength * (2 - strength))[:, :, None]
+    return (image * (1 - alpha) + colors * alpha).round().astype(np.uint8)
 
 
-def _shade(values: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Strength (H,W) in 0..1 and colours (3,H,W) in 0..1."""
+def _shade(values: NDArray[np.float32], low: float, high: float) -> tuple[NDArray[np.float32], Pixels]:
+    """Strength (H,W) in 0..1 and colours (H,W,3)."""
     if is_signed(low, high):
-        position = (values / max(-low, high)).clamp(-1, 1)
-        strength, step, table = position.abs(), (position + 1) / 2, SIGNED
+        position = (values / max(-low, high)).clip(-1, 1)
+        strength, step, table = np.abs(position), (position + 1) / 2, SIGNED
     else:
-        strength = ((values - low) / (high - low)).clamp(0, 1) if high > low else torch.zeros_like(values)
+        strength = ((values - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(values)
         step, table = strength, POSITIVE
-    colors = color_table(table)[(step * 255).round().long()]
-    return strength, colors.permute(2, 0, 1).float() / 255
+    return strength, color_table(table)[(step * 255).round().astype(np.int64)]
 
 
 def fit(size: Size, longest: int) -> Size:
@@ -79,8 +90,8 @@ def at_size(maps: HeatMaps, size: Size) -> Tensor:
 
 def picture_of(image: Tensor, size: Size | None = None) -> Image.Image:
     """An image (3,H,W) in 0..1 as 8-bit RGB, resized (antialiased) to (height, width) where `size` is given."""
-    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    pixels = (image.detach().cpu().float().numpy().clip(0, 1) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     if size is None or size == (picture.height, picture.width):
         return picture
     return picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
@@ -88,11 +99,12 @@ def picture_of(image: Tensor, size: Size | None = None) -> Image.Image:
 
 def tensor_of(picture: Image.Image) -> Tensor:
     """An RGB picture as (3,H,W) float in 0..1."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+    pixels = np.asarray(picture.convert("RGB"), np.float32).transpose(2, 0, 1) / np.float32(255)
+    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 def overlay(
-    image: Tensor,
+    image: Tensor | Image.Image,
     maps: HeatMaps,
     box: Tensor | None = None,
     caption: str = "",
@@ -100,17 +112,24 @@ def overlay(
     longest: int = 1024,
     opacity: float = 0.85,
 ) -> Image.Image:
-    """The one map in `maps` over its image (3,H,W), coloured over its own range, with a box (4,) xyxy in image pixels.
+    """The one map in `maps` over its image, coloured over its own range, with a box (4,) xyxy in image pixels.
 
+    image: (3,H,W) in 0..1, or a picture of it that is already at its final size, so that many overlays can share one.
     longest: pixels of the picture's longer side at most.
     """
-    full = (image.shape[-2], image.shape[-1])
-    size = fit(full, longest)
-    values = at_size(maps, size)[0]
-    picture = picture_of(blend(tensor_of(picture_of(image, size)), values, *value_range([values]), opacity))
+    picture = image if isinstance(image, Image.Image) else shrink(image, longest)
+    size = (picture.height, picture.width)
+    values = at_size(maps, size)[0].detach().cpu().float()
+    drawn = Image.fromarray(blend(np.asarray(picture), values.numpy(), *value_range([values]), opacity))
     if box is not None:
-        draw_box(picture, Frame(full, size, size).boxes_to_network(box.detach().float().cpu()), caption)
-    return picture
+        to_picture = Frame(maps.frame.image, size, size)
+        draw_box(drawn, to_picture.boxes_to_network(box.detach().cpu().float()), caption)
+    return drawn
+
+
+def shrink(image: Tensor, longest: int) -> Image.Image:
+    """An image (3,H,W) in 0..1 as a picture whose longer side has at most `longest` pixels."""
+    return picture_of(image, fit((image.shape[-2], image.shape[-1]), longest))
 
 
 def draw_box(picture: Image.Image, box: Tensor, caption: str = "") -> None:
@@ -135,7 +154,7 @@ def _inside(box: Tensor, picture: Image.Image) -> tuple[float, float, float, flo
 def _write(ink: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], size: tuple[int, int]) -> None:
     """A line of text on a dark plate above `corner` (x, y), moved so that it stays in the picture of `size` (w, h)."""
     height = max(11, round(max(size) / 60))
-    font = ImageFont.load_default(height)
+    font = _font(height)
     pad = height // 3
     width = ink.textlength(text, font=font) + 2 * pad
     x = max(0, min(corner[0], size[0] - width))
@@ -145,9 +164,14 @@ def _write(ink: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], siz
     ink.text((x + pad, y + pad * 0.7), text, font=font, fill=ACCENT)
 
 
+@cache
+def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(height)
+
+
 def png_bytes(picture: Image.Image) -> bytes:
     """The picture as a PNG file."""
-    return _encode(picture, "PNG", compress_level=4)
+    return _encode(picture, "PNG", compress_level=1)
 
 
 def jpeg_bytes(picture: Image.Image, quality: int = 85) -> bytes:

@@ -150,8 +150,8 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
     if not sheets:
         raise ValueError("a page needs at least one photo")
     settings = {
-        "positive": _base64(bytes(color_table(POSITIVE).flatten().tolist())),
-        "signed": _base64(bytes(color_table(SIGNED).flatten().tolist())),
+        "positive": _base64(color_table(POSITIVE).tobytes()),
+        "signed": _base64(color_table(SIGNED).tobytes()),
         "silent": SILENT._asdict(),
         "methods": METHODS,
         "routes": ROUTES,

@@ -1,0 +1,35 @@
+"""`whybox demo`: generated scenes, the detector that comes with the package, and the page about them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whybox.cli.options import AsJson
+from whybox.cli.output import bar, say_outcome, warn
+
+MODEL = "whybox/scenes"
+TARGETS = ("score", "x1", "y1", "x2", "y2", "combined")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder; one that a former demo wrote is replaced.")] = Path("whybox-demo"),
+    scenes: Annotated[int, typer.Option(help="Scenes to draw.", min=1, max=40)] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 11,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a few generated scenes: nothing is downloaded, and a page is there to open."""
+    import torch
+
+    from whybox import api
+    from whybox.runs.demo import check_demo_folder, explain_scenes
+    from whybox.runs.images import Question
+
+    check_demo_folder(out)
+    # Scenes and detector are so small that threads wait for each other longer than they work.
+    torch.set_num_threads(1)
+    network = api.load(MODEL)
+    question = Question(methods=("odam", "gradcam"), targets=TARGETS, score_threshold=0.5)
+    with bar(scenes * len(question), "explaining") as tick:
+        outcome = explain_scenes(network, question, out, scenes, seed, tick=tick, warn=warn)
+    say_outcome(outcome, out, as_json)

@@ -1,0 +1,64 @@
+"""`whybox explain`: heat maps for the detections of images, kept in a folder with one page to look at."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whybox.cli import options as read
+from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Threshold, Top, Weights
+from whybox.cli.output import bar, free_folder, say_outcome, warn
+
+
+def explain(
+    images: Images,
+    model: ModelName = MODEL,
+    weights: Weights = "default",
+    method: Annotated[str, typer.Option(help="Methods between commas: see `whybox methods`.")] = "odam",
+    target: Annotated[str, typer.Option(help="What is explained, between commas: see `whybox targets`.")] = "score",
+    out: Annotated[Path | None, typer.Option(help="A new folder; by default whybox- and the image's name.")] = None,
+    score_threshold: Threshold = 0.3,
+    top: Top = 100,
+    only: Classes = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(help="Explain this box in place of the detections, also one that was missed.", metavar="x1,y1,x2,y2"),
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="The drawn box's class.", metavar="NAME")] = None,
+    layer: Annotated[str | None, typer.Option(help="The layer to look at; several between commas are fused.")] = None,
+    route: Annotated[str, typer.Option(help="How gradients are taken: auto, fast or exact.")] = "auto",
+    option: Annotated[list[str] | None, typer.Option(help="A setting of the method.", metavar="KEY=VALUE")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain detections: a heat map for each, in a folder with raw maps, pictures, a manifest and a page."""
+    folder = out or free_folder(f"whybox-{images[0].stem}")
+    boxes = read.read_boxes(box or [])
+    layers = read.read_list(layer) if layer else ()
+    settings = read.read_options(option or [])
+    methods, targets = read.read_list(method), read.read_list(target)
+
+    from whybox import api
+    from whybox.report.folder import check_new_folder
+    from whybox.runs.images import Question, explain_images
+
+    question = Question(
+        methods=methods,
+        targets=targets,
+        score_threshold=score_threshold,
+        top=top,
+        classes=tuple(only or ()),
+        boxes=boxes,
+        labels=tuple(label or ()),
+        route=route,
+        layer=layers[0] if len(layers) == 1 else layers or None,
+        options=settings,
+    )
+    check_new_folder(folder)
+    network = api.load(model, weights=read.read_weights(weights), device=device)
+    sources = [(str(image), image) for image in images]
+    with bar(len(images) * len(question), "explaining") as tick:
+        outcome = explain_images(network, sources, question, folder, tick=tick, warn=warn)
+    say_outcome(outcome, folder, as_json)
+    if outcome.failed:
+        raise typer.Exit(1 if outcome.kept else 2)

@@ -1,0 +1,46 @@
+"""The `whybox` command: its list of commands, and how a mistake ends."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from whybox.cli.demo import demo
+from whybox.cli.detect import detect
+from whybox.cli.explain import explain
+from whybox.cli.methods import methods
+from whybox.cli.models import models
+from whybox.cli.targets import targets
+from whybox.cli.train import train
+from whybox.errors import WhyboxError
+
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="whybox",
+    help="Why did the detector draw this box? Heat maps for every detection, its class and each side of its box.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, explain, detect, train, models, methods, targets):
+    app.command()(command)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process: 0 done, 1 done in part, 2 a mistake told in one line, 130 interrupted."""
+    try:
+        app(list(arguments) if arguments is not None else None)
+    except WhyboxError as error:
+        print(f"whybox: {error}", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+    except KeyboardInterrupt:
+        print("whybox: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has gone; without this, Python complains once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,117 @@
+"""What commands say: progress and warnings on standard error, results on standard output."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from whybox.runs.images import Outcome
+
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def say_json(value: Any) -> None:
+    """Print a value as JSON; numbers that JSON lacks become null."""
+    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return value
+
+
+def warn(line: str) -> None:
+    """One line on standard error, also while a bar is shown."""
+    errors.print(f"whybox: {line}", soft_wrap=True)
+
+
+@contextmanager
+def bar(total: int, what: str) -> Iterator[Callable[[str], None]]:
+    """A progress bar on standard error that goes when it is done; nothing without a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+
+        def tick(name: str) -> None:
+            progress.update(task, advance=1, description=Path(name).name)
+
+        yield tick
+
+
+def say_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
+    """The results of a run: a line an image, its detections, and where the page is."""
+    if as_json:
+        return say_json(_outcome(outcome, folder))
+    for kept in outcome.kept:
+        first = kept.explanations[0]
+        count = len(first["detections"])
+        seconds = sum(one["seconds"].get("maps", 0.0) for one in kept.explanations)
+        total = count * len(kept.explanations)
+        maps = f"{total} map{'s' * (total != 1)} in {seconds:.2f} s" if total else "nothing to explain"
+        print(f"{kept.image}: {_count(count)}, {maps}")
+        for row in first["detections"]:
+            print(_row(row))
+    if outcome.page is not None:
+        print(f"page: {outcome.page.resolve().as_uri()}")
+
+
+def _outcome(outcome: "Outcome", folder: Path) -> dict[str, Any]:
+    return {
+        "folder": str(folder),
+        "page": None if outcome.page is None else str(outcome.page),
+        "images": [{"image": kept.image, "folder": str(kept.folder), "explanations": kept.explanations} for kept in outcome.kept],
+        "failed": [{"image": name, "error": error} for name, error in outcome.failed],
+    }
+
+
+def say_detections(image: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """An image and its detections, a line each."""
+    print(f"{image}: {_count(len(rows))}")
+    for row in rows:
+        print(_row(row))
+
+
+def _count(number: int) -> str:
+    return "no detection" if not number else "1 detection" if number == 1 else f"{number} detections"
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    box = ", ".join(f"{side:.0f}" for side in row["box"])
+    note = f"  {row['note']}" if row.get("note") else ""
+    return f"  {row['name']:<16} {row['score']:.2f}  ({box}){note}"
+
+
+def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal; the same columns between tabs elsewhere."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        for row in rows:
+            print("\t".join(row))
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def free_folder(stem: str) -> Path:
+    """A folder name that is not taken: stem, stem-2, stem-3 ..."""
+    number, folder = 1, Path(stem)
+    while folder.exists():
+        number += 1
+        folder = Path(f"{stem}-{number}")
+    return folder
