@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from whybox.data.scenes import draw_scene
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OFFLINE = "torchvision/fcos_resnet50_fpn"
@@ -21,6 +23,7 @@ def blocks(page: Path) -> list[str]:
 )
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    draw_scene(3, seed=1).image.save("street.jpg")
     names: dict[str, object] = {"__name__": "document"}
     for text in blocks(page):
         exec(compile(text, str(page), "exec"), names)
