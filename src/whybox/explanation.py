@@ -49,7 +49,7 @@ class Explanation:
     def __post_init__(self) -> None:
         count = len(self.detections)
         if len(self.maps) != count or len(self.notes) not in (0, count):
-            raise ValueError(f"{count} detections, {len(self.maps)} maps and {len(self.notes)} notes do not fit together")
+            raise ValueError(f"{count} detections do not fit {len(self.maps)} maps and {len(self.notes)} notes")
 
     def __len__(self) -> int:
         return len(self.detections)

@@ -72,7 +72,8 @@ def _shade(values: NDArray[np.float32], low: float, high: float) -> tuple[NDArra
         position = (values / max(-low, high)).clip(-1, 1)
         strength, step, table = np.abs(position), (position + 1) / 2, SIGNED
     else:
-        strength = ((values - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(values)
+        position = (values - low) / (high - low) if high > low else values * 0
+        strength = position.clip(0, 1)
         step, table = strength, POSITIVE
     return strength, color_table(table)[(step * 255).round().astype(np.int64)]
 

@@ -1,0 +1,196 @@
+"""What explain returns: kept whole and read back, refused where it must not write, and passed on in other forms."""
+
+import errno
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from report.made_up import FRAME, made_up_detections, made_up_maps
+from whybox.errors import WhyboxError
+from whybox.explanation import Explanation, photo_of
+from whybox.types import HeatMaps
+
+
+def explanation(count=3, **fields):
+    image = (torch.rand((3, 90, 120), generator=torch.Generator().manual_seed(1)) * 255).round() / 255
+    given = {"detections": made_up_detections(count), "maps": made_up_maps(count), "image": image, "model": "toy"}
+    given |= {"classes": ("cat", "dog"), "name": "street.jpg", "notes": ("",) * count, "seconds": {"trace": 0.5, "maps": 0.25}}
+    return Explanation(**given | fields)
+
+
+def test_names_come_from_the_classes():
+    assert explanation().names == ("cat", "dog", "cat")
+    assert explanation(classes=("cat",)).names == ("cat", "class 1", "cat")
+    assert explanation(classes=None).names[0] == "class 0"
+    assert len(explanation()) == 3
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="3 detections do not fit 2 maps and 3 notes"):
+        explanation(maps=made_up_maps(2))
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    maps = replace(made_up_maps(3), native=(torch.rand(16, 24), torch.rand(8, 12), torch.rand(4, 6)), crop_padding=False)
+    kept = explanation(maps=maps, notes=("", "half hidden", ""))
+    assert kept.save(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    read = Explanation.load(tmp_path / "a" / "b")
+    assert read.to_dict() == kept.to_dict()
+    assert all(torch.equal(*pair) for pair in zip(read.maps.native, kept.maps.native, strict=True))
+    for name in ("boxes", "scores", "labels", "source"):
+        assert torch.equal(getattr(read.detections, name), getattr(kept.detections, name)), name
+    assert torch.equal(read.image, kept.image)
+    assert torch.equal(read.maps.at_image(), kept.maps.at_image())
+    assert (read.maps.frame, read.maps.routes, read.notes, read.names) == (FRAME, kept.maps.routes, kept.notes, kept.names)
+    assert (read.name, read.model, read.seconds) == ("street.jpg", "toy", {"trace": 0.5, "maps": 0.25})
+
+
+def test_maps_that_share_memory_or_carry_gradient_are_saved(tmp_path):
+    both = torch.rand(2, 16, 24, requires_grad=True)
+    maps = HeatMaps((both[0], both[1].T.T), FRAME, "score", "odam")
+    explanation(count=2, maps=maps).save(tmp_path / "a")
+    assert torch.equal(torch.stack(Explanation.load(tmp_path / "a").maps.native), both)
+
+
+def test_what_lies_in_the_folder(tmp_path):
+    explanation(classes=("a/b <cat>", "dog")).save(tmp_path / "out")
+    files = sorted(str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file())
+    overlays = ["overlays/00_a-b-cat.png", "overlays/01_dog.png", "overlays/02_a-b-cat.png"]
+    assert files == ["image.png", "index.html", "manifest.json", "maps.safetensors", *overlays]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["schema"] == 1
+    assert manifest["versions"].keys() == {"python", "whybox", "torch", "torchvision"}
+    assert manifest["options"] == {"sigma": 0.1, "layer": None}
+    assert [row["overlay"] for row in manifest["detections"]] == overlays
+    low, high = (manifest["detections"][1]["map"][end] for end in ("low", "high"))
+    native = made_up_maps(3).native[1]
+    assert (low, high) == (float(native.min()), float(native.max()))
+    with Image.open(tmp_path / "out" / overlays[0]) as picture:
+        assert picture.size == (120, 90)
+    assert os.listdir(tmp_path) == ["out"], "no draft remains"
+
+
+def test_nothing_found_is_saved_and_loaded(tmp_path):
+    nothing = explanation(count=0)
+    nothing.save(tmp_path / "out")
+    assert len(Explanation.load(tmp_path / "out")) == 0
+    assert nothing.plot().axes
+    assert "Nothing was found" in nothing._repr_html_()
+
+
+def test_an_existing_folder_is_not_touched(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(WhyboxError, match="exists and is not empty; nothing was overwritten"):
+        explanation().save(tmp_path)
+    with pytest.raises(WhyboxError, match="a file of that name exists"):
+        explanation().save(tmp_path / "note.txt")
+    with pytest.raises(WhyboxError, match="is not a folder"):
+        explanation().save(tmp_path / "note.txt" / "out")
+    assert (tmp_path / "note.txt").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["note.txt"]
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "out").mkdir()
+    explanation(count=1).save(tmp_path / "out")
+    assert (tmp_path / "out" / "index.html").is_file()
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(WhyboxError, match="cannot be written") as caught:
+        explanation().save(tmp_path / "deep" / "out")
+    assert "No space left on device" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("whybox.explanation.write_page", stop)
+    with pytest.raises(KeyboardInterrupt):
+        explanation().save(tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_read_only_folder_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(WhyboxError, match="read-only"):
+        explanation().save(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("manifest.json", b"{", "damaged explanation"),
+        ("manifest.json", b'{"schema": 99, "kind": "explanation"}', "expected an explanation of schema 1, got 99"),
+        ("manifest.json", b"[]", "damaged explanation"),
+        ("maps.safetensors", b"junk", "damaged explanation"),
+        ("image.png", b"junk", "damaged explanation"),
+        ("image.png", None, "image.png is missing"),
+    ],
+)
+def test_what_is_damaged_or_missing_is_named(tmp_path, file, content, message):
+    folder = explanation(count=1).save(tmp_path / "out")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    with pytest.raises(WhyboxError, match=message):
+        Explanation.load(folder)
+
+
+def test_coco_boxes_have_widths():
+    first, *others = explanation().to_coco(image_id=7)
+    assert first == {"image_id": 7, "category_id": 0, "bbox": [10, 10, 30, 30], "score": pytest.approx(0.9)}
+    assert len(others) == 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_supervision_gets_boxes_and_names():
+    pytest.importorskip("supervision")
+    found = explanation().to_supervision()
+    assert np.allclose(found.xyxy, made_up_detections(3).boxes)
+    assert found.data["class_name"].tolist() == ["cat", "dog", "cat"]
+    assert found.class_id.tolist() == [0, 1, 0]
+    assert len(explanation(count=0).to_supervision()) == 0
+
+
+def test_to_dict_is_json():
+    assert json.loads(json.dumps(explanation().to_dict()))["detections"][1]["name"] == "dog"
+
+
+@pytest.mark.parametrize(("index", "shown"), [(None, 3), (1, 1), ([0, 2], 2)])
+def test_plot_draws_an_overlay_for_each(index, shown):
+    figure = explanation().plot(index)
+    assert sum(bool(cell.images) for cell in figure.axes) == shown
+    assert "odam score" in figure.axes[0].get_title()
+
+
+def test_overlay_and_box_are_where_the_image_is():
+    bright = explanation(count=1, image=torch.zeros(3, 90, 120)).overlay(0)
+    assert bright.size == (120, 90)
+    assert bright.getpixel((40, 37)) == (255, 255, 255), "right side of the box 10, 10, 40, 40"
+
+
+def test_the_notebook_view_is_a_frame_that_holds_the_page():
+    view = explanation()._repr_html_()
+    assert view.startswith("<iframe")
+    assert view.count("<") == 2, "everything inside is escaped"
+    assert 'sandbox="allow-scripts' in view
+    assert "allow-same-origin" not in view
+
+
+def test_explanations_of_one_image_become_layers():
+    photo = photo_of([explanation(), explanation(maps=made_up_maps(3, "x1"))])
+    assert [(one.method, one.target, one.seconds) for one in photo.layers] == [("odam", "score", 0.25), ("odam", "x1", 0.25)]
+    assert photo.seconds == {"trace": 0.5}
