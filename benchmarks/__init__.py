@@ -1,0 +1,1 @@
+"""What is fast, and what is faithful: measured, as ratios within one run."""

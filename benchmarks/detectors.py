@@ -94,7 +94,9 @@ def measure(kind: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
     exact = timed(lambda: maps(model, trace, sample, ("score",), "exact"), 1) / forward * len(found) / len(sample)
     return row | {
         "combined_to_class": combined / row["class_maps"],
-        "speedup_over_one_backward_each": one_backward_each(net, model, trace, sample) / len(sample) * len(found)
+        "speedup_over_one_backward_each": one_backward_each(net, model, trace, sample)
+        / len(sample)
+        * len(found)
         / (row["class_maps"] * forward),
         "speedup_over_exact_route": exact / row["class_maps"],
         "peak_memory": peak(kind, size, True) / peak(kind, size, False),
@@ -142,7 +144,7 @@ def report_peak(kind: str, size: tuple[int, int], explain: bool) -> None:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """"480x640" -> (480, 640)"""
+    """ "480x640" -> (480, 640)"""
     height, width = text.split("x")
     return int(height), int(width)
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.pointing --model whybox/scenes [--data scenes | coco:FILE.json] [--images 40] [--masks 500]
 
-Detections that match an annotation of their class one to one with an IoU of at least 0.5 are explained (target "score"). A hit:
-the map's highest pixel lies inside the annotated box. Energy: the share of the map's sum inside the box. The control is a Gaussian
-blob at the middle of the predicted box.
+Detections that match an annotation of their class one to one with an IoU of at least 0.5 are explained (target "score").
+A hit: the map's highest pixel lies inside the annotated box. Energy: the share of the map's sum inside the box. The control is a
+Gaussian blob at the middle of the predicted box.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from models.detectors import detector, image
 from PIL import Image
 from safetensors.torch import save_file
 
 import whybox
+from models.detectors import detector, image
 from whybox.errors import UnknownNameError, WeightsError, WhyboxError
 
 
@@ -91,7 +91,7 @@ def test_models_by_name_with_local_weights(tmp_path):
     loaded = whybox.load(name, weights=tmp_path / "mine.safetensors", num_classes=6)
     assert loaded.name == name
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in loaded.net.state_dict().items())
-    with pytest.raises(WeightsError, match="shape|expects"):
+    with pytest.raises(WeightsError, match=r"expects"):
         whybox.load(name, weights=str(tmp_path / "mine.safetensors"), num_classes=7)
 
 

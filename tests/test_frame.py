@@ -55,9 +55,7 @@ def test_image_to_network_is_the_way_back():
     assert torch.allclose(there[:, 80:240], resize_maps(maps, (160, 320)))
 
 
-@pytest.mark.parametrize(
-    "sizes", [((0, 5), (4, 4), (4, 4)), ((5, 5), (9, 4), (8, 8)), ((5, 5), (8, 8), (8, 8), (1, 0))]
-)
+@pytest.mark.parametrize("sizes", [((0, 5), (4, 4), (4, 4)), ((5, 5), (9, 4), (8, 8)), ((5, 5), (8, 8), (8, 8), (1, 0))])
 def test_impossible_frames_are_refused(sizes):
     with pytest.raises(ValueError, match=r"pixels|canvas"):
         Frame(*sizes)

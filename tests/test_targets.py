@@ -60,6 +60,6 @@ def test_mistakes_name_what_would_work():
     with pytest.raises(UnknownNameError, match="number"):
         class_index("dog", None)
     with pytest.raises(WhyboxError, match="logits"):
-        TARGETS["logit"][0]()(trace(logits=None))
+        TARGETS["logit"][0](trace(logits=None))
     with pytest.raises(WhyboxError, match="columns 0 to 1"):
         find_target("contrast:7", None)[0](trace())

@@ -1,7 +1,7 @@
 """whybox answers one question about a vision model: why?
 
-    result = whybox.explain(whybox.load("torchvision/fcos_resnet50_fpn"), "photo.jpg")
-    result.plot()
+result = whybox.explain(whybox.load("torchvision/fcos_resnet50_fpn"), "photo.jpg")
+result.plot()
 """
 
 from importlib import import_module

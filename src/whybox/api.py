@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from whybox import registry
 from whybox.data.images import ImageSource, read_image
@@ -117,7 +117,9 @@ def _suspect(model: Model) -> str:
     return f"its weights hold NaN or infinity in {bad[0]}" if bad else "its weights are finite, so look at its input scaling"
 
 
-def detect(model: str | nn.Module | Model, image: ImageSource | Trace, *, score_threshold: float = 0.3, top: int = 100) -> Detections:
+def detect(
+    model: str | nn.Module | Model, image: ImageSource | Trace, *, score_threshold: float = 0.3, top: int = 100
+) -> Detections:
     """The model's detections with a score of at least `score_threshold`, the `top` best, in the model's own order."""
     found = image if isinstance(image, Trace) else trace(model, image)
     return _best(found.detections, score_threshold, top)
@@ -230,7 +232,9 @@ def _choose(
         return found, ("",) * len(found)
     if isinstance(wanted, Detections):
         if len(wanted) and not 0 <= int(wanted.source.min()) <= int(wanted.source.max()) < len(passed.candidates):
-            raise WhyboxError("detections: their source rows are not among this image's candidates; pass boxes and labels instead")
+            raise WhyboxError(
+                "detections: their source rows are not among this image's candidates; pass boxes and labels instead"
+            )
         return wanted, ("",) * len(wanted)
     return match_drawn(passed, wanted, model.classes, score_threshold)
 

@@ -27,7 +27,9 @@ class WeightsError(WhyboxError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence's tail: the closest known names, else all of them."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=3, cutoff=0.5) or [known for known in names if name and name.lower() in known.lower()]
+    close = get_close_matches(name, names, n=3, cutoff=0.5) or [
+        known for known in names if name and name.lower() in known.lower()
+    ]
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(names)}" if names else "none is known here"

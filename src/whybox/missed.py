@@ -40,7 +40,7 @@ def _read_boxes(drawn: Mapping[str, Any], trace: Trace) -> Tensor:
         raise WhyboxError(f"detections: expected a mapping with 'boxes' and 'labels', got {', '.join(map(str, drawn)) or 'none'}")
     boxes = torch.as_tensor(drawn["boxes"], dtype=torch.float32, device=trace.candidates.boxes.device).reshape(-1, 4)
     height, width = trace.frame.image
-    clipped = clip_boxes_to_image(boxes, (height, width))
+    clipped: Tensor = clip_boxes_to_image(boxes, (height, width))
     for box, inside in zip(boxes.tolist(), clipped.tolist(), strict=True):
         text = ", ".join(f"{value:g}" for value in box)
         if not (box[2] > box[0] and box[3] > box[1]):
@@ -50,9 +50,7 @@ def _read_boxes(drawn: Mapping[str, Any], trace: Trace) -> Tensor:
     return clipped
 
 
-def _read_labels(
-    drawn: Mapping[str, Any], boxes: Tensor, trace: Trace, classes: Sequence[str] | None
-) -> list[int | None]:
+def _read_labels(drawn: Mapping[str, Any], boxes: Tensor, trace: Trace, classes: Sequence[str] | None) -> list[int | None]:
     labels = drawn.get("labels")
     if labels is None:
         return [None] * len(boxes)

@@ -5,7 +5,7 @@ down, so the box shrinks there; for x2 and y2 the box grows. The distances l, t,
 the map of l is the map of -x1.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,11 +99,11 @@ class Contrast:
         return _own(trace, values) - values[trace.detections.source, self.other]
 
 
-TARGETS: Mapping[str, tuple[Callable[[], Target], str]] = {
-    "score": (ClassScore, "the reported score of the detection's class"),
-    "logit": (ClassLogit, "the class's logit, before sigmoid or softmax"),
-    "against": (lambda: ClassLogit(-1.0, "against"), "what speaks against the class: the logit with its sign turned"),
-    **{side: ((lambda side=side: BoxSide(side)), f"the box's {side}, image pixels") for side in SIDES},
+TARGETS: Mapping[str, tuple[Target, str]] = {
+    "score": (ClassScore(), "the reported score of the detection's class"),
+    "logit": (ClassLogit(), "the class's logit, before sigmoid or softmax"),
+    "against": (ClassLogit(-1.0, "against"), "what speaks against the class: the logit with its sign turned"),
+    **{side: (BoxSide(side), f"the box's {side}, image pixels") for side in SIDES},
 }
 """Targets by name, with what each is. Beside these: "combined", "contrast:CLASS" and the names of the model's raw outputs."""
 
@@ -120,9 +120,9 @@ DESCRIPTIONS: Mapping[str, str] = {
 def find_target(target: str | Target, classes: Sequence[str] | None, raw: Sequence[str] = ()) -> tuple[Target, str]:
     """The target behind a name, and the name. A callable is taken as it is."""
     if not isinstance(target, str):
-        return target, getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__)
+        return target, str(getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__))
     if target in TARGETS:
-        return TARGETS[target][0](), target
+        return TARGETS[target][0], target
     if target.startswith("contrast:"):
         return Contrast(class_index(target.removeprefix("contrast:"), classes)), target
     if target in raw:

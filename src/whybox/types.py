@@ -1,4 +1,4 @@
-"""The nouns: what flows from an image to a heat map. Checks live in __post_init__; there is no behaviour but indexing and views."""
+"""The nouns: what flows from an image to a heat map. Checks live in __post_init__; behaviour is indexing and views."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -275,7 +275,7 @@ class HeatMaps:
         """(N,h,w). Where the maps stand on grids of several sizes, the coarse ones are resized (bilinear) to the finest."""
         if not self.native:
             return torch.zeros((0, 1, 1))
-        finest = max((tuple(m.shape) for m in self.native), key=lambda shape: shape[0] * shape[1])
+        finest = max(((m.shape[0], m.shape[1]) for m in self.native), key=lambda shape: shape[0] * shape[1])
         values = self._by_shape(lambda maps: resize_maps(maps, finest))
         return to_unit(values) if self.scaled else values
 

@@ -21,7 +21,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         raise WeightsError(f"{path}: the weights do not fit {type(network).__name__}: {'; '.join(told)}")
     for name, value in state.items():
         if value.shape != own[name].shape:
-            raise WeightsError(f"{path}: {name} is {tuple(value.shape)}, {type(network).__name__} expects {tuple(own[name].shape)}")
+            raise WeightsError(
+                f"{path}: {name} is {tuple(value.shape)}, {type(network).__name__} expects {tuple(own[name].shape)}"
+            )
         if value.is_floating_point() and not value.isfinite().all():
             raise WeightsError(f"{path}: {name} holds NaN or infinity")
     network.load_state_dict(state)
@@ -35,7 +37,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            found: dict[str, Tensor] = load_file(path)
+            return found
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(f"{path}: not a plain state dict (it would run code when loaded); save it as safetensors") from None

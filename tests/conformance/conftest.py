@@ -5,10 +5,10 @@ from functools import cache
 import pytest
 import torch
 import transformers
-from models.detectors import detector
 from torch import nn
 
 import whybox
+from models.detectors import detector
 from whybox import registry
 
 

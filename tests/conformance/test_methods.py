@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conformance.conftest import sample
-from models.detectors import image
 
 import whybox
+from conformance.conftest import sample
+from models.detectors import image
 from whybox import registry
 
 SETTINGS = {"drise": {"masks": 8, "candidate_threshold": 0.0}}

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from models.detectors import image
 
+from models.detectors import image
 from whybox import registry
 from whybox.ops.maps import draw_maps
 from whybox.targets import BoxSide, ClassScore
@@ -16,9 +16,7 @@ def few(trace, count=12):
 
 
 def gradients(model, trace, found, target, route="auto"):
-    return [
-        (pullback.rows, pullback.gradient(target).whole()) for pullback in model.pullbacks(trace, found, None, route)
-    ]
+    return [(pullback.rows, pullback.gradient(target).whole()) for pullback in model.pullbacks(trace, found, None, route)]
 
 
 def test_it_is_a_model_that_says_what_it_gives(model):

@@ -18,9 +18,7 @@ def blocks(page: Path) -> list[str]:
     return [text for text in found if f'load("{OFFLINE}")' not in text]
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     draw_scene(3, seed=1).image.save("street.jpg")

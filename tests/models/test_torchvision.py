@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from models.detectors import ALL, ONE_STAGE, PYRAMID_TRANSFORMER, TWO_STAGE, detector, image
 
 import whybox
+from models.detectors import ALL, ONE_STAGE, PYRAMID_TRANSFORMER, TWO_STAGE, detector, image
 from whybox.errors import WhyboxError
 from whybox.methods.odam import Odam
 from whybox.targets import BoxSide, ClassLogit, ClassScore, RawOutput
@@ -238,7 +238,7 @@ def test_a_batch_predicts_what_single_images_do(name):
 def test_a_model_without_gradients_to_a_layer_says_so():
     model = whybox.load(detector("fcos_resnet50_fpn"))
     trace = model.trace(image())
-    with pytest.raises(WhyboxError, match="backbone.body.layer9"):
+    with pytest.raises(WhyboxError, match=r"backbone\.body\.layer9"):
         maps(model, trace, trace.detections[:1], ClassScore(), layer="backbone.body.layer9")
     with pytest.raises(WhyboxError, match="route"):
         maps(model, trace, trace.detections[:1], ClassScore(), route="slow")

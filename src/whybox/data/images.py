@@ -85,7 +85,7 @@ def _from_array(array: np.ndarray) -> Tensor:
         raise ImageError(f"a numpy image must be (H, W, 3) uint8, got shape {array.shape}")
     if array.dtype != np.uint8:
         raise ImageError(f"a numpy image must be uint8 0..255, got {array.dtype}; pass floats as a torch tensor (3, H, W)")
-    _check_size(*array.shape[:2], "the image")
+    _check_size(array.shape[0], array.shape[1], "the image")
     if array.shape[2] == 4:
         return _from_array(np.asarray(_to_rgb(Image.fromarray(array))))
     pixels = torch.from_numpy(np.array(array)).permute(2, 0, 1).float() / 255
@@ -95,7 +95,7 @@ def _from_array(array: np.ndarray) -> Tensor:
 def _from_tensor(tensor: Tensor) -> Tensor:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise ImageError(f"a torch image must be (3, H, W), got {tuple(tensor.shape)}")
-    _check_size(*tensor.shape[1:], "the image")
+    _check_size(tensor.shape[1], tensor.shape[2], "the image")
     if tensor.dtype == torch.uint8:
         tensor = tensor.float() / 255
     if not tensor.is_floating_point():

@@ -29,7 +29,8 @@ def build(name: str, weights: str | None = "default", **options: Any) -> nn.Modu
     chosen = "DEFAULT" if weights == "default" else weights
     backbone = {} if chosen else {"weights_backbone": None}
     try:
-        return get_model(name, weights=chosen, **backbone, **options)
+        network: nn.Module = get_model(name, weights=chosen, **backbone, **options)
+        return network
     except (OSError, ConnectionError) as error:
         raise WeightsError(
             f"the weights of torchvision/{name} could not be downloaded ({error}); pass weights=PATH of a file, or None"
@@ -39,7 +40,7 @@ def build(name: str, weights: str | None = "default", **options: Any) -> nn.Modu
 
 
 def module_type(module: nn.Module) -> str:
-    """"fcos.FCOS" for torchvision's class or one derived from it; "" for a module that is not a torchvision detector."""
+    """ "fcos.FCOS" for torchvision's class or one derived from it; "" for a module that is not a torchvision detector."""
     for kind in type(module).__mro__:
         room, _, file = kind.__module__.rpartition(".")
         if room == "torchvision.models.detection":

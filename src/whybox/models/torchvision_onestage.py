@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,14 +104,14 @@ class OneStage:
         if route not in ROUTES:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn"):
-            run = lambda: self._candidates([trace.image])[0]  # noqa: E731
+            run = lambda: self._candidates([trace.image])[0]
             yield from module_pullbacks(self.net, layer, run, trace, detections)
             return
         level_of = trace.candidates.level[detections.source]
-        for level in level_of.unique().tolist():
+        for level in sorted(set(level_of.tolist())):
             rows = torch.nonzero(level_of == level)[:, 0]
             pull = self._windows if self._takes_windows(trace, level, route) else self._whole_level
-            for chunk in rows.split(_CHUNK_ROWS):
+            for chunk in torch.split(rows, _CHUNK_ROWS):
                 yield pull(trace, detections, chunk, level)
 
     def _takes_windows(self, trace: Trace, level: int, route: str) -> bool:
@@ -153,7 +153,7 @@ class OneStage:
             leaf = feature.values.detach()[None].requires_grad_()
             raw = {name: value[rows] for name, value in self._head.run_level(leaf, level).items()}
             narrow = self._narrow(trace, detections, raw, rows, level)
-        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]  # noqa: E731
+        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]
         return Pullback(chosen, narrow, feature.values, pull, "exact", feature.stride)
 
     def _windows(self, trace: Trace, detections: Detections, chosen: Tensor, level: int) -> Pullback:
@@ -188,7 +188,8 @@ def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: fr
     left out; behind a rectified output the gradient stops where it is 0."""
     if not values.requires_grad:
         raise GradientError("the target does not depend on the candidates through differentiable operations")
-    gradients = torch.autograd.grad(values.sum(), list(raw.values()), retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(values.sum(), list(raw.values()), retain_graph=True, allow_unused=True)
+    gradients = cast(Sequence[Tensor | None], found)
     seeds: Raw = {}
     for (name, value), gradient in zip(raw.items(), gradients, strict=True):
         if gradient is None:
@@ -286,7 +287,7 @@ class _SsdHead(_DenseHead):
     def _branches(self, head: Any) -> tuple[Branch, ...]:
         kinds = {"cls_logits": head.classification_head, "bbox_regression": head.regression_head}
         return tuple(
-            Branch(layers[:-1], {name: layers[-1]})
+            Branch(layers[:-1], {name: cast(nn.Conv2d, layers[-1])})
             for blocks in zip(*(kind.module_list for kind in kinds.values()), strict=True)
             for name, layers in zip(kinds, map(flatten_layers, blocks), strict=True)
         )

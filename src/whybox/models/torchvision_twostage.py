@@ -78,7 +78,7 @@ class TwoStage:
         batch, _ = self.net.transform(images)
         features = as_features(self.net.backbone(batch.tensors))
         proposals, _ = self.net.rpn(batch, features)
-        pooled = self._pool(features, proposals, batch.image_sizes).split([len(boxes) for boxes in proposals])
+        pooled = torch.split(self._pool(features, proposals, batch.image_sizes), [len(boxes) for boxes in proposals])
         return [
             self._read(part, boxes, self._levels(boxes), frame_of(image, batch, i))[0]
             for i, (image, part, boxes) in enumerate(zip(images, pooled, proposals, strict=True))
@@ -124,11 +124,11 @@ class TwoStage:
         if route not in ROUTES:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn", "roi"):
-            run = lambda: self._candidates([trace.image])[0]  # noqa: E731
+            run = lambda: self._candidates([trace.image])[0]
             yield from module_pullbacks(self.net, layer, run, trace, detections)
             return
         level_of = trace.candidates.level[detections.source]
-        for level in level_of.unique().tolist():
+        for level in sorted(set(level_of.tolist())):
             rows = torch.nonzero(level_of == level)[:, 0]
             if layer == "roi":
                 yield self._pooled(trace, detections, rows, level)
@@ -145,7 +145,8 @@ class TwoStage:
         """RoIAlign of each proposal from the image `index` (n,) of features (B,C,h,w), as MultiScaleRoIAlign does it."""
         pool = self.net.roi_heads.box_roi_pool
         rois = torch.cat([index[:, None].to(proposals.dtype), proposals], 1)
-        return roi_align(features, rois, pool.output_size, pool.scales[level], pool.sampling_ratio)
+        pooled: Tensor = roi_align(features, rois, pool.output_size, pool.scales[level], pool.sampling_ratio)
+        return pooled
 
     def _whole_level(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
         detections = detections[rows]
@@ -155,7 +156,7 @@ class TwoStage:
             leaf = feature.values.detach()[None].requires_grad_()
             pooled = self._align(leaf, proposals, torch.zeros_like(rows), level)
             narrow = self._narrow(trace, detections, pooled, proposals)
-        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]  # noqa: E731
+        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]
         return Pullback(rows, narrow, feature.values, pull, "exact", feature.stride)
 
     def _pooled(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
@@ -203,7 +204,7 @@ class TwoStage:
             each = torch.arange(len(rows), device=rows.device)
             pooled = self._align(leaf, proposals - shift, each, level)
             narrow = self._narrow(trace, detections, pooled, proposals)
-        pull = lambda values: _joint_gradient(values, leaf)  # noqa: E731
+        pull = lambda values: _joint_gradient(values, leaf)
         return Pullback(rows, narrow, feature.values, pull, "windows", feature.stride, origin=origin)
 
 

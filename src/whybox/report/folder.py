@@ -20,7 +20,7 @@ def check_new_folder(directory: str | Path) -> None:
     except OSError as error:
         raise WhyboxError(f"{folder}: {one_line(error)}") from None
     if taken:
-        raise WhyboxError(f"{folder}: the folder exists and is not empty; nothing was overwritten, choose another")
+        raise WhyboxError(f"{folder}: already exists and is not empty; nothing was overwritten, choose another")
     if folder.exists() and not folder.is_dir():
         raise WhyboxError(f"{folder}: a file of that name exists; nothing was overwritten, choose another")
     if not parent.is_dir() or not os.access(parent, os.W_OK):

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from whybox.errors import WeightsError, WhyboxError, unknown
+from whybox.errors import WhyboxError, unknown
+from whybox.weights import load_weights
 
 HERE = Path(__file__).parent
 
@@ -41,7 +41,7 @@ def load(name: str | Path) -> Loaded:
     own = card["arguments"]["num_classes"] - 1
     if len(card["classes"]) != own:
         raise WhyboxError(f"{card_file} names {len(card['classes'])} classes, its network has {own}")
-    fill(network, _read_weights(weights), str(weights))
+    load_weights(network, weights)
     return Loaded(network.eval(), tuple(card["classes"]), card)
 
 
@@ -54,21 +54,6 @@ def build(network: str, arguments: Mapping[str, Any]) -> nn.Module:
         return builders[network](**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise WhyboxError(f"{network} cannot be built from {dict(arguments)}: {error}") from error
-
-
-def fill(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Put the weights into the network, all of them, or none and an error that names what does not fit."""
-    own = network.state_dict()
-    if missing := own.keys() - weights.keys():
-        raise WeightsError(f"{origin} lacks {len(missing)} of the network's weights, the first {min(missing)!r}")
-    if extra := weights.keys() - own.keys():
-        raise WeightsError(f"{origin} holds {len(extra)} weights that the network lacks, the first {min(extra)!r}")
-    for key, value in weights.items():
-        if value.shape != own[key].shape:
-            raise WeightsError(f"{origin}: {key!r} is {tuple(value.shape)}, the network needs {tuple(own[key].shape)}")
-        if not value.isfinite().all():
-            raise WeightsError(f"{origin}: {key!r} holds NaN or infinity")
-    network.load_state_dict(dict(weights))
 
 
 def save(network: nn.Module, card: Mapping[str, Any], folder: Path, name: str | None = None) -> tuple[Path, Path]:
@@ -129,14 +114,3 @@ def _read_card(file: Path) -> dict[str, Any]:
     if missing := [key for key in ("network", "arguments", "classes") if key not in card]:
         raise WhyboxError(f"the network's card {file} lacks {', '.join(missing)}")
     return dict(card)
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load as from_bytes
-
-    try:
-        stored = from_bytes(file.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read the weights {file}: {error}") from error
-    return {key: value.float() if value.dtype == torch.float16 else value for key, value in stored.items()}
