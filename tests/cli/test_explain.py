@@ -48,7 +48,9 @@ def test_a_bad_image_among_good_ones(whybox, network, pictures):
     assert err.splitlines() == ["whybox: bad.jpg: not an image that can be read", "whybox: gone.png: no such file"]
     assert sorted(os.listdir(pictures / "out")) == ["index.html", "one", "two"]
     assert "one.png: 1 detection," in out
-    assert (pictures / "out" / "index.html").read_text().count("data-photo=") == 2
+    page = (pictures / "out" / "index.html").read_text()
+    assert page.count("data-photo=") == 2
+    assert "Not explained: bad.jpg, gone.png." in page
 
 
 def test_only_bad_images_leave_no_folder(whybox, network, pictures):

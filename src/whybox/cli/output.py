@@ -88,7 +88,7 @@ def _count(number: int) -> str:
 
 def _row(row: Mapping[str, Any]) -> str:
     box = ", ".join(f"{side:.0f}" for side in row["box"])
-    note = f"  {row['note']}" if row.get("note") else ""
+    note = f"\n    {row['note']}" if row.get("note") else ""
     return f"  {row['name']:<16} {row['score']:.2f}  ({box}){note}"
 
 

@@ -243,9 +243,8 @@
   function meaning(one, map) {
     if (map.low === 0 && map.high === 0) return "This map is zero everywhere: nothing the method could see speaks for it.";
     if (map.high === map.low) return "This map has the same value everywhere.";
-    const told = wordsOf(one.target).meaning;
-    const signs = one.signed ? "Red speaks for it, blue against it." : "";
-    return [told, signs].filter(Boolean).join(" ") || "Brighter means a higher value of the map.";
+    const told = wordsOf(one.target).meaning || "Brighter: a higher value of the map.";
+    return one.signed ? `${told.replace("Brighter", "Red")} Blue: the opposite.` : told;
   }
 
   function showLegend() {
@@ -282,6 +281,13 @@
     context.putImageData(strip, 0, 0);
   }
 
+  /** The map's own cells; and, where it is much finer than what is stored here, how many of them one drawn cell averages. */
+  function gridOf(map) {
+    const [rows, columns] = map.grid;
+    const fold = Math.max(rows, columns) / Math.max(map.h, map.w);
+    return `${rows} × ${columns} cells${fold > 1.5 ? `, drawn as means over about ${fold.toFixed(0)} × ${fold.toFixed(0)}` : ""}`;
+  }
+
   function showFacts() {
     const index = active();
     const one = layer();
@@ -290,7 +296,7 @@
     if (index !== null) rows.push(["Box", photo.detections[index].box.map((side) => Math.round(side)).join(", ")]);
     if (index !== null && one) {
       const map = one.maps[index];
-      rows.push(["Raw values", `${write(map.raw[0])} to ${write(map.raw[1])}`], ["Grid", `${map.grid[0]} × ${map.grid[1]} cells`]);
+      rows.push(["Raw values", `${write(map.raw[0])} to ${write(map.raw[1])}`], ["Grid", gridOf(map)]);
       if (map.route) rows.push(["Gradient", page.routes[map.route] || map.route]);
     }
     if (one?.options) rows.push(["Options", one.options]);

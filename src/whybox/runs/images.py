@@ -111,7 +111,7 @@ def explain_images(
         if len(sources) > 1 and len(sheets) < MOST_ON_PAGE:
             sheets.append(make_sheet(photo_of(explanations)))
     if sheets:
-        _write_index(out / INDEX, sheets, len(kept))
+        _write_index(out / INDEX, sheets, len(kept) - len(sheets), [name for name, _ in failed])
     return Outcome(out / INDEX if kept else None, tuple(kept), tuple(failed))
 
 
@@ -214,8 +214,8 @@ def _folders(out: Path, names: Sequence[str]) -> list[Path]:
     return folders
 
 
-def _write_index(path: Path, sheets: Sequence[Sheet], count: int) -> None:
-    left = count - len(sheets)
-    remark = f"{left} more images are in the folders beside this file, each with a page of its own." if left else ""
+def _write_index(path: Path, sheets: Sequence[Sheet], left: int, failed: Sequence[str]) -> None:
+    remarks = [f"{left} more images are in the folders beside this file, each with a page of its own."] if left else []
+    remarks += [f"Not explained: {', '.join(Path(name).name for name in failed)}."] if failed else []
     with new_file(path) as draft:
-        draft.write_text(write_page(sheets, remark=remark), encoding="utf-8")
+        draft.write_text(write_page(sheets, remark=" ".join(remarks)), encoding="utf-8")
