@@ -59,7 +59,7 @@ def test_what_does_not_fit_the_page_is_told(model, tmp_path, monkeypatch):
     outcome = explain_images(model, sources(3), ASKED, tmp_path / "out")
     page = outcome.page.read_text()
     assert page.count("data-photo=") == 2
-    assert "1 more images are in the folders" in page
+    assert "1 more image is in the folders" in page
     assert len(outcome.kept) == 3
     assert all((kept.folder / "index.html").is_file() for kept in outcome.kept)
 
@@ -85,6 +85,6 @@ def test_several_explanations_of_an_image_are_kept_together_or_not_at_all(model,
 
     monkeypatch.setattr(images, "write_page", full)
     question = Question(targets=("score", "x1"), score_threshold=0.0, top=1)
-    with pytest.raises(WhyboxError, match="nothing was kept|nothing kept|cannot be written"):
+    with pytest.raises(WhyboxError, match="cannot be written"):
         explain_images(model, sources(1), question, tmp_path / "out")
     assert os.listdir(tmp_path) == []

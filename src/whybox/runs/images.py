@@ -215,7 +215,8 @@ def _folders(out: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _write_index(path: Path, sheets: Sequence[Sheet], left: int, failed: Sequence[str]) -> None:
-    remarks = [f"{left} more images are in the folders beside this file, each with a page of its own."] if left else []
+    more = "1 more image is" if left == 1 else f"{left} more images are"
+    remarks = [f"{more} in the folders beside this file, each with a page of its own."] if left else []
     remarks += [f"Not explained: {', '.join(Path(name).name for name in failed)}."] if failed else []
     with new_file(path) as draft:
         draft.write_text(write_page(sheets, remark=" ".join(remarks)), encoding="utf-8")
