@@ -6,7 +6,7 @@ import torch
 from models.detectors import image
 from whybox import registry
 from whybox.ops.maps import draw_maps
-from whybox.targets import BoxSide, ClassScore
+from whybox.targets import SIDES, BoxSide, ClassScore
 from whybox.types import Model
 
 
@@ -35,7 +35,12 @@ def test_a_detection_is_its_candidate(model):
     assert torch.allclose(raw.clamp(min=0).minimum(limits), found.boxes.clamp(min=0).minimum(limits), atol=1e-2)
 
 
-@pytest.mark.parametrize("target", [ClassScore(), BoxSide("x2")], ids=lambda target: target.name)
+def perimeter(trace):
+    sides = [BoxSide(side)(trace) for side in SIDES]
+    return sides[2] - sides[0] + sides[3] - sides[1]
+
+
+@pytest.mark.parametrize("target", [ClassScore(), perimeter], ids=["score", "sides"])
 def test_gradients_reach_the_features_and_every_row_comes_once(model, target):
     trace = model.trace(image())
     found = few(trace)

@@ -503,7 +503,7 @@
     for (const button of document.querySelectorAll("#film button")) {
       const here = Number(button.dataset.photo) === index;
       button.setAttribute("aria-current", String(here));
-      if (here && index) button.scrollIntoView({ block: "nearest", inline: "nearest" });
+      if (here) reveal(find("film"), button);
     }
     choose({});
     show();
@@ -533,11 +533,18 @@
     wanted();
   }
 
+  /** Scroll `outer`, and never the page, until `inner` can be seen in it. */
+  function reveal(outer, inner) {
+    const [frame, part] = [outer.getBoundingClientRect(), inner.getBoundingClientRect()];
+    outer.scrollTop += Math.min(0, part.top - frame.top) + Math.max(0, part.bottom - frame.bottom);
+    outer.scrollLeft += Math.min(0, part.left - frame.left) + Math.max(0, part.right - frame.right);
+  }
+
   function moveTo(index) {
     const inList = document.activeElement?.closest("#list");
     set({ pinned: index, peek: null });
     const row = find("list").children[index];
-    row.scrollIntoView({ block: "nearest" });
+    reveal(find("list"), row);
     if (inList) row.firstElementChild.focus({ preventScroll: true });
     if (document.activeElement?.closest("#boxes")) find("boxes").children[index].focus({ preventScroll: true });
   }

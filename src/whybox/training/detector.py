@@ -415,13 +415,14 @@ def keep(run: Fit, folder: Path, network_name: str, arguments: Mapping[str, Any]
 
     The card's `threshold` is the score from which on detections are worth showing: that of the best F1 on the main set.
     """
-    card = {"network": network_name, "arguments": dict(arguments), "classes": list(run.task.classes)}
+    card: dict[str, Any] = {"network": network_name, "arguments": dict(arguments), "classes": list(run.task.classes)}
     run.network.load_state_dict(run.averaged)
     zoo.save(run.network, card, folder)
     written = zoo.load(folder).network
     sets = run.task.held_out.items()
     scores = {name: evaluate(written, examples, run.task.classes).as_dict() for name, examples in sets}
-    card["threshold"] = next((score["threshold"] for score in scores.values()), None)
+    thresholds = [score["threshold"] for score in scores.values()]
+    card["threshold"] = thresholds[0] if thresholds else None
     card["trained"] = {
         "command": command,
         **asdict(run.recipe),
