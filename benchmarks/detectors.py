@@ -1,6 +1,6 @@
 """What explaining costs beside detecting: ratios within one run, medians.
 
-    python -m benchmarks.detectors [--sizes 480x640 800x1333] [--models fcos ...] [--repeats 3] [--json FILE]
+    python -m benchmarks.detectors [--sizes 480x640 800x1333] [--models fcos ...] [--repeats 5] [--json FILE]
 
 For each of torchvision's ResNet-50 FPN detectors (random weights: the cost does not depend on them) and each image size:
 the detector's own forward pass; all class-score maps of 100 detections; the combined maps (five targets); one backward
@@ -54,15 +54,16 @@ def build(kind: str, size: tuple[int, int]) -> nn.Module:
     return net
 
 
-def timed(run: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of `repeats` runs, after one that is not counted."""
-    run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def timed_in_turn(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each run. They take turns, so that a machine whose speed drifts treats them alike; the first round
+    is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
 def maps(model: Model, trace: Trace, found: Detections, names: tuple[str, ...], route: str = "auto") -> Any:
@@ -78,29 +79,35 @@ def measure(kind: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
     image = torch.rand(3, *size)
     trace = model.trace(image)
     found = trace.detections[:COUNT]
-    with torch.no_grad():
-        forward = timed(lambda: net([image]), repeats)
-    row = {
+    sample = found[:: COUNT // SLOW_SAMPLE]
+    runs = {
+        "forward": lambda: detect(net, image),
+        "trace": lambda: model.trace(image),
+        "class maps": lambda: maps(model, trace, found, ("score",)),
+        "combined": lambda: maps(model, trace, found, ("score", *SIDES)),
+        "exact": lambda: maps(model, trace, sample, ("score",), "exact"),
+    }
+    seconds = timed_in_turn(runs, repeats)
+    each = one_backward_each(net, model, trace, sample) / len(sample)
+    return {
         "model": kind,
         "size": f"{size[0]}x{size[1]}",
         "detections": len(found),
         "levels": trace.candidates.level[found.source].bincount().tolist(),
-        "forward_s": forward,
-        "trace": timed(lambda: model.trace(image), repeats) / forward,
-        "class_maps": timed(lambda: maps(model, trace, found, ("score",)), repeats) / forward,
-    }
-    combined = timed(lambda: maps(model, trace, found, ("score", *SIDES)), repeats) / forward
-    sample = found[:: COUNT // SLOW_SAMPLE]
-    exact = timed(lambda: maps(model, trace, sample, ("score",), "exact"), 1) / forward * len(found) / len(sample)
-    return row | {
-        "combined_to_class": combined / row["class_maps"],
-        "speedup_over_one_backward_each": one_backward_each(net, model, trace, sample)
-        / len(sample)
-        * len(found)
-        / (row["class_maps"] * forward),
-        "speedup_over_exact_route": exact / row["class_maps"],
+        "forward_s": seconds["forward"],
+        "trace": seconds["trace"] / seconds["forward"],
+        "class_maps": seconds["class maps"] / seconds["forward"],
+        "combined_to_class": seconds["combined"] / seconds["class maps"],
+        "speedup_over_one_backward_each": each * len(found) / seconds["class maps"],
+        "speedup_over_exact_route": seconds["exact"] / len(sample) * len(found) / seconds["class maps"],
         "peak_memory": peak(kind, size, True) / peak(kind, size, False),
     }
+
+
+def detect(net: nn.Module, image: torch.Tensor) -> Any:
+    """The detector's own forward pass, as its users run it."""
+    with torch.no_grad():
+        return net([image])
 
 
 def one_backward_each(net: Any, model: Model, trace: Trace, found: Detections) -> float:
@@ -138,8 +145,7 @@ def report_peak(kind: str, size: tuple[int, int], explain: bool) -> None:
         trace = model.trace(image)
         maps(model, trace, trace.detections[:COUNT], ("score",))
     else:
-        with torch.no_grad():
-            net([image])
+        detect(net, image)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
@@ -154,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["480x640", "800x1333"])
     parser.add_argument("--models", nargs="+", default=["fcos", "retinanet", "faster_rcnn"], choices=list(BUILDERS))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()

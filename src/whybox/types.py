@@ -198,6 +198,7 @@ class Pullback:
     route: "exact" (autograd through the model), "windows" (exact, on the receptive field alone) or
     "frozen" (windows with the normalisation's statistics held fixed).
     place: maps (n,k,l) of a layer with a grid of its own (pooled RoIs) -> maps on the level's grid.
+    split: where one backward pass serves windows of many sizes: what `pull` gives -> parts, each with its rows' positions.
     stride: network pixels a cell of the features.
     """
 
@@ -209,12 +210,26 @@ class Pullback:
     stride: float
     origin: Tensor | None = None
     place: Callable[[Tensor], Tensor] | None = None
+    split: Callable[[Tensor], Iterator[tuple[Tensor, FeatureGradient]]] | None = None
 
-    def gradient(self, target: Target) -> FeatureGradient:
-        """dY/dA for the values Y of `target`, also where the caller stands under no_grad or inference_mode."""
+    def gradients(self, target: Target) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        """dY/dA for the values Y of `target`, also where the caller stands under no_grad or inference_mode: in parts that
+        fit memory, each with the positions (m,) of its rows among this pullback's n."""
         with torch.inference_mode(False), torch.enable_grad():
             values = target(self.trace)
-        return FeatureGradient(self.pull(values), self.features, self.origin)
+        pulled = self.pull(values)
+        if self.split is not None:
+            yield from self.split(pulled)
+        else:
+            yield torch.arange(len(pulled), device=pulled.device), FeatureGradient(pulled, self.features, self.origin)
+
+    def gradient(self, target: Target) -> FeatureGradient:
+        """All parts at once, in the order of the rows; where there are several, on the whole grid."""
+        parts = list(self.gradients(target))
+        if len(parts) == 1:
+            return parts[0][1]
+        order = torch.cat([positions for positions, _ in parts]).argsort()
+        return FeatureGradient(torch.cat([part.whole().gradient for _, part in parts])[order], self.features)
 
 
 @runtime_checkable

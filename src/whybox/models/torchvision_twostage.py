@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
 
 from whybox.errors import GradientError, WhyboxError
-from whybox.frame import Frame, paste_boxes, take_windows
+from whybox.frame import Frame, paste_boxes
 from whybox.models.torchvision import (
     as_features,
     body_layers,
@@ -22,7 +22,8 @@ from whybox.models.torchvision import (
 )
 from whybox.ops.gradients import gradients_on, row_gradients
 from whybox.ops.hooks import frozen
-from whybox.types import Candidates, Detections, Pullback, Trace
+from whybox.ops.roi import align_weights, spread_pooled
+from whybox.types import Candidates, Detections, FeatureGradient, Pullback, Trace
 
 ROUTES = ("auto", "exact", "fast")
 _WINDOW_BYTES = 2**25
@@ -135,7 +136,7 @@ class TwoStage:
             elif route == "exact":
                 yield self._whole_level(trace, detections, rows, level)
             else:
-                yield from self._windows(trace, detections, rows, level)
+                yield self._windows(trace, detections, rows, level)
 
     def _narrow(self, trace: Trace, detections: Detections, pooled: Tensor, proposals: Tensor) -> Trace:
         level = trace.candidates.level[detections.source]
@@ -180,32 +181,27 @@ class TwoStage:
             place=lambda maps: paste_boxes(maps, cells, feature.grid),
         )
 
-    def _windows(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Iterator[Pullback]:
-        """Windows of similar size go together, so that a wide one does not make the others wide."""
+    def _windows(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
+        """One backward pass to the pooled features of all rows, then RoIAlign's transpose into a window around each region.
+        Windows of similar size go together, so that a wide one does not make the others wide."""
+        pooled = self._pooled(trace, detections, rows, level)
         feature = trace.features[level]
-        proposals = trace.state.proposals[detections.source[rows]]
-        start, size = _reach(proposals * self.net.roi_heads.box_roi_pool.scales[level], feature.grid)
+        pool = self.net.roi_heads.box_roi_pool
+        cells = trace.state.proposals[detections.source[rows]] * pool.scales[level]
+        start, size = _reach(cells, feature.grid)
         order = size.prod(1).argsort()
-        for chunk in _similar(size[order], len(feature.values) * feature.values.element_size()):
-            part = order[chunk]
-            yield self._window_chunk(trace, detections, rows[part], level, start[part], size[part].amax(0))
 
-    def _window_chunk(
-        self, trace: Trace, detections: Detections, rows: Tensor, level: int, start: Tensor, size: Tensor
-    ) -> Pullback:
-        detections = detections[rows]
-        feature = trace.features[level]
-        origin = torch.minimum(start, torch.tensor(feature.grid, device=start.device) - size)
-        height, width = size.tolist()
-        proposals = trace.state.proposals[detections.source]
-        shift = origin.flip(1).repeat(1, 2) / self.net.roi_heads.box_roi_pool.scales[level]
-        with frozen(self.net), gradients_on():
-            leaf = take_windows(feature.values, origin, (height, width)).requires_grad_()
-            each = torch.arange(len(rows), device=rows.device)
-            pooled = self._align(leaf, proposals - shift, each, level)
-            narrow = self._narrow(trace, detections, pooled, proposals)
-        pull = lambda values: _joint_gradient(values, leaf)
-        return Pullback(rows, narrow, feature.values, pull, "windows", feature.stride, origin=origin)
+        def spread(gradient: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+            for chunk in _similar(size[order], len(feature.values) * feature.values.element_size()):
+                part = order[chunk]
+                height, width = size[part].amax(0).tolist()
+                origin = torch.minimum(start[part], start.new_tensor(feature.grid) - start.new_tensor([height, width]))
+                box, high, wide = cells[part], *feature.grid
+                down = align_weights(box[:, 1], box[:, 3], pool.output_size[0], pool.sampling_ratio, high, origin[:, 0], height)
+                across = align_weights(box[:, 0], box[:, 2], pool.output_size[1], pool.sampling_ratio, wide, origin[:, 1], width)
+                yield part, FeatureGradient(spread_pooled(gradient[part], down, across), feature.values, origin)
+
+        return replace(pooled, features=feature.values, route="windows", place=None, split=spread)
 
 
 def _joint_gradient(values: Tensor, features: Tensor) -> Tensor:
@@ -216,11 +212,8 @@ def _joint_gradient(values: Tensor, features: Tensor) -> Tensor:
 
 
 def _reach(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """First cell (n,2) and size (n,2), as (rows, columns), of what RoIAlign may read for boxes (n,4) in cells.
-
-    One cell more on each side keeps the clamping at a window's edge out of reach where the grid goes on; pooling widens
-    a box to at least one cell.
-    """
+    """First cell (n,2) and size (n,2), as (rows, columns), of what RoIAlign may read for boxes (n,4) in cells; pooling widens
+    a box to at least one cell."""
     limit = torch.tensor(grid, device=boxes.device)
     first, last = boxes[:, [1, 0]], boxes[:, [3, 2]]
     last = torch.maximum(last, first + 1)

@@ -82,8 +82,9 @@ def draw_maps(
             boxes = trace.frame.boxes_to_network(detections.boxes[pullback.rows])
             chosen = replace(detections[pullback.rows], boxes=boxes)
             for target, done in zip(targets, maps, strict=True):
-                for row, value in zip(rows, _draw_one(pullback, target, chosen, draw), strict=True):
-                    done[row] = value
+                for positions, values in _draw_parts(pullback, target, chosen, draw):
+                    for position, value in zip(positions.tolist(), values, strict=True):
+                        done[rows[position]] = value
             for row in rows:
                 routes[row] = pullback.route
     return [tuple(done) for done in maps], tuple(routes)
@@ -94,9 +95,11 @@ def _ordinary(detections: Detections) -> Detections:
     return Detections(*(value.clone() for value in vars(detections).values()))
 
 
-def _draw_one(pullback: Pullback, target: Target, detections: Detections, draw: Draw) -> Tensor:
-    values = draw(pullback.gradient(target), detections, pullback.stride)
-    return values if pullback.place is None else pullback.place(values)
+def _draw_parts(pullback: Pullback, target: Target, detections: Detections, draw: Draw) -> Iterator[tuple[Tensor, Tensor]]:
+    """Positions of rows (m,) and their maps (m,h,w)."""
+    for positions, gradient in pullback.gradients(target):
+        values = draw(gradient, detections[positions], pullback.stride)
+        yield positions, values if pullback.place is None else pullback.place(values)
 
 
 def fuse_layers(layers: Sequence[HeatMaps], fusion: Fusion, options: Mapping[str, Any]) -> HeatMaps:

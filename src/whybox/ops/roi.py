@@ -1,0 +1,42 @@
+"""RoIAlign as two small matrices a region, so that its transpose is two matrix products."""
+
+import torch
+from torch import Tensor
+
+
+def align_weights(start: Tensor, end: Tensor, bins: int, ratio: int, length: int, first: Tensor, window: int) -> Tensor:
+    """How much each cell of a window gives to each bin of RoIAlign along one axis: (n,bins,window).
+
+    start, end: (n,) the regions in cells of an axis with `length` cells. ratio: samples a bin; 0 or less: as many as the bin
+    has cells, rounded up. first: (n,) the window's first cell. A region is at least one cell long; samples within one cell
+    beyond the edge read the edge, those farther out read 0. The pooled region is rows @ features @ columns.T.
+
+    Source: He et al., Mask R-CNN, 2017, section 3; conventions of torchvision.ops.roi_align with aligned=False.
+    """
+    step = (end - start).clamp(min=1) / bins
+    samples = torch.full_like(step, ratio) if ratio > 0 else step.ceil().clamp(min=1)
+    most = int(samples.max()) if len(samples) else 1
+    inner = torch.arange(most, device=start.device)
+    used = (inner < samples[:, None]) / samples[:, None]
+    offset = torch.arange(bins, device=start.device)[:, None] + (inner + 0.5) / samples[:, None, None]
+    at = start[:, None, None] + offset * step[:, None, None]
+    weight = used[:, None, :] * ((at >= -1) & (at <= length))
+    at = at.clamp(0, length - 1)
+    low = at.floor()
+    far = at - low
+    result = start.new_zeros((len(start), bins, window + 1))
+    place = (low.long() - first[:, None, None]).clamp(0, window - 1)
+    result.scatter_add_(2, place, weight * (1 - far))
+    result.scatter_add_(2, place + 1, weight * far)
+    return result[:, :, :window]
+
+
+def spread_pooled(pooled: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """RoIAlign's transpose: gradients (n,C,p,q) at pooled features -> (n,C,k,l) at the windows they were pooled from.
+
+    rows: (n,p,k), columns: (n,q,l), from `align_weights`.
+    """
+    count, channels, high, wide = pooled.shape
+    across = (pooled.reshape(count, channels * high, wide) @ columns).reshape(count, channels, high, -1)
+    down = rows.transpose(1, 2) @ across.transpose(1, 2).reshape(count, high, -1)
+    return down.reshape(count, rows.shape[2], channels, -1).transpose(1, 2)
