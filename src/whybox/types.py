@@ -226,7 +226,7 @@ class Pullback:
     def gradient(self, target: Target) -> FeatureGradient:
         """All parts at once, in the order of the rows; where there are several, on the whole grid."""
         parts = list(self.gradients(target))
-        if len(parts) == 1:
+        if self.split is None:
             return parts[0][1]
         order = torch.cat([positions for positions, _ in parts]).argsort()
         return FeatureGradient(torch.cat([part.whole().gradient for _, part in parts])[order], self.features)
