@@ -31,7 +31,7 @@ def detect(
             except ImageError as error:
                 failed[str(image)] = str(error)
                 warn(str(error))
-            tick(str(image))
+            tick(str(image), 1)
     if as_json:
         images_found = [{"image": name, "detections": rows} for name, rows in found.items()]
         say_json({"images": images_found, "failed": [{"image": name, "error": text} for name, text in failed.items()]})

@@ -21,7 +21,7 @@ def methods(as_json: AsJson = False) -> None:
 
 
 def _describe(kind: Any) -> dict[str, Any]:
-    options = {option.name: _default(option) for option in fields(kind)}
+    options = {option.name: _default(option) for option in fields(kind) if option.repr}
     return {"name": kind.name, "needs": sorted(kind.needs), "options": options, "source": kind.source}
 
 

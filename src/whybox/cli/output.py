@@ -35,16 +35,16 @@ def warn(line: str) -> None:
 
 
 @contextmanager
-def bar(total: int, what: str) -> Iterator[Callable[[str], None]]:
+def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
     """A progress bar on standard error that goes when it is done; nothing without a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=total)
 
-        def tick(name: str) -> None:
-            progress.update(task, advance=1, description=Path(name).name)
+        def tick(name: str, part: float = 1) -> None:
+            progress.update(task, advance=part, description=Path(name).name)
 
         yield tick
 

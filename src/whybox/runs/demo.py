@@ -28,7 +28,7 @@ def explain_scenes(
     count: int,
     seed: int,
     *,
-    tick: Tick = lambda name: None,
+    tick: Tick = lambda name, part: None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Draw `count` scenes, mixed ones and crowds in turn, and explain them into `out`; their pictures lie beside."""

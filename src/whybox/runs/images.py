@@ -22,8 +22,8 @@ MOST_ON_PAGE = 40
 
 INDEX = "index.html"
 
-Tick = Callable[[str], None]
-"""Called with an image's name after every map set."""
+Tick = Callable[[str, float], None]
+"""Called with an image's name and the part of a map set that is newly done: 1 for a whole one, less within a slow method."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def explain_images(
     question: Question,
     out: Path,
     *,
-    tick: Tick = lambda name: None,
+    tick: Tick = lambda name, part: None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Explain (name, image) pairs into the new folder `out`; `warn` hears at once of an image that cannot be explained.
@@ -116,7 +116,7 @@ def explain_images(
 
 
 def explain_image(
-    model: Model, source: ImageSource, name: str, question: Question, *, tick: Tick = lambda name: None
+    model: Model, source: ImageSource, name: str, question: Question, *, tick: Tick = lambda name, part: None
 ) -> list[Explanation]:
     """One explanation for every method and target, all of the same detections and from one forward pass."""
     started = time.perf_counter()
@@ -126,6 +126,7 @@ def explain_image(
     explanations = []
     for method in question.methods:
         for target in question.targets:
+            watch = _Watch(name, tick)
             one = api.explain(
                 model,
                 passed,
@@ -138,10 +139,24 @@ def explain_image(
                 layer=question.layer,
                 name=Path(name).name,
                 **_options_of(method, question),
+                **({"progress": watch} if "progress" in _takes(method) else {}),
             )
             explanations.append(replace(one, seconds={**one.seconds, "trace": traced}))
-            tick(name)
+            watch(1, 1)
     return explanations
+
+
+class _Watch:
+    """Passes on what a method says of its progress, as the part of the map set that is newly done."""
+
+    def __init__(self, name: str, tick: Tick) -> None:
+        self.name, self.tick, self.told = name, tick, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        part = done / total - self.told
+        if part > 0:
+            self.told += part
+            self.tick(self.name, part)
 
 
 def detect_image(model: Model, source: ImageSource | Trace, question: Question) -> Detections:
