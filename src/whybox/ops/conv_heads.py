@@ -168,9 +168,9 @@ def _pull_predictors(branch: Branch, seeds: Mapping[str, Tensor]) -> Tensor:
 
 
 def _inside(cells: Tensor, radius: int, grid: tuple[int, int]) -> Tensor:
-    """1 where a window's cell lies on the grid, (n,1,k,k)."""
+    """Whether a window's cell lies on the grid, (n,1,k,k)."""
     reach = torch.arange(-radius, radius + 1, device=cells.device)
     rows, columns = cells[:, :1] + reach, cells[:, 1:] + reach
     down = ((rows >= 0) & (rows < grid[0]))[:, None, :, None]
     across = ((columns >= 0) & (columns < grid[1]))[:, None, None, :]
-    return (down & across).float()
+    return down & across
