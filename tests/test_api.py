@@ -7,7 +7,9 @@ from safetensors.torch import save_file
 
 import whybox
 from models.detectors import detector, image
+from whybox.data.scenes import draw_scene
 from whybox.errors import UnknownNameError, WeightsError, WhyboxError
+from whybox.methods.odam import Odam
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +141,53 @@ def test_an_empty_result_is_not_an_error(model):
     result = whybox.explain(model, image(), score_threshold=1.1)
     assert len(result) == 0
     assert result.maps.at_image().shape == (0, 150, 201)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top": -1}, "whole number"),
+        ({"top": 1.5}, "whole number"),
+        ({"score_threshold": "high"}, "must be a number"),
+        ({"score_threshold": float("nan")}, "must be a number"),
+        ({"method": None}, "name or a method object"),
+        ({"target": None}, "name or a callable"),
+        ({"target": ["score", "x1"]}, "name or a callable"),
+        ({"target": lambda trace: trace.candidates.scores}, r"one number a detection, \(1,\), got shape"),
+        ({"target": lambda trace: trace.candidates.scores.sum()}, r"got shape \(\)"),
+        ({"target": lambda trace: [1.0]}, "got list"),
+        ({"target": lambda trace: trace.candidates.scores[:, 0] / 0}, "NaN or infinite"),
+        ({"detections": {"boxes": [1, 2, 3, 4, 5]}}, r"shape \(N, 4\)"),
+        ({"detections": {"boxes": "abcd"}}, "numbers"),
+    ],
+)
+def test_wrong_values_are_named(model, options, message):
+    with pytest.raises(WhyboxError, match=message) as caught:
+        whybox.explain(model, image(), **{"score_threshold": 0.1, "top": 1} | options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_object_keeps_its_own_options(model):
+    result = whybox.explain(model, image(), method=Odam(smoothing="gaussian"), score_threshold=0.1, top=1)
+    assert result.maps.options["smoothing"] == "gaussian"
+    with pytest.raises(WhyboxError, match="set this on the method object"):
+        whybox.explain(model, image(), method=Odam(), smoothing="global")
+
+
+def test_own_detections_as_a_dict_are_the_same_candidates():
+    scenes = whybox.load("whybox/scenes")
+    trace = whybox.trace(scenes, draw_scene(3, seed=1, variant="crowd").image)
+    found = whybox.detect(scenes, trace)
+    assert torch.equal(whybox.explain(scenes, trace, detections=found.to_dict()).detections.source, found.source)
+
+
+def test_what_cannot_be_loaded_says_so():
+    net = detector("fcos_resnet50_fpn")
+    with pytest.raises(WhyboxError, match="got int"):
+        whybox.load(3)
+    with pytest.raises(WhyboxError, match="feature"):
+        whybox.load(net, feature="x")
+    with pytest.raises(WhyboxError, match="features"):
+        whybox.load(torch.nn.Linear(2, 2), candidates=lambda output: output)
+    with pytest.raises(WhyboxError, match="device 'gpu'"):
+        whybox.load(net, device="gpu")

@@ -42,11 +42,20 @@ def load(
             load_weights(model, weights)
     elif isinstance(model, (str, Path)):
         loaded = _by_name(str(model), weights, **options)
+    elif isinstance(model, Model):
+        loaded = model
     else:
-        return model
+        raise WhyboxError(f"a model must be a name, a torch.nn.Module or a loaded model, got {type(model).__name__}")
     if device is not None:
-        _network(loaded).to(device)
+        _move(_network(loaded), device)
     return loaded
+
+
+def _move(network: nn.Module, device: str | torch.device) -> None:
+    try:
+        network.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise WhyboxError(f"device {str(device)!r} is not to be had: {str(error).splitlines()[0]}") from error
 
 
 def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
@@ -80,14 +89,22 @@ def _from_zoo(name: str, weights: str | Path | None, title: str, **options: Any)
 def _wrap(module: nn.Module, **options: Any) -> Model:
     families = registry.models()
     if "candidates" in options:
-        return families[_PLAIN].wrap(module, **options)  # type: ignore[no-any-return]
+        return _wrap_as(families[_PLAIN], module, **options)
     for name, family in families.items():
         if name != _PLAIN and family.matches(module):
-            return family.wrap(module, **options)  # type: ignore[no-any-return]
+            return _wrap_as(family, module, **options)
     raise WhyboxError(
         f"{type(module).__name__} is of no family that whybox knows ({', '.join(families)}); tell how to read its output: "
         "whybox.load(module, candidates=fn, features=[...], size=(h, w))"
     )
+
+
+def _wrap_as(family: Any, module: nn.Module, **options: Any) -> Model:
+    try:
+        model: Model = family.wrap(module, **options)
+    except TypeError as error:
+        raise WhyboxError(f"{type(module).__name__} cannot be loaded so: {error}") from error
+    return model
 
 
 def _network(model: Model) -> nn.Module:
@@ -121,6 +138,7 @@ def detect(
     model: str | nn.Module | Model, image: ImageSource | Trace, *, score_threshold: float = 0.3, top: int = 100
 ) -> Detections:
     """The model's detections with a score of at least `score_threshold`, the `top` best, in the model's own order."""
+    _check_selection(score_threshold, top)
     found = image if isinstance(image, Trace) else trace(model, image)
     return _best(found.detections, score_threshold, top)
 
@@ -152,6 +170,7 @@ def explain(
     missed it; `notes` then say why its score is low.
     method: a name or a method object; options are the method's fields. route: "auto", "fast" or "exact".
     """
+    _check_selection(score_threshold, top)
     if isinstance(image, (list, tuple)):
         settings = {"method": method, "target": target, "detections": detections, "score_threshold": score_threshold}
         settings |= {"top": top, "route": route, "layer": layer, **options}
@@ -168,10 +187,17 @@ def explain(
     return Explanation(found, maps, passed.image, model.name, model.classes, name or _name_of(image), notes, seconds)
 
 
+def _check_selection(score_threshold: Any, top: Any) -> None:
+    if isinstance(top, bool) or not isinstance(top, int) or top < 0:
+        raise WhyboxError(f"top must be a whole number of detections, 0 or more, got {top!r}")
+    if not isinstance(score_threshold, (int, float)) or score_threshold != score_threshold:
+        raise WhyboxError(f"score_threshold must be a number, got {score_threshold!r}")
+
+
 def make_method(method: str | Any, model: Model, **options: Any) -> Any:
     """The method behind a name, with its options; refused where the model does not give what it needs."""
     if not isinstance(method, str):
-        return method
+        return _check_object(method, model, options)
     known = registry.methods()
     if method not in known:
         raise unknown("method", method, known)
@@ -188,6 +214,17 @@ def make_method(method: str | Any, model: Model, **options: Any) -> Any:
 
 
 _DEFAULTS = (("route", "auto"), ("layer", None))
+
+
+def _check_object(method: Any, model: Model, options: Mapping[str, Any]) -> Any:
+    """A method object has its options already."""
+    if not callable(method) or isinstance(method, type) or not hasattr(method, "needs"):
+        raise WhyboxError(f"method must be a name or a method object such as Odam(), got {method!r}")
+    given = [key for key, value in options.items() if (key, value) not in _DEFAULTS]
+    if given:
+        raise WhyboxError(f"{', '.join(given)}: set this on the method object, {type(method).__name__}(...)")
+    _check_needs(method, model, registry.methods())
+    return method
 
 
 def _check_needs(kind: Any, model: Model, known: Mapping[str, Any]) -> None:
@@ -231,10 +268,10 @@ def _choose(
         found = _best(passed.detections, score_threshold, top)
         return found, ("",) * len(found)
     if isinstance(wanted, Detections):
-        if len(wanted) and not 0 <= int(wanted.source.min()) <= int(wanted.source.max()) < len(passed.candidates):
-            raise WhyboxError(
-                "detections: their source rows are not among this image's candidates; pass boxes and labels instead"
-            )
+        rows, columns = passed.candidates.scores.shape
+        fits = (wanted.source >= 0) & (wanted.source < rows) & (wanted.labels >= 0) & (wanted.labels < columns)
+        if not fits.all():
+            raise WhyboxError("detections: source or labels are not this image's candidates; pass boxes and labels instead")
         return wanted, ("",) * len(wanted)
     return match_drawn(passed, wanted, model.classes, score_threshold)
 

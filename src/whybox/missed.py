@@ -11,6 +11,8 @@ from whybox.errors import WhyboxError
 from whybox.targets import class_index
 from whybox.types import Detections, Trace
 
+SAME = 0.99
+"""From this IoU on, a drawn box is taken for the detection itself."""
 CLOSE = 0.5
 """A candidate is one for the drawn box from this IoU on; where there is none, the closest is taken."""
 
@@ -21,7 +23,8 @@ def match_drawn(
     """For every drawn box the best candidate of its class, as a detection, and a sentence on what became of it.
 
     drawn: "boxes" (N,4) xyxy in image pixels and, where the class is known, "labels" (N) names or columns. Among the
-    candidates with an IoU of at least 0.5 the one with the highest score is taken, else the one with the highest IoU.
+    candidates with an IoU of at least 0.5 the one with the highest score is taken, else the one with the highest IoU. A box that
+    is one of the detections stands for that detection.
     """
     boxes = _read_boxes(drawn, trace)
     labels = _read_labels(drawn, boxes, trace, classes)
@@ -38,7 +41,14 @@ def match_drawn(
 def _read_boxes(drawn: Mapping[str, Any], trace: Trace) -> Tensor:
     if "boxes" not in drawn:
         raise WhyboxError(f"detections: expected a mapping with 'boxes' and 'labels', got {', '.join(map(str, drawn)) or 'none'}")
-    boxes = torch.as_tensor(drawn["boxes"], dtype=torch.float32, device=trace.candidates.boxes.device).reshape(-1, 4)
+    try:
+        boxes = torch.as_tensor(drawn["boxes"], dtype=torch.float32, device=trace.candidates.boxes.device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise WhyboxError("boxes must be numbers x1, y1, x2, y2 in image pixels, one row a box") from None
+    boxes = boxes[None] if boxes.ndim == 1 and len(boxes) == 4 else boxes
+    boxes = boxes.reshape(0, 4) if not boxes.numel() else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise WhyboxError(f"boxes must have the shape (N, 4), got {tuple(boxes.shape)}")
     height, width = trace.frame.image
     clipped: Tensor = clip_boxes_to_image(boxes, (height, width))
     for box, inside in zip(boxes.tolist(), clipped.tolist(), strict=True):
@@ -70,10 +80,11 @@ def _best_candidate(trace: Trace, box: Tensor, label: int | None) -> tuple[int, 
     candidates = trace.candidates
     if not len(candidates):
         raise WhyboxError("the model gave no candidate on this image")
-    column = torch.tensor(-1 if label is None else label, device=box.device)
+    if (own := _own_detection(trace, box, label)) is not None:
+        return own
     per_class = candidates.boxes if candidates.boxes.ndim == 3 else candidates.boxes[:, None]
     if label is not None and per_class.shape[1] > 1:
-        per_class = per_class[:, column : column + 1]
+        per_class = per_class[:, label : label + 1]
     iou = box_iou(per_class.reshape(-1, 4), box[None]).reshape(len(candidates), -1)
     scores = candidates.scores if label is None else candidates.scores[:, label : label + 1]
     iou = iou.expand_as(scores)
@@ -81,6 +92,18 @@ def _best_candidate(trace: Trace, box: Tensor, label: int | None) -> tuple[int, 
     rank = torch.where(close, scores, -1.0) if close.any() else iou
     row, at = divmod(int(rank.flatten().argmax()), scores.shape[1])
     return row, at if label is None else label, float(iou[row, at])
+
+
+def _own_detection(trace: Trace, box: Tensor, label: int | None) -> tuple[int, int, float] | None:
+    """The detector's own detection, where the drawn box is one."""
+    found = trace.detections
+    if not len(found):
+        return None
+    iou = box_iou(found.boxes, box[None])[:, 0]
+    if label is not None:
+        iou = iou * (found.labels == label)
+    best = int(iou.argmax())
+    return (int(found.source[best]), int(found.labels[best]), float(iou[best])) if iou[best] >= SAME else None
 
 
 def _reason(trace: Trace, one: Detections, iou: float, classes: Sequence[str] | None, threshold: float) -> str:

@@ -119,6 +119,8 @@ DESCRIPTIONS: Mapping[str, str] = {
 
 def find_target(target: str | Target, classes: Sequence[str] | None, raw: Sequence[str] = ()) -> tuple[Target, str]:
     """The target behind a name, and the name. A callable is taken as it is."""
+    if not isinstance(target, str) and not callable(target):
+        raise WhyboxError(f"target must be a name or a callable from a Trace to (N,), got {target!r}")
     if not isinstance(target, str):
         return target, str(getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__))
     if target in TARGETS:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size, paste_windows, resize_maps, take_windows
 
 __all__ = [
@@ -217,6 +218,7 @@ class Pullback:
         fit memory, each with the positions (m,) of its rows among this pullback's n."""
         with torch.inference_mode(False), torch.enable_grad():
             values = target(self.trace)
+        _check_values(values, target, len(self.trace.detections))
         pulled = self.pull(values)
         if self.split is not None:
             yield from self.split(pulled)
@@ -230,6 +232,15 @@ class Pullback:
             return parts[0][1]
         order = torch.cat([positions for positions, _ in parts]).argsort()
         return FeatureGradient(torch.cat([part.whole().gradient for _, part in parts])[order], self.features)
+
+
+def _check_values(values: Any, target: Target, count: int) -> None:
+    name = getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__)
+    came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+    if not isinstance(values, Tensor) or values.shape != (count,):
+        raise WhyboxError(f"target {name!r} must return a tensor with one number a detection, ({count},), got {came}")
+    if not values.isfinite().all():
+        raise WhyboxError(f"target {name!r} is NaN or infinite for detection {int((~values.isfinite()).nonzero()[0])}")
 
 
 @runtime_checkable

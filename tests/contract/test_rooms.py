@@ -18,7 +18,14 @@ ROWS = [
     {"cli"},
 ]
 ROW_OF = {room: i for i, row in enumerate(ROWS) for room in row}
-WITHIN_ROW = {("registry", "methods"), ("api", "registry"), ("api", "missed"), ("api", "explanation"), ("types", "frame")}
+WITHIN_ROW = {
+    ("registry", "methods"),
+    ("api", "registry"),
+    ("api", "missed"),
+    ("api", "explanation"),
+    ("types", "frame"),
+    ("types", "errors"),
+}
 """Files at the top that build on one another inside a row."""
 LOOSE = {"targets", "weights"}
 """Single files of row 2 that the rooms of their row may use."""
