@@ -512,3 +512,38 @@ def test_half_precision_modules_give_float_candidates():
 def test_suppression_of_nothing():
     empty = build().trace(image()).candidates[:0]
     assert len(Suppression().detections(empty, (10, 10))) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda boxes, scores: (boxes.tolist(), scores), "boxes must be a torch tensor, got list"),
+        (lambda boxes, scores: (boxes.detach().numpy(), scores), "boxes must be a torch tensor, got ndarray"),
+        (lambda boxes, scores: (boxes, scores, [0]), "level must be a torch tensor"),
+        (lambda boxes, scores: (boxes, scores, torch.zeros(3)), r"level has the shape \(3,\)"),
+        (lambda boxes, scores: {"boxes": boxes}, "scores did not come"),
+        (lambda boxes, scores: {"boxes": boxes, "scores": scores, "logit": scores}, "did you mean logits"),
+        (lambda boxes, scores: {"boxes": boxes, "scores": scores, "logits": scores[:3]}, "logits has the shape"),
+        (lambda boxes, scores: {"boxes": boxes, "scores": scores, "raw": {"l": scores[:3]}}, "raw has the shape"),
+    ],
+)
+def test_every_part_of_the_answer_is_checked(answer, message):
+    model = build(candidates=lambda output: answer(*read(output)[:2]))
+    with pytest.raises(WhyboxError, match=message) as caught:
+        model.trace(image())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 64}, "size must be"),
+        ({"size": (0, 10)}, "size must be"),
+        ({"resize": "letter"}, "did you mean letterbox"),
+        ({"mean": (0.5,)}, "three numbers"),
+        ({"std": (1, 0, 1)}, "std 0"),
+    ],
+)
+def test_impossible_preparations_are_refused(options, message):
+    with pytest.raises(WhyboxError, match=message):
+        build(**options)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,18 @@ class Preparation:
     bgr: bool = False
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     std: Sequence[float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.resize not in get_args(Resize):
+            raise unknown("resize", str(self.resize), get_args(Resize))
+        whole = isinstance(self.size, tuple | list) and len(self.size) == 2 and all(isinstance(n, int) for n in self.size)
+        if self.size is not None and not (whole and min(self.size) > 0):
+            raise WhyboxError(f"size must be (height, width) in pixels, or None, got {self.size!r}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3:
+                raise WhyboxError(f"{name} must hold three numbers, one a channel, got {len(values)}")
+        if self.multiple < 1 or 0 in self.std:
+            raise WhyboxError("multiple must be at least 1, and no channel's std 0")
 
     def frame(self, image: Size) -> Frame:
         """Where an image of that size comes to stand on the canvas."""
@@ -215,7 +227,10 @@ class Plain:
         if level is None:  # with one level it is known; with several, -1 says that it is not
             level = torch.full((len(boxes),), 0 if levels == 1 else -1, device=boxes.device)
         wide = torch.promote_types(boxes.dtype, torch.float32)
-        return Candidates(frame.boxes_to_image(boxes.to(wide)), scores.to(wide), level.long(), **given)
+        try:
+            return Candidates(frame.boxes_to_image(boxes.to(wide)), scores.to(wide), level.long(), **given)
+        except ValueError as error:
+            raise WhyboxError(f"candidates(): {error}") from error
 
     def _check_connected(self, output: Any, candidates: Candidates, names: Sequence[str]) -> None:
         if candidates.scores.requires_grad or candidates.boxes.requires_grad:
@@ -239,13 +254,37 @@ def _split_options(options: Mapping[str, Any]) -> tuple[Preparation, Suppression
 
 
 def _read_fields(read: Any) -> dict[str, Any]:
-    if isinstance(read, Mapping):
-        return dict(read)
+    """What the user's function returned, by name; every value a tensor, or a mapping of tensors by name."""
     if isinstance(read, tuple | list) and len(read) in (2, 3):
-        return dict(zip(("boxes", "scores", "level"), read, strict=False))
-    raise WhyboxError(
-        f"candidates() must return (boxes, scores), (boxes, scores, level) or a dictionary, got {type(read).__name__}"
-    )
+        read = dict(zip(("boxes", "scores", "level"), read, strict=False))
+    if not isinstance(read, Mapping):
+        raise WhyboxError(
+            f"candidates() must return (boxes, scores), (boxes, scores, level) or a dictionary, got {type(read).__name__}"
+        )
+    for name, value in read.items():
+        _check_field(str(name), value)
+    if missing := {"boxes", "scores"} - read.keys():
+        raise WhyboxError(f"candidates() must return boxes and scores; {' and '.join(sorted(missing))} did not come")
+    count = len(read["scores"])
+    for name in read.keys() - {"boxes", "scores"}:
+        for part in _parts(read[name]):
+            if not part.ndim or len(part) != count:
+                raise WhyboxError(f"candidates(): {name} has the shape {tuple(part.shape)}, and there are {count} scores")
+    return dict(read)
+
+
+def _check_field(name: str, value: Any) -> None:
+    known = tuple(field.name for field in fields(Candidates))
+    if name not in known:
+        raise unknown("entry of candidates()", name, known)
+    for part in _parts(value):
+        if not isinstance(part, Tensor):
+            raise WhyboxError(f"candidates(): {name} must be a torch tensor, got {type(part).__name__}")
+
+
+def _parts(value: Any) -> list[Any]:
+    """The tensors of one field of Candidates: of a mapping, its values; of None, none."""
+    return list(value.values()) if isinstance(value, Mapping) else [] if value is None else [value]
 
 
 def _detached(candidates: Candidates) -> Candidates:
