@@ -191,3 +191,41 @@ def test_what_cannot_be_loaded_says_so():
         whybox.load(torch.nn.Linear(2, 2), candidates=lambda output: output)
     with pytest.raises(WhyboxError, match="device 'gpu'"):
         whybox.load(net, device="gpu")
+
+
+def test_a_trace_belongs_to_the_network_that_made_it(model):
+    trace = whybox.trace(model.net, image())
+    assert len(whybox.explain(model.net, trace, score_threshold=0.1, top=1)) == 1
+    with pytest.raises(WhyboxError, match="made by another model"):
+        whybox.explain(detector("retinanet_resnet50_fpn"), trace)
+
+
+def test_detections_of_several_images_come_one_entry_an_image(model):
+    drawn = [{"boxes": [[20, 20, 90, 120]], "labels": ["dog"]}, {"boxes": [], "labels": []}]
+    results = whybox.explain(model, [image(1), image(2)], detections=drawn)
+    assert [len(result) for result in results] == [1, 0]
+    with pytest.raises(WhyboxError, match="2 images and detections of 1"):
+        whybox.explain(model, [image(1), image(2)], detections=drawn[:1])
+    with pytest.raises(WhyboxError, match="mapping with boxes and labels, got list"):
+        whybox.explain(model, image(), detections=drawn)
+
+
+def test_a_class_name_for_every_column():
+    with pytest.raises(WhyboxError, match="6 score columns and 2 class names"):
+        whybox.trace(whybox.load(detector("fcos_resnet50_fpn"), classes=["a", "b"]), image())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "drise", "target": "x1"}, "drise explains a detection as a whole"),
+        ({"method": "drise", "target": "combined"}, "drise explains a detection as a whole"),
+        ({"method": "drise", "masks": "many"}, "masks must be a number"),
+        ({"crop_padding": "maybe"}, "crop_padding must be true or false"),
+        ({"smoothing": 3}, "smoothing must be a name"),
+        ({"route": "quick"}, "unknown route 'quick'"),
+    ],
+)
+def test_settings_are_refused_before_anything_runs(model, options, message):
+    with pytest.raises(WhyboxError, match=message):
+        whybox.explain(model, "no such file: it is not even looked for", **options)

@@ -1,6 +1,7 @@
 """load, trace, explain: the verbs of the public page, and the only file that knows all model families."""
 
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from whybox.types import Detections, HeatMaps, Model, Target, Trace, to_unit
 from whybox.weights import load_weights
 
 BUILT_IN = "whybox"
+ROUTES = ("auto", "fast", "exact")
 _PLAIN = "plain"
 
 
@@ -64,7 +66,8 @@ def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
         return _from_zoo(rest if prefix == BUILT_IN else name, weights, name, **options)
     loaders = registry.loaders()
     if prefix not in loaders or not rest:
-        raise unknown("model", name, [*(f"{known}/..." for known in loaders), f"{BUILT_IN}/scenes"])
+        named = [f"{known}/{one}" for known, loader in loaders.items() for one in getattr(loader, "names", lambda: ["..."])()]
+        raise unknown("model", name, [*named, f"{BUILT_IN}/scenes"])
     file = weights if isinstance(weights, Path) or (weights and Path(weights).suffix) else None
     classes = options.pop("classes", None)
     built = loaders[prefix].build(rest, None if file else weights, **options)
@@ -123,9 +126,19 @@ def trace(model: str | nn.Module | Model, image: ImageSource) -> Trace:
         pixels = pixels.clone() if pixels.is_inference() else pixels
         weight = next(iter(getattr(model, "net", nn.Module()).parameters()), pixels)
         found = model.trace(pixels.to(weight.device))
-    if not found.candidates.scores.isfinite().all():
-        raise WeightsError(f"{model.name} gave scores that are NaN or infinite: {_suspect(model)}")
-    return found
+    if not (found.candidates.scores.isfinite().all() and found.detections.boxes.isfinite().all()):
+        raise WeightsError(f"{model.name} gave scores or boxes that are NaN or infinite: {_suspect(model)}")
+    columns = found.candidates.scores.shape[1]
+    if model.classes is not None and len(model.classes) != columns:
+        raise WhyboxError(f"{model.name} has {columns} score columns and {len(model.classes)} class names; give one a column")
+    return replace(found, made_by=weakref.ref(getattr(model, "net", model)))
+
+
+def _own_trace(model: Model, passed: Trace) -> Trace:
+    """Refuse a trace that another network made."""
+    if passed.made_by is not None and passed.made_by() is not getattr(model, "net", model):
+        raise WhyboxError("this trace was made by another model: trace the image with the model that explains it")
+    return passed
 
 
 def _suspect(model: Model) -> str:
@@ -153,7 +166,7 @@ def explain(
     *,
     method: str | Any = "odam",
     target: str | Target = "score",
-    detections: Detections | Mapping[str, Any] | None = None,
+    detections: Detections | Mapping[str, Any] | Sequence[Any] | None = None,
     score_threshold: float = 0.3,
     top: int = 100,
     route: str = "auto",
@@ -167,24 +180,35 @@ def explain(
     target: a name (`whybox targets` lists them: score, logit, x1, y1, x2, y2, combined, contrast:CLASS ...) or your own callable.
     detections: which to explain. None: the model's own, filtered by score_threshold and top. A mapping with "boxes" (N,4) in
     image pixels and "labels" (names or columns): the best candidate for each box that you draw, also where the model
-    missed it; `notes` then say why its score is low.
+    missed it; `notes` then say why its score is low. For a list of images, a list of these, one an image.
     method: a name or a method object; options are the method's fields. route: "auto", "fast" or "exact".
     """
     _check_selection(score_threshold, top)
     if isinstance(image, (list, tuple)):
-        settings = {"method": method, "target": target, "detections": detections, "score_threshold": score_threshold}
+        settings = {"method": method, "target": target, "score_threshold": score_threshold}
         settings |= {"top": top, "route": route, "layer": layer, **options}
         model = load(model)
-        return [explain(model, one, name=name, **settings) for one in image]
+        each = _for_each(detections, len(image))
+        return [explain(model, one, name=name, detections=own, **settings) for one, own in zip(image, each, strict=True)]
     model = load(model)
     chosen_method = make_method(method, model, route=route, layer=layer, **options)
+    check_target(chosen_method, target)
     started = time.perf_counter()
-    passed = image if isinstance(image, Trace) else trace(model, image)  # type: ignore[arg-type]
+    passed = _own_trace(model, image) if isinstance(image, Trace) else trace(model, image)  # type: ignore[arg-type]
     traced = time.perf_counter()
     found, notes = _choose(passed, detections, model, score_threshold, top)
     maps = _maps(chosen_method, model, passed, found, target)
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
     return Explanation(found, maps, passed.image, model.name, model.classes, name or _name_of(image), notes, seconds)
+
+
+def _for_each(detections: Any, count: int) -> Sequence[Any]:
+    """Detections of several images: a list with one entry an image, or one for all."""
+    if not isinstance(detections, (list, tuple)):
+        return [detections] * count
+    if len(detections) != count:
+        raise WhyboxError(f"{count} images and detections of {len(detections)}; give one entry an image")
+    return detections
 
 
 def _check_selection(score_threshold: Any, top: Any) -> None:
@@ -206,6 +230,11 @@ def make_method(method: str | Any, model: Model, **options: Any) -> Any:
     given = {key: value for key, value in options.items() if key in allowed or (key, value) not in _DEFAULTS}
     for key in given.keys() - allowed:
         raise WhyboxError(f"method {method!r} has no option {key!r}; it takes {', '.join(sorted(allowed)) or 'none'}")
+    for option in fields(kind):
+        if option.name in given:
+            _check_value(method, option, given[option.name])
+    if options.get("route", "auto") not in ROUTES:
+        raise unknown("route", str(options["route"]), ROUTES)
     _check_needs(kind, model, known)
     try:
         return kind(**given)
@@ -214,6 +243,25 @@ def make_method(method: str | Any, model: Model, **options: Any) -> Any:
 
 
 _DEFAULTS = (("route", "auto"), ("layer", None))
+
+
+def check_target(method: str | Any, target: str | Target) -> None:
+    """Refuse a target that a method cannot explain; most explain any."""
+    kind: Any = registry.methods()[method] if isinstance(method, str) else method
+    allowed = getattr(kind, "targets", None)
+    name = target if isinstance(target, str) else getattr(target, "name", None)
+    if allowed is not None and name not in allowed:
+        raise WhyboxError(f"{kind.name} explains a detection as a whole: target {' or '.join(allowed)}, not {name or 'your own'}")
+
+
+def _check_value(method: str, option: Any, value: Any) -> None:
+    """A number where the default is one, true or false where it is."""
+    default = option.default
+    for kinds, words in (((bool,), "true or false"), ((int, float), "a number"), ((str,), "a name")):
+        if isinstance(default, kinds) and isinstance(default, bool) == (bool in kinds):
+            if not isinstance(value, kinds) or isinstance(value, bool) != (bool in kinds):
+                raise WhyboxError(f"method {method!r}: {option.name} must be {words}, got {value!r}")
+            return
 
 
 def _check_object(method: Any, model: Model, options: Mapping[str, Any]) -> Any:
@@ -261,9 +309,7 @@ def _best(found: Detections, score_threshold: float, top: int) -> Detections:
     return found[kept]
 
 
-def _choose(
-    passed: Trace, wanted: Detections | Mapping[str, Any] | None, model: Model, score_threshold: float, top: int
-) -> tuple[Detections, tuple[str, ...]]:
+def _choose(passed: Trace, wanted: Any, model: Model, score_threshold: float, top: int) -> tuple[Detections, tuple[str, ...]]:
     if wanted is None:
         found = _best(passed.detections, score_threshold, top)
         return found, ("",) * len(found)
@@ -273,6 +319,8 @@ def _choose(
         if not fits.all():
             raise WhyboxError("detections: source or labels are not this image's candidates; pass boxes and labels instead")
         return wanted, ("",) * len(wanted)
+    if not isinstance(wanted, Mapping):
+        raise WhyboxError(f"detections must be Detections or a mapping with boxes and labels, got {type(wanted).__name__}")
     return match_drawn(passed, wanted, model.classes, score_threshold)
 
 

@@ -130,6 +130,7 @@ class Trace:
 
     image: (3,H,W) float in 0..1, the user's image. candidates: all M raw rows. detections: after the framework's own
     suppression. features: one entry a level. state: what the model family needs to take gradients later; nobody else reads it.
+    made_by: a weak reference to the network.
     """
 
     image: Tensor
@@ -140,6 +141,7 @@ class Trace:
     attention: tuple[Tensor, ...] = ()
     embedding: Tensor | None = None
     state: Any = None
+    made_by: Callable[[], Any] | None = None
 
     def rows(self, candidates: Candidates, detections: Detections) -> "Trace":
         """The same pass narrowed to some candidates, one a detection, so that detection i is candidate i."""

@@ -41,7 +41,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return found
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise WeightsError(f"{path}: not a plain state dict (it would run code when loaded); save it as safetensors") from None
+        raise WeightsError(f"{path}: neither safetensors nor a state dict of tensors alone; save it as safetensors") from None
     except Exception as error:
         raise WeightsError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from error
     for key in ("model", "state_dict"):

@@ -547,3 +547,9 @@ def test_every_part_of_the_answer_is_checked(answer, message):
 def test_impossible_preparations_are_refused(options, message):
     with pytest.raises(WhyboxError, match=message):
         build(**options)
+
+
+def test_a_level_that_does_not_exist_is_refused():
+    model = build(candidates=lambda output: (*read(output)[:2], torch.full((len(read(output)[1]),), 7)))
+    with pytest.raises(WhyboxError, match="level runs from 7 to 7, of 2 feature maps"):
+        model.trace(image())

@@ -44,3 +44,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         # The reader has gone; without this, Python complains once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"whybox: cannot go on: {error.strerror or error}", file=sys.stderr)
+        sys.exit(USER_MISTAKE)

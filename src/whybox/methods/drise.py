@@ -118,6 +118,7 @@ class DRise:
 
     name: ClassVar[str] = "drise"
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    targets: ClassVar[frozenset[str]] = frozenset({"score"})
     source: ClassVar[str] = "Petsiuk et al.: Black-box Explanation of Object Detectors via Saliency Maps, CVPR 2021"
 
     def __post_init__(self) -> None:
@@ -132,7 +133,7 @@ class DRise:
     ) -> list[HeatMaps]:
         """One HeatMaps a target; `names` are the targets' names, and may only be "score"."""
         for name in names:
-            if name != "score":
+            if name not in self.targets:
                 raise WhyboxError(f"drise explains a detection as a whole, not {name!r} alone; use target 'score'")
         maps, used = self._accumulate(model, trace, detections) if len(detections) else (trace.image[:0], 0)
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "progress"} | {"masks_used": used}

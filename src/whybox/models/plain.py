@@ -191,6 +191,8 @@ class Plain:
             output = self.net(self._input(image, frame)[None])
             layers = [layer for name in names for layer in find_layers(name, captured[name], frame.network)]
             candidates = self._candidates(output, frame, len(layers))
+            if tuple(names) == self.features:
+                _check_levels(candidates.level, len(layers))
         if gradients:
             self._check_connected(output, candidates, names)
         else:
@@ -285,6 +287,12 @@ def _check_field(name: str, value: Any) -> None:
 def _parts(value: Any) -> list[Any]:
     """The tensors of one field of Candidates: of a mapping, its values; of None, none."""
     return list(value.values()) if isinstance(value, Mapping) else [] if value is None else [value]
+
+
+def _check_levels(level: Tensor, count: int) -> None:
+    """-1 in all rows says that the levels are not known."""
+    if len(level) and not (level == -1).all() and not 0 <= int(level.min()) <= int(level.max()) < count:
+        raise WhyboxError(f"candidates(): level runs from {int(level.min())} to {int(level.max())}, of {count} feature maps")
 
 
 def _detached(candidates: Candidates) -> Candidates:

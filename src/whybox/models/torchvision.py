@@ -1,7 +1,9 @@
 """What torchvision's detectors have in common: loading by name, their frame, their layers."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -18,18 +20,26 @@ PREFIX = "torchvision"
 _STAGES = {f"c{i + 1}": f"backbone.body.layer{i}" for i in range(1, 5)}
 
 
+def names() -> list[str]:
+    """The detectors that `build` knows."""
+    from torchvision.models import detection, list_models
+
+    found: list[str] = list_models(detection)
+    return found
+
+
 def build(name: str, weights: str | None = "default", **options: Any) -> nn.Module:
     """One of torchvision's detectors by its name. weights: "default" (downloaded and kept by torch), one of the model's own
     weight names, or None for random ones. Options go to torchvision's builder."""
-    from torchvision.models import detection, get_model, list_models
+    from torchvision.models import get_model
 
-    names = list_models(detection)
-    if name not in names:
-        raise unknown("torchvision model", name, names)
+    if name not in names():
+        raise unknown("torchvision model", name, names())
     chosen = "DEFAULT" if weights == "default" else weights
     backbone = {} if chosen else {"weights_backbone": None}
     try:
-        network: nn.Module = get_model(name, weights=chosen, **backbone, **options)
+        with redirect_stdout(sys.stderr):
+            network: nn.Module = get_model(name, weights=chosen, **backbone, **options)
         return network
     except (OSError, ConnectionError) as error:
         raise WeightsError(

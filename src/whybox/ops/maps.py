@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from whybox.errors import GradientError
 from whybox.frame import Size, resize_maps, take_windows
 from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Pullback, Target, Trace, to_unit
 
@@ -73,7 +74,7 @@ def draw_maps(
 
     Targets share a pullback, so a second target costs its own backward pass and nothing else.
     """
-    maps: list[list[Tensor]] = [[trace.image] * len(detections) for _ in targets]
+    maps: list[dict[int, Tensor]] = [{} for _ in targets]
     routes = [""] * len(detections)
     with torch.inference_mode(False):
         detections = _ordinary(detections)
@@ -87,7 +88,10 @@ def draw_maps(
                         done[rows[position]] = value
             for row in rows:
                 routes[row] = pullback.route
-    return [tuple(done) for done in maps], tuple(routes)
+    for done in maps:
+        if missing := set(range(len(detections))) - done.keys():
+            raise GradientError(f"{model.name} gave no way back to the features for detection {min(missing)}")
+    return [tuple(done[row] for row in range(len(detections))) for done in maps], tuple(routes)
 
 
 def _ordinary(detections: Detections) -> Detections:

@@ -48,6 +48,8 @@ class Question:
     def __post_init__(self) -> None:
         if self.boxes and self.classes:
             raise WhyboxError("drawn boxes take a label each; a class filter is for the model's own detections")
+        if self.labels and not self.boxes:
+            raise WhyboxError("a label belongs to a drawn box: give --box too, or choose detections by --class")
         if self.labels and len(self.labels) not in (1, len(self.boxes)):
             raise WhyboxError(f"{len(self.boxes)} drawn boxes and {len(self.labels)} labels; expected a label for each, or one")
         if not 0 <= self.score_threshold <= 1:
@@ -212,6 +214,8 @@ def _check_methods(model: Model, question: Question) -> None:
     """A method or an option that cannot work is refused before the first image is read."""
     for method in question.methods:
         api.make_method(method, model, route=question.route, layer=question.layer, **_options_of(method, question))
+        for target in question.targets:
+            api.check_target(method, target)
     for name in question.classes:
         class_index(name, model.classes)
 
