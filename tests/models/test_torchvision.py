@@ -1,5 +1,7 @@
 """torchvision's families: equal to the framework's own output, and gradients equal to autograd's through the whole detector."""
 
+import copy
+
 import pytest
 import torch
 
@@ -244,3 +246,48 @@ def test_a_model_without_gradients_to_a_layer_says_so():
         maps(model, trace, trace.detections[:1], ClassScore(), route="slow")
     with pytest.raises(WhyboxError, match="differentiable"):
         maps(model, trace, trace.detections[:1], lambda passed: ClassScore()(passed).detach())
+
+
+def test_a_head_with_a_forward_of_its_own_is_not_taken_for_the_stock_one():
+    """A residual tower: its windows would be wrong, so the exact route is taken and agrees with autograd."""
+
+    class Residual(type(detector("retinanet_resnet50_fpn").head.classification_head.conv)):
+        def forward(self, value):
+            return value + super().forward(value)
+
+    net = copy.deepcopy(detector("retinanet_resnet50_fpn"))
+    net.head.classification_head.conv = Residual(*net.head.classification_head.conv)
+    model = whybox.load(net)
+    trace = model.trace(image())
+    found = spread(trace, 3)
+    for pullback in model.pullbacks(trace, found, None, "fast"):
+        assert pullback.route == "exact"
+        gradient = pullback.pull(ClassLogit()(pullback.trace))
+        for row, ours in zip(pullback.rows.tolist(), gradient, strict=True):
+            level = int(trace.candidates.level[found.source[row]])
+            theirs = whole_detector_gradient(net, model, trace, found, row, ClassLogit())[level]
+            assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_a_head_class_of_the_users_own_takes_the_exact_route():
+    net = copy.deepcopy(detector("fcos_resnet50_fpn"))
+    stock = type(net.head.classification_head)
+
+    class Own(stock):
+        def forward(self, features):
+            return 2 * super().forward(features)
+
+    net.head.classification_head.__class__ = Own
+    model = whybox.load(net)
+    trace = model.trace(image())
+    assert {pullback.route for pullback in model.pullbacks(trace, trace.detections, None, "fast")} == {"exact"}
+
+
+def test_a_head_with_another_activation_works_and_takes_the_exact_route():
+    net = copy.deepcopy(detector("fcos_resnet50_fpn"))
+    net.head.classification_head.conv[2] = torch.nn.SiLU(inplace=True)
+    model = whybox.load(net)
+    trace = model.trace(image())
+    result = maps(model, trace, trace.detections[:3], ClassScore())
+    assert set(result.routes) == {"exact"}
+    assert result.values.any()

@@ -34,6 +34,7 @@ _MARGIN = 1
 "frozen" one: frozen statistics are least true on small levels."""
 _CHEAP = 10**8
 """And where the exact route costs at most this many multiplications a detection, some 3 ms on one core."""
+_ROOM = "torchvision.models.detection."
 _CHUNK_ROWS = 128
 
 
@@ -118,7 +119,7 @@ class OneStage:
         branches = self._head.at_level(level)
         tape: Tape = trace.state.tape
         told_apart = all(tape.calls(branch) in (0, self._head.calls(len(trace.features))) for branch in branches)
-        if route == "exact" or not told_apart or not all(supported(branch) for branch in branches):
+        if route == "exact" or not branches or not told_apart or not all(supported(branch) for branch in branches):
             return False
         if route == "fast" or not any(branch.frozen for branch in branches):
             return True
@@ -208,7 +209,7 @@ class _DenseHead:
 
     def __init__(self, net: Any) -> None:
         self.net = net
-        self.branches = self._branches(net.head)
+        self.branches = self._branches(net.head) if _is_stock(net.head) else ()
 
     def _branches(self, head: Any) -> tuple[Branch, ...]:
         regression = {"bbox_regression": head.regression_head.bbox_reg}
@@ -323,6 +324,12 @@ class _SsdHead(_DenseHead):
         source = torch.cat([rows for rows, _ in picked])
         labels = torch.cat([torch.full_like(rows, label) for rows, label in picked])
         return _finish(self, raw, torch.cat(list(anchors)), candidates, source, labels, frame)
+
+
+def _is_stock(head: Any) -> bool:
+    """Whether the head runs torchvision's own forward: of another one it is not known what it does with its layers."""
+    parts = (head, getattr(head, "classification_head", None), getattr(head, "regression_head", None))
+    return all(getattr(type(part).forward, "__module__", "").startswith(_ROOM) for part in parts if part is not None)
 
 
 def _best(scores: Tensor, threshold: float, most: int) -> Tensor:

@@ -51,8 +51,8 @@ class Branch:
 
 
 def flatten_layers(module: nn.Module) -> tuple[nn.Module, ...]:
-    """The layers of nested nn.Sequentials, in order."""
-    if isinstance(module, nn.Sequential):
+    """The layers of nested nn.Sequentials, in order; one with a forward of its own counts as a layer."""
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         return tuple(layer for child in module for layer in flatten_layers(child))
     return () if isinstance(module, nn.Identity) else (module,)
 
@@ -88,9 +88,10 @@ class Tape:
 
     @contextmanager
     def recording(self, branches: Sequence[Branch]) -> Iterator["Tape"]:
-        """Record the calls of the branches' towers inside this context."""
+        """Record the calls of the towers inside this context, of those branches that windows can be taken of."""
         handles = []
-        layers = {layer for branch in branches for layer in branch.tower if not isinstance(layer, nn.Conv2d)}
+        towers = [branch.tower for branch in branches if supported(branch)]
+        layers = {layer for tower in towers for layer in tower if not isinstance(layer, nn.Conv2d)}
         try:
             for layer in layers:
                 self.gates[layer] = []
