@@ -1,5 +1,6 @@
-"""The folder listing is the registry: a file in models/ or methods/ is known by its name. Packages from outside come in through
-the entry points "whybox.models" (a module with `matches` and `wrap`) and "whybox.methods" (a method class)."""
+"""The folder listing is the registry: a file in models/, methods/ or metrics/ is known by its name. Packages from outside
+come in through the entry points "whybox.models" (a module with `matches` and `wrap`), "whybox.methods" (a method class) and
+"whybox.metrics" (a metric class)."""
 
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import whybox.methods
+import whybox.metrics
 import whybox.models
 from whybox.targets import DESCRIPTIONS
 
@@ -31,8 +33,15 @@ def loaders() -> Mapping[str, ModuleType]:
 @cache
 def methods() -> Mapping[str, type]:
     """Method classes by name; each file in methods/ holds one whose `name` is the file's."""
-    own = {name: _method_in(module, name) for name, module in _files(whybox.methods)}
+    own = {name: _class_in(module, name) for name, module in _files(whybox.methods)}
     return own | _from_outside("whybox.methods")
+
+
+@cache
+def metrics() -> Mapping[str, type]:
+    """Metric classes by name; each file in metrics/ holds one whose `name` is the file's."""
+    own = {name: _class_in(module, name) for name, module in _files(whybox.metrics)}
+    return own | _from_outside("whybox.metrics")
 
 
 def targets() -> Mapping[str, str]:
@@ -46,7 +55,7 @@ def _files(room: ModuleType) -> Iterator[tuple[str, ModuleType]]:
             yield entry.name, import_module(f"{room.__name__}.{entry.name}")
 
 
-def _method_in(module: ModuleType, name: str) -> type:
+def _class_in(module: ModuleType, name: str) -> type:
     found = [value for value in vars(module).values() if isinstance(value, type) and getattr(value, "name", None) == name]
     if len(found) != 1:
         raise TypeError(f"{module.__name__} must hold one class named {name!r} (its ClassVar `name`), found {len(found)}")

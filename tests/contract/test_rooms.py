@@ -10,9 +10,9 @@ import whybox
 SOURCE = Path(whybox.__file__).parent
 
 ROWS = [
-    {"errors", "frame", "types"},
+    {"errors", "frame", "types", "truth"},
     {"ops"},
-    {"targets", "weights", "models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"},
+    {"targets", "weights", "specs", "models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"},
     {"registry", "missed", "explanation", "api"},
     {"runs", "training", "viewer", "study"},
     {"cli"},
@@ -25,9 +25,11 @@ WITHIN_ROW = {
     ("api", "explanation"),
     ("types", "frame"),
     ("types", "errors"),
+    ("truth", "types"),
+    ("truth", "frame"),
 }
 """Files at the top that build on one another inside a row."""
-LOOSE = {"targets", "weights"}
+LOOSE = {"targets", "weights", "specs"}
 """Single files of row 2 that the rooms of their row may use."""
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from whybox.errors import WhyboxError
+from whybox.specs import parse_value
 
 Images = Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
 ModelName = Annotated[str, typer.Option("--model", help="A name from `whybox models`, or a folder that `whybox train` wrote.")]
@@ -59,17 +60,5 @@ def read_options(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise WhyboxError(f"--option {text!r}: expected key=value")
-        options[key.strip().replace("-", "_")] = _read_value(value.strip())
+        options[key.strip().replace("-", "_")] = parse_value(value.strip())
     return options
-
-
-def _read_value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

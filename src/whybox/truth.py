@@ -1,0 +1,173 @@
+"""The nouns of measurement: what is annotated in an image, what heat maps are judged against, and what a judgement is."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from whybox.frame import Frame
+from whybox.types import Candidates, Detections
+
+
+@dataclass(frozen=True)
+class Truth:
+    """G annotated objects of one image.
+
+    boxes (G,4) float32 xyxy in image pixels around the whole object; they may reach beyond the image (CrowdHuman's do).
+    labels (G,) int64: in a data set 1 for the first of its classes, in a Case the column among the model's scores.
+    ids: G names, those of the annotations. ignore (G,) bool: regions where nothing is counted (crowds, masked people).
+    masks (G,H,W) bool of the visible pixels, or None. parts: more boxes (G,4) by name ("visible", "head"), NaN where
+    there is none. fixations: G entries, each (F,3) x, y in image pixels and duration, or None where nobody looked; or ().
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ids: tuple[str, ...]
+    ignore: Tensor
+    masks: Tensor | None = None
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    fixations: tuple[Tensor | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.shape != (count, 4):
+            raise ValueError(f"boxes must have the shape (G, 4), got {tuple(self.boxes.shape)}")
+        for name in ("labels", "ignore"):
+            if getattr(self, name).shape != (count,):
+                raise ValueError(f"{name} must have the shape ({count},), got {tuple(getattr(self, name).shape)}")
+        if len(self.ids) != count or len(self.fixations) not in (0, count):
+            raise ValueError(f"{count} objects with {len(self.ids)} ids and {len(self.fixations)} entries of fixations")
+        if self.masks is not None and (self.masks.ndim != 3 or len(self.masks) != count or self.masks.dtype != torch.bool):
+            raise ValueError(f"masks must be bool ({count}, H, W), got {self.masks.dtype} {tuple(self.masks.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, rows: Tensor) -> "Truth":
+        """The objects chosen by a tensor of indices or booleans."""
+        chosen = torch.arange(len(self))[rows].reshape(-1).tolist()
+        return Truth(
+            self.boxes[rows],
+            self.labels[rows],
+            tuple(self.ids[i] for i in chosen),
+            self.ignore[rows],
+            None if self.masks is None else self.masks[rows],
+            {name: boxes[rows] for name, boxes in self.parts.items()},
+            tuple(self.fixations[i] for i in chosen) if self.fixations else (),
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set: its name, unique there, the picture, and what is annotated in it."""
+
+    name: str
+    image: Image.Image
+    truth: Truth
+
+
+@runtime_checkable
+class DataSet(Protocol):
+    """Annotated images. Class k of `classes` has the label k + 1. problems: what was left out of it, a line each."""
+
+    name: str
+    classes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The images' names, without reading an image."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one image; a WhyboxError says what is wrong with it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the maps of N detections of one image are judged against.
+
+    image (3,H,W) in 0..1. truth: all annotated objects. matched (N,): the row of the object that each detection stands
+    for, -1 for none. seeds (N,): one a detection; whatever is random for it is drawn from a generator with this seed.
+    predict: raw candidates, boxes in image pixels, of images (B,3,H,W) of one size, of which `batch` fit at once.
+    redraw: the same method's maps (N,H,W) of the same objects on a changed image (3,H,W).
+    randomised: the same maps while the model's weights are replaced by random ones, layer by layer from the output
+    on: (the layer's name, maps (N,H,W)) after each; the weights come back at the end.
+    """
+
+    image: Tensor
+    frame: Frame
+    detections: Detections
+    truth: Truth
+    matched: Tensor
+    seeds: Tensor
+    predict: Callable[[Tensor], list[Candidates]] | None = None
+    batch: int = 8
+    redraw: Callable[[Tensor], Tensor] | None = None
+    randomised: Callable[[], Iterator[tuple[str, Tensor]]] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.detections)
+        for name in ("matched", "seeds"):
+            if getattr(self, name).shape != (count,):
+                raise ValueError(f"{name} must have the shape ({count},), got {tuple(getattr(self, name).shape)}")
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    def __getitem__(self, rows: Any) -> "Case":
+        """The same case for some of the detections. What draws maps again would draw them for all: it is left out."""
+        return replace(
+            self,
+            detections=self.detections[rows],
+            matched=self.matched[rows],
+            seeds=self.seeds[rows],
+            redraw=None,
+            randomised=None,
+        )
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What a metric may need: "box", "mask", "fixations", "predict", "redraw", "randomised"."""
+        found = {name for name in ("predict", "redraw", "randomised") if getattr(self, name) is not None}
+        found |= {"box"} | ({"mask"} if self.truth.masks is not None else set())
+        return frozenset(found | ({"fixations"} if self.truth.fixations else set()))
+
+    def generator(self, index: int) -> torch.Generator:
+        """Detection `index`'s own source of randomness, on the CPU, so that every device draws the same."""
+        return torch.Generator().manual_seed(int(self.seeds[index]))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """values (N,): a metric of N maps; NaN where it is not defined. curves (N,P) behind the values, at the points at (P,)."""
+
+    values: Tensor
+    curves: Tensor | None = None
+    at: Tensor | None = None
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A measure of heat maps: a frozen dataclass whose fields are its options, the paper's constants as defaults.
+
+    range: lowest and highest value. needs: of what Case.gives. source: authors, venue, year, equation.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    name: ClassVar[str]
+    title: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    range: ClassVar[tuple[float, float]]
+    needs: ClassVar[frozenset[str]]
+    source: ClassVar[str]
+
+    def __call__(self, maps: Tensor, case: Case) -> Measured:
+        """Judge maps (N,H,W) on the image's pixels, raw, as the method defines them."""
+        ...
