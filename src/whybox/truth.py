@@ -157,16 +157,25 @@ class Measured:
 class Metric(Protocol):
     """A measure of heat maps: a frozen dataclass whose fields are its options, the paper's constants as defaults.
 
-    range: lowest and highest value. needs: of what Case.gives. source: authors, venue, year, equation.
+    title: a few words for a table's head. range: lowest and highest value. needs: of what Case.gives; with the options
+    it may change. source: authors, venue, year, equation.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     name: ClassVar[str]
-    title: ClassVar[str]
-    higher_is_better: ClassVar[bool]
-    range: ClassVar[tuple[float, float]]
-    needs: ClassVar[frozenset[str]]
     source: ClassVar[str]
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def higher_is_better(self) -> bool: ...
+
+    @property
+    def range(self) -> tuple[float, float]: ...
+
+    @property
+    def needs(self) -> frozenset[str]: ...
 
     def __call__(self, maps: Tensor, case: Case) -> Measured:
         """Judge maps (N,H,W) on the image's pixels, raw, as the method defines them."""
