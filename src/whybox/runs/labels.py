@@ -1,0 +1,39 @@
+"""A data set's classes as a model's score columns, matched by name."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from whybox.errors import WhyboxError
+from whybox.truth import Truth
+
+
+def to_columns(truth: Truth, data_classes: Sequence[str], model_classes: Sequence[str] | None) -> Truth:
+    """The objects of one image with the model's columns for labels; those of a class that the model lacks are left out.
+
+    A model without class names takes the labels as columns, as torchvision counts: column 0 is the background.
+    """
+    if model_classes is None:
+        return truth
+    known = list(model_classes)
+    columns = [known.index(name) if name in known else -1 for name in data_classes]
+    labels = torch.tensor([-1, *columns], device=truth.labels.device)[truth.labels]
+    return replace(truth, labels=labels)[torch.nonzero(labels >= 0)[:, 0]]
+
+
+def lacking(data_classes: Sequence[str], model_classes: Sequence[str] | None) -> tuple[str, ...]:
+    """The data set's classes that the model does not know; an error where it knows none of them."""
+    if model_classes is None:
+        return ()
+    unknown = tuple(name for name in data_classes if name not in model_classes)
+    if data_classes and len(unknown) == len(data_classes):
+        raise WhyboxError(
+            f"the model knows none of the data set's classes ({_some(data_classes)}); it has {_some(model_classes)}: "
+            "use data of its classes, or load it with classes= named as in the data set"
+        )
+    return unknown
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
