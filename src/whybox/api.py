@@ -15,7 +15,9 @@ from whybox.data.images import ImageSource, read_image
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.explanation import Explanation
 from whybox.missed import match_drawn
+from whybox.specs import parse_spec
 from whybox.targets import COMBINED, SIDES, find_target
+from whybox.truth import DataSet
 from whybox.types import Detections, HeatMaps, Model, Target, Trace, to_unit
 from whybox.weights import load_weights
 
@@ -115,6 +117,33 @@ def _network(model: Model) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise WhyboxError(f"{model.name} has no module of its own to move or to fill with weights")
     return network
+
+
+def open_data(data: str | DataSet, *, on_problem: str = "skip") -> DataSet:
+    """A data set by name: "scenes:count=40", "coco:FOLDER:split=val", "coco:FILE.json", "crowdhuman:FOLDER"; or your own.
+
+    on_problem: "skip" leaves out what is broken and names it in `problems`; "refuse" stops at it.
+    """
+    if on_problem not in ("skip", "refuse"):
+        raise unknown("on_problem", str(on_problem), ("skip", "refuse"))
+    if not isinstance(data, (str, Path)):
+        if isinstance(data, DataSet):
+            return data
+        raise WhyboxError(f"data must be a name or a data set (names, classes, len, [i]), got {type(data).__name__}")
+    kind, _, rest = str(data).partition(":")
+    known = registry.data_sets()
+    if kind not in known:
+        raise unknown("data", str(data), [f"{prefix}:..." for prefix in known])
+    parts = rest.split(":")
+    settings = []
+    while parts and "=" in parts[-1]:
+        settings.insert(0, parts.pop())
+    _, options = parse_spec(":".join([kind, *settings]))
+    try:
+        opened: DataSet = known[kind].open_data(":".join(parts), on_problem=on_problem, **options)
+    except TypeError as error:
+        raise WhyboxError(f"data {str(data)!r}: {error}") from error
+    return opened
 
 
 def trace(model: str | nn.Module | Model, image: ImageSource) -> Trace:

@@ -1,6 +1,6 @@
 """The folder listing is the registry: a file in models/, methods/ or metrics/ is known by its name. Packages from outside
-come in through the entry points "whybox.models" (a module with `matches` and `wrap`), "whybox.methods" (a method class) and
-"whybox.metrics" (a metric class)."""
+come in through the entry points "whybox.models" (a module with `matches` and `wrap`), "whybox.methods" (a method class),
+"whybox.metrics" (a metric class) and "whybox.data" (a module with `PREFIX` and `open_data`)."""
 
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
+import whybox.data
 import whybox.methods
 import whybox.metrics
 import whybox.models
@@ -42,6 +43,13 @@ def metrics() -> Mapping[str, type]:
     """Metric classes by name; each file in metrics/ holds one whose `name` is the file's."""
     own = {name: _class_in(module, name) for name, module in _files(whybox.metrics)}
     return own | _from_outside("whybox.metrics")
+
+
+@cache
+def data_sets() -> Mapping[str, ModuleType]:
+    """Modules that open a data set, by the prefix of its name: `open_data(rest, on_problem=..., **options)`."""
+    files = [*(module for _, module in _files(whybox.data)), *_from_outside("whybox.data").values()]
+    return {module.PREFIX: module for module in files if hasattr(module, "PREFIX")}
 
 
 def targets() -> Mapping[str, str]:

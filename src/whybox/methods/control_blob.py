@@ -1,0 +1,53 @@
+"""The control that a method has to beat: a Gaussian blob at the predicted box."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from whybox.errors import WhyboxError
+from whybox.frame import Frame, Size
+from whybox.types import Detections, HeatMaps, Model, Target, Trace
+
+
+def control_blob_map(boxes: Tensor, size: Size, sigma: float = 0.25) -> Tensor:
+    """A Gaussian at the middle of each box: boxes (N,4) xyxy in pixels -> maps (N,H,W) with a peak of at most 1.
+
+    sigma: the standard deviation across and down, as a part of the box's width and height.
+    """
+    y = torch.arange(size[0], device=boxes.device) + 0.5
+    x = torch.arange(size[1], device=boxes.device) + 0.5
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    spread = (sigma * (boxes[:, 2:] - boxes[:, :2])).clamp(min=1e-3)
+    across = (-0.5 * ((x - middle[:, :1]) / spread[:, :1]) ** 2).exp()
+    down = (-0.5 * ((y - middle[:, 1:]) / spread[:, 1:]) ** 2).exp()
+    return down[:, :, None] * across[:, None, :]
+
+
+@dataclass(frozen=True)
+class ControlBlob:
+    """A Gaussian blob in the middle of the predicted box. It looks at nothing but the detector's answer: what a method adds to
+    the box it has to show by beating this.
+
+    sigma: the blob's standard deviation as a part of the box's sides; at .25 the box reaches to two of them.
+    """
+
+    sigma: float = 0.25
+
+    name: ClassVar[str] = "control_blob"
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    source: ClassVar[str] = "a control, no explanation: a Gaussian at the predicted box"
+    is_control: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise WhyboxError(f"sigma must be above 0, got {self.sigma}")
+
+    def __call__(
+        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target, all the same; `names` are the targets' names."""
+        native = tuple(control_blob_map(detections.boxes, trace.frame.image, self.sigma))
+        return [HeatMaps(native, Frame.same(trace.frame.image), name, self.name, asdict(self)) for name in names]

@@ -1,0 +1,38 @@
+"""The control that a method has to beat: the predicted box itself, filled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from whybox.frame import Frame, Size
+from whybox.types import Detections, HeatMaps, Model, Target, Trace
+
+
+def control_box_map(boxes: Tensor, size: Size) -> Tensor:
+    """1 at the pixels whose centres lie inside a box, 0 elsewhere: boxes (N,4) xyxy in pixels -> maps (N,H,W)."""
+    y = torch.arange(size[0], device=boxes.device) + 0.5
+    x = torch.arange(size[1], device=boxes.device) + 0.5
+    down = (y >= boxes[:, 1:2]) & (y < boxes[:, 3:])
+    across = (x >= boxes[:, :1]) & (x < boxes[:, 2:3])
+    return (down[:, :, None] & across[:, None, :]).to(boxes.dtype)
+
+
+@dataclass(frozen=True)
+class ControlBox:
+    """The predicted box as a map. It looks at nothing but the detector's answer, so a metric on which it wins does not measure
+    what a method has found out; where ties are broken at random it is a random order of the box's pixels."""
+
+    name: ClassVar[str] = "control_box"
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    source: ClassVar[str] = "a control, no explanation: 1 inside the predicted box"
+    is_control: ClassVar[bool] = True
+
+    def __call__(
+        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target, all the same; `names` are the targets' names."""
+        native = tuple(control_box_map(detections.boxes, trace.frame.image))
+        return [HeatMaps(native, Frame.same(trace.frame.image), name, self.name) for name in names]
