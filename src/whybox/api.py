@@ -135,7 +135,7 @@ def open_data(data: str | DataSet, *, on_problem: str = "skip") -> DataSet:
     if kind not in known:
         raise unknown("data", str(data), [f"{prefix}:..." for prefix in known])
     parts = rest.split(":")
-    settings = []
+    settings: list[str] = []
     while parts and "=" in parts[-1]:
         settings.insert(0, parts.pop())
     _, options = parse_spec(":".join([kind, *settings]))
