@@ -1,0 +1,47 @@
+"""A page as one text: a template of this folder with its style and script inside it; it fetches nothing."""
+
+import json
+from base64 import b64encode
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader
+from markupsafe import Markup
+from PIL import Image
+
+from whybox.report.overlay import jpeg_bytes
+
+
+def render(template: str, *, styles: str, script: str, **values: Any) -> str:
+    """The page from three files of this folder. Text among `values` is escaped."""
+    page = _environment().get_template(template)
+    return str(page.render(css=Markup(_text(styles)), js=Markup(_text(script)), version=_version(), **values))
+
+
+def data_url(picture: Image.Image) -> str:
+    """A picture as text that an img element shows."""
+    return f"data:image/jpeg;base64,{b64encode(jpeg_bytes(picture.convert('RGB'), 82)).decode('ascii')}"
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that may stand inside a script element: no character of it can end the element or open a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _version() -> str:
+    try:
+        return version("whybox")
+    except PackageNotFoundError:
+        return ""
+
+
+def _text(name: str) -> str:
+    return (files("whybox.report") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_text))

@@ -1,0 +1,189 @@
+"""The table of a run: who is best, who beats the controls, numbers as text, and the table as Markdown and LaTeX."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from whybox.report.results import Cell, Column, EvaluationReport, Key, Row
+
+ARROWS = {True: "↑", False: "↓"}
+UNDEFINED = "–"
+MARK = "†"
+"""Stands beside a method that is not shown to beat the better control."""
+
+
+class Place(NamedTuple):
+    """What the table says of a cell beside its number. rank: 1 the best method, 2 the second, 0 the others and controls."""
+
+    rank: int
+    beaten: bool
+
+
+def places(report: EvaluationReport) -> Mapping[Key, Place]:
+    """Rank and mark of every cell that has a number."""
+    found: dict[Key, Place] = {}
+    for column in report.columns:
+        ranked = _ranked(report, column)
+        for row, cell in defined(report, column):
+            rank = 0 if row.is_control else ranked.index(cell.mean) + 1
+            found[row.key, column.key] = Place(rank if rank < 3 else 0, _is_beaten(report, row, column))
+    return found
+
+
+def defined(report: EvaluationReport, column: Column) -> list[tuple[Row, Cell]]:
+    """The rows that have a number in a column."""
+    pairs = [(row, report.cells.get((row.key, column.key))) for row in report.rows]
+    return [(row, cell) for row, cell in pairs if cell is not None and not math.isnan(cell.mean)]
+
+
+def _ranked(report: EvaluationReport, column: Column) -> list[float]:
+    """The methods' means, the best first, equal ones once."""
+    means = {cell.mean for row, cell in defined(report, column) if not row.is_control}
+    return sorted(means, reverse=column.higher_is_better)
+
+
+def _is_beaten(report: EvaluationReport, row: Row, column: Column) -> bool:
+    """Whether the interval of the difference to the better control is known and not above 0."""
+    cell = report.versus.get((row.key, column.key))
+    return cell is not None and not row.is_control and not cell.low > 0
+
+
+def winning_control(report: EvaluationReport, column: Column) -> Row | None:
+    """The control that no method beats on the mean of this metric, the best of them; None where a method beats them all."""
+    sign = 1 if column.higher_is_better else -1
+    scores = [(row, sign * cell.mean) for row, cell in defined(report, column)]
+    methods = [score for row, score in scores if not row.is_control]
+    controls = [(score, row) for row, score in scores if row.is_control]
+    if not methods or not controls:
+        return None
+    best, row = max(controls, key=lambda pair: pair[0])
+    return row if best >= max(methods) else None
+
+
+def warnings(report: EvaluationReport) -> list[str]:
+    """A sentence for every metric on which a control wins."""
+    winners = [(column, winning_control(report, column)) for column in report.columns]
+    return [
+        f"{column.title}: the control “{winner.title}” scores at least as well as every method. "
+        "This metric cannot tell methods apart on this model."
+        for column, winner in winners
+        if winner is not None
+    ]
+
+
+def decimals(values: Sequence[float]) -> int:
+    """Digits after the point so that the largest of the values shows three; 0.5 and 1 show as many."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return min(6, max(0, 3 - math.ceil(math.log10(largest)))) if largest else 3
+
+
+def number(value: float, digits: int, *, sign: bool = False) -> str:
+    """A number with that many digits after the point and a true minus sign, or a dash where there is none."""
+    if not math.isfinite(value):
+        return UNDEFINED
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
+
+
+def interval(cell: Cell, digits: int, *, sign: bool = False) -> str:
+    """The ends of a cell's interval, or "" where they are not known."""
+    if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
+        return ""
+    return f"{number(cell.low, digits, sign=sign)} to {number(cell.high, digits, sign=sign)}"
+
+
+def in_bands(rows: Sequence[Row]) -> list[Row]:
+    """The methods, then the controls."""
+    return sorted(rows, key=lambda row: row.is_control)
+
+
+def digits_of(report: EvaluationReport, column: Column) -> int:
+    """The digits that a column's numbers are written with."""
+    return decimals([cell.mean for _, cell in defined(report, column)])
+
+
+def table_markdown(report: EvaluationReport) -> str:
+    """The table in GitHub's Markdown: mean (95 % interval), the best method bold, the second underlined, controls last.
+
+    A dagger marks a method that is not shown to beat the better control.
+    """
+    heads = ["", *(_markdown_text(f"{column.title} {ARROWS[column.higher_is_better]}") for column in report.columns)]
+    lines = [_pipes(heads), _pipes(["---", *["---:"] * len(report.columns)])]
+    texts = _texts(report, _markdown_cell)
+    for row in in_bands(report.rows):
+        title = _markdown_text(row.title)
+        lines.append(_pipes([f"*{title}* (control)" if row.is_control else title, *texts[row.key]]))
+    return "\n".join(lines) + "\n"
+
+
+def table_latex(report: EvaluationReport) -> str:
+    """The table for LaTeX with booktabs; the same marks as in Markdown."""
+    heads = [f"{_latex_text(column.title)} ${_latex_arrow(column)}$" for column in report.columns]
+    texts = _texts(report, _latex_cell)
+    bands = [[row for row in report.rows if row.is_control is control] for control in (False, True)]
+    blocks = [
+        "\n".join(f"{_latex_text(row.title)} & {' & '.join(texts[row.key])} \\\\" for row in band) for band in bands if band
+    ]
+    return "\n".join(
+        [
+            f"\\begin{{tabular}}{{l{'r' * len(report.columns)}}}",
+            "\\toprule",
+            f" & {' & '.join(heads)} \\\\",
+            "\\midrule",
+            "\n\\midrule\n".join(blocks),
+            "\\bottomrule",
+            "\\end{tabular}\n",
+        ]
+    )
+
+
+def _texts(report: EvaluationReport, write: Callable[[Cell, int, Place], str]) -> Mapping[str, list[str]]:
+    """The cells of every row as text, by the row's key."""
+    place = places(report)
+    digits = {column.key: digits_of(report, column) for column in report.columns}
+    return {
+        row.key: [
+            write(report.cells[row.key, column.key], digits[column.key], place[row.key, column.key])
+            if (row.key, column.key) in place
+            else UNDEFINED
+            for column in report.columns
+        ]
+        for row in report.rows
+    }
+
+
+def _markdown_cell(cell: Cell, digits: int, place: Place) -> str:
+    mean = {1: "**{}**", 2: "<u>{}</u>"}.get(place.rank, "{}").format(number(cell.mean, digits))
+    ends = interval(cell, digits)
+    return mean + (MARK if place.beaten else "") + (f" ({ends})" if ends else "")
+
+
+def _latex_cell(cell: Cell, digits: int, place: Place) -> str:
+    mean = {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}.get(place.rank, "{}").format(_latex_text(number(cell.mean, digits)))
+    ends = interval(cell, digits).replace(" to ", ", ")
+    return mean + (r"$^\dagger$" if place.beaten else "") + (f" {{\\scriptsize [{_latex_text(ends)}]}}" if ends else "")
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_text(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "\\|*_`<[]" else letter for letter in " ".join(text.split()))
+
+
+def _latex_arrow(column: Column) -> str:
+    return r"\uparrow" if column.higher_is_better else r"\downarrow"
+
+
+LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    UNDEFINED: "--",
+}
+
+
+def _latex_text(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
