@@ -12,7 +12,13 @@ def truth(labels):
     count = len(labels)
     boxes = torch.arange(4.0 * count).reshape(count, 4)
     masks = torch.eye(max(count, 1), dtype=torch.bool)[:count, None]
-    return Truth(boxes, torch.tensor(labels), tuple(f"#{i}" for i in range(count)), torch.zeros(count, dtype=torch.bool), masks)
+    return Truth(
+        boxes,
+        torch.tensor(labels, dtype=torch.long),
+        tuple(f"#{i}" for i in range(count)),
+        torch.zeros(count, dtype=torch.bool),
+        masks,
+    )
 
 
 def test_labels_become_columns_by_name():
