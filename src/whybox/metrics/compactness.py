@@ -1,0 +1,64 @@
+"""Compactness: how far the map spreads around its peak, in sizes of the object."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from whybox.ops.regions import Floor, check_floor, energy, judge_matched, object_regions, tied_peaks
+from whybox.truth import Case, Measured
+
+
+def spread(maps: Tensor, boxes: Tensor, floor: Floor = "minimum") -> Tensor:
+    """sqrt( sum_x H(x) |x - x_max|^2 / ( (w^2 + h^2) / 4 * sum_x H(x) ) ): maps (N,H,W), boxes (N,4) xyxy -> (N,).
+
+    w, h: sides of the object's box as annotated, also where it reaches beyond the image. Where several pixels share the
+    highest value, |x - x_max|^2 is its mean over them. NaN for a map without energy and for a box without a size.
+    floor: see `whybox.ops.regions.energy`.
+    Source: Zhao, Hsiao, Chan, journal version of ODAM, compactness.
+    """
+    amounts = energy(maps, floor)
+    peaks = tied_peaks(amounts).to(amounts)
+    # Squared distances split into axes, and along an axis the sums over the other one are all that is needed.
+    squares = sum(_mean_square(amounts.sum(axis), peaks.sum(axis)) for axis in (-1, -2))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return (squares / (sides.square().sum(1) / 4)).masked_fill((sides == 0).all(1), torch.nan).sqrt()
+
+
+def _mean_square(amounts: Tensor, peaks: Tensor) -> Tensor:
+    """The mean of (x - p)^2 where x falls as amounts (N,L) and p as peaks (N,L) say: their variances and distance."""
+    place = torch.arange(amounts.shape[1], device=amounts.device, dtype=amounts.dtype)
+    (x, x_variance), (p, p_variance) = (_moments(weights, place) for weights in (amounts, peaks))
+    return (x - p).square() + x_variance + p_variance
+
+
+def _moments(weights: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    total = weights.sum(1)
+    mean = weights @ place / total
+    return mean, (weights * (place - mean[:, None]).square()).sum(1) / total
+
+
+@dataclass(frozen=True)
+class Compactness:
+    """Compactness: 0 for a map of one pixel, 1 where the distance to the peak is half the box's diagonal, root mean square.
+
+    floor: "minimum" subtracts the map's lowest value first, as the paper's scaling to 0..1 does; "zero" does not.
+    """
+
+    floor: Floor = "minimum"
+
+    name: ClassVar[str] = "compactness"
+    title: ClassVar[str] = "Compactness"
+    higher_is_better: ClassVar[bool] = False
+    range: ClassVar[tuple[float, float]] = (0.0, torch.inf)
+    needs: ClassVar[frozenset[str]] = frozenset({"box"})
+    source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, journal version, compactness"
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor)
+
+    def __call__(self, maps: Tensor, case: Case) -> Measured:
+        """The spread of each map."""
+        regions, own = object_regions(maps, case, "box")
+        return Measured(judge_matched(maps, own, lambda chosen, rows: spread(chosen, regions.boxes[rows], self.floor)))

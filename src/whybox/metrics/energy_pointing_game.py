@@ -1,0 +1,56 @@
+"""Energy pointing game: the share of the map that lies on the object."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from whybox.ops.regions import Floor, Region, check_floor, check_region, energy, judge_matched, object_regions, sum_shares
+from whybox.truth import Case, Measured
+
+
+def energy_inside(maps: Tensor, regions: Tensor, floor: Floor = "minimum") -> Tensor:
+    """The share of each map's sum inside its region: maps (N,H,W), regions (N,H,W) bool -> (N,).
+
+    A map without energy has no share inside: 0. NaN where a region is empty. floor: see `whybox.ops.regions.energy`.
+    Source: Wang et al., "Score-CAM", CVPR Workshops 2020, energy-based pointing game; with boxes and masks in Zhao,
+    Hsiao, Chan, journal version of ODAM.
+    """
+    amounts = energy(maps, floor)
+    shares = sum_shares((amounts * regions).sum((-2, -1)), amounts.sum((-2, -1)), nothing=0.0)
+    return torch.where(regions.flatten(1).any(1), shares, torch.nan)
+
+
+@dataclass(frozen=True)
+class EnergyPointingGame:
+    """Energy pointing game.
+
+    region: the object's "box", with every pixel that it touches, or its "mask".
+    floor: "minimum" subtracts the map's lowest value first, as the paper's scaling to 0..1 does; "zero" does not.
+    """
+
+    region: Region = "box"
+    floor: Floor = "minimum"
+
+    name: ClassVar[str] = "energy_pointing_game"
+    higher_is_better: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    source: ClassVar[str] = "Wang et al.: Score-CAM, CVPR Workshops 2020; Zhao, Hsiao, Chan: ODAM, journal version"
+
+    def __post_init__(self) -> None:
+        check_region(self.region)
+        check_floor(self.floor)
+
+    @property
+    def title(self) -> str:
+        return f"Energy pointing game ({self.region})"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"box", self.region})
+
+    def __call__(self, maps: Tensor, case: Case) -> Measured:
+        """The share of each map on its object."""
+        regions, own = object_regions(maps, case, self.region)
+        return Measured(judge_matched(maps, own, lambda chosen, rows: energy_inside(chosen, regions.of(rows), self.floor)))

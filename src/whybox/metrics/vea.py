@@ -1,0 +1,82 @@
+"""Visual explanation accuracy: how well the map, cut at a threshold, is the object's shape."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from whybox.errors import unknown
+from whybox.ops.regions import Region, check_region, judge_matched, object_regions
+from whybox.truth import Case, Measured
+from whybox.types import to_unit
+
+Area = Literal["trapezoid", "mean"]
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""T of the paper."""
+
+
+def vea_curve(maps: Tensor, regions: Tensor) -> Tensor:
+    """IoU of the pixels where a map, scaled to 0..1, is above T with the object's region, for T in THRESHOLDS: (N,9).
+
+    maps: (N,H,W). regions: (N,H,W) bool. A constant map is nowhere above a threshold: 0. NaN where a region is empty.
+    Source: Zhao, Hsiao, Chan, journal version of ODAM, visual explanation accuracy. Its code draws the mask from
+    polygons cut to whole pixels; ours is the data set's own mask.
+    """
+    unit = to_unit(maps)
+    sizes = regions.sum((-2, -1))
+    defined = (sizes > 0) & maps.isfinite().flatten(1).all(1)
+    curve = []
+    for threshold in THRESHOLDS:
+        above = unit > threshold
+        shared = (above & regions).sum((-2, -1))
+        curve.append(torch.where(defined, shared / (above.sum((-2, -1)) + sizes - shared), torch.nan))
+    return torch.stack(curve, 1)
+
+
+def area_under(curves: Tensor, area: Area = "trapezoid") -> Tensor:
+    """Curves (N,9) over THRESHOLDS -> (N,).
+
+    "trapezoid": the area between T = .1 and .9 as a part of the largest possible, .8, so that a perfect map gives 1.
+    "mean": of the nine values. The paper does not say which it takes.
+    """
+    if area == "mean":
+        return curves.mean(1)
+    at = curves.new_tensor(THRESHOLDS)
+    return torch.trapezoid(curves, at) / (at[-1] - at[0])
+
+
+@dataclass(frozen=True)
+class Vea:
+    """Visual explanation accuracy (VEA).
+
+    region: the object's "mask", or its "box". auc: "trapezoid" or "mean", see `area_under`.
+    """
+
+    region: Region = "mask"
+    auc: Area = "trapezoid"
+
+    name: ClassVar[str] = "vea"
+    higher_is_better: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, journal version, visual explanation accuracy"
+
+    def __post_init__(self) -> None:
+        check_region(self.region)
+        if self.auc not in ("trapezoid", "mean"):
+            raise unknown("auc", self.auc, ("trapezoid", "mean"))
+
+    @property
+    def title(self) -> str:
+        return f"VEA ({self.region})"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"box", self.region})
+
+    def __call__(self, maps: Tensor, case: Case) -> Measured:
+        """The area under each curve, and the curves."""
+        regions, own = object_regions(maps, case, self.region)
+        curves = judge_matched(maps, own, lambda chosen, rows: vea_curve(chosen, regions.of(rows)))
+        return Measured(area_under(curves, self.auc), curves, curves.new_tensor(THRESHOLDS))
