@@ -3,25 +3,11 @@
 import pytest
 import torch
 
+from metrics.annotated import case_of
 from whybox.errors import WhyboxError
-from whybox.frame import Frame
 from whybox.ops.regions import Regions, energy, judge_matched, object_regions, sum_shares, tied_peaks
-from whybox.truth import Case, Truth
-from whybox.types import Detections
 
 SIZE = (6, 8)
-
-
-def case_of(boxes, matched, ignore=(), masks=None, size=SIZE):
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    count = len(boxes)
-    ignored = torch.zeros(count, dtype=torch.bool)
-    ignored[list(ignore)] = True
-    truth = Truth(boxes, torch.ones(count, dtype=torch.long), tuple(str(i) for i in range(count)), ignored, masks)
-    matched = torch.tensor(matched, dtype=torch.long)
-    none = torch.zeros(len(matched))
-    found = Detections(torch.zeros((len(matched), 4)), none, none.long(), none.long())
-    return Case(torch.zeros((3, *size)), Frame.same(size), found, truth, matched, torch.arange(len(matched)))
 
 
 def pixels(region):
