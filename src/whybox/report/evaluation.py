@@ -1,6 +1,198 @@
 """The report of a run: one HTML page that holds all that it shows."""
 
-from whybox.report.results import Cell, Column, Curve, EvaluationReport, Example, Panel, Row
-from whybox.report.table import table_latex, table_markdown
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["Cell", "Column", "Curve", "EvaluationReport", "Example", "Panel", "Row", "table_latex", "table_markdown"]
+from whybox.report.charts import charts, sparkline, styles
+from whybox.report.document import data_url, render, script_json
+from whybox.report.results import Box, Cell, Column, Curve, EvaluationReport, Example, Key, Panel, Row
+from whybox.report.table import (
+    ARROWS,
+    Place,
+    decimals,
+    defined,
+    digits_of,
+    interval,
+    number,
+    places,
+    table_latex,
+    table_markdown,
+    warnings,
+    winning_control,
+)
+
+__all__ = [
+    "Box",
+    "Cell",
+    "Column",
+    "Curve",
+    "EvaluationReport",
+    "Example",
+    "Panel",
+    "Row",
+    "headline",
+    "table_latex",
+    "table_markdown",
+    "write_report",
+]
+
+NEEDS = {
+    "box": "an annotated box",
+    "mask": "an annotated mask",
+    "fixations": "where people looked",
+    "predict": "the model’s answers to changed images",
+    "redraw": "maps drawn again on changed images",
+    "randomised": "maps of the model with random weights",
+}
+"""What a metric needs, in words, by the names of Case.gives."""
+
+
+def write_report(report: EvaluationReport) -> str:
+    """The whole page as HTML."""
+    return render(
+        "evaluation.html",
+        styles="document.css",
+        script="document.js",
+        title=report.title,
+        report=report,
+        headline=headline(report),
+        warnings=warnings(report),
+        heads=[_head(report, column) for column in report.columns],
+        bands=_bands(report),
+        charts=charts(report),
+        examples=_examples(report),
+        metrics=[_metric(column) for column in report.columns],
+        markdown=table_markdown(report),
+        latex=table_latex(report),
+        style_of=styles(report.rows),
+        script_json=script_json,
+    )
+
+
+def headline(report: EvaluationReport) -> str:
+    """One sentence: which method has the best mean on most of the metrics that can tell methods apart."""
+    place = places(report)
+    telling = [column for column in report.columns if winning_control(report, column) is None and defined(report, column)]
+    if sum(not row.is_control for row in report.rows) < 2 or not report.columns:
+        return ""
+    if not telling:
+        return "No metric of this run tells a method from a map that never looked into the model."
+    methods = [row for row in report.rows if not row.is_control]
+    wins = Counter({row.title: sum(_is_best(place, row, column) for column in telling) for row in methods})
+    most = max(wins.values())
+    names = [title for title, count in wins.items() if count == most]
+    verb = "has" if len(names) == 1 else "each have"
+    return f"{_listed(names)} {verb} the best mean on {_share(most, len(telling))} that can tell methods apart."
+
+
+def _is_best(place: Mapping[Key, Place], row: Row, column: Column) -> bool:
+    found = place.get((row.key, column.key))
+    return found is not None and found.rank == 1
+
+
+def _share(part: int, whole: int) -> str:
+    if whole == 1:
+        return "the one metric"
+    return f"all {whole} metrics" if part == whole else f"{part} of the {whole} metrics"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def _head(report: EvaluationReport, column: Column) -> dict[str, Any]:
+    winner = winning_control(report, column)
+    return {
+        "column": column,
+        "arrow": ARROWS[column.higher_is_better],
+        "better": "higher is better" if column.higher_is_better else "lower is better",
+        "count": _counts([cell.count for _, cell in defined(report, column)]),
+        "winner": winner.title if winner else "",
+    }
+
+
+def _counts(counts: Sequence[int]) -> str:
+    """How many objects a column's means are over."""
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _bands(report: EvaluationReport) -> list[dict[str, Any]]:
+    """The methods' lines of the table and the controls', each with its head."""
+    place = places(report)
+    found = []
+    for is_control, title in ((False, "Methods"), (True, "Controls, which never look into the model")):
+        rows = [row for row in report.rows if row.is_control is is_control]
+        lines = [{"row": row, "cells": [_cell(report, row, column, place) for column in report.columns]} for row in rows]
+        if lines:
+            found.append({"title": title, "controls": is_control, "lines": lines})
+    return found
+
+
+def _cell(report: EvaluationReport, row: Row, column: Column, place: Mapping[Key, Place]) -> dict[str, Any]:
+    """A cell's texts as it is and relative to the better control, and what it is sorted by: more is better."""
+    key = (row.key, column.key)
+    cell, versus = report.cells.get(key), report.versus.get(key)
+    digits = digits_of(report, column)
+    sign = 1 if column.higher_is_better else -1
+    return {
+        "place": place.get(key, Place(0, False)),
+        "raw": number(cell.mean, digits) if cell else number(math.nan, 0),
+        "raw_ends": interval(cell, digits) if cell else "",
+        "raw_sort": sign * cell.mean if cell and math.isfinite(cell.mean) else "",
+        "relative": number(versus.mean, digits, sign=True) if versus else number(math.nan, 0),
+        "relative_ends": interval(versus, digits, sign=True) if versus else "",
+        "relative_sort": versus.mean if versus and math.isfinite(versus.mean) else "",
+        "count": cell.count if cell else 0,
+    }
+
+
+def _metric(column: Column) -> dict[str, Any]:
+    low, high = (f"{end:g}".replace("-", "−").replace("inf", "∞") for end in column.range)
+    return {
+        "column": column,
+        "arrow": ARROWS[column.higher_is_better],
+        "range": f"{low} to {high}",
+        "needs": ", ".join(sorted(NEEDS.get(need, need) for need in column.needs)),
+    }
+
+
+def _examples(report: EvaluationReport) -> list[dict[str, Any]]:
+    """The examples of every column that has some."""
+    found = []
+    for column in report.columns:
+        shown = [_example(example) for example in report.examples if example.column == column.key]
+        if shown:
+            found.append({"column": column, "arrow": ARROWS[column.higher_is_better], "examples": shown})
+    return found
+
+
+def _example(example: Example) -> dict[str, Any]:
+    digits = decimals([panel.value for panel in example.panels])
+    curves = [value for panel in example.panels for value in panel.curve or () if math.isfinite(value)]
+    low, high = min(0.0, min(curves, default=0.0)), max(curves, default=1.0)
+    return {
+        "kind": example.kind,
+        "caption": example.caption,
+        "picture": data_url(example.image),
+        "size": example.image.size,
+        "boxes": [(name, _rect(box)) for name, box in (("truth", example.truth_box), ("found", example.box)) if box],
+        "panels": [
+            {
+                "title": panel.title,
+                "picture": data_url(panel.overlay),
+                "value": number(panel.value, digits),
+                "curve": sparkline(panel.curve, low, high) if panel.curve is not None else "",
+            }
+            for panel in example.panels
+        ],
+    }
+
+
+def _rect(box: Box) -> dict[str, float]:
+    x1, y1, x2, y2 = (round(float(side), 1) for side in box)
+    return {"x": x1, "y": y1, "width": max(0.0, x2 - x1), "height": max(0.0, y2 - y1)}
