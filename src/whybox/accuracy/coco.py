@@ -1,4 +1,4 @@
-"""COCO average precision of a detector's boxes."""
+"""COCO's average precision and recall of a detector's boxes."""
 
 import contextlib
 import io
@@ -9,21 +9,38 @@ from typing import Any
 import numpy as np
 
 from whybox.errors import WhyboxError
+from whybox.ops.arrays import to_array
+
+SUMMARY = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("recall1", "recall10", "recall", "recall_small", "recall_medium", "recall_large"),
+)
+"""COCO's twelve numbers in the order of pycocotools."""
 
 
 @dataclass(frozen=True)
 class CocoAP:
     """Average precisions from 0 to 1, higher is better; NaN where there is nothing to find.
 
-    ap is averaged over IoU .50:.05:.95, ap50 and ap75 are at one IoU; all are means over the classes that occur, which
-    ap50_per_class lists by name. recall is the mean recall over .50:.05:.95 with 100 detections an image. threshold is
-    the score from which on detections, all classes together, have the highest F1 at IoU .50, and f1 is that F1.
+    The first twelve are COCO's summary. ap is averaged over IoU .50:.05:.95, ap50 and ap75 are at one IoU; all are means
+    over the classes that occur, which ap50_per_class lists by name. recall1, recall10 and recall are mean recalls over
+    .50:.05:.95 with the 1, 10 and 100 highest detections of an image and class. small objects have an area up to 32 x 32
+    pixels, large ones from 96 x 96 on. threshold is the score from which on detections, all classes together, have the
+    highest F1 at IoU .50, and f1 is that F1.
     """
 
     ap: float
     ap50: float
     ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    recall1: float
+    recall10: float
     recall: float
+    recall_small: float
+    recall_medium: float
+    recall_large: float
     threshold: float
     f1: float
     ap50_per_class: dict[str, float]
@@ -44,8 +61,9 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
     """COCO's box AP of `detections` against `truths`, one mapping an image in the same order.
 
     A detection mapping holds boxes (N,4) xyxy in pixels, scores (N,) and labels (N,); a truth mapping holds boxes
-    (M,4), labels (M,) and, optionally, iscrowd (M,) for regions where detections count neither way. Label 1 is the
-    first of `classes`. Tensors and arrays are both taken.
+    (M,4), labels (M,) and, optionally, iscrowd (M,) for regions where detections count neither way, and area (M,) in
+    pixels, COCO's being that of the mask; without it an object has its box's size. Label 1 is the first of `classes`.
+    Tensors and arrays are both taken.
 
     Source: Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; computed by pycocotools.
     """
@@ -68,20 +86,19 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
         evaluation = COCOeval(index(_rows(truths)), index(_rows(detections)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
+        evaluation.summarize()
     return _summary(evaluation, classes, len(truths))
 
 
 def _summary(evaluation: Any, classes: Sequence[str], images: int) -> CocoAP:
-    """Means over precision (IoU, recall, class, area, limit) and recall (IoU, class, area, limit); -1 is "none"."""
-    tables = evaluation.eval
+    """COCO's twelve numbers, and ours; pycocotools says -1 for "none"."""
+    numbers = {name: _mean(value) for name, value in zip(SUMMARY, evaluation.stats, strict=True)}
     threshold, f1 = _best_threshold(evaluation)
-    precision = tables["precision"][:, :, :, 0, -1]
-    per_class = {name: _mean(precision[0, :, index]) for index, name in enumerate(classes)}
+    # precision (IoU, recall, class, area, limit): IoU .50, all areas, 100 detections.
+    precision = evaluation.eval["precision"][0, :, :, 0, -1]
+    per_class = {name: _mean(precision[:, index]) for index, name in enumerate(classes)}
     return CocoAP(
-        ap=_mean(precision),
-        ap50=_mean(precision[0]),
-        ap75=_mean(precision[5]),
-        recall=_mean(tables["recall"][:, :, 0, -1]),
+        **numbers,
         threshold=threshold,
         f1=f1,
         ap50_per_class={name: value for name, value in per_class.items() if np.isfinite(value)},
@@ -114,8 +131,9 @@ def _rows(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """COCO's annotation rows, of the truth or of detections; the number of each row is its id."""
     rows: list[dict[str, Any]] = []
     for image, content in enumerate(images, start=1):
-        columns = {"category_id": content["labels"], "score": content.get("scores"), "iscrowd": content.get("iscrowd")}
-        lists = {name: np.asarray(values).tolist() for name, values in columns.items() if values is not None}
+        columns = {"category_id": content["labels"], "score": content.get("scores")}
+        columns |= {name: content.get(name) for name in ("iscrowd", "area")}
+        lists = {name: to_array(values).tolist() for name, values in columns.items() if values is not None}
         for place, box in enumerate(_xywh(content["boxes"])):
             row = {"id": len(rows) + 1, "image_id": image, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             rows.append(row | {name: values[place] for name, values in lists.items()})
@@ -123,6 +141,6 @@ def _rows(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _xywh(boxes: Any) -> list[list[float]]:
-    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    corners = to_array(boxes, np.float64).reshape(-1, 4)
     rows: list[list[float]] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
     return rows
