@@ -1,0 +1,203 @@
+"""A page of mistakes: how many of each kind, and a card for each with its heat maps. It holds all that it shows."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from whybox.report.overlay import jpeg_bytes, overlay, picture_of
+from whybox.types import HeatMaps
+
+WIDTH = 400
+"""Pixels of a card's picture: a hundred cards with two pictures each stay below five megabytes."""
+LONGEST_DRAWN = 2400
+"""Pixels of the longer side to which an image is enlarged, at most, before a card's part is cut out."""
+QUALITY = 78
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class View:
+    """One map over a card's cut, and a detection's box (4,) xyxy in image pixels. label: what the map is about, a few words.
+    side: the edge to mark, x1, y1, x2 or y2, or "". maps: one map, or None where there is none to show."""
+
+    label: str
+    maps: HeatMaps | None = None
+    box: Tensor | None = None
+    side: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A view made ready: the cut with its heat as JPEG ("" for none), and its box and marked edge in the cut's image pixels."""
+
+    label: str
+    heat: str
+    box: Box | None
+    edge: Box | None
+    peak_outside: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """One mistake. classes: the names that it is filtered by. plain: the cut as JPEG. width, height: of the cut, in image
+    pixels; truth: the object's box there."""
+
+    kind: str
+    title: str
+    score: str
+    sentence: str
+    note: str
+    image: str
+    classes: tuple[str, ...]
+    plain: str
+    width: float
+    height: float
+    truth: Box | None
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often a kind of error occurs, and what AP50 would gain without it; NaN where that is not known."""
+
+    kind: str
+    meaning: str
+    count: int
+    gain: float
+
+
+def make_card(
+    image: Tensor,
+    views: Sequence[View],
+    truth: Tensor | None,
+    *,
+    kind: str,
+    title: str,
+    sentence: str,
+    name: str,
+    score: str = "",
+    note: str = "",
+    classes: Sequence[str] = (),
+) -> Card:
+    """Cut the part of the image (3,H,W) in 0..1 that holds the views' boxes and the truth's (4,), and lay the maps over it."""
+    boxes = [view.box for view in views if view.box is not None] + ([] if truth is None else [truth])
+    cut = close_up([_numbers(box) for box in boxes], (image.shape[-2], image.shape[-1]))
+    scale = min(WIDTH / (cut[2] - cut[0]), max(1.0, LONGEST_DRAWN / max(image.shape[-2:])))
+    whole = picture_of(image, (max(1, round(image.shape[-2] * scale)), max(1, round(image.shape[-1] * scale))))
+    return Card(
+        kind=kind,
+        title=title,
+        score=score,
+        sentence=sentence,
+        note=note,
+        image=name,
+        classes=tuple(classes),
+        plain=_cut(whole, cut, scale),
+        width=cut[2] - cut[0],
+        height=cut[3] - cut[1],
+        truth=None if truth is None else _moved(_numbers(truth), cut),
+        pictures=tuple(_picture(view, whole, cut, scale) for view in views),
+    )
+
+
+def close_up(boxes: Sequence[Box], size: tuple[int, int]) -> Box:
+    """The part of an image of `size` (height, width) to show: all boxes and some of what is around them, four wide and three
+    high where that fits, and not smaller than a fifth of the image's width."""
+    height, width = size
+    low = [min((box[axis] for box in boxes), default=0.0) for axis in (0, 1)]
+    high = [max((box[axis + 2] for box in boxes), default=float((width, height)[axis])) for axis in (0, 1)]
+    wide = max((high[0] - low[0]) * 1.5, (high[1] - low[1]) * 1.5 * 4 / 3, width / 5)
+    w, h = min(float(width), wide), min(float(height), wide * 3 / 4)
+    x = min(max(0.0, (low[0] + high[0] - w) / 2), width - w)
+    y = min(max(0.0, (low[1] + high[1] - h) / 2), height - h)
+    return x, y, x + w, y + h
+
+
+def _picture(view: View, whole: Image.Image, cut: Box, scale: float) -> Picture:
+    drawn = None if view.maps is None else overlay(whole, view.maps)
+    return Picture(
+        label=view.label,
+        heat="" if drawn is None else _cut(drawn, cut, scale),
+        box=None if view.box is None else _moved(_numbers(view.box), cut),
+        edge=None if view.box is None or not view.side else _edge(_moved(_numbers(view.box), cut), view.side),
+        peak_outside=view.maps is not None and _peaks_outside(view.maps, cut),
+    )
+
+
+def _peaks_outside(maps: HeatMaps, cut: Box) -> bool:
+    """Whether the map's strongest value lies outside the cut; a constant map has no peak."""
+    values = maps.at_image()[0].detach().float().nan_to_num().abs()
+    if not values.max() > values.min():
+        return False
+    y, x = divmod(int(values.argmax()), values.shape[1])
+    return not (cut[0] - 1 <= x <= cut[2] and cut[1] - 1 <= y <= cut[3])
+
+
+def _cut(picture: Image.Image, cut: Box, scale: float) -> str:
+    left, top, right, bottom = (round(side * scale) for side in cut)
+    part = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    return f"data:image/jpeg;base64,{b64encode(jpeg_bytes(part, QUALITY)).decode('ascii')}"
+
+
+def _moved(box: Box, cut: Box) -> Box:
+    return box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1]
+
+
+def _edge(box: Box, side: str) -> Box:
+    """The line (x1, y1, x2, y2) of one side of a box."""
+    x1, y1, x2, y2 = box
+    return {"x1": (x1, y1, x1, y2), "y1": (x1, y1, x2, y1), "x2": (x2, y1, x2, y2), "y2": (x1, y2, x2, y2)}[side]
+
+
+def _numbers(box: Tensor) -> Box:
+    x1, y1, x2, y2 = box.detach().float().nan_to_num().tolist()
+    return x1, y1, x2, y2
+
+
+def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str, facts: str, remarks: Sequence[str] = ()) -> str:
+    """The whole page as HTML, the cards in the order given. facts: a line on what was looked at. remarks: more such lines."""
+    classes = sorted({name for card in cards for name in card.classes})
+    return str(
+        _template().render(
+            title=title,
+            facts=facts,
+            remarks=remarks,
+            version=_version(),
+            cards=cards,
+            classes=classes,
+            numbers={name: number for number, name in enumerate(classes)},
+            tallies=tallies,
+            most=max((tally.count for tally in tallies), default=0) or 1,
+            largest=max((tally.gain for tally in tallies if tally.gain == tally.gain), default=0.0) or 1.0,
+            shown={tally.kind: sum(card.kind == tally.kind for card in cards) for tally in tallies},
+            css=Markup(_text("gallery.css")),
+            js=Markup(_text("gallery.js")),
+        )
+    )
+
+
+def _version() -> str:
+    try:
+        return version("whybox")
+    except PackageNotFoundError:
+        return ""
+
+
+def _text(name: str) -> str:
+    return (files("whybox.report") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_text("gallery.html"))
