@@ -1,0 +1,120 @@
+"""How alike two maps are: cosine, Pearson's and Spearman's correlation, structural similarity."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from whybox.errors import WhyboxError, unknown
+from whybox.types import to_unit
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of maps (N,H,W) taken as vectors -> (N,). NaN where one is all zero."""
+    first, second = (_to_peak_one(maps.flatten(1)) for maps in (a, b))
+    lengths: Tensor = first.norm(dim=1) * second.norm(dim=1)
+    return (first * second).sum(1) / lengths
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's correlation of maps (N,H,W) over their pixels -> (N,). NaN where one is constant."""
+    return cosine(*(_centred(maps.flatten(1))[:, :, None] for maps in (a, b)))
+
+
+def spearman(a: Tensor, b: Tensor) -> Tensor:
+    """Spearman's rank correlation of maps (N,H,W) over their pixels, ties at their mean rank -> (N,). NaN where one is
+    constant."""
+    return pearson(*(rank(maps.flatten(1))[:, :, None] for maps in (a, b)))
+
+
+def rank(values: Tensor) -> Tensor:
+    """Ranks from 1 in each row of values (N,P), equal values at the mean of the ranks they share -> float64 (N,P)."""
+    ordered = values.sort(1).values
+    below = torch.searchsorted(ordered, values.contiguous())
+    upto = torch.searchsorted(ordered, values.contiguous(), right=True)
+    return (below + upto + 1).double() / 2
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean structural similarity of maps (N,H,W), each scaled to run from 0 to 1 -> (N,).
+
+    Gaussian window of 11x11 pixels and sigma 1.5, K1 = 0.01, K2 = 0.03, dynamic range 1, over the windows that lie wholly
+    inside; on a side shorter than 11 pixels the window is as long as the side.
+    Source: Wang, Bovik, Sheikh, Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity",
+    IEEE TIP 2004, eq. 13, with the weighted statistics of eq. 14 to 16, averaged as in eq. 17.
+    """
+    x, y = (to_unit(maps.double()) for maps in (a, b))
+    down, across = (_windows(extent, x) for extent in x.shape[-2:])
+    mean_x, mean_y, square_x, square_y, product = (down @ maps @ across.T for maps in (x, y, x * x, y * y, x * y))
+    c1, c2 = 0.01**2, 0.03**2
+    level = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    variances = square_x - mean_x**2 + square_y - mean_y**2
+    return (level * (2 * (product - mean_x * mean_y) + c2) / (variances + c2)).mean((-2, -1))
+
+
+SIMILARITIES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"spearman": spearman, "ssim": ssim}
+"""What two maps of one object may be compared by."""
+
+
+def compare_redrawn(maps: Tensor, redrawn: Tensor, similarity: str, size: int) -> Tensor:
+    """`similarity` of N maps and the same maps drawn again, both (N,H,W) brought to `size` cells a longest side -> (N,).
+
+    NaN where the first is constant, and nothing can be lost, or where one is not finite. A redrawn map that is constant
+    has lost all that the first one said: 0.
+    """
+    values = SIMILARITIES[similarity](mean_cells(maps, size), mean_cells(redrawn, size))
+    finite = (maps.isfinite() & redrawn.isfinite()).flatten(1).all(1)
+    return values.masked_fill(_constant(redrawn), 0).masked_fill(_constant(maps) | ~finite, torch.nan).to(maps.dtype)
+
+
+def check_comparison(similarity: str, size: int) -> None:
+    """Mistaken options of `compare_redrawn` are the user's error."""
+    if similarity not in SIMILARITIES:
+        raise unknown("similarity", similarity, SIMILARITIES)
+    if size < 2:
+        raise WhyboxError(f"size must be at least 2, the cells along a map's longest side, got {size}")
+
+
+def mean_cells(maps: Tensor, longest: int) -> Tensor:
+    """The mean of maps (N,H,W) in each cell of a grid with `longest` cells along the longer side -> float64 (N,h,w).
+
+    Cells cover equal areas; a pixel across a border counts on both sides by its share. A grid is never finer than the map.
+    """
+    height, width = maps.shape[-2:]
+    scale = min(1.0, longest / max(height, width))
+    down, across = (_shares(extent, max(1, round(extent * scale)), maps) for extent in (height, width))
+    return down @ maps.double() @ across.T
+
+
+def _shares(extent: int, cells: int, like: Tensor) -> Tensor:
+    """(cells,extent): the part of each cell that each pixel fills."""
+    edges = torch.linspace(0, extent, cells + 1, dtype=torch.float64, device=like.device)
+    pixels = torch.arange(extent, dtype=torch.float64, device=like.device)
+    end = torch.minimum(edges[1:, None], pixels + 1)
+    start = torch.maximum(edges[:-1, None], pixels)
+    return (end - start).clamp(min=0) * (cells / extent)
+
+
+def _windows(extent: int, like: Tensor) -> Tensor:
+    """(windows,extent): the Gaussian weights of every window that lies inside, each row summing to 1."""
+    length = min(11, extent)
+    offset = torch.arange(length, dtype=torch.float64, device=like.device) - (length - 1) / 2
+    weights = (-0.5 * (offset / 1.5).square()).exp()
+    rows = [torch.nn.functional.pad(weights, (start, extent - length - start)) for start in range(extent - length + 1)]
+    return torch.stack(rows) / weights.sum()
+
+
+def _to_peak_one(rows: Tensor) -> Tensor:
+    """Rows divided by their largest absolute value: the squares of raw maps, often 1e-20 and less, would vanish."""
+    return rows.double() / rows.abs().amax(1, keepdim=True)
+
+
+def _centred(rows: Tensor) -> Tensor:
+    """Rows less their mean; a constant row becomes exactly zero, where rounding would leave noise to correlate with."""
+    constant = rows.amin(1, keepdim=True) == rows.amax(1, keepdim=True)
+    return (rows.double() - rows.double().mean(1, keepdim=True)).masked_fill(constant, 0)
+
+
+def _constant(maps: Tensor) -> Tensor:
+    """(N,) bool"""
+    return maps.amin((-2, -1)) == maps.amax((-2, -1))
