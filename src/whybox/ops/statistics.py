@@ -1,5 +1,6 @@
 """Means with intervals and paired tests, where the objects of one image are not independent of one another."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -7,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 DRAWS = 2000
+FLIPS = 20_000
+"""More than draws: the smallest p is 1 / (1 + FLIPS), and Holm multiplies it by the number of tests."""
 LEVEL = 0.95
 BLOCK = 2**22
 """Entries of a matrix of draws x images that are held at once, so that a run of any size fits memory."""
@@ -71,19 +74,55 @@ def bootstrap_means(
 
 
 def paired_difference(
-    a: ArrayLike, b: ArrayLike, clusters: ArrayLike, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    draws: int = DRAWS,
+    flips: int = FLIPS,
+    level: float = LEVEL,
+    seed: int = 0,
 ) -> Difference:
     """Mean of a - b, (n,) each, on the same objects, with a bootstrap interval and a two-sided test; NaN pairs are left out.
 
-    The test flips the sign of all differences of an image together. Where there are at most `draws` ways to do so, all
-    are tried and p is exact; else that many are drawn, and p is (1 + hits) / (1 + draws), which is never 0.
+    The test flips the sign of all differences of an image together. Where there are at most `flips` ways to do so, all
+    are tried and p is exact; else that many are drawn, and p is (1 + hits) / (1 + flips), which is never 0.
     Source: Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses", 2005, section 3.2 (sign flips of matched
     pairs); Phipson and Smyth, "Permutation P-values Should Never Be Zero", SAGMB 2010, for the drawn p-value.
     """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     mean, low, high = bootstrap_mean(difference, clusters, draws=draws, level=level, seed=seed)
     known = ~np.isnan(difference)
-    return Difference(mean, low, high, _sign_flip_p(difference[known], np.asarray(clusters)[known], draws, seed))
+    return Difference(mean, low, high, sign_flip_p(difference[known], np.asarray(clusters)[known], flips=flips, seed=seed))
+
+
+def sign_flip_p(differences: ArrayLike, clusters: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> float:
+    """The test of `paired_difference` for differences (n,), none of them NaN: its two-sided p-value."""
+    number = np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(number, np.asarray(differences, np.float64)).astype(np.float64)
+    if not len(sums):
+        return float("nan")
+    # Sums that are equal but for rounding are hits.
+    bar = abs(sums.sum()) - 1e-12 * np.abs(sums).sum()
+    if len(sums) <= math.log2(flips):
+        every = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
+        return float((_flipped(every, sums) >= bar).mean())
+    hits = sum(int(np.count_nonzero(_flipped(some, sums) >= bar)) for some in _coins(len(sums), flips, seed))
+    return (1 + hits) / (1 + flips)
+
+
+def _flipped(coins: NDArray[Any], sums: Floats) -> Floats:
+    """How far from 0 the sum is, (n,), where coins (n,C) of 0 turn the signs."""
+    flipped: Floats = 2 * (coins.astype(np.float64) @ sums) - sums.sum()
+    return np.abs(flipped)
+
+
+def _coins(clusters: int, flips: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """(block, C) at a time of zeros and ones: one random bit each."""
+    rng = np.random.default_rng(seed)
+    width = math.ceil(clusters / 8)
+    for block in _blocks(flips, clusters):
+        yield np.unpackbits(rng.integers(0, 256, (block, width), np.uint8), axis=1, count=clusters)
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -141,19 +180,3 @@ def _ends(drawn: Floats, level: float) -> tuple[Floats, Floats]:
     quantiles: Any = np.nanquantile if np.isnan(drawn).any() else np.quantile
     ends[:, known] = quantiles(drawn[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return ends[0], ends[1]
-
-
-def _sign_flip_p(difference: Floats, clusters: NDArray[Any], draws: int, seed: int) -> float:
-    """How often the sum of clusters with signs by chance is at least as far from 0 as the sum as it is."""
-    if not len(difference):
-        return float("nan")
-    sums = np.bincount(np.unique(clusters, return_inverse=True)[1], difference)
-    # Sums that are equal but for rounding are hits.
-    bar = abs(sums.sum()) - 1e-12 * np.abs(sums).sum()
-    if len(sums) < 60 and 2 ** len(sums) <= draws:
-        ways = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
-        return float((np.abs((2 * ways - 1) @ sums) >= bar).mean())
-    rng = np.random.default_rng(seed)
-    signs = (rng.integers(0, 2, (block, len(sums)), np.int8) * np.int8(2) - np.int8(1) for block in _blocks(draws, len(sums)))
-    hits = sum(int((np.abs(some @ sums) >= bar).sum()) for some in signs)
-    return (1 + hits) / (1 + draws)

@@ -10,7 +10,9 @@ from whybox.report.document import data_url, render, script_json
 from whybox.report.results import Box, Cell, Column, Curve, EvaluationReport, Example, Key, Panel, Row
 from whybox.report.table import (
     ARROWS,
+    UNDEFINED,
     Place,
+    better_control,
     decimals,
     defined,
     digits_of,
@@ -136,18 +138,30 @@ def _bands(report: EvaluationReport) -> list[dict[str, Any]]:
 def _cell(report: EvaluationReport, row: Row, column: Column, place: Mapping[Key, Place]) -> dict[str, Any]:
     """A cell's texts as it is and relative to the better control, and what it is sorted by: more is better."""
     key = (row.key, column.key)
-    cell, versus = report.cells.get(key), report.versus.get(key)
+    cell = report.cells.get(key)
     digits = digits_of(report, column)
     sign = 1 if column.higher_is_better else -1
     return {
         "place": place.get(key, Place(0, False)),
-        "raw": number(cell.mean, digits) if cell else number(math.nan, 0),
+        "raw": number(cell.mean, digits) if cell else UNDEFINED,
         "raw_ends": interval(cell, digits) if cell else "",
         "raw_sort": sign * cell.mean if cell and math.isfinite(cell.mean) else "",
-        "relative": number(versus.mean, digits, sign=True) if versus else number(math.nan, 0),
-        "relative_ends": interval(versus, digits, sign=True) if versus else "",
-        "relative_sort": versus.mean if versus and math.isfinite(versus.mean) else "",
+        **_relative(report, row, column, digits),
         "count": cell.count if cell else 0,
+    }
+
+
+def _relative(report: EvaluationReport, row: Row, column: Column, digits: int) -> dict[str, Any]:
+    """A difference to the better control as text; that control itself is the reference."""
+    if row == better_control(report, column):
+        return {"relative": "reference", "relative_ends": "", "relative_sort": 0}
+    cell = report.versus.get((row.key, column.key))
+    if cell is None:
+        return {"relative": UNDEFINED, "relative_ends": "", "relative_sort": ""}
+    return {
+        "relative": number(cell.mean, digits, sign=True),
+        "relative_ends": interval(cell, digits, sign=True),
+        "relative_sort": cell.mean if math.isfinite(cell.mean) else "",
     }
 
 

@@ -48,16 +48,21 @@ def _is_beaten(report: EvaluationReport, row: Row, column: Column) -> bool:
     return cell is not None and not row.is_control and not cell.low > 0
 
 
-def winning_control(report: EvaluationReport, column: Column) -> Row | None:
-    """The control that no method beats on the mean of this metric, the best of them; None where a method beats them all."""
+def better_control(report: EvaluationReport, column: Column) -> Row | None:
+    """The control with the best mean of a metric, the first of equal ones; None where there is none."""
     sign = 1 if column.higher_is_better else -1
-    scores = [(row, sign * cell.mean) for row, cell in defined(report, column)]
-    methods = [score for row, score in scores if not row.is_control]
-    controls = [(score, row) for row, score in scores if row.is_control]
-    if not methods or not controls:
+    controls = [(row, sign * cell.mean) for row, cell in defined(report, column) if row.is_control]
+    return max(controls, key=lambda pair: pair[1])[0] if controls else None
+
+
+def winning_control(report: EvaluationReport, column: Column) -> Row | None:
+    """The better control, where no method has a better mean than it; else None."""
+    control, methods = better_control(report, column), _ranked(report, column)
+    if control is None or not methods:
         return None
-    best, row = max(controls, key=lambda pair: pair[0])
-    return row if best >= max(methods) else None
+    mean = report.cells[control.key, column.key].mean
+    beaten = methods[0] > mean if column.higher_is_better else methods[0] < mean
+    return None if beaten else control
 
 
 def warnings(report: EvaluationReport) -> list[str]:
@@ -107,12 +112,12 @@ def table_markdown(report: EvaluationReport) -> str:
 
     A dagger marks a method that is not shown to beat the better control.
     """
-    heads = ["", *(_markdown_text(f"{column.title} {ARROWS[column.higher_is_better]}") for column in report.columns)]
-    lines = [_pipes(heads), _pipes(["---", *["---:"] * len(report.columns)])]
+    heads = ["", *(markdown_text(f"{column.title} {ARROWS[column.higher_is_better]}") for column in report.columns)]
+    lines = [markdown_line(heads), markdown_line(["---", *["---:"] * len(report.columns)])]
     texts = _texts(report, _markdown_cell)
     for row in in_bands(report.rows):
-        title = _markdown_text(row.title)
-        lines.append(_pipes([f"*{title}* (control)" if row.is_control else title, *texts[row.key]]))
+        title = markdown_text(row.title)
+        lines.append(markdown_line([f"*{title}* (control)" if row.is_control else title, *texts[row.key]]))
     return "\n".join(lines) + "\n"
 
 
@@ -164,11 +169,13 @@ def _latex_cell(cell: Cell, digits: int, place: Place) -> str:
     return mean + (r"$^\dagger$" if place.beaten else "") + (f" {{\\scriptsize [{_latex_text(ends)}]}}" if ends else "")
 
 
-def _pipes(cells: Sequence[str]) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
+    """A line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
     return "".join(f"\\{letter}" if letter in "\\|*_`<[]" else letter for letter in " ".join(text.split()))
 
 
