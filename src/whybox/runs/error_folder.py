@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from whybox import api
-from whybox.accuracy.tide import KINDS
+from whybox.accuracy.tide import KINDS, MISSED
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.report.folder import new_folder
 from whybox.report.gallery import Card, Tally, View, make_card, write_gallery
@@ -109,7 +109,7 @@ def _card(one: Mistake, passed: Trace, views: Sequence[View]) -> Card:
         None if one.object is None else one.object.box,
         kind=one.kind,
         title=one.name,
-        score=f"{one.score:.2f}" if math.isfinite(one.score) else "",
+        score="" if one.kind == MISSED else f"{one.score:.2f}",
         sentence=one.sentence(),
         name=one.image,
         note=one.note,

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from whybox import api
 from whybox.accuracy.tide import CORRECT, DUPLICATE, IGNORED, KINDS, MISSED, Sorted, ap50, ap50_gains, sort_errors
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.explanation import class_name
-from whybox.missed import match_drawn
+from whybox.missed import SAME, match_drawn
 from whybox.runs.labels import lacking, to_columns
 from whybox.runs.mistakes import Mistake, Named, surest_first
 from whybox.truth import DataSet, Truth
@@ -143,7 +143,7 @@ def _look(model: Model, data: DataSet, index: int, search: Search) -> tuple[Sort
         for i, kind in enumerate(shown.kinds)
         if kind not in (CORRECT, IGNORED)
     ]
-    missed = _missed(sample.name, index, passed, truth[shown.missed], model, names, search.score_threshold)
+    missed = _missed(sample.name, index, passed, truth, shown.missed, model, names, search.score_threshold)
     return sort_errors(everything, truth), shown, false + missed
 
 
@@ -187,31 +187,43 @@ def _named(truth: Truth, row: int, names: Callable[[int], str]) -> Named:
 
 
 def _missed(
-    image: str, index: int, passed: Trace, left: Truth, model: Model, names: Callable[[int], str], threshold: float
+    image: str, index: int, passed: Trace, truth: Truth, rows: Tensor, model: Model, names: Callable[[int], str], threshold: float
 ) -> list[Mistake]:
-    """The objects that were missed, each with its best candidate and why that scores low."""
-    if not len(left):
-        return []
-    if len(passed.candidates):
-        best, notes = match_drawn(passed, {"boxes": left.boxes, "labels": left.labels}, model.classes, threshold)
-        best = _on_cpu(best)
-    else:
-        best, notes = Detections.empty(), ("",) * len(left)
-    ious = _overlaps(best.boxes, left.boxes) if len(best) else [0.0] * len(left)
-    objects = [_named(left, row, names) for row in range(len(left))]
-    return [
-        Mistake(image, index, MISSED, best[i : i + 1], one.name, ious[i], object=one, note=notes[i])
-        for i, one in enumerate(objects)
-    ]
+    """The objects `rows` that were missed, each with its best candidate and why that scores low."""
+    mistakes = []
+    for row in rows.tolist():
+        best, note = _candidate(passed, truth, row, model, threshold)
+        iou = float(box_iou(best.boxes, truth.boxes[row][None])[0, 0]) if len(best) else 0.0
+        one = _named(truth, row, names)
+        mistakes.append(Mistake(image, index, MISSED, best, one.name, iou, object=one, note=note))
+    return mistakes
 
 
-def _overlaps(boxes: Tensor, others: Tensor) -> list[float]:
-    """IoU of each box with the other of its row."""
-    low, high = torch.maximum(boxes[:, :2], others[:, :2]), torch.minimum(boxes[:, 2:], others[:, 2:])
-    shared = (high - low).clamp(min=0).prod(1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (others[:, 2:] - others[:, :2]).prod(1)
-    ious: list[float] = (shared / (areas - shared).clamp(min=1e-6)).tolist()
-    return ious
+def _candidate(passed: Trace, truth: Truth, row: int, model: Model, threshold: float) -> tuple[Detections, str]:
+    """The best candidate of object `row`, and why its score is low.
+
+    A candidate that fits another object of the class better is that one's, in a crowd often with the higher score: it
+    is left out where others remain.
+    """
+    if not len(passed.candidates):
+        return Detections.empty(), ""
+    label = int(truth.labels[row])
+    boxes = passed.candidates.boxes if passed.candidates.boxes.ndim == 2 else passed.candidates.boxes[:, label]
+    iou = box_iou(boxes, truth.boxes[truth.labels == label].to(boxes)).nan_to_num()
+    own = iou[:, int((truth.labels[:row] == label).sum())]
+    rows = torch.nonzero((own > 0) & ((own >= iou.amax(1)) | (own >= SAME)))[:, 0]
+    rows = rows if len(rows) else torch.arange(len(boxes), device=boxes.device)
+    drawn = {"boxes": truth.boxes[row][None], "labels": [label]}
+    best, (note,) = match_drawn(_narrowed(passed, rows), drawn, model.classes, threshold)
+    return _on_cpu(replace(best, source=rows[best.source])), note.replace("the drawn box", "the object")
+
+
+def _narrowed(passed: Trace, rows: Tensor) -> Trace:
+    """The trace with some candidates alone and all its detections, whose source is -1 where their candidate is not there."""
+    place = torch.full((len(passed.candidates),), -1, device=rows.device)
+    place[rows] = torch.arange(len(rows), device=rows.device)
+    found = passed.detections
+    return replace(passed, candidates=passed.candidates[rows], detections=replace(found, source=place[found.source]))
 
 
 def rounded(value: float) -> float | None:
