@@ -1,0 +1,59 @@
+"""`whybox errors`: a detector's mistakes over a data set, each with the heat map that explains it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whybox.cli.options import AsJson, Device, ModelName, Threshold, Weights, read_options, read_weights
+from whybox.cli.output import bar, free_folder, say_json, say_table, warn
+
+MOST_PROBLEMS = 5
+"""Lines on what was left out of a data set."""
+
+
+def errors(
+    data: Annotated[str, typer.Option(help="A data set: scenes:count=40, coco:FOLDER:split=val, crowdhuman:FOLDER.")],
+    model: ModelName = "whybox/scenes",
+    weights: Weights = "default",
+    out: Annotated[Path | None, typer.Option(help="A new folder; by default whybox-errors.")] = None,
+    method: Annotated[str, typer.Option(help="The method that explains: see `whybox methods`.")] = "odam",
+    option: Annotated[list[str] | None, typer.Option(help="A setting of the method.", metavar="KEY=VALUE")] = None,
+    score_threshold: Threshold = 0.3,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    top: Annotated[int, typer.Option(help="At most so many errors on the page, the surest of each kind.")] = 100,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sort a detector's mistakes on annotated images, and explain them: false, missed and doubled objects, wrong classes,
+    poor boxes."""
+    settings = read_options(option or [])
+    folder = out or free_folder("whybox-errors")
+
+    from whybox import api
+    from whybox.report.folder import check_new_folder
+    from whybox.runs.error_folder import PAGE, images_of, keep_errors
+    from whybox.runs.errors import Search, find_errors
+    from whybox.runs.mistakes import choose
+
+    search = Search(method, score_threshold, limit, top, settings)
+    check_new_folder(folder)
+    images = api.open_data(data)
+    for line in images.problems[:MOST_PROBLEMS]:
+        warn(line)
+    if len(images.problems) > MOST_PROBLEMS:
+        warn(f"{images.name}: {len(images.problems) - MOST_PROBLEMS} more problems like these")
+    network = api.load(model, weights=read_weights(weights), device=device)
+    with bar(len(images.names[:limit]), "looking for errors") as tick:
+        found = find_errors(network, images, search, tick=tick, warn=warn)
+    if found.images:
+        with bar(len(images_of(choose(found.mistakes, top))), "explaining them") as tick:
+            found = keep_errors(network, images, found, folder, tick=tick, warn=warn)
+    if as_json:
+        say_json({"folder": str(folder) if found.images else None, **found.as_dict()})
+    elif found.images:
+        rows = [[kind, str(count), f"{100 * found.gains[kind]:+.1f}"] for kind, count in found.counts.items()]
+        say_table(f"errors in {found.images} images", ["kind", "how many", "AP50 without it"], rows)
+        print(f"page: {(folder / PAGE).resolve().as_uri()}")
+    if found.failed:
+        raise typer.Exit(1 if found.images else 2)
