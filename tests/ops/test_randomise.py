@@ -7,7 +7,6 @@ from torch import nn
 from whybox.errors import WhyboxError
 from whybox.ops.randomise import cascade, layers_from_output, randomise
 
-
 EVERY = ["head", "table", "shared", "stem.1", "stem.0", "idle"]
 """The layers of `Net`, from the output on."""
 

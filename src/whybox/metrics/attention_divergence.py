@@ -1,0 +1,69 @@
+"""Jensen-Shannon divergence between an explanation and a map of where people looked."""
+
+from dataclasses import dataclass
+from math import log
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from whybox.errors import unknown
+from whybox.ops.attention_maps import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
+from whybox.ops.regions import Floor
+from whybox.truth import Case, Measured
+
+BASES = {"2": 2.0, "e": torch.e}
+
+
+def attention_divergence(maps: Tensor, attention: Tensor, base: int | str = 2, floor: Floor = "minimum") -> Tensor:
+    """JSD = H((p + q) / 2) - (H(p) + H(q)) / 2 of maps and attention maps (N,H,W) -> (N,); NaN where one is blank.
+
+    p, q: both as distributions over the pixels (`to_distributions`; floor: of the maps, the attention's is "zero"). H:
+    entropy to the `base` 2 or "e": at most 1 bit, or ln 2.
+    Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Information Theory 1991, eq. 4.1 with
+    equal weights. Zhao et al. (ODAM) give neither a formula nor a base; their values, up to 0.52, fit both.
+    """
+    p, q = to_distributions(maps.double(), floor), to_distributions(attention.double(), "zero")
+    mixed, first, second = (_entropy(values) for values in ((p + q) / 2, p, q))
+    return (mixed - (first + second) / 2).clamp(min=0) / log(BASES[str(base)])
+
+
+def _entropy(distributions: Tensor) -> Tensor:
+    """(N,H,W) -> (N,), in nats."""
+    amounts: Tensor = torch.special.entr(distributions)
+    return amounts.sum((-2, -1))
+
+
+@dataclass(frozen=True)
+class AttentionDivergence:
+    """Jensen-Shannon divergence from human attention.
+
+    base: of the logarithm, 2 or "e".
+    sigma_pixels: width of the Gaussian at a fixation, pixels of one degree of visual angle as the image was shown.
+    floor: "minimum" subtracts the map's lowest value first, as scaling to 0..1 does; "zero" does not.
+    """
+
+    base: int | str = 2
+    sigma_pixels: float = DEGREE_PIXELS
+    floor: Floor = "minimum"
+
+    name: ClassVar[str] = "attention_divergence"
+    title: ClassVar[str] = "Attention, JS divergence"
+    higher_is_better: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset({"fixations"})
+    source: ClassVar[str] = "Lin, IEEE Trans. Information Theory 1991, eq. 4.1; Zhao, Hsiao, Chan: ODAM, journal version"
+
+    def __post_init__(self) -> None:
+        check_attention(self.sigma_pixels, self.floor)
+        if str(self.base) not in BASES:
+            raise unknown("base", str(self.base), BASES)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return (0.0, log(2) / log(BASES[str(self.base)]))
+
+    def __call__(self, maps: Tensor, case: Case) -> Measured:
+        """The divergence of each map from the attention that its object got."""
+        return Measured(
+            compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_divergence(a, b, self.base, self.floor))
+        )
