@@ -1,6 +1,8 @@
 """Images of any form a user has -> (3,H,W) float in 0..1."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,38 @@ def read_image(source: ImageSource) -> Tensor:
     raise ImageError(f"an image must be a path, PIL image, numpy array or torch tensor, got {type(source).__name__}")
 
 
+def read_picture(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """The RGB picture of a file whose annotations are made for `size` (W,H) in pixels.
+
+    Such annotations mean the pixels as they are stored; the EXIF orientation is applied only where nothing else fits the
+    size, or where no size is known.
+    """
+    with _opened(path) as image:
+        _check_size(image.height, image.width, str(path))
+        image.load()
+        picture = _to_rgb(image if image.size == size else ImageOps.exif_transpose(image))
+    if size is not None and picture.size != size:
+        (width, height), (wide, high) = image.size, size
+        raise ImageError(f"{path}: is {width}x{height}, but annotated as {wide}x{high}; was it resized after it was annotated?")
+    picture.info = {}  # whoever reads the picture next must not turn it once more
+    return picture
+
+
 def _from_path(path: Path) -> Tensor:
+    with _opened(path) as image:
+        return _from_pil(image, str(path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file as an image, not yet decoded; whatever goes wrong with it until the end is an ImageError of one line."""
     if path.is_dir():
         raise ImageError(f"{path}: is a folder, expected an image file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return _from_pil(image, str(path))
+                yield image
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except UnidentifiedImageError:
