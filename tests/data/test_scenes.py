@@ -139,7 +139,7 @@ def test_export_is_read_back_with_its_masks(tmp_path):
     data = read_coco(folder)
     assert data.classes == CLASSES
     assert len(data) == 3
-    for index, entry in enumerate(data):
+    for index, entry in enumerate(data.images):
         scene = draw_scene(index, seed=8, variant="crowd")
         assert np.array_equal(np.asarray(entry.image()), np.asarray(scene.image))
         assert np.allclose(entry.boxes, scene.boxes)

@@ -6,21 +6,30 @@ no annotated object is nearly hidden and no hidden object lacks an annotation.
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from whybox.data._problems import POLICIES
+from whybox.data._segmentations import encode_mask
 from whybox.data._sprites import CLUTTER, COLOURS, OBJECTS, Colour, Rng, draw_sprite, shade
-from whybox.data.coco import encode_mask
 from whybox.errors import WhyboxError, unknown
+from whybox.specs import format_spec
+from whybox.truth import DataSet, Sample, Truth
 
+PREFIX = "scenes"
+# Scenes of this series are for scoring alone; training refuses it as its own seed.
+HELD_OUT_SEED = 1_000_003
 CLASSES: tuple[str, ...] = tuple(OBJECTS)
 VARIANTS = ("mixed", "crowd")
+LEAST_SIDE = 64
 # The smallest visible part of an object's drawn pixels: below it, whatever hides the object is not placed.
 LEAST_VISIBLE = {"mixed": 0.35, "crowd": 0.25}
 PLURALS = {"person": "people"}
@@ -141,8 +150,8 @@ def draw_scene(index: int, *, seed: int = 0, variant: str = "mixed", size: tuple
     """
     if variant not in VARIANTS:
         raise unknown("variant", variant, VARIANTS)
-    if min(size) < 64:
-        raise WhyboxError(f"a scene is at least 64 pixels wide and high, not {size[0]}x{size[1]}")
+    if min(size) < LEAST_SIDE:
+        raise WhyboxError(f"a scene is at least {LEAST_SIDE} pixels wide and high, not {size[0]}x{size[1]}")
     rng = np.random.default_rng((seed, index, VARIANTS.index(variant)))
     place = str(rng.choice(list(PLACES)))
     horizon = rng.uniform(0.28, 0.5)
@@ -335,6 +344,75 @@ def _tufts(ink: ImageDraw.ImageDraw, place: str, line: int, size: tuple[int, int
             ink.line((x, y, x + reach * 0.4, y - reach), fill=tone)
         else:
             ink.line((x, y, x + reach * 1.5, y + reach * 0.2), fill=tone)
+
+
+@dataclass
+class SceneData:
+    """The first `count` scenes of the series `seed`, by turns of each of the variants; drawn when they are asked for."""
+
+    name: str
+    variants: tuple[str, ...]
+    count: int
+    seed: int
+    size: tuple[int, int]
+    classes: tuple[str, ...] = CLASSES
+    problems: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The variant and the index of each scene: "mixed-0", "crowd-1"."""
+        return [self._name(index) for index in range(self.count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        """Draw one scene."""
+        place = range(self.count)[index]
+        scene = draw_scene(place, seed=self.seed, variant=self._variant(place), size=self.size)
+        truth = Truth(
+            torch.from_numpy(scene.boxes),
+            torch.from_numpy(scene.labels),
+            tuple(f"{self._name(place)}/{row}" for row in range(len(scene.labels))),
+            torch.zeros(len(scene.labels), dtype=torch.bool),
+            torch.from_numpy(scene.masks),
+            {"visible": torch.from_numpy(scene.visible)},
+        )
+        return Sample(self._name(place), scene.image, truth)
+
+    def _variant(self, index: int) -> str:
+        return self.variants[index % len(self.variants)]
+
+    def _name(self, index: int) -> str:
+        return f"{self._variant(index)}-{index}"
+
+
+def open_data(
+    rest: str = "",
+    *,
+    on_problem: str = "skip",
+    variant: str = "both",
+    count: int = 100,
+    seed: int = HELD_OUT_SEED,
+    size: str = "320x240",
+) -> DataSet:
+    """Generated scenes as a data set: "scenes:variant=crowd:count=40". By default those that training never sees.
+
+    variant: "mixed", "crowd", or "both" by turns. size: WIDTHxHEIGHT in pixels. on_problem: drawn scenes have none.
+    """
+    if rest:
+        raise WhyboxError(f"scenes are drawn and lie nowhere: scenes:count=100, not {rest!r}")
+    if on_problem not in POLICIES:
+        raise unknown("on_problem", on_problem, POLICIES)
+    if variant not in (*VARIANTS, "both"):
+        raise unknown("variant", str(variant), (*VARIANTS, "both"))
+    if type(count) is not int or type(seed) is not int or count < 1 or seed < 0:
+        raise WhyboxError(f"count is a whole number from 1 and seed one from 0, got count={count} and seed={seed}")
+    sides = re.fullmatch(r"(\d+)x(\d+)", str(size).lower())
+    if not sides or min(int(side) for side in sides.groups()) < LEAST_SIDE:
+        raise WhyboxError(f"size is WIDTHxHEIGHT of at least {LEAST_SIDE} pixels each, such as 320x240, got {size!r}")
+    name = format_spec(PREFIX, {"variant": variant, "count": count, "seed": seed, "size": size})
+    return SceneData(name, VARIANTS if variant == "both" else (variant,), count, seed, (int(sides[1]), int(sides[2])))
 
 
 def export_coco(

@@ -18,11 +18,9 @@ from torch.nn import functional
 from whybox import zoo
 from whybox.accuracy.coco import CocoAP, coco_ap
 from whybox.data.coco import CocoData, read_coco
-from whybox.data.scenes import CLASSES, draw_scene
+from whybox.data.scenes import CLASSES, HELD_OUT_SEED, draw_scene
 from whybox.errors import WhyboxError
 
-# Scenes of this series are for scoring alone; training refuses it as its own seed.
-HELD_OUT_SEED = 1_000_003
 # Every fourth training scene is a crowd.
 CROWD_EVERY = 4
 
@@ -59,11 +57,15 @@ class Examples(Sequence[Example]):
 
 
 class Task(NamedTuple):
-    """What to learn: class names, training examples, and sets of held-out examples by name, the main one first."""
+    """What to learn: class names, training examples, and sets of held-out examples by name, the main one first.
+
+    problems: what was left out of the data, a line each.
+    """
 
     classes: tuple[str, ...]
     train: Examples
     held_out: dict[str, Examples]
+    problems: tuple[str, ...] = ()
 
 
 def scene_examples(count: int, seed: int, variant: str | None = None) -> Examples:
@@ -110,7 +112,8 @@ def coco_task(path: Path, seed: int, limit: int | None = None) -> Task:
         held, rows, other = data, order[cut:], order[:cut]
     if not rows:
         raise WhyboxError(f"{path} has too few images to train on and to hold some out: {len(data)}")
-    return Task(data.classes, coco_examples(data, rows[:limit]), {"val": coco_examples(held, other)})
+    problems = data.problems if held is data else data.problems + held.problems
+    return Task(data.classes, coco_examples(data, rows[:limit]), {"val": coco_examples(held, other)}, problems)
 
 
 def task(data: str, seed: int = 0, limit: int | None = None, held_out: int = 200) -> Task:
@@ -384,8 +387,8 @@ def fit(
 ) -> Fit:
     """Train to the recipe's end; every `every` steps write `checkpoint.pt` and score `interim` held-out images.
 
-    `say` gets a line at each checkpoint, `tick` each step's losses. With `resume`, an earlier run of the same recipe
-    goes on from its checkpoint and ends as the unbroken run would have.
+    `say` gets a line at each checkpoint, and one on what is wrong with the data; `tick` each step's losses. With
+    `resume`, an earlier run of the same recipe goes on from its checkpoint and ends as the unbroken run would have.
     """
     run, file = Fit(network, task, recipe), folder / "checkpoint.pt"
     if resume and file.exists():
@@ -394,6 +397,8 @@ def fit(
         raise WhyboxError(f"{file} is from an earlier run; resume it, or name another folder")
     else:
         run.write(file)  # a folder that cannot be written to is found out now, not at the first checkpoint
+    if task.problems:
+        say(f"{len(task.problems)} problems in the data, left out or mended; the first: {task.problems[0]}")
     while run.progress.step < recipe.steps:
         losses = run.advance()
         tick(run.progress.step, losses)
