@@ -1,0 +1,25 @@
+"""Deletion: how fast an object's score falls when the pixels that its map puts first are taken away."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from whybox.ops.pixel_curves import PixelCurves
+
+PAPER: Mapping[str, Any] = {"legacy_iou": True, "resolution": "network", "floor": 0.05, "most": 500}
+"""The options of the ODAM paper's numbers that are not the default here."""
+
+
+@dataclass(frozen=True)
+class Deletion(PixelCurves):
+    """The area under score_k / score_0 over the share of pixels taken away.
+
+    The options are those of `PixelCurves`. Equally high pixels fall in random order, with the detection's seed.
+    Source: Zhao, Hsiao, Chan, journal version of ODAM, after Petsiuk, Das, Saenko, RISE, BMVC 2018; the steps as in
+    ODAM's reference code, which prints the curve and leaves the rule for its area open.
+    """
+
+    name: ClassVar[str] = "deletion"
+    removes: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool] = False
+    source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, journal version, faithfulness; Petsiuk et al.: RISE, BMVC 2018"
