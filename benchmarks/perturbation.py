@@ -1,0 +1,111 @@
+"""What deletion and insertion cost beside the forward passes that they need: ratios within one run, medians.
+
+    python -m benchmarks.perturbation [--models scenes fcos] [--objects 4] [--batch 8] [--repeats 5]
+
+Each metric's time is divided by that of the same number of bare `predict` calls on images of the same size in the same
+batches. scenes: the shipped detector on a scene of 320x240. fcos: torchvision's fcos_resnet50_fpn, random weights (the cost
+does not depend on them), on noise of 640x480. The maps are noise, the hardest to sort; objects are the best candidates.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+import whybox
+from whybox.data.images import read_image
+from whybox.data.scenes import draw_scene
+from whybox.metrics import deletion, insertion
+from whybox.metrics.deletion import Deletion
+from whybox.metrics.insertion import Insertion
+from whybox.truth import Case, Truth
+from whybox.types import Candidates, Detections, Model
+
+METRICS = {
+    "deletion": Deletion(),
+    "deletion, the paper's": Deletion(**deletion.PAPER),
+    "deletion, blurred, image": Deletion(fill="blurred", extent="image", score="iou_x_probability"),
+    "insertion": Insertion(),
+    "insertion, the paper's": Insertion(**insertion.PAPER),
+    "insertion, random": Insertion(fill="random"),
+}
+
+
+def build(kind: str) -> tuple[Model, Tensor]:
+    """A model and an image (3,H,W) for it."""
+    if kind == "scenes":
+        return whybox.load("whybox/scenes"), read_image(draw_scene(3, seed=1).image)
+    torch.manual_seed(0)
+    net = torchvision.models.get_model("fcos_resnet50_fpn", weights=None, weights_backbone=None).eval()
+    return whybox.load(net), torch.rand(3, 480, 640)
+
+
+def make_case(model: Model, image: Tensor, objects: int, batch: int) -> Case:
+    """The best candidates as detections without a match: what is tracked costs the same for all."""
+    trace = model.trace(image)
+    candidates = trace.candidates
+    scores, flat = candidates.scores.flatten().topk(objects)
+    rows, labels = flat // candidates.scores.shape[1], flat % candidates.scores.shape[1]
+    found = Detections(candidates.boxes_of(rows, labels), scores, labels, rows)
+    nobody = torch.zeros(0, dtype=torch.long)
+    truth = Truth(torch.zeros((0, 4)), nobody, (), nobody.bool())
+    return Case(image, trace.frame, found, truth, torch.full((objects,), -1), torch.arange(objects), model.predict, batch)
+
+
+def asked_for(metric: Any, maps: Tensor, case: Case) -> list[tuple[int, ...]]:
+    """The shapes of the batches that a metric gives to `predict`."""
+    shapes: list[tuple[int, ...]] = []
+
+    def counting(images: Tensor) -> list[Candidates]:
+        shapes.append(tuple(images.shape))
+        nothing = Candidates(torch.zeros((0, 4)), torch.zeros((0, 100)), torch.zeros(0, dtype=torch.long))
+        return [nothing] * len(images)
+
+    metric(maps, Case(case.image, case.frame, case.detections, case.truth, case.matched, case.seeds, counting, case.batch))
+    return shapes
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(metric: Any, model: Model, case: Case, repeats: int) -> tuple[float, float, int]:
+    """Median ratio of metric to bare passes, the bare passes' median seconds, and their images. The two take turns and the
+    first turn is not counted, so that a machine whose speed drifts treats them alike."""
+    maps = torch.rand((len(case), *case.image.shape[-2:]))
+    batches = [torch.rand(shape) for shape in asked_for(metric, maps, case)]
+    turns = []
+    for _ in range(repeats + 1):
+        bare = timed(lambda: [model.predict(images) for images in batches])
+        turns.append((timed(lambda: metric(maps, case)) / bare, bare))
+    ratios, bares = zip(*turns[1:], strict=True)
+    return statistics.median(ratios), statistics.median(bares), sum(len(images) for images in batches)
+
+
+def main() -> None:
+    """Print one line a model and metric."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["scenes", "fcos"], choices=["scenes", "fcos"])
+    parser.add_argument("--objects", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    print(f"{'model':8} {'metric':26} {'images':>6} {'bare s':>8} {'ratio':>6}")
+    for kind in options.models:
+        model, image = build(kind)
+        case = make_case(model, image, options.objects, options.batch)
+        for name, metric in METRICS.items():
+            ratio, bare, images = measure(metric, model, case, options.repeats)
+            print(f"{kind:8} {name:26} {images:6} {bare:8.3f} {ratio:6.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
