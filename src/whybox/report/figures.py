@@ -1,0 +1,132 @@
+"""Figures of a run as files, for papers and slides: the curves of a metric, and its best, median and worst examples."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from whybox.report.charts import COLOURS
+from whybox.report.folder import file_stem
+from whybox.report.results import Column, Curve, EvaluationReport, Example, Row
+from whybox.report.table import ARROWS, decimals, number
+
+INKS = ("#c2410c", "#1d6fb8", "#2b8a50", "#8444b8", "#a67c00", "#c22f78", "#11868f", "#6d5844")
+"""The colours of the page in daylight, in the same order."""
+GREY = "#7b7d86"
+DOTS = 200
+"""Dots an inch of a PNG."""
+LINE, GAP = 26, 12
+"""Pixels from one line of words to the next, and between pictures."""
+FONTS = {"font.size": 9.0, "svg.hashsalt": "whybox", "axes.spines.top": False, "axes.spines.right": False}
+
+
+def write_figures(report: EvaluationReport, folder: Path) -> list[Path]:
+    """Write all figures into a folder, which is made where it is not there: curves as PNG and SVG, examples as PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for column in report.columns:
+        pairs = [(row, report.curves[row.key, column.key]) for row in report.rows if (row.key, column.key) in report.curves]
+        shown = [example for example in report.examples if example.column == column.key]
+        if pairs:
+            paths = [folder / f"curves-{file_stem(column.key)}.{kind}" for kind in ("png", "svg")]
+            draw_curves(report.rows, column, pairs, paths)
+            written += paths
+        if shown:
+            path = folder / f"examples-{file_stem(column.key)}.png"
+            draw_examples(column, shown, path)
+            written.append(path)
+    return written
+
+
+def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, Curve]], paths: Sequence[Path]) -> None:
+    """The curves of some of a report's rows by one metric, with their intervals, into files of any kind matplotlib knows.
+
+    rows: all of the report's, so that a row keeps its colour in every figure.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(FONTS):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for row, curve in pairs:
+            look = _look(rows, row)
+            axes.plot(curve.at, curve.mean, label=row.title, linewidth=1.6, **look)
+            axes.fill_between(curve.at, curve.low, curve.high, color=look["color"], alpha=0.13, linewidth=0)
+        axes.set_title(f"{column.title} {ARROWS[column.higher_is_better]}", loc="left", parse_math=False)
+        axes.set_xlabel(column.across, parse_math=False)
+        axes.grid(axis="y", color="#e2dfd7", linewidth=0.6)
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        for path in paths:
+            figure.savefig(path, dpi=DOTS, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _look(rows: Sequence[Row], row: Row) -> dict[str, Any]:
+    """Colour and dashes: those that the page gives to the row."""
+    place = [other.key for other in rows if other.is_control == row.is_control].index(row.key)
+    if row.is_control:
+        return {"color": GREY, "linestyle": (0, (5, 3)) if place % 3 == 0 else (0, (1.5, 2))}
+    return {"color": INKS[place % COLOURS], "linestyle": "-" if place < COLOURS else (0, (5, 3))}
+
+
+def draw_examples(column: Column, examples: Sequence[Example], path: Path) -> None:
+    """A metric's examples as PNG, one below the other: the image, then every row's overlay with its value, pixel by pixel."""
+    bands = [_draw_band(column, example) for example in examples]
+    sheet = Image.new("RGB", (max(band.width for band in bands), sum(band.height for band in bands)), "white")
+    top = 0
+    for band in bands:
+        sheet.paste(band, (0, top))
+        top += band.height
+    sheet.save(path, dpi=(DOTS, DOTS))
+
+
+def _draw_band(column: Column, example: Example) -> Image.Image:
+    """One example: a line of words, and below it the pictures, each with its words above it."""
+    panels = [("image", example.image), *zip(_labels(example), (panel.overlay for panel in example.panels), strict=True)]
+    width, height = example.image.size
+    band = Image.new("RGB", (GAP + len(panels) * (width + GAP), height + 2 * LINE + 2 * GAP), "white")
+    ink = ImageDraw.Draw(band)
+    title = f"{column.title} {ARROWS[column.higher_is_better]}, {example.kind}: {example.caption}"
+    _write(ink, title, (GAP, GAP), band.width - 2 * GAP)
+    for i, (label, picture) in enumerate(panels):
+        left = GAP + i * (width + GAP)
+        _write(ink, label, (left, GAP + LINE), width)
+        band.paste(_outlined(picture, example), (left, GAP + 2 * LINE))
+    return band
+
+
+def _labels(example: Example) -> list[str]:
+    digits = decimals([panel.value for panel in example.panels])
+    return [f"{number(panel.value, digits)}  {panel.title}" for panel in example.panels]
+
+
+def _write(ink: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], width: int) -> None:
+    """One line of text, cut where it would be wider than `width`."""
+    line = " ".join(text.split())
+    tries = [line, *(f"{line[:end].rstrip()}…" for end in range(len(line) - 1, 0, -1))]
+    cut = next((one for one in tries if ink.textlength(one, font=_font()) <= width), "")
+    ink.text(corner, cut, font=_font(), fill="#1c1d22")
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """The font of matplotlib's figures; Pillow's own has no arrows."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), LINE * 5 // 8)
+
+
+def _outlined(picture: Image.Image, example: Example) -> Image.Image:
+    """A copy with the annotated box, yellow, and over it the predicted one, white, each in a dark seam."""
+    drawn = picture.convert("RGB")
+    ink = ImageDraw.Draw(drawn)
+    for box, colour in ((example.truth_box, "#ffd24a"), (example.box, "white")):
+        if box is not None:
+            x1, y1, x2, y2 = box[0], box[1], max(box[0], box[2]), max(box[1], box[3])
+            ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="#101218", width=4)
+            ink.rectangle((x1, y1, x2, y2), outline=colour, width=2)
+    return drawn
