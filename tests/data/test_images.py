@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from whybox.data.images import MAX_PIXELS, read_image
+from whybox.data.images import MAX_PIXELS, read_image, read_picture
 from whybox.errors import ImageError
 
 
@@ -78,3 +78,43 @@ def test_huge_images_are_refused_before_they_are_decoded(tmp_path):
 def test_other_mistakes_say_what_came(source, message):
     with pytest.raises(ImageError, match=message):
         read_image(source)
+
+
+def turned(folder, orientation):
+    image = Image.fromarray(pixels(4, 6))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(folder / "turned.png", exif=exif)
+    return folder / "turned.png"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_only_where_its_stored_size_does_not_fit(tmp_path, orientation):
+    file = turned(tmp_path, orientation)
+    stored = read_picture(file, (6, 4))
+    assert np.array_equal(np.asarray(stored), pixels(4, 6))
+    assert torch.equal(read_image(stored), read_image(pixels(4, 6))), "nobody turns it once more"
+    assert torch.equal(read_image(read_picture(file)), read_image(file)), "as any viewer where no size is known"
+    if orientation < 5:
+        with pytest.raises(ImageError, match="is 6x4, but annotated as 4x6"):
+            read_picture(file, (4, 6))
+    else:
+        assert torch.equal(read_image(read_picture(file, (4, 6))), read_image(file))
+
+
+def test_a_picture_of_any_mode_is_what_read_image_makes_of_it(tmp_path):
+    deep = np.array([[0, 32768, 65535]], dtype=np.uint16)
+    forms = [Image.new("RGBA", (3, 3), (255, 0, 0, 0)), Image.fromarray(deep), Image.fromarray(pixels()).quantize(16)]
+    for image in forms:
+        image.save(tmp_path / "a.png")
+        picture = read_picture(tmp_path / "a.png", image.size)
+        assert picture.mode == "RGB"
+        assert torch.equal(read_image(picture), read_image(tmp_path / "a.png"))
+
+
+def test_a_broken_picture_is_one_line(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"text.png: not an image that can be read"):
+        read_picture(tmp_path / "text.png", (3, 3))
+    with pytest.raises(ImageError, match="no such file"):
+        read_picture(tmp_path / "absent.png")

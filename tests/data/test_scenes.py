@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from whybox.data.coco import read_coco
-from whybox.data.scenes import CLASSES, LEAST_VISIBLE, VARIANTS, draw_scene, export_coco
+from whybox.data.scenes import CLASSES, HELD_OUT_SEED, LEAST_VISIBLE, VARIANTS, draw_scene, export_coco, open_data
 from whybox.errors import WhyboxError
+from whybox.truth import DataSet
 
 
 def run_apart(code):
@@ -176,3 +178,53 @@ def test_light_to_import():
     code = "import sys, whybox.data.scenes; print([m for m in ('matplotlib', 'transformers', 'pycocotools') if m in sys.modules])"
     out = run_apart(code)
     assert out.strip() == "[]"
+
+
+def test_scenes_as_a_data_set():
+    data = open_data("", count=4, size="96x80", seed=7)
+    assert isinstance(data, DataSet)
+    assert data.names == ["mixed-0", "crowd-1", "mixed-2", "crowd-3"]
+    assert (data.name, len(data)) == ("scenes:variant=both:count=4:seed=7:size=96x80", 4)
+    assert (data.classes, data.problems) == (CLASSES, ())
+    again = pickle.loads(pickle.dumps(data))
+    for index, name in enumerate(data.names):
+        sample, truth = data[index], data[index].truth
+        scene = draw_scene(index, seed=7, variant=name.split("-")[0], size=(96, 80))
+        assert sample.name == name == again[index].name
+        assert sample.image.tobytes() == scene.image.tobytes()
+        assert truth.boxes.tolist() == scene.boxes.tolist()
+        assert truth.labels.tolist() == scene.labels.tolist()
+        assert truth.parts["visible"].tolist() == scene.visible.tolist()
+        assert np.array_equal(truth.masks, scene.masks)
+        assert truth.ids == tuple(f"{name}/{row}" for row in range(len(truth)))
+        assert not truth.ignore.any()
+    assert data[-1].name == "crowd-3"
+    with pytest.raises(IndexError):
+        data[4]
+
+
+def test_scenes_by_default_are_those_that_training_never_sees():
+    data = open_data()
+    assert (len(data), data.seed) == (100, HELD_OUT_SEED)
+    assert data[0].image.tobytes() == draw_scene(0, seed=HELD_OUT_SEED).image.tobytes()
+    assert open_data(variant="crowd", count=2).names == ["crowd-0", "crowd-1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "crowds"}, "unknown variant 'crowds'; did you mean crowd"),
+        ({"variant": 3}, "unknown variant '3'"),
+        ({"count": 0}, "count is a whole number from 1"),
+        ({"count": 2.5}, "count is a whole number from 1"),
+        ({"seed": -1}, "seed one from 0"),
+        ({"seed": None}, "seed one from 0"),
+        ({"size": "320"}, "size is WIDTHxHEIGHT"),
+        ({"size": "320x8"}, "at least 64 pixels"),
+        ({"on_problem": "stop"}, "unknown on_problem 'stop'"),
+        ({"rest": "folder"}, "scenes are drawn and lie nowhere"),
+    ],
+)
+def test_mistaken_options_of_the_data_set_are_named(options, message):
+    with pytest.raises(WhyboxError, match=message):
+        open_data(**options)
