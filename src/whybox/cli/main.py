@@ -8,8 +8,11 @@ import typer
 
 from whybox.cli.demo import demo
 from whybox.cli.detect import detect
+from whybox.cli.errors import errors
+from whybox.cli.evaluate import evaluate
 from whybox.cli.explain import explain
 from whybox.cli.methods import methods
+from whybox.cli.metrics import metrics
 from whybox.cli.models import models
 from whybox.cli.targets import targets
 from whybox.cli.train import train
@@ -26,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, explain, detect, train, models, methods, targets):
+for command in (demo, explain, detect, evaluate, errors, train, models, methods, targets, metrics):
     app.command()(command)
 
 

@@ -1,0 +1,89 @@
+"""`whybox evaluate`: how far the explanations of a detector can be trusted, measured over a data set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whybox.cli import options as read
+from whybox.cli.options import AsJson, Device, Top, Weights
+from whybox.cli.output import bar, say_json, warn
+
+if TYPE_CHECKING:
+    from whybox.runs.evaluate import Evaluation
+
+Data = Annotated[str, typer.Option(help="scenes:count=40, coco:FOLDER:split=val, coco:FILE.json, crowdhuman:FOLDER.")]
+Methods = Annotated[str, typer.Option(help="Methods between commas, with settings behind colons: drise:masks=500.")]
+Metrics = Annotated[str, typer.Option(help="standard, all, a group, or metrics between commas: see `whybox metrics`.")]
+Engine = Annotated[str, typer.Option(help="local, or ray.")]
+NumWorkers = Annotated[int, typer.Option(help="Processes, or actors of the cluster.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster that is there already; by default one is begun here.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first images.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: skip and name them, or refuse.")]
+
+METHODS = "odam,gradcam,gradcam_pp,drise"
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option(help="The run's folder; one that was begun goes on.")],
+    data: Data = "scenes",
+    model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder of `whybox train`.")] = "whybox/scenes",
+    weights: Weights = "default",
+    methods: Methods = METHODS,
+    metrics: Metrics = "standard",
+    target: Annotated[str, typer.Option(help="What is explained.")] = "score",
+    select: Annotated[str, typer.Option(help="well: found with an IoU over --iou; all; or failures.")] = "well",
+    iou: Annotated[float, typer.Option(help="For --select well.")] = 0.9,
+    score_threshold: Annotated[float, typer.Option(help="Lowest score of a detection.")] = 0.1,
+    top: Top = 100,
+    limit: Limit = None,
+    seed: Seed = 0,
+    batch: Annotated[int, typer.Option(help="Perturbed images a forward pass.")] = 8,
+    threads: Annotated[int, typer.Option(help="Processor threads of each worker.")] = 1,
+    engine: Engine = "local",
+    workers: NumWorkers = 1,
+    address: Address = None,
+    on_problem: OnProblem = "skip",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure explanations over a data set: tables with intervals and controls, figures, Parquet, and a report.
+
+    Killed at any moment and started again, it goes on where it was.
+    """
+    from whybox import api
+    from whybox.runs.evaluate import evaluate as run
+
+    network = api.load(model, weights=read.read_weights(weights), device=device)
+    opened = api.open_data(data, on_problem=on_problem)
+    plan: dict[str, Any] = {"methods": read.read_list(methods), "metrics": read.read_list(metrics), "target": target}
+    plan |= {"select": select, "iou": iou, "score_threshold": score_threshold, "top": top, "limit": limit}
+    plan |= {"seed": seed, "batch": batch, "threads": threads}
+    with bar(min(len(opened), limit or len(opened)), "evaluating") as tick:
+        done = run(
+            network,
+            opened,
+            out=out,
+            engine=engine,
+            workers=workers,
+            address=address,
+            tick=tick,
+            warn=warn,
+            **plan,
+        )
+    say_evaluation(done, out, as_json)
+    if done.failed:
+        raise typer.Exit(1 if len(done.results) else 2)
+
+
+def say_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
+    """The table, and where the report is."""
+    if as_json:
+        from whybox.runs.evaluate import summary_of
+
+        return say_json({**summary_of(done), "folder": str(out)})
+    print(done.table())
+    for remark in done.report.remarks:
+        print(remark)
+    print(f"report: {(out / 'index.html').resolve().as_uri()}")

@@ -1,0 +1,46 @@
+"""`whybox metrics`: the measures of heat maps, which way is better, what each needs, its options and its source."""
+
+from dataclasses import fields
+from typing import Any
+
+from whybox.cli.options import AsJson
+from whybox.cli.output import say_json, say_table
+
+
+def metrics(as_json: AsJson = False) -> None:
+    """List the metrics: which way is better, the range, what each needs, its options, where it comes from; and the groups."""
+    from whybox import registry
+    from whybox.runs.plan import GROUPS, STANDARD
+
+    rows = [_describe(kind()) for kind in registry.metrics().values()]
+    groups = {**GROUPS, "standard": STANDARD, "all": (*STANDARD, "sanity")}
+    if as_json:
+        return say_json({"metrics": {row["name"]: row for row in rows}, "groups": groups})
+    columns = ("metric", "better", "range", "needs", "options", "source")
+    cells = [(row["name"], _arrow(row), _range(row), ", ".join(row["needs"]), _options(row), row["source"]) for row in rows]
+    say_table("Metrics", columns, cells)
+    say_table("Groups", ("group", "metrics"), [(name, ", ".join(members)) for name, members in groups.items()])
+
+
+def _describe(metric: Any) -> dict[str, Any]:
+    return {
+        "name": metric.name,
+        "title": metric.title,
+        "higher_is_better": metric.higher_is_better,
+        "range": list(metric.range),
+        "needs": sorted(metric.needs),
+        "options": {option.name: getattr(metric, option.name) for option in fields(metric)},
+        "source": metric.source,
+    }
+
+
+def _arrow(row: dict[str, Any]) -> str:
+    return "higher" if row["higher_is_better"] else "lower"
+
+
+def _range(row: dict[str, Any]) -> str:
+    return " to ".join(f"{end:.3g}" for end in row["range"])
+
+
+def _options(row: dict[str, Any]) -> str:
+    return " ".join(f"{name}={str(value).lower() if value is None else value}" for name, value in row["options"].items())

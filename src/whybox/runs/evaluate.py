@@ -1,0 +1,267 @@
+"""How far can explanations be trusted: every method measured by every metric over a data set, into a folder with a report."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import nn
+
+from whybox import api
+from whybox.accuracy.coco import coco_ap
+from whybox.errors import WhyboxError, unknown
+from whybox.report.evaluation import EvaluationReport, table_markdown, write_report
+from whybox.report.figures import write_figures
+from whybox.report.folder import new_file
+from whybox.report.results import Cell
+from whybox.runs.engines import ENGINES, Setup, measure_here, measure_in_processes, measure_on_ray
+from whybox.runs.labels import lacking
+from whybox.runs.measure import Shard
+from whybox.runs.plan import Plan, identity, make_methods, make_metric
+from whybox.runs.results import Results, gather, write_json, write_parquet
+from whybox.runs.shards import RunFolder, failures
+from whybox.runs.summary import examples, left_out, mean_cells, mean_curves, table_columns, table_rows, versus_controls
+from whybox.truth import DataSet
+from whybox.types import Model
+
+Tick = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    results: one value an object, method and metric. report: the table's cells with intervals, curves and examples.
+    failed: (image, reason). accuracy: the detector's own. folder: where all of it lies, None where none was asked for.
+    """
+
+    results: Results
+    report: EvaluationReport
+    failed: tuple[tuple[str, str], ...]
+    accuracy: Mapping[str, Any]
+    folder: Path | None
+
+    def table(self) -> str:
+        """The table as Markdown: mean and 95 % interval of every method by every metric."""
+        return table_markdown(self.report)
+
+    def mean(self, method: str, metric: str) -> Cell:
+        """One cell of the table: mean, low, high, count."""
+        cells = self.report.cells
+        if (method, metric) not in cells:
+            raise unknown("cell", f"{method}, {metric}", [", ".join(key) for key in cells])
+        return cells[method, metric]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who measures. engine: "local" or "ray"; workers: processes or actors; address: of a Ray cluster that is there already."""
+
+    engine: str = "local"
+    workers: int = 1
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise unknown("engine", str(self.engine), ENGINES)
+        if self.workers < 1:
+            raise WhyboxError(f"workers must be at least 1, got {self.workers}")
+        if self.address and self.engine != "ray":
+            raise WhyboxError("an address belongs to the engine ray: give engine ray too")
+
+    def measure(self, setup: Setup, indices: Sequence[int]) -> Iterator[Shard]:
+        """The images measured, in the order in which they are done."""
+        if self.engine == "ray":
+            return measure_on_ray(setup, indices, self.workers, self.address)
+        if self.workers > 1:
+            return measure_in_processes(setup, indices, self.workers)
+        return measure_here(setup, indices)
+
+
+def evaluate(
+    model: str | nn.Module | Model,
+    data: str | DataSet,
+    *,
+    out: str | Path | None = None,
+    on_problem: str = "skip",
+    engine: str = "local",
+    workers: int = 1,
+    address: str | None = None,
+    tick: Tick = lambda name, part: None,
+    warn: Callable[[str], None] = lambda line: None,
+    **plan: Any,
+) -> Evaluation:
+    """Explain the detections of a data set by several methods, and measure how far each can be trusted.
+
+    model, data: as `load` and `open_data` take them. The other settings are those of `Plan`: methods, metrics, target, select,
+    iou, score_threshold, top, seed, limit, batch, threads, route. out: a folder; where the same evaluation was begun there it
+    goes on, and the result is the same, bit by bit, as if it had not been broken off. Without one only the result is returned.
+    engine, workers, address: as in `Workers`. tick: hears of every image; warn: of what goes wrong on the way.
+    """
+    chosen = Plan(**_tuples(plan))
+    hands = Workers(engine, workers, address)
+    setup = Setup(api.load(model), api.open_data(data, on_problem=on_problem), chosen)
+    _check(setup, warn)
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="whybox-") as folder:
+            return _evaluate(setup, hands, Path(folder) / "run", tick, warn, keep=False)
+    return _evaluate(setup, hands, Path(out), tick, warn, keep=True)
+
+
+def _evaluate(setup: Setup, hands: Workers, out: Path, tick: Tick, warn: Callable[[str], None], *, keep: bool) -> Evaluation:
+    folder = RunFolder.open(out, identity(setup.plan, setup.model, setup.data))
+    count = min(len(setup.data), setup.plan.limit or len(setup.data))
+    left = folder.left(count)
+    if count > len(left):
+        tick("measured before", count - len(left))
+    for shard in hands.measure(setup, left) if left else ():
+        folder.keep(shard)
+        if "failed" in shard:
+            warn(f"{shard['image']}: {shard['failed']}")
+        tick(shard["image"], 1)
+    return finish(setup, folder, keep=keep)
+
+
+def _check(setup: Setup, warn: Callable[[str], None]) -> None:
+    """What cannot work is refused before the first image is read."""
+    make_methods(setup.plan, setup.model)
+    for spec in setup.plan.columns():
+        make_metric(spec)
+    if not len(setup.data):
+        raise WhyboxError(f"{setup.data.name}: holds no image that can be used")
+    for line in setup.data.problems:
+        warn(line)
+    if missing := lacking(setup.data.classes, setup.model.classes):
+        warn(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
+
+
+def _tuples(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan with its lists, or its text between commas, as tuples."""
+    read = dict(plan)
+    for name in ("methods", "metrics"):
+        if isinstance(read.get(name), str):
+            read[name] = tuple(part.strip() for part in read[name].split(",") if part.strip())
+        elif name in read:
+            read[name] = tuple(read[name])
+    return read
+
+
+def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
+    """Tables, figures and the report from what is known of the images."""
+    shards = list(folder.shards())
+    plan, classes = setup.plan, setup.model.classes
+    results = gather(shards, plan.rows(), plan.columns(), classes)
+    accuracy = _accuracy(shards, classes)
+    report = _report(setup, results, shards, accuracy)
+    done = Evaluation(results, report, failures(shards), accuracy, folder.path if keep else None)
+    if keep:
+        _write(done, folder.path)
+    return done
+
+
+def _write(done: Evaluation, folder: Path) -> None:
+    write_parquet(done.results, folder)
+    write_json(summary_of(done), folder / "summary.json")
+    write_json({"seconds_per_map": done.results.seconds}, folder / "times.json")
+    with new_file(folder / "table.md") as draft:
+        draft.write_text(done.table() + "\n", encoding="utf-8")
+    with new_file(folder / "index.html") as draft:
+        draft.write_text(write_report(done.report), encoding="utf-8")
+    write_figures(done.report, folder / "figures")
+
+
+def _report(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: Mapping[str, Any]) -> EvaluationReport:
+    plan, columns = setup.plan, table_columns(results)
+    cells = mean_cells(results, columns, plan.seed)
+    kept = {shard["index"]: shard for shard in shards}
+
+    def picture(index: int) -> Image.Image:
+        return setup.data[index].image.convert("RGB")
+
+    def kept_map(index: int, row: str, place: int) -> str:
+        text: str = kept[index]["rows"][row]["pictures"][place]
+        return text
+
+    return EvaluationReport(
+        title=f"{setup.model.name} on {setup.data.name}",
+        facts=_facts(setup, results, shards, accuracy),
+        rows=table_rows(results.rows),
+        columns=columns,
+        cells=cells,
+        versus=versus_controls(results, columns, cells, plan.seed),
+        curves=mean_curves(results, columns, plan.seed),
+        examples=examples(results, columns, picture, kept_map),
+        remarks=left_out(results, frozenset({"box", "predict", "redraw", "randomised"})),
+        failed=failures(shards),
+        problems=setup.data.problems,
+    )
+
+
+def _facts(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    plan = setup.plan
+    chosen = {
+        "well": f"detections that match an object of their class with an IoU over {plan.iou:g}, one to one",
+        "all": "all detections",
+        "failures": "detections that match no object",
+    }[plan.select]
+    used = f"{len(results)} in {len(set(results.images.tolist()))} of {len(shards)} images"
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("whybox", "torch", "torchvision"))
+    return (
+        ("Model", setup.model.name),
+        ("Data", setup.data.name),
+        ("Objects", used),
+        ("Selection", f"{chosen}; score at least {plan.score_threshold:g}"),
+        ("Target", plan.target),
+        ("Detector's AP50", "unknown" if accuracy.get("ap50") is None else f"{accuracy['ap50']:.3f}"),
+        ("Seed", str(plan.seed)),
+        ("Versions", versions),
+    )
+
+
+def _accuracy(shards: Sequence[Shard], classes: Sequence[str] | None) -> dict[str, Any]:
+    """COCO's AP of the detector on the same images; a label is a column, so the columns' names are the classes."""
+    known = [shard for shard in shards if "found" in shard]
+    highest = max((label for shard in known for part in ("found", "truth") for label in shard[part]["labels"]), default=0)
+    names = [classes[i] if classes and i < len(classes) else f"class {i}" for i in range(1, highest + 1)] or ["object"]
+    if any(label == 0 for shard in known for label in shard["truth"]["labels"]):
+        # COCO counts categories from 1: a model without a background column is moved by one.
+        names = [classes[i] if classes and i < len(classes) else f"class {i}" for i in range(highest + 1)]
+        known = [_moved(shard) for shard in known]
+    truths = [{**shard["truth"], "iscrowd": [int(one) for one in shard["truth"]["ignore"]]} for shard in known]
+    return coco_ap([shard["found"] for shard in known], truths, names).as_dict()
+
+
+def _moved(shard: Shard) -> Shard:
+    parts = {part: {**shard[part], "labels": [label + 1 for label in shard[part]["labels"]]} for part in ("found", "truth")}
+    return {**shard, **parts}
+
+
+def summary_of(done: Evaluation) -> dict[str, Any]:
+    """The table as plain numbers and text: what summary.json holds."""
+    report = done.report
+    cells = {
+        name: [{"method": row, "metric": column, **vars(cell)} for (row, column), cell in table.items()]
+        for name, table in (("cells", report.cells), ("versus_controls", report.versus))
+    }
+    columns = [{"metric": one.key, "title": one.title, "higher_is_better": one.higher_is_better} for one in report.columns]
+    return {
+        "schema": 1,
+        "title": report.title,
+        "facts": dict(report.facts),
+        "metrics": columns,
+        **cells,
+        "accuracy": dict(done.accuracy),
+        "remarks": list(report.remarks),
+        "failed": [{"image": image, "reason": reason} for image, reason in report.failed],
+        "problems": list(report.problems),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

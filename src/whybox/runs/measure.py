@@ -1,0 +1,189 @@
+"""One image of an evaluation: which detections are explained, their maps by every method, and every metric of every map."""
+
+import base64
+import hashlib
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from whybox import api
+from whybox.errors import WhyboxError
+from whybox.frame import resize_maps
+from whybox.ops.matching import match_well_detected, pairwise_iou
+from whybox.ops.randomise import cascade
+from whybox.runs.labels import to_columns
+from whybox.runs.plan import Plan, make_methods, make_metric
+from whybox.truth import Case, DataSet, Measured, Metric, Truth
+from whybox.types import Detections, HeatMaps, Model, Trace, to_unit
+
+CHUNK = 16
+"""Detections whose maps stand in memory at the image's size at once: 68 MB at 800x1333."""
+MATCHED = 0.5
+"""IoU over which a detection stands for an object, where not only the well-detected ones are asked for."""
+PICTURE = 96
+"""Longest side of the maps that are kept for the examples."""
+FOUND = 100
+"""Detections that are kept of every image for the detector's own accuracy."""
+
+Shard = dict[str, Any]
+"""What is known of one image, as JSON holds it."""
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures images of one data set with one model by one plan; what it gives for an image depends on nothing else."""
+
+    model: Model
+    data: DataSet
+    plan: Plan
+    methods: Mapping[str, Any]
+    metrics: Mapping[str, Metric]
+
+    @classmethod
+    def of(cls, model: Model, data: DataSet, plan: Plan) -> "Measurer":
+        """With the plan's methods and metrics made."""
+        return cls(model, data, plan, make_methods(plan, model), {spec: make_metric(spec) for spec in plan.columns()})
+
+    def __call__(self, index: int) -> Shard:
+        """Measure image `index`."""
+        sample = self.data[index]
+        truth = to_columns(sample.truth, self.data.classes, self.model.classes)
+        passed = api.trace(self.model, sample.image)
+        found = api.detect(self.model, passed, score_threshold=self.plan.score_threshold, top=self.plan.top)
+        found, matched = select(found, truth, self.plan)
+        seeds = torch.tensor([_seed(self.plan.seed, sample.name, i) for i in range(len(found))], dtype=torch.long)
+        case = Case(passed.image, passed.frame, found, truth, matched, seeds, self._predict, self.plan.batch)
+        shard = {"index": index, "image": sample.name, "size": list(passed.frame.image)}
+        shard |= {"objects": _objects(case), "found": self._found(passed), "truth": _annotated(truth)}
+        return shard | {"rows": {spec: self._judge(spec, passed, case) for spec in self.methods} if len(case) else {}}
+
+    def _judge(self, spec: str, passed: Trace, case: Case) -> dict[str, Any]:
+        """One method's maps of the case's detections, and what the metrics say of them."""
+        method, started = self.methods[spec], time.perf_counter()
+        maps = self._explain(method, passed, case.detections)
+        seconds = time.perf_counter() - started
+        whole = replace(case, redraw=partial(self._redraw, method, case))
+        if hasattr(self.model, "net"):
+            whole = replace(whole, randomised=partial(self._randomised, method, case))
+        results = {}
+        for name, metric in self.metrics.items():
+            if metric.needs <= whole.gives:
+                results[name] = _plain(_measure(metric, maps, whole))
+        return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))]}
+
+    def _explain(self, method: Any, passed: Trace, found: Detections) -> HeatMaps:
+        maps: HeatMaps = api.explain(self.model, passed, method=method, target=self.plan.target, detections=found).maps
+        return maps
+
+    def _found(self, passed: Trace) -> dict[str, Any]:
+        best = api.detect(self.model, passed, score_threshold=0.0, top=FOUND)
+        return {name: values.tolist() for name, values in best.to_dict().items()}
+
+    def _predict(self, images: Tensor) -> list[Any]:
+        with torch.no_grad():
+            return self.model.predict(images)
+
+    def _redraw(self, method: Any, case: Case, image: Tensor) -> Tensor:
+        """The maps of the same objects on a changed image, or by a changed model: of the candidates closest to their boxes."""
+        drawn = {"boxes": case.detections.boxes, "labels": case.detections.labels}
+        one = api.explain(self.model, image, method=method, target=self.plan.target, detections=drawn)
+        return one.maps.at_image()
+
+    def _randomised(self, method: Any, case: Case) -> Iterator[tuple[str, Tensor]]:
+        network: Any = self.model.net  # type: ignore[attr-defined]
+        with cascade(network, lambda: self._predict(case.image[None]), seed=self.plan.seed) as stages:
+            for layer in stages:
+                try:
+                    yield layer, self._redraw(method, case, case.image)
+                except WhyboxError:
+                    # Random weights may leave no candidate at all: then nothing is left of the explanation either.
+                    yield layer, case.image.new_zeros((len(case), *case.frame.image))
+
+
+def select(found: Detections, truth: Truth, plan: Plan) -> tuple[Detections, Tensor]:
+    """Those of the detections that the plan asks for, and the row of the object that each stands for, -1 for none.
+
+    Source of "well": the ODAM paper's protocol (one to one, IoU over .9, +1 pixel), on detections with a score over .1.
+    """
+    real = torch.nonzero(~truth.ignore)[:, 0].to(found.boxes.device)
+    objects = truth[real.cpu()]
+    least, legacy = (plan.iou, True) if plan.select == "well" else (MATCHED, False)
+    boxes, labels = objects.boxes.to(found.boxes), objects.labels.to(found.labels.device)
+    rows = match_well_detected(found.boxes, found.labels, boxes, labels, iou=least, legacy=legacy)
+    matched = torch.where(rows >= 0, real[rows.clamp(min=0)] if len(real) else rows, -1)
+    if plan.select == "all":
+        return found, matched
+    kept = torch.nonzero(matched >= 0 if plan.select == "well" else matched < 0)[:, 0]
+    return found[kept], matched[kept]
+
+
+def _measure(metric: Metric, maps: HeatMaps, case: Case) -> Measured:
+    """The metric of all maps, a few detections at a time; what draws anew is asked once, for all of them."""
+    if metric.needs & {"redraw", "randomised"}:
+        return metric(maps.at_image(), case)
+    parts = []
+    for start in range(0, len(case), CHUNK):
+        rows = slice(start, start + CHUNK)
+        parts.append(metric(maps[rows].at_image(), case[rows]))
+    curves = None if parts[0].curves is None else torch.cat([part.curves for part in parts if part.curves is not None])
+    return Measured(torch.cat([part.values for part in parts]), curves, parts[0].at)
+
+
+def _seed(seed: int, image: str, index: int) -> int:
+    """A seed for one detection that depends on the run's seed, the image's name and the detection's place alone."""
+    digest = hashlib.sha256(f"{seed}/{image}/{index}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def _objects(case: Case) -> list[dict[str, Any]]:
+    """The explained detections: what they are and what they stand for."""
+    rows = []
+    for i, row in enumerate(case.matched.tolist()):
+        box, label = case.detections.boxes[i], int(case.detections.labels[i])
+        known: dict[str, Any] = {"annotation": None, "iou": None, "truth_box": None}
+        if row >= 0:
+            other = case.truth.boxes[row].to(box)
+            iou = float(pairwise_iou(box[None], other[None])[0, 0])
+            known = {"annotation": case.truth.ids[row], "iou": iou, "truth_box": other.tolist()}
+        score = float(case.detections.scores[i])
+        rows.append({"label": label, "score": score, "box": box.tolist(), **known})
+    return rows
+
+
+def _annotated(truth: Truth) -> dict[str, Any]:
+    return {"boxes": truth.boxes.tolist(), "labels": truth.labels.tolist(), "ignore": truth.ignore.tolist()}
+
+
+def _plain(measured: Measured) -> dict[str, Any]:
+    values = measured.values.tolist()
+    if measured.curves is None or measured.at is None:
+        return {"values": values}
+    return {"values": values, "at": measured.at.tolist(), "curves": measured.curves.tolist()}
+
+
+def _picture(maps: HeatMaps) -> str:
+    """One map, scaled to 0..1 and shrunk, as a grey PNG in base64."""
+    values = maps.at_image()
+    scale = min(1.0, PICTURE / max(values.shape[-2:]))
+    small = resize_maps(values, (max(1, round(values.shape[-2] * scale)), max(1, round(values.shape[-1] * scale))))
+    grey = (to_unit(small)[0] * 255).round().to(torch.uint8).cpu().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def read_picture(text: str) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """What `_picture` kept, (h,w) uint8."""
+    with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
+        return np.asarray(opened)
+
+
+Measure = Callable[[int], Shard]

@@ -1,0 +1,179 @@
+"""What an evaluation computes: everything that its numbers depend on, and how it is told from another."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from whybox import api, registry
+from whybox.errors import WhyboxError, unknown
+from whybox.specs import format_spec, parse_spec
+from whybox.truth import DataSet, Metric
+from whybox.types import Model
+
+CONTROLS = ("control_blob", "control_box")
+SELECTIONS = ("well", "all", "failures")
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "faithfulness": ("deletion", "deletion:fill=blurred", "insertion", "insertion:fill=blurred"),
+    "localisation": (
+        "vea",
+        "pointing_game",
+        "pointing_game:region=mask",
+        "energy_pointing_game",
+        "energy_pointing_game:region=mask",
+        "compactness",
+    ),
+    "discrimination": ("odi", "odi:region=mask", "leakage"),
+    "attention": ("attention_cosine", "attention_correlation", "attention_distance", "attention_divergence"),
+    "sanity": ("randomisation", "stability"),
+    "fills": (
+        "deletion",
+        "deletion:fill=black",
+        "deletion:fill=mean",
+        "deletion:fill=blurred",
+        "insertion:fill=random",
+        "insertion",
+        "insertion:fill=mean",
+        "insertion:fill=blurred",
+    ),
+}
+"""Names for several metrics at once."""
+STANDARD = ("faithfulness", "localisation", "discrimination", "attention")
+"""The groups of "standard"; "all" adds the sanity checks, which explain every object ten times more."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is computed for every image. Two runs of one plan on one model and data set give the same numbers, bit by bit.
+
+    methods, metrics: names with settings ("drise:masks=500"); of metrics also groups ("standard", "all", "faithfulness" ...).
+    The controls join the methods by themselves.
+    select: which detections are explained. "well": those that match an annotated object of their class one to one with an
+    IoU over `iou`, the paper's choice; "all": every one, with its object where one matches over .5; "failures": those
+    that match none over .5. threads: of each process; another number may change the last bits of a sum.
+    batch: perturbed images a forward pass, for the same reason. limit: only the first images.
+    """
+
+    methods: tuple[str, ...] = ("odam", "gradcam", "gradcam_pp", "drise")
+    metrics: tuple[str, ...] = ("standard",)
+    target: str = "score"
+    select: str = "well"
+    iou: float = 0.9
+    score_threshold: float = 0.1
+    top: int = 100
+    seed: int = 0
+    limit: int | None = None
+    batch: int = 8
+    threads: int = 1
+    route: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.select not in SELECTIONS:
+            raise unknown("selection", str(self.select), SELECTIONS)
+        for name in ("iou", "score_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise WhyboxError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        for name in ("top", "batch", "threads"):
+            if getattr(self, name) < 1:
+                raise WhyboxError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise WhyboxError(f"limit must be at least 1, got {self.limit}")
+        if not self.methods or not self.metrics:
+            raise WhyboxError("name at least one method and one metric")
+
+    def rows(self) -> tuple[str, ...]:
+        """The methods, each once, and after them the controls."""
+        return tuple(dict.fromkeys((*self.methods, *CONTROLS)))
+
+    def columns(self) -> tuple[str, ...]:
+        """The metrics, groups written out, each once."""
+        return tuple(dict.fromkeys(one for name in self.metrics for one in _members(name)))
+
+
+def _members(name: str) -> tuple[str, ...]:
+    if name == "standard":
+        return tuple(one for group in STANDARD for one in GROUPS[group])
+    if name == "all":
+        return tuple(one for group in (*STANDARD, "sanity") for one in GROUPS[group])
+    return GROUPS.get(name, (name,))
+
+
+def make_metric(spec: str) -> Metric:
+    """The metric behind a name with settings; a mistake in it is one line."""
+    name, options = parse_spec(spec)
+    known = registry.metrics()
+    if name not in known:
+        raise unknown("metric", name, (*known, *GROUPS, "standard", "all"))
+    kind: Any = known[name]
+    allowed = [field.name for field in fields(kind)]
+    for key in options:
+        if key not in allowed:
+            raise WhyboxError(f"metric {name!r} has no option {key!r}; it takes {', '.join(allowed) or 'none'}")
+    try:
+        metric: Metric = kind(**options)
+    except (TypeError, ValueError) as error:
+        raise WhyboxError(f"metric {format_spec(name, options)!r}: {error}") from error
+    return metric
+
+
+def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
+    """The method behind every row of the plan, refused before any image is read where the model cannot serve it."""
+    made = {}
+    for spec in plan.rows():
+        name, options = parse_spec(spec)
+        kind = registry.methods().get(name)
+        routed = {"route": plan.route} if kind is not None and "route" in {field.name for field in fields(kind)} else {}
+        made[spec] = api.make_method(name, model, **routed | options)
+        api.check_target(made[spec], plan.target)
+    return made
+
+
+def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
+    """The plan with what it is applied to, as JSON holds it: the model's weights and the data's images stand as digests."""
+    terms = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(plan).items()}
+    names = _digest("\n".join((*data.classes, *data.names)).encode())
+    return {**terms, "model": model.name, "weights": _weights_digest(model), "data": data.name, "images": names}
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The terms in which two identities differ."""
+    return [name for name in now if before.get(name) != now[name]]
+
+
+def _weights_digest(model: Model) -> str:
+    network = getattr(model, "net", None)
+    if not isinstance(network, torch.nn.Module):
+        return ""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def titles(specs: Sequence[str]) -> dict[str, str]:
+    """Words for a table: the method's name, its settings behind it."""
+    named = {}
+    for spec in specs:
+        name, options = parse_spec(spec)
+        settings = ", ".join(f"{key} {value}" for key, value in options.items())
+        named[spec] = f"{_TITLES.get(name, name)} ({settings})" if settings else _TITLES.get(name, name)
+    return named
+
+
+_TITLES = {
+    "odam": "ODAM",
+    "gradcam": "Grad-CAM",
+    "gradcam_pp": "Grad-CAM++",
+    "ssgradcam_pp": "SSGrad-CAM++",
+    "input_gradient": "Gradient x input",
+    "drise": "D-RISE",
+    "control_blob": "Control: blob",
+    "control_box": "Control: box",
+}

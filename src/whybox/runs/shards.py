@@ -1,0 +1,94 @@
+"""The folder of an evaluation: what is known of every image in a file of its own, so that a run can be killed and goes on."""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whybox.errors import WhyboxError
+from whybox.report.folder import check_new_folder, new_file
+from whybox.runs.measure import Shard
+from whybox.runs.plan import changed
+
+MARK = "run.json"
+SCHEMA = 1
+"""Of the shards and of run.json; it rises when a reader of the former ones would misread them."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder with run.json and a file an image below shards/. A file is there whole or not at all."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, identity: Mapping[str, Any]) -> "RunFolder":
+        """A new folder, or the one in which the same evaluation was begun; an error where another was."""
+        mark = path / MARK
+        if mark.is_file():
+            before = read_mark(path)
+            if different := changed(before, identity):
+                raise WhyboxError(
+                    f"{path}: holds another evaluation, begun with another {', '.join(different)}; choose another folder"
+                )
+            return cls(path)
+        check_new_folder(path)
+        try:
+            (path / "shards").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WhyboxError(f"{path}: cannot be written ({error.strerror})") from error
+        content = {"schema": SCHEMA, "kind": "evaluation", **identity}
+        with new_file(mark) as draft:
+            draft.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        return cls(path)
+
+    def keep(self, shard: Shard) -> None:
+        """Write what is known of an image."""
+        # No time stamp and no name inside, so that equal results are equal files.
+        packed = gzip.compress(json.dumps(shard, separators=(",", ":")).encode(), 6, mtime=0)
+        with new_file(self._file(shard["index"])) as draft:
+            draft.write_bytes(packed)
+
+    def left(self, count: int) -> list[int]:
+        """Images of the first `count` that have yet to be measured; those that failed are tried again."""
+        return [index for index in range(count) if (shard := self._read(index)) is None or "failed" in shard]
+
+    def shards(self) -> Iterator[Shard]:
+        """All that is known, in the order of the images."""
+        for file in sorted((self.path / "shards").glob("*.json.gz")):
+            shard = self._read(int(file.name.split(".")[0]))
+            if shard is not None:
+                yield shard
+
+    def _file(self, index: int) -> Path:
+        return self.path / "shards" / f"{index:07d}.json.gz"
+
+    def _read(self, index: int) -> Shard | None:
+        """None where there is no file, or where it is damaged: then it is measured again."""
+        try:
+            shard: Shard = json.loads(gzip.decompress(self._file(index).read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, ValueError):
+            return None
+        return shard
+
+
+def read_mark(path: Path) -> dict[str, Any]:
+    """The run.json of an evaluation's folder."""
+    try:
+        mark = json.loads((path / MARK).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WhyboxError(f"{path}: no evaluation, {MARK} is missing; give the folder that `whybox evaluate` wrote") from None
+    except (OSError, ValueError) as error:
+        raise WhyboxError(f"{path / MARK}: damaged ({error})") from error
+    if mark.get("schema") != SCHEMA or mark.get("kind") != "evaluation":
+        raise WhyboxError(f"{path}: expected an evaluation of schema {SCHEMA}, got {mark.get('schema')}")
+    return dict(mark)
+
+
+def failures(shards: Sequence[Shard]) -> tuple[tuple[str, str], ...]:
+    """(image, reason) of those that could not be measured."""
+    return tuple((shard["image"], shard["failed"]) for shard in shards if "failed" in shard)

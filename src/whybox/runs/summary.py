@@ -1,0 +1,157 @@
+"""From an evaluation's tables to its report: means with intervals, differences to the controls, curves, examples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from whybox.errors import WhyboxError
+from whybox.ops.statistics import bootstrap_mean, bootstrap_means, paired_difference
+from whybox.report.overlay import blend
+from whybox.report.results import Cell, Column, Curve, Example, Key, Panel, Row
+from whybox.runs.measure import read_picture
+from whybox.runs.plan import CONTROLS, make_metric, titles
+from whybox.runs.results import Floats, Results
+from whybox.specs import parse_spec
+from whybox.truth import Metric
+
+SHOWN = 320
+"""Longest side of an example's picture, in pixels."""
+KINDS = ("best", "median", "worst")
+
+
+def table_rows(specs: Sequence[str]) -> tuple[Row, ...]:
+    """The methods and controls, with words for each."""
+    named = titles(specs)
+    return tuple(Row(spec, named[spec], parse_spec(spec)[0] in CONTROLS) for spec in specs)
+
+
+def table_columns(results: Results) -> tuple[Column, ...]:
+    """The metrics that are defined for anything."""
+    return tuple(_column(spec, make_metric(spec)) for spec in results.columns if results.common(spec).any())
+
+
+def _column(spec: str, metric: Metric) -> Column:
+    note, across = getattr(metric, "note", ""), getattr(metric, "across", "")
+    source, needs = metric.source, frozenset(metric.needs)
+    return Column(spec, metric.title, metric.higher_is_better, metric.range, source, needs, note, across)
+
+
+def mean_cells(results: Results, columns: Sequence[Column], seed: int) -> dict[Key, Cell]:
+    """The mean of every method by every metric, over the objects that all methods share, and its interval over images."""
+    cells = {}
+    for column in columns:
+        shared = results.common(column.key)
+        for row in results.rows:
+            values = results.of(row, column.key)[shared]
+            if np.isfinite(values).any():
+                cells[row, column.key] = Cell(*bootstrap_mean(values, results.images[shared], seed=seed), len(values))
+    return cells
+
+
+def versus_controls(results: Results, columns: Sequence[Column], cells: Mapping[Key, Cell], seed: int) -> dict[Key, Cell]:
+    """How much better than the better control each method is, on the same objects."""
+    found = {}
+    for column in columns:
+        sign = 1 if column.higher_is_better else -1
+        controls = {row: sign * cells[row, column.key].mean for row in CONTROLS if (row, column.key) in cells}
+        if not controls:
+            continue
+        best, shared = max(controls, key=lambda row: controls[row]), results.common(column.key)
+        theirs = sign * results.of(best, column.key)[shared]
+        for row in results.rows:
+            if (row, column.key) in cells and row not in CONTROLS:
+                ours = sign * results.of(row, column.key)[shared]
+                mean, low, high, _ = paired_difference(ours, theirs, results.images[shared], seed=seed)
+                found[row, column.key] = Cell(mean, low, high, len(ours))
+    return found
+
+
+def mean_curves(results: Results, columns: Sequence[Column], seed: int) -> dict[Key, Curve]:
+    """The mean curves, over the same objects as the means."""
+    found = {}
+    for column in columns:
+        shared = results.common(column.key)
+        for row in results.rows:
+            curves = results.curves.get((row, column.key))
+            if curves is None or not np.isfinite(curves[shared]).any():
+                continue
+            mean, low, high = bootstrap_means(curves[shared], results.images[shared], seed=seed)
+            at: Floats = results.at[column.key]
+            found[row, column.key] = Curve(at.tolist(), mean.tolist(), low.tolist(), high.tolist())
+    return found
+
+
+def examples(
+    results: Results,
+    columns: Sequence[Column],
+    picture: Callable[[int], Image.Image],
+    pictures: Callable[[int, str, int], str],
+) -> list[Example]:
+    """For every metric the objects on which the first method does best, middling and worst.
+
+    picture: an image by its number. pictures: the kept map of (image, method, place in the image).
+    """
+    found = []
+    for column in columns:
+        shared = np.flatnonzero(results.common(column.key))
+        sign = 1 if column.higher_is_better else -1
+        order = shared[np.argsort(-sign * results.of(results.rows[0], column.key)[shared], kind="stable")]
+        picks = dict(zip(KINDS, (order[0], order[len(order) // 2], order[-1]), strict=True)) if len(order) >= 3 else {}
+        for kind, number in picks.items():
+            try:
+                found.append(_example(results, column, kind, int(number), picture, pictures))
+            except WhyboxError:
+                continue
+    return found
+
+
+def _example(
+    results: Results,
+    column: Column,
+    kind: Any,
+    number: int,
+    picture: Callable[[int], Image.Image],
+    pictures: Callable[[int, str, int], str],
+) -> Example:
+    one = results.objects[number]
+    whole = picture(one["index"])
+    scale = min(1.0, SHOWN / max(whole.size))
+    shown = whole.resize((max(1, round(whole.width * scale)), max(1, round(whole.height * scale))), Image.Resampling.LANCZOS)
+    named = titles(results.rows)
+    panels = []
+    for row in results.rows:
+        curves = results.curves.get((row, column.key))
+        curve = None if curves is None else curves[number].tolist()
+        over = _overlay(shown, pictures(one["index"], row, one["place"]))
+        panels.append(Panel(named[row], over, float(results.of(row, column.key)[number]), curve))
+    caption = f"{one['class']} {one['score']:.2f} in {one['image']}"
+    box, other = _scaled(one["box"], scale), None if one["truth_box"] is None else _scaled(one["truth_box"], scale)
+    return Example(column.key, kind, caption, shown, box, other, panels)
+
+
+def _scaled(box: Sequence[float], scale: float) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = (side * scale for side in box)
+    return x1, y1, x2, y2
+
+
+def _overlay(shown: Image.Image, kept: str) -> Image.Image:
+    """A kept map over a picture."""
+    grey = Image.fromarray(read_picture(kept)).resize(shown.size, Image.Resampling.BILINEAR)
+    values = np.asarray(grey, dtype=np.float32) / np.float32(255)
+    return Image.fromarray(blend(np.asarray(shown), values, 0.0, 1.0))
+
+
+def left_out(results: Results, gives: frozenset[str]) -> list[str]:
+    """A sentence on each metric of the plan that is not in the table."""
+    sentences = []
+    for spec in results.columns:
+        if results.common(spec).any():
+            continue
+        needs = make_metric(spec).needs - gives
+        why = (
+            f"it needs {', '.join(sorted(needs))}, which this data set does not give" if needs else "no object has a value for it"
+        )
+        sentences.append(f"{spec} is not in the table: {why}.")
+    return sentences
