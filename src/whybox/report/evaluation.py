@@ -95,9 +95,9 @@ def _is_best(place: Mapping[Key, Place], row: Row, column: Column) -> bool:
 
 
 def _share(part: int, whole: int) -> str:
-    if whole == 1:
-        return "the one metric"
-    return f"all {whole} metrics" if part == whole else f"{part} of the {whole} metrics"
+    if part < whole:
+        return f"{part} of the {whole} metrics"
+    return {1: "the one metric", 2: "both metrics"}.get(whole, f"all {whole} metrics")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -17,6 +17,8 @@ INKS = ("#c2410c", "#1d6fb8", "#2b8a50", "#8444b8", "#a67c00", "#c22f78", "#1186
 GREY = "#7b7d86"
 DOTS = 200
 """Dots an inch of a PNG."""
+LEGEND = 32
+"""Letters of a name in a legend at most."""
 LINE, GAP = 26, 12
 """Pixels from one line of words to the next, and between pictures."""
 FONTS = {"font.size": 9.0, "svg.hashsalt": "whybox", "axes.spines.top": False, "axes.spines.right": False}
@@ -53,7 +55,7 @@ def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, 
         axes = figure.add_subplot()
         for row, curve in pairs:
             look = _look(rows, row)
-            axes.plot(curve.at, curve.mean, label=row.title, linewidth=1.6, **look)
+            axes.plot(curve.at, curve.mean, label=_short(row.title), linewidth=1.6, **look)
             axes.fill_between(curve.at, curve.low, curve.high, color=look["color"], alpha=0.13, linewidth=0)
         axes.set_title(f"{column.title} {ARROWS[column.higher_is_better]}", loc="left", parse_math=False)
         axes.set_xlabel(column.across, parse_math=False)
@@ -63,6 +65,11 @@ def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, 
             text.set_parse_math(False)
         for path in paths:
             figure.savefig(path, dpi=DOTS, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _short(title: str) -> str:
+    """A name that leaves room for the curves beside the legend."""
+    return title if len(title) <= LEGEND else f"{title[: LEGEND - 1]}…"
 
 
 def _look(rows: Sequence[Row], row: Row) -> dict[str, Any]:
