@@ -62,8 +62,28 @@ def sort_errors(found: Detections, truth: Truth, *, foreground: float = 0.5, bac
     iou = box_iou(found.boxes, truth.boxes.to(found.boxes)).nan_to_num() * ~truth.ignore
     same = found.labels[:, None] == truth.labels
     matched = _match(found.scores, iou * same, foreground)
-    own, other, nearest = _best(iou * same), _best(iou * ~same), _best(iou)
     ignored = (_share_inside(found.boxes, truth.boxes) * (same & truth.ignore) >= foreground).any(1)
+    kinds, objects = _sort(iou, same, matched, ignored, (background, foreground))
+    nearest, _ = _best(iou)
+    overlap = iou.gather(1, objects.clamp(min=0)[:, None])[:, 0] if len(truth) else nearest
+    return Sorted(
+        kinds,
+        objects,
+        torch.where(objects >= 0, overlap, nearest),
+        _rivals(matched, objects),
+        _missed(kinds, objects, truth.ignore),
+        found.scores,
+        found.labels,
+        truth.labels.where(~truth.ignore, -1),
+    )
+
+
+def _sort(
+    iou: Tensor, same: Tensor, matched: Tensor, ignored: Tensor, ends: tuple[float, float]
+) -> tuple[tuple[str, ...], Tensor]:
+    """The kind of each detection, by the first rule that fits, and the object (N,) that it is about."""
+    background, foreground = ends
+    own, other, nearest = _best(iou * same), _best(iou * ~same), _best(iou)
     none = torch.full_like(matched, -1)
     rules = (
         (CORRECT, matched >= 0, matched),
@@ -76,18 +96,7 @@ def sort_errors(found: Detections, truth: Truth, *, foreground: float = 0.5, bac
     )
     which = torch.stack([fits for _, fits, _ in rules]).int().argmax(0)
     objects = torch.stack([rows for _, _, rows in rules]).gather(0, which[None])[0]
-    kinds = tuple(rules[i][0] for i in which.tolist())
-    overlap = nearest[0] if not len(truth) else iou.gather(1, objects.clamp(min=0)[:, None])[:, 0]
-    return Sorted(
-        kinds,
-        objects,
-        torch.where(objects >= 0, overlap, nearest[0]),
-        _rivals(matched, objects),
-        _missed(kinds, objects, truth.ignore),
-        found.scores,
-        found.labels,
-        truth.labels.where(~truth.ignore, -1),
-    )
+    return tuple(rules[i][0] for i in which.tolist()), objects
 
 
 def _match(scores: Tensor, iou: Tensor, least: float) -> Tensor:

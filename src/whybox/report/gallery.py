@@ -17,7 +17,7 @@ from whybox.report.overlay import jpeg_bytes, overlay, picture_of
 from whybox.types import HeatMaps
 
 WIDTH = 400
-"""Pixels of a card's picture: a hundred cards with two pictures each stay below five megabytes."""
+"""Pixels of a card's picture: a hundred cards took 2.5 MB on blood smears, 5.2 MB on the noisier drawn scenes."""
 LONGEST_DRAWN = 2400
 """Pixels of the longer side to which an image is enlarged, at most, before a card's part is cut out."""
 QUALITY = 78
