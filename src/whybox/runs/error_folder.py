@@ -121,10 +121,10 @@ def _page(errors: Errors, cards: Sequence[Card]) -> str:
     counts = errors.counts
     tallies = [Tally(kind, meaning, counts[kind], errors.gains[kind]) for kind, meaning in KINDS.items()]
     total = len(errors.mistakes)
-    at_all = f"AP50 is {100 * errors.ap50:.1f}; it and what it gains are over all detections, whatever their score. " if math.isfinite(errors.ap50) else ""
+    ap = f"AP50 is {100 * errors.ap50:.1f}; it and what it gains are over all detections, whatever their score. "
     remarks = [
         f"{_count(errors.correct, 'detection')} of score {errors.search.score_threshold:g} or more found their object, "
-        f"of {errors.objects} annotated. {at_all}Kinds of error after TIDE (ECCV 2020)."
+        f"of {errors.objects} annotated. {ap if math.isfinite(errors.ap50) else ''}Kinds of error after TIDE (ECCV 2020)."
     ]
     if total > len(cards):
         remarks.append(f"{len(cards)} of {total} errors have a card, the surest of each kind; all are in errors.json.")
