@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+from whybox.cli.compare import compare
 from whybox.cli.demo import demo
 from whybox.cli.detect import detect
 from whybox.cli.errors import errors
@@ -14,6 +15,7 @@ from whybox.cli.explain import explain
 from whybox.cli.methods import methods
 from whybox.cli.metrics import metrics
 from whybox.cli.models import models
+from whybox.cli.reproduce import reproduce
 from whybox.cli.targets import targets
 from whybox.cli.train import train
 from whybox.errors import WhyboxError
@@ -29,7 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, explain, detect, evaluate, errors, train, models, methods, targets, metrics):
+COMMANDS = (demo, explain, detect, evaluate, compare, reproduce, errors, train, models, methods, targets, metrics)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -1,0 +1,50 @@
+"""`whybox compare`: two evaluations side by side, with a paired test."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whybox.cli.options import AsJson
+from whybox.cli.output import say_json
+from whybox.errors import WhyboxError
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="A folder of `whybox evaluate`.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Another one, or the same.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="A new folder for the page; without one the table is printed alone.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A method of A against one of B; by default each that both have.", metavar="A=B"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of intervals and tests.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two evaluations on the objects that both measured: differences with intervals and corrected p-values."""
+    pairs = dict(_pair(text) for text in method or [])
+
+    from whybox.report.comparison import comparison_markdown
+    from whybox.runs.compare import as_dict
+    from whybox.runs.compare import compare as run
+
+    found = run(a, b, out=out, methods=pairs or None, seed=seed)
+    if as_json:
+        return say_json(as_dict(found))
+    print(comparison_markdown(found))
+    for remark in found.remarks:
+        print(remark)
+    if out is not None:
+        print(f"page: {(out / 'index.html').resolve().as_uri()}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """ "odam=drise:masks=500": the two names meet at the first equals sign that follows a name without settings."""
+    head, equals, tail = text.partition("=")
+    while equals and ":" in head.rpartition("=")[2]:
+        # This equals sign belongs to a setting: "drise:masks=500=odam".
+        value, equals, tail = tail.partition("=")
+        head = f"{head}={value}"
+    if not equals or not head or not tail:
+        raise WhyboxError(f"--method {text!r}: expected A=B, a method of the first run and one of the second")
+    return head, tail
