@@ -209,6 +209,18 @@ def test_data_by_name(tmp_path):
         detector.task("voc:x")
 
 
+def test_what_is_left_out_of_the_data_is_said(tmp_path):
+    file = export_coco(tmp_path / "one", 3, seed=3) / "instances.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    file.write_text(json.dumps(content))
+    task, said = detector.task(f"coco:{file}"), []
+    network, _ = detector.start(task.classes, "96x72")
+    detector.fit(network, task, replace(RECIPE, steps=1), tmp_path, interim=0, say=said.append)
+    assert said[0].startswith("problems in the data, left out or mended: 1; the first: ")
+    assert f"{file}: image '000000.png' (id 1), annotation 1: bbox" in said[0]
+
+
 def test_the_start_takes_over_what_fits(tmp_path):
     zoo.save(small(), {"network": "compact_fcos", "arguments": SMALL, "classes": list(detector.CLASSES)}, tmp_path)
     given = zoo.load(tmp_path).network.state_dict()

@@ -398,7 +398,7 @@ def fit(
     else:
         run.write(file)  # a folder that cannot be written to is found out now, not at the first checkpoint
     if task.problems:
-        say(f"{len(task.problems)} problems in the data, left out or mended; the first: {task.problems[0]}")
+        say(f"problems in the data, left out or mended: {len(task.problems)}; the first: {task.problems[0]}")
     while run.progress.step < recipe.steps:
         losses = run.advance()
         tick(run.progress.step, losses)
