@@ -1,6 +1,7 @@
 """What is wrong with a data set's files, a line each; and the numbers and boxes that such files hold, checked."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,15 @@ def read_box(row: dict[str, Any], key: str) -> NDArray[np.float64]:
     numbers = read_numbers(row[key], key)
     if len(numbers) != 4:
         raise Broken(f"{key} must be [x, y, width, height], got {shown(row[key])}")
-    # Judged in float32, in which the box will be kept: a width of 1e-9 vanishes there, 1e300 is infinite.
-    with np.errstate(over="ignore", invalid="ignore"):
-        box = np.concatenate([numbers[:2], numbers[:2] + numbers[2:]])
-        sides = np.diff(box.astype(np.float32).reshape(2, 2), axis=0)
-    if not (np.isfinite(sides).all() and (sides > 0).all()):
+    x, y, width, height = numbers.tolist()
+    box = np.array([x, y, x + width, y + height])
+    if not has_area(box):
         raise Broken(f"{key} must have a width and a height above 0, got {shown(row[key])}")
     return box
+
+
+def has_area(box: NDArray[np.float64]) -> bool:
+    """Whether a box (4,) xyxy has finite sides above 0 in float32, in which it will be kept: a width of 1e-9 vanishes there."""
+    with np.errstate(over="ignore"):
+        x1, y1, x2, y2 = box.astype(np.float32).tolist()
+    return bool(0 < x2 - x1 < math.inf and 0 < y2 - y1 < math.inf)

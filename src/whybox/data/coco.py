@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from whybox.data._fixations import read_fixations
-from whybox.data._problems import Broken, Problems, read_box, read_json, shown
+from whybox.data._problems import Broken, Problems, has_area, read_box, read_json, shown
 from whybox.data._segmentations import check_segmentation, decode_mask
 from whybox.data.images import read_picture
 from whybox.errors import WhyboxError
@@ -301,8 +301,8 @@ def _read_object(row: Any, image: _Image | None, labels: Mapping[int, int]) -> _
     category = row.get("category_id")
     if not isinstance(category, int) or category not in labels:
         raise Broken(f"the categories lack id {shown(category)}")
-    box = read_box(row, "bbox").clip(0, np.tile(image.size, 2))
-    if not (np.diff(box.astype(np.float32).reshape(2, 2), axis=0) > 0).all():
+    box = read_box(row, "bbox").clip(0, [*image.size, *image.size])
+    if not has_area(box):
         raise Broken(f"bbox {shown(row['bbox'])} lies outside the image of {image.size[0]}x{image.size[1]}")
     segmentation = row.get("segmentation") or None
     if segmentation is not None:
