@@ -13,7 +13,8 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of maps (N,H,W) taken as vectors -> (N,). NaN where one is all zero."""
     first, second = (_to_peak_one(maps.flatten(1)) for maps in (a, b))
     lengths: Tensor = first.norm(dim=1) * second.norm(dim=1)
-    return (first * second).sum(1) / lengths
+    # Rounding may leave a map at 1.0000000000000002 from itself.
+    return ((first * second).sum(1) / lengths).clamp(-1, 1)
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
