@@ -21,7 +21,8 @@ def randomisation(maps: Tensor, randomised: Iterable[Tensor], similarity: str = 
     Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3: rank correlation of absolute maps,
     SSIM. The lower resolution and the dropped sign are ours.
     """
-    curves = [compare_redrawn(maps.abs(), changed.abs(), similarity, size) for changed in randomised]
+    sizes = maps.abs()
+    curves = [compare_redrawn(sizes, changed.abs(), similarity, size) for changed in randomised]
     if not curves:
         raise WhyboxError("randomisation needs the maps after at least one stage of random weights, got none")
     left = torch.stack(curves, 1)
