@@ -85,7 +85,7 @@ def mean_cells(maps: Tensor, longest: int) -> Tensor:
     scale = min(1.0, longest / max(height, width))
     down, across = (_shares(extent, max(1, round(extent * scale)), maps) for extent in (height, width))
     # A few at a time: a hundred maps of a photograph take a gigabyte in double precision.
-    return torch.cat([down @ part.double() @ across.T for part in maps.split(16)])
+    return torch.cat([down @ part.double() @ across.T for part in torch.split(maps, 16)])
 
 
 def _shares(extent: int, cells: int, like: Tensor) -> Tensor:
