@@ -1,8 +1,8 @@
-"""What deletion and insertion cost beside the forward passes that they need: ratios within one run, medians.
+"""What deletion and insertion cost beside the forward passes that they need: ratios of processor time within one run, medians.
 
     python -m benchmarks.perturbation [--models scenes fcos] [--objects 4] [--batch 8] [--repeats 5]
 
-Each metric's time is divided by that of the same number of bare `predict` calls on images of the same size in the same
+Each metric's time is divided by that of the same number of bare `predict` calls on the same images in the same
 batches. scenes: the shipped detector on a scene of 320x240. fcos: torchvision's fcos_resnet50_fpn, random weights (the cost
 does not depend on them), on noise of 640x480. The maps are noise, the hardest to sort; objects are the best candidates.
 """
@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,34 +58,40 @@ def make_case(model: Model, image: Tensor, objects: int, batch: int) -> Case:
     return Case(image, trace.frame, found, truth, torch.full((objects,), -1), torch.arange(objects), model.predict, batch)
 
 
-def asked_for(metric: Any, maps: Tensor, case: Case) -> list[tuple[int, ...]]:
-    """The shapes of the batches that a metric gives to `predict`."""
-    shapes: list[tuple[int, ...]] = []
+def asked_for(metric: Any, maps: Tensor, case: Case) -> list[Tensor]:
+    """The batches that a metric gives to `predict`."""
+    batches: list[Tensor] = []
 
-    def counting(images: Tensor) -> list[Candidates]:
-        shapes.append(tuple(images.shape))
+    def keeping(images: Tensor) -> list[Candidates]:
+        batches.append(images.clone())
         nothing = Candidates(torch.zeros((0, 4)), torch.zeros((0, 100)), torch.zeros(0, dtype=torch.long))
         return [nothing] * len(images)
 
-    metric(maps, Case(case.image, case.frame, case.detections, case.truth, case.matched, case.seeds, counting, case.batch))
-    return shapes
+    metric(maps, replace(case, predict=keeping))
+    return batches
+
+
+def run_bare(model: Model, batches: list[Tensor]) -> None:
+    """The forward passes alone."""
+    for images in batches:
+        model.predict(images)
 
 
 def timed(run: Callable[[], Any]) -> float:
-    """Seconds."""
-    start = time.perf_counter()
+    """Seconds of processor time: what else runs on the machine does not count."""
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def measure(metric: Any, model: Model, case: Case, repeats: int) -> tuple[float, float, int]:
     """Median ratio of metric to bare passes, the bare passes' median seconds, and their images. The two take turns and the
     first turn is not counted, so that a machine whose speed drifts treats them alike."""
     maps = torch.rand((len(case), *case.image.shape[-2:]))
-    batches = [torch.rand(shape) for shape in asked_for(metric, maps, case)]
+    batches = asked_for(metric, maps, case)
     turns = []
     for _ in range(repeats + 1):
-        bare = timed(lambda: [model.predict(images) for images in batches])
+        bare = timed(lambda: run_bare(model, batches))
         turns.append((timed(lambda: metric(maps, case)) / bare, bare))
     ratios, bares = zip(*turns[1:], strict=True)
     return statistics.median(ratios), statistics.median(bares), sum(len(images) for images in batches)
