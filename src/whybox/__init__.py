@@ -8,40 +8,56 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whybox.api import detect, explain, load, trace
+    from whybox.api import detect, explain, load, open_data, trace
     from whybox.data.images import read_image
     from whybox.errors import WhyboxError
     from whybox.explanation import Explanation
     from whybox.frame import Frame
+    from whybox.runs.compare import compare
+    from whybox.runs.evaluate import Evaluation, evaluate
+    from whybox.truth import Case, DataSet, Measured, Metric, Sample, Truth
     from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Model, Pullback, Target, Trace
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "whybox.api": ("detect", "explain", "load", "trace"),
+    "whybox.api": ("detect", "explain", "load", "open_data", "trace"),
     "whybox.data.images": ("read_image",),
     "whybox.errors": ("WhyboxError",),
     "whybox.explanation": ("Explanation",),
     "whybox.frame": ("Frame",),
+    "whybox.runs.compare": ("compare",),
+    "whybox.runs.evaluate": ("Evaluation", "evaluate"),
+    "whybox.truth": ("Case", "DataSet", "Measured", "Metric", "Sample", "Truth"),
     "whybox.types": ("Candidates", "Detections", "FeatureMap", "HeatMaps", "Model", "Pullback", "Target", "Trace"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Candidates",
+    "Case",
+    "DataSet",
     "Detections",
+    "Evaluation",
     "Explanation",
     "FeatureMap",
     "Frame",
     "HeatMaps",
+    "Measured",
+    "Metric",
     "Model",
     "Pullback",
+    "Sample",
     "Target",
     "Trace",
+    "Truth",
     "WhyboxError",
+    "compare",
     "detect",
+    "evaluate",
     "explain",
     "load",
+    "open_data",
     "read_image",
     "trace",
 ]

@@ -89,13 +89,13 @@ class Frame:
         return torch.stack([width, height, width, height]).to(like.dtype)
 
 
-def resize_maps(maps: Tensor, size: Size, *, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
-    """Maps (N,h,w) -> (N,*size). Bilinear with half-pixel centres and no antialiasing, or nearest. Differentiable."""
+def resize_maps(maps: Tensor, size: Size, *, mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear") -> Tensor:
+    """Maps (N,h,w) -> (N,*size). Bilinear or bicubic with half-pixel centres and no antialiasing, or nearest. Differentiable."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     if not len(maps):
         return maps.new_zeros((0, *size))
-    align = {"align_corners": False} if mode == "bilinear" else {}
+    align = {"align_corners": False} if mode != "nearest" else {}
     return interpolate(maps[:, None], size=size, mode=mode, **align)[:, 0]
 
 

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size, resize_maps
@@ -90,7 +89,7 @@ class PixelCurves:
         """The name, and the options that are not the default."""
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         words = [value if isinstance(value, str) else f"{name} {str(value).lower()}" for name, value in changed.items()]
-        return f"{self.name} ({', '.join(words)})" if words else self.name
+        return f"{self.name.capitalize()} ({', '.join(words)})" if words else self.name.capitalize()
 
     @property
     def range(self) -> tuple[float, float]:
@@ -187,10 +186,8 @@ def find_objects(case: Case, track: Track, resolution: Resolution) -> Objects:
 
 def _fit(values: Tensor, size: Size) -> Tensor:
     """A map (H,W) on the pixels of an image of `size`: bicubic, as the ODAM reference implementation brings it there."""
-    if values.shape == size:
-        return values
     grid = values if values.is_floating_point() else values.float()
-    return interpolate(grid[None, None], size=size, mode="bicubic", align_corners=False)[0, 0]
+    return resize_maps(grid[None], size, mode="bicubic")[0]
 
 
 def _predict(case: Case, images: Tensor) -> list[Candidates]:

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 from whybox import api
-from whybox.accuracy.coco import coco_ap
 from whybox.errors import WhyboxError, unknown
 from whybox.report.evaluation import EvaluationReport, table_markdown, write_report
 from whybox.report.figures import write_figures
 from whybox.report.folder import new_file
 from whybox.report.results import Cell
+from whybox.runs.detector_accuracy import detector_accuracy
 from whybox.runs.engines import ENGINES, Setup, measure_here, measure_in_processes, measure_on_ray
 from whybox.runs.labels import lacking
 from whybox.runs.measure import Shard
@@ -154,7 +154,7 @@ def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
     shards = list(folder.shards())
     plan, classes = setup.plan, setup.model.classes
     results = gather(shards, plan.rows(), plan.columns(), classes)
-    accuracy = _accuracy(shards, classes)
+    accuracy = detector_accuracy(shards, classes, setup.data.name)
     report = _report(setup, results, shards, accuracy)
     done = Evaluation(results, report, failures(shards), accuracy, folder.path if keep else None)
     if keep:
@@ -219,24 +219,6 @@ def _facts(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: Ma
         ("Seed", str(plan.seed)),
         ("Versions", versions),
     )
-
-
-def _accuracy(shards: Sequence[Shard], classes: Sequence[str] | None) -> dict[str, Any]:
-    """COCO's AP of the detector on the same images; a label is a column, so the columns' names are the classes."""
-    known = [shard for shard in shards if "found" in shard]
-    highest = max((label for shard in known for part in ("found", "truth") for label in shard[part]["labels"]), default=0)
-    names = [classes[i] if classes and i < len(classes) else f"class {i}" for i in range(1, highest + 1)] or ["object"]
-    if any(label == 0 for shard in known for label in shard["truth"]["labels"]):
-        # COCO counts categories from 1: a model without a background column is moved by one.
-        names = [classes[i] if classes and i < len(classes) else f"class {i}" for i in range(highest + 1)]
-        known = [_moved(shard) for shard in known]
-    truths = [{**shard["truth"], "iscrowd": [int(one) for one in shard["truth"]["ignore"]]} for shard in known]
-    return coco_ap([shard["found"] for shard in known], truths, names).as_dict()
-
-
-def _moved(shard: Shard) -> Shard:
-    parts = {part: {**shard[part], "labels": [label + 1 for label in shard[part]["labels"]]} for part in ("found", "truth")}
-    return {**shard, **parts}
 
 
 def summary_of(done: Evaluation) -> dict[str, Any]:

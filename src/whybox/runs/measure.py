@@ -30,7 +30,7 @@ MATCHED = 0.5
 """IoU over which a detection stands for an object, where not only the well-detected ones are asked for."""
 PICTURE = 96
 """Longest side of the maps that are kept for the examples."""
-FOUND = 100
+FOUND = 500
 """Detections that are kept of every image for the detector's own accuracy."""
 
 Shard = dict[str, Any]

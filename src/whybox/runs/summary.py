@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from whybox.errors import WhyboxError
-from whybox.ops.statistics import bootstrap_mean, bootstrap_means, paired_difference
+from whybox.ops.statistics import bootstrap_mean, bootstrap_means
 from whybox.report.overlay import blend
 from whybox.report.results import Cell, Column, Curve, Example, Key, Panel, Row
 from whybox.runs.measure import read_picture
@@ -63,8 +63,8 @@ def versus_controls(results: Results, columns: Sequence[Column], cells: Mapping[
         for row in results.rows:
             if (row, column.key) in cells and row not in CONTROLS:
                 ours = sign * results.of(row, column.key)[shared]
-                mean, low, high, _ = paired_difference(ours, theirs, results.images[shared], seed=seed)
-                found[row, column.key] = Cell(mean, low, high, len(ours))
+                difference = bootstrap_mean(ours - theirs, results.images[shared], seed=seed)
+                found[row, column.key] = Cell(*difference, len(ours))
     return found
 
 
@@ -144,14 +144,11 @@ def _overlay(shown: Image.Image, kept: str) -> Image.Image:
 
 
 def left_out(results: Results, gives: frozenset[str]) -> list[str]:
-    """A sentence on each metric of the plan that is not in the table."""
-    sentences = []
+    """Sentences on the metrics of the plan that are not in the table. gives: what every data set gives."""
+    why: dict[str, list[str]] = {}
     for spec in results.columns:
-        if results.common(spec).any():
-            continue
-        needs = make_metric(spec).needs - gives
-        why = (
-            f"it needs {', '.join(sorted(needs))}, which this data set does not give" if needs else "no object has a value for it"
-        )
-        sentences.append(f"{spec} is not in the table: {why}.")
-    return sentences
+        if not results.common(spec).any():
+            needs = sorted(make_metric(spec).needs - gives)
+            reason = f"for want of annotated {' and '.join(needs)}" if needs else "no object has a value"
+            why.setdefault(reason, []).append(spec)
+    return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in why.items()]

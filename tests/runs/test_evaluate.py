@@ -1,0 +1,290 @@
+"""A whole evaluation: numbers, files, failures, workers that agree, and runs that were killed and went on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import whybox
+from runs.small import PLAN, Broken, make_model, save_model
+from whybox import api
+from whybox.accuracy.coco import coco_ap
+from whybox.errors import WhyboxError
+from whybox.metrics.deletion import Deletion
+from whybox.metrics.energy_pointing_game import EnergyPointingGame
+from whybox.runs.evaluate import evaluate
+from whybox.runs.measure import select
+from whybox.runs.plan import Plan
+from whybox.truth import Case, Truth
+
+SAME = ("results.parquet", "curves.parquet", "summary.json", "table.md", "index.html")
+"""Files that must not depend on who measured, or on how often the run was broken off."""
+
+
+@pytest.fixture(scope="module")
+def whole(annotated, tmp_path_factory):
+    """One unbroken run in this process."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return evaluate(make_model(), annotated, out=folder, **PLAN)
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in SAME}
+
+
+def test_values_are_those_of_the_metrics_called_by_hand(whole, annotated):
+    """Image 2, its first detection, ODAM: explained, judged and found again in the table."""
+    model, data = make_model(), api.open_data(annotated)
+    sample = data[2]
+    result = whybox.explain(model, sample.image, score_threshold=0.0, top=2)
+    case = Case(
+        result.image, result.maps.frame, result.detections, sample.truth, torch.tensor([-1, -1]), torch.zeros(2, dtype=torch.long)
+    )
+    found = whole.results
+    rows = [i for i, one in enumerate(found.objects) if one["image"] == sample.name]
+    assert [found.objects[i]["box"] for i in rows] == result.detections.boxes.tolist()
+    deletion = found.of("odam", "deletion:points=3")[rows]
+    case = Case(**{**vars(case), "predict": model.predict, "matched": torch.tensor(_matched(result, sample))})
+    case = Case(**{**vars(case), "seeds": torch.tensor(_seeds(sample.name))})
+    torch.set_num_threads(1)
+    by_hand = Deletion(points=3)(result.maps.at_image(), case).values.numpy()
+    assert np.allclose(deletion, by_hand, equal_nan=True, rtol=1e-5)
+    energy = EnergyPointingGame()(result.maps.at_image(), case).values.numpy()
+    assert np.allclose(found.of("odam", "energy_pointing_game")[rows], energy, equal_nan=True)
+
+
+def _matched(result, sample):
+    """Greedy by hand for two detections: the best object of the same class over IoU .5, one to one."""
+    from torchvision.ops import box_iou
+
+    iou = box_iou(result.detections.boxes, sample.truth.boxes) * (result.detections.labels[:, None] == sample.truth.labels)
+    rows = [-1, -1]
+    while iou.numel() and iou.max() > 0.5:
+        i, j = divmod(int(iou.argmax()), iou.shape[1])
+        rows[i] = j
+        iou[i], iou[:, j] = 0, 0
+    return rows
+
+
+def _seeds(name):
+    import hashlib
+
+    return [int.from_bytes(hashlib.sha256(f"0/{name}/{i}".encode()).digest()[:7], "big") for i in range(2)]
+
+
+def test_the_long_table_has_a_row_an_object_method_and_metric(whole):
+    table = pq.read_table(whole.folder / "results.parquet").to_pylist()
+    results = whole.results
+    assert len(table) == len(results) * len(results.rows) * len(results.columns)
+    assert {row["method"] for row in table} == {*PLAN["methods"], "control_blob", "control_box"}
+    for number in (0, len(table) // 2, len(table) - 1):
+        row = table[number]
+        place = [i for i, one in enumerate(results.objects) if (one["image"], one["place"]) == (row["image"], row["place"])]
+        value = results.of(row["method"], row["metric"])[place[0]]
+        assert row["value"] == value or (np.isnan(row["value"]) and np.isnan(value))
+        assert [row[side] for side in ("x1", "y1", "x2", "y2")] == results.objects[place[0]]["box"]
+    curves = pq.read_table(whole.folder / "curves.parquet").to_pylist()
+    deletion = [row for row in curves if row["metric"] == "deletion:points=3" and row["method"] == "odam"]
+    assert all(row["at"] == [0.0, 0.5, 1.0] and len(row["values"]) == 3 for row in deletion)
+    assert len(deletion) == len(results)
+
+
+def test_cells_are_means_over_common_objects_and_controls_stand_beside(whole):
+    for (row, column), cell in whole.report.cells.items():
+        shared = whole.results.common(column)
+        values = whole.results.of(row, column)[shared]
+        assert cell.mean == pytest.approx(values.mean())
+        assert cell.count == shared.sum()
+    versus = whole.report.versus["odam", "deletion:points=3"]
+    shared = whole.results.common("deletion:points=3")
+    controls = [whole.results.of(name, "deletion:points=3")[shared] for name in ("control_blob", "control_box")]
+    better = min(controls, key=lambda values: values.mean())
+    assert versus.mean == pytest.approx((better - whole.results.of("odam", "deletion:points=3")[shared]).mean())
+
+
+def test_the_detectors_own_accuracy_is_cocos(whole, annotated):
+    model, data = make_model(), api.open_data(annotated)
+    samples = [data[i] for i in range(len(data))]
+    found = [whybox.detect(model, sample.image, score_threshold=0.0).to_dict() for sample in samples]
+    truths = [{"boxes": sample.truth.boxes, "labels": sample.truth.labels} for sample in samples]
+    assert whole.accuracy["ap50"] == coco_ap(found, truths, data.classes).as_dict()["ap50"]
+
+
+def test_the_folder_holds_what_was_promised(whole):
+    names = {path.name for path in whole.folder.iterdir()}
+    assert {*SAME, "run.json", "shards", "figures", "times.json"} == names
+    assert list((whole.folder / "figures").glob("*.png"))
+    assert "whybox" in (whole.folder / "index.html").read_text()
+    times = json.loads((whole.folder / "times.json").read_text())["seconds_per_map"]
+    assert all(value >= 0 for value in times.values())
+    assert len(times) == 4
+
+
+def test_without_a_folder_only_the_result_comes(annotated):
+    done = evaluate(make_model(), annotated, **{**PLAN, "metrics": "energy_pointing_game", "methods": "odam", "limit": 1})
+    assert done.folder is None
+    assert done.mean("odam", "energy_pointing_game").count == np.isfinite(done.results.values[0, 0]).sum() >= 1
+    assert "Energy" in done.table()
+    with pytest.raises(WhyboxError, match="unknown cell"):
+        done.mean("odam", "vea")
+
+
+def test_the_users_model_and_threads_are_left_as_they_were(annotated):
+    model = make_model()
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    evaluate(model, annotated, **{**PLAN, "limit": 1})
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
+    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
+
+
+def test_processes_give_the_same_files(whole, tmp_path, annotated):
+    evaluate(make_model(), annotated, out=tmp_path / "run", workers=2, **PLAN)
+    assert contents(tmp_path / "run") == contents(whole.folder)
+
+
+def test_a_ray_cluster_of_two_workers_gives_the_same_files(whole, tmp_path, monkeypatch, annotated):
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    evaluate(make_model(), annotated, out=tmp_path / "run", engine="ray", workers=2, **PLAN)
+    assert contents(tmp_path / "run") == contents(whole.folder)
+
+
+def test_a_failing_image_is_named_and_the_run_goes_on(tmp_path, annotated):
+    lines = []
+    done = evaluate(make_model(), Broken(annotated), out=tmp_path / "run", warn=lines.append, **{**PLAN, "metrics": ["leakage"]})
+    assert done.failed == (("1.png", "1.png: cannot be read"),)
+    assert any("a line about something left out" in line for line in lines)
+    assert {one["image"] for one in done.results.objects} == {"0.png", "2.png", "3.png"}
+    mended = evaluate(make_model(), Broken(annotated, bad=()), out=tmp_path / "run", **{**PLAN, "metrics": ["leakage"]})
+    assert mended.failed == ()
+    assert len({one["image"] for one in mended.results.objects}) == 4
+
+
+def test_another_plan_or_model_does_not_mix_into_a_folder(tmp_path, annotated):
+    small = {**PLAN, "metrics": ("leakage",), "methods": ("odam",), "limit": 1}
+    evaluate(make_model(), annotated, out=tmp_path / "run", **small)
+    with pytest.raises(WhyboxError, match="begun with another seed"):
+        evaluate(make_model(), annotated, out=tmp_path / "run", **small, seed=5)
+    other = make_model()
+    with torch.no_grad():
+        next(other.net.parameters()).mul_(2)
+    with pytest.raises(WhyboxError, match="begun with another weights"):
+        evaluate(other, annotated, out=tmp_path / "run", **small)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(WhyboxError, match="not empty"):
+        evaluate(make_model(), annotated, out=tmp_path / "other", **small)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"methods": ("odan",)}, "did you mean odam"),
+        ({"metrics": ("deletoin",)}, "did you mean deletion"),
+        ({"metrics": ("deletion:fil=black",)}, "no option 'fil'"),
+        ({"select": "good"}, "unknown selection"),
+        ({"iou": 2}, "iou must lie between 0 and 1"),
+        ({"engine": "spark"}, "unknown engine"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"address": "auto"}, "engine ray too"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"target": "x1"}, "drise explains a detection as a whole"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(change, told, tmp_path, annotated):
+    with pytest.raises(WhyboxError, match=told):
+        evaluate(make_model(), annotated, out=tmp_path / "run", **{**PLAN, **change})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_shard_is_measured_again(whole, tmp_path, annotated):
+    folder = tmp_path / "run"
+    evaluate(make_model(), annotated, out=folder, **PLAN)
+    shard = folder / "shards" / "0000002.json.gz"
+    shard.write_bytes(shard.read_bytes()[:100])
+    evaluate(make_model(), annotated, out=folder, **PLAN)
+    assert contents(folder) == contents(whole.folder)
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_result(whole, tmp_path, annotated):
+    """SIGKILL three times, between and in the middle of images; two workers, of which none may be left behind."""
+    words = [sys.executable, "-m", "whybox.cli.main", "evaluate", "--data", annotated, "--model", save_model(tmp_path / "net")]
+    words += ["--methods", ",".join(PLAN["methods"]), "--metrics", ",".join(PLAN["metrics"]), "--select", "all"]
+    words += ["--score-threshold", "0", "--top", "2", "--out", str(tmp_path / "run"), "--workers", "2"]
+    code = f"import sys; sys.argv = {words[2:]!r}; from whybox.cli.main import run; run()"
+    chance = random.Random(3)
+    for kept in (1, 2, 3):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _wait_for_shards(tmp_path / "run" / "shards", kept, process)
+        time.sleep(chance.uniform(0, 0.3))
+        workers = _children(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _wait_until_gone(workers)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    # A model's name is where it lies, so the facts of the two runs differ; no number may.
+    for name in ("results.parquet", "curves.parquet"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole.folder / name).read_bytes()
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "run", whole.folder))
+    assert ours["cells"] == theirs["cells"]
+    assert ours["versus_controls"] == theirs["versus_controls"]
+
+
+def _wait_for_shards(folder, count, process):
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        if folder.is_dir() and len(list(folder.glob("*.json.gz"))) >= count:
+            return
+        time.sleep(0.01)
+
+
+def _children(pid):
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as stat:
+                    fields = stat.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                found.append(int(entry))
+    return found
+
+
+def _wait_until_gone(pids):
+    until = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < until, "a worker outlived the run"
+        time.sleep(0.05)
+
+
+BOXES = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 8.0], [40.0, 40.0, 60.0, 60.0]])
+
+
+def found_and_truth():
+    found = whybox.Detections(BOXES, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 2]), torch.arange(3))
+    truth = Truth(BOXES[:1].repeat(2, 1), torch.tensor([2, 1]), ("crowd", "one"), torch.tensor([True, False]))
+    return found, truth
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rows", "matched"),
+    [("well", [0], [1]), ("all", [0, 1, 2], [1, -1, -1]), ("failures", [1, 2], [-1, -1])],
+)
+def test_selections(chosen, rows, matched):
+    """Detection 0 is the one object; 1 is a duplicate of it; 2 is nothing. An ignored object is nobody's match."""
+    found, truth = found_and_truth()
+    kept, objects = select(found, truth, Plan(select=chosen))
+    assert kept.source.tolist() == rows
+    assert objects.tolist() == matched
