@@ -283,8 +283,8 @@ def test_the_papers_options_are_a_word_that_the_page_names(module):
 
 
 def test_titles_and_ranges_follow_the_options():
-    assert Deletion().title == "deletion"
-    assert Insertion(fill="blurred", extent="image", legacy_iou=True).title == "insertion (blurred, image, legacy_iou true)"
+    assert Deletion().title == "Deletion"
+    assert Insertion(fill="blurred", extent="image", legacy_iou=True).title == "Insertion (blurred, image, legacy_iou true)"
     assert Deletion().range == (0.0, float("inf"))
     assert Insertion().range == (0.0, 1.0)
     assert Insertion().higher_is_better

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,12 +20,14 @@ from runs.small import PLAN, Broken, make_model, save_model
 from whybox import api
 from whybox.accuracy.coco import coco_ap
 from whybox.errors import WhyboxError
+from whybox.methods.control_blob import ControlBlob, control_blob_map
 from whybox.metrics.deletion import Deletion
 from whybox.metrics.energy_pointing_game import EnergyPointingGame
+from whybox.runs.compare import compare
 from whybox.runs.evaluate import evaluate
 from whybox.runs.measure import select
 from whybox.runs.plan import Plan
-from whybox.truth import Case, Truth
+from whybox.truth import Case, Measured, Truth
 
 SAME = ("results.parquet", "curves.parquet", "summary.json", "table.md", "index.html")
 """Files that must not depend on who measured, or on how often the run was broken off."""
@@ -135,6 +139,40 @@ def test_without_a_folder_only_the_result_comes(annotated):
     assert "Energy" in done.table()
     with pytest.raises(WhyboxError, match="unknown cell"):
         done.mean("odam", "vea")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A user's own metric."""
+
+    times: float = 2.0
+
+    name: ClassVar[str] = "own_mean"
+    title: ClassVar[str] = "Mean"
+    higher_is_better: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    needs: ClassVar[frozenset[str]] = frozenset()
+    source: ClassVar[str] = "a test"
+
+    def __call__(self, maps, case):
+        return Measured(self.times * maps.flatten(1).mean(1))
+
+
+def test_metrics_and_methods_of_the_users_own(annotated, tmp_path):
+    own = {**PLAN, "metrics": ["energy_pointing_game", Mean()], "methods": [ControlBlob(sigma=0.5), "odam"], "limit": 2}
+    done = evaluate(make_model(), annotated, out=tmp_path / "run", **own)
+    assert done.results.rows == ("odam", "control_blob", "control_box")
+    one = done.results.objects[0]
+    whole = control_blob_map(torch.tensor([one["box"]]), (64, 96), 0.5)
+    assert done.results.of("control_blob", "own_mean")[0] == pytest.approx(2 * float(whole.mean()), rel=1e-5)
+    assert "Mean" in done.table()
+    assert ("odam", "own_mean") in compare(tmp_path / "run", tmp_path / "run").pairs
+    with pytest.raises(WhyboxError, match="begun with another own_metrics"):
+        evaluate(make_model(), annotated, out=tmp_path / "run", **{**own, "metrics": ["energy_pointing_game", Mean(3.0)]})
+    with pytest.raises(WhyboxError, match="expected names or objects"):
+        evaluate(make_model(), annotated, **{**own, "metrics": [Mean]})
+    with pytest.raises(WhyboxError, match="unexpected keyword"):
+        evaluate(make_model(), annotated, **own, sed=1)
 
 
 def test_the_users_model_and_threads_are_left_as_they_were(annotated):

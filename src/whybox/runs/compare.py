@@ -13,10 +13,9 @@ from whybox.ops.statistics import bootstrap_mean, holm, paired_difference
 from whybox.report.comparison import Comparison, Pair, Side, comparison_markdown, write_comparison
 from whybox.report.folder import new_folder
 from whybox.report.results import Cell, Column, Key
-from whybox.runs.plan import Plan
 from whybox.runs.results import Results, gather, write_json
-from whybox.runs.shards import RunFolder, read_mark
-from whybox.runs.summary import table_columns, table_rows
+from whybox.runs.shards import RunFolder, read_columns, read_mark
+from whybox.runs.summary import table_rows
 
 Link = tuple[str, str]
 """(image, what the detection stands for): the annotation, or the place among the image's detections where it has none."""
@@ -43,7 +42,7 @@ def compare(
     first, second = _read(Path(a)), _read(Path(b))
     pairs = dict(methods) if methods else {row: row for row in first.results.rows if row in second.results.rows}
     _check(first, second, pairs)
-    columns = [one for one in table_columns(first.results) if one.key in second.results.columns]
+    columns = [one for one in read_columns(first.mark) if one.key in second.results.columns]
     if not columns:
         raise WhyboxError(f"{first.folder} and {second.folder} have no metric in common")
     comparison = _compare(first, second, pairs, columns, seed)
@@ -55,8 +54,9 @@ def compare(
 def _read(folder: Path) -> Measured:
     mark = read_mark(folder)
     shards = list(RunFolder(folder).shards())
-    plan = Plan(methods=tuple(mark["methods"]), metrics=tuple(mark["metrics"]))
-    return Measured(folder, mark, gather(shards, plan.rows(), plan.columns(), None))
+    rows = tuple(dict.fromkeys(row for shard in shards for row in shard.get("rows", ())))
+    columns = tuple(column.key for column in read_columns(mark))
+    return Measured(folder, mark, gather(shards, rows, columns, None))
 
 
 def _check(first: Measured, second: Measured, pairs: Mapping[str, str]) -> None:
@@ -90,7 +90,7 @@ def _compare(first: Measured, second: Measured, pairs: Mapping[str, str], column
         a=_side(first),
         b=_side(second),
         rows=table_rows(tuple(pairs)),
-        columns=columns,
+        columns=[column for column in columns if any(key == column.key for _, key in tested)],
         pairs=tested,
         remarks=_remarks(first, second, pairs, len(ours)),
     )

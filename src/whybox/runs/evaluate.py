@@ -20,10 +20,10 @@ from whybox.runs.detector_accuracy import detector_accuracy
 from whybox.runs.engines import ENGINES, Setup, measure_here, measure_in_processes, measure_on_ray
 from whybox.runs.labels import lacking
 from whybox.runs.measure import Shard
-from whybox.runs.plan import Plan, identity, make_methods, make_metric
+from whybox.runs.plan import Plan, identity, make_methods, make_metrics
 from whybox.runs.results import Results, gather, write_json, write_parquet
 from whybox.runs.shards import RunFolder, failures
-from whybox.runs.summary import examples, left_out, mean_cells, mean_curves, table_columns, table_rows, versus_controls
+from whybox.runs.summary import describe, examples, left_out, mean_cells, mean_curves, table_columns, table_rows, versus_controls
 from whybox.truth import DataSet
 from whybox.types import Model
 
@@ -101,7 +101,7 @@ def evaluate(
     goes on, and the result is the same, bit by bit, as if it had not been broken off. Without one only the result is returned.
     engine, workers, address: as in `Workers`. tick: hears of every image; warn: of what goes wrong on the way.
     """
-    chosen = Plan(**_tuples(plan))
+    chosen = _plan(plan)
     hands = Workers(engine, workers, address)
     setup = Setup(api.load(model), api.open_data(data, on_problem=on_problem), chosen)
     _check(setup, warn)
@@ -112,7 +112,8 @@ def evaluate(
 
 
 def _evaluate(setup: Setup, hands: Workers, out: Path, tick: Tick, warn: Callable[[str], None], *, keep: bool) -> Evaluation:
-    folder = RunFolder.open(out, identity(setup.plan, setup.model, setup.data))
+    columns = [describe(spec, metric) for spec, metric in make_metrics(setup.plan).items()]
+    folder = RunFolder.open(out, identity(setup.plan, setup.model, setup.data), columns)
     count = min(len(setup.data), setup.plan.limit or len(setup.data))
     left = folder.left(count)
     if count > len(left):
@@ -128,8 +129,7 @@ def _evaluate(setup: Setup, hands: Workers, out: Path, tick: Tick, warn: Callabl
 def _check(setup: Setup, warn: Callable[[str], None]) -> None:
     """What cannot work is refused before the first image is read."""
     make_methods(setup.plan, setup.model)
-    for spec in setup.plan.columns():
-        make_metric(spec)
+    make_metrics(setup.plan)
     if not len(setup.data):
         raise WhyboxError(f"{setup.data.name}: holds no image that can be used")
     for line in setup.data.problems:
@@ -138,15 +138,23 @@ def _check(setup: Setup, warn: Callable[[str], None]) -> None:
         warn(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
 
 
-def _tuples(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan with its lists, or its text between commas, as tuples."""
-    read = dict(plan)
-    for name in ("methods", "metrics"):
-        if isinstance(read.get(name), str):
-            read[name] = tuple(part.strip() for part in read[name].split(",") if part.strip())
-        elif name in read:
-            read[name] = tuple(read[name])
-    return read
+def _plan(settings: Mapping[str, Any]) -> Plan:
+    """The plan, with names as a list or as text between commas, and the user's own objects among them."""
+    read = dict(settings)
+    for kind in ("methods", "metrics"):
+        given = read.get(kind)
+        if given is None:
+            continue
+        each = given.split(",") if isinstance(given, str) else given if isinstance(given, (list, tuple)) else [given]
+        read[kind] = tuple(one.strip() for one in each if isinstance(one, str) and one.strip())
+        read[f"own_{kind}"] = tuple(one for one in each if not isinstance(one, str))
+        for one in read[f"own_{kind}"]:
+            if not callable(one) or isinstance(one, type) or not hasattr(one, "name"):
+                raise WhyboxError(f"{kind}: expected names or objects such as Odam(), got {one!r}")
+    try:
+        return Plan(**read)
+    except TypeError as error:
+        raise WhyboxError(f"evaluate: {error}") from error
 
 
 def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
@@ -174,7 +182,8 @@ def _write(done: Evaluation, folder: Path) -> None:
 
 
 def _report(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: Mapping[str, Any]) -> EvaluationReport:
-    plan, columns = setup.plan, table_columns(results)
+    plan, metrics = setup.plan, make_metrics(setup.plan)
+    columns = table_columns(results, metrics)
     cells = mean_cells(results, columns, plan.seed)
     kept = {shard["index"]: shard for shard in shards}
 
@@ -194,7 +203,7 @@ def _report(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: M
         versus=versus_controls(results, columns, cells, plan.seed),
         curves=mean_curves(results, columns, plan.seed),
         examples=examples(results, columns, picture, kept_map),
-        remarks=left_out(results, frozenset({"box", "predict", "redraw", "randomised"})),
+        remarks=left_out(results, metrics, frozenset({"box", "predict", "redraw", "randomised"})),
         failed=failures(shards),
         problems=setup.data.problems,
     )

@@ -20,7 +20,7 @@ from whybox.frame import resize_maps
 from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.ops.randomise import cascade
 from whybox.runs.labels import to_columns
-from whybox.runs.plan import Plan, make_methods, make_metric
+from whybox.runs.plan import Plan, make_methods, make_metrics
 from whybox.truth import Case, DataSet, Measured, Metric, Truth
 from whybox.types import Detections, HeatMaps, Model, Trace, to_unit
 
@@ -50,7 +50,7 @@ class Measurer:
     @classmethod
     def of(cls, model: Model, data: DataSet, plan: Plan) -> "Measurer":
         """With the plan's methods and metrics made."""
-        return cls(model, data, plan, make_methods(plan, model), {spec: make_metric(spec) for spec in plan.columns()})
+        return cls(model, data, plan, make_methods(plan, model), make_metrics(plan))
 
     def __call__(self, index: int) -> Shard:
         """Measure image `index`."""

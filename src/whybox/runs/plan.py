@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ class Plan:
     IoU over `iou`, the paper's choice; "all": every one, with its object where one matches over .5; "failures": those
     that match none over .5. threads: of each process; another number may change the last bits of a sum.
     batch: perturbed images a forward pass, for the same reason. limit: only the first images.
+    own_methods, own_metrics: objects of the user's, known by their `name`.
     """
 
     methods: tuple[str, ...] = ("odam", "gradcam", "gradcam_pp", "drise")
@@ -68,6 +69,8 @@ class Plan:
     batch: int = 8
     threads: int = 1
     route: str = "auto"
+    own_methods: tuple[Any, ...] = ()
+    own_metrics: tuple[Metric, ...] = ()
 
     def __post_init__(self) -> None:
         if self.select not in SELECTIONS:
@@ -80,16 +83,18 @@ class Plan:
                 raise WhyboxError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:
             raise WhyboxError(f"limit must be at least 1, got {self.limit}")
-        if not self.methods or not self.metrics:
+        if not (self.methods or self.own_methods) or not (self.metrics or self.own_metrics):
             raise WhyboxError("name at least one method and one metric")
 
     def rows(self) -> tuple[str, ...]:
         """The methods, each once, and after them the controls."""
-        return tuple(dict.fromkeys((*self.methods, *CONTROLS)))
+        own = (method.name for method in self.own_methods)
+        return tuple(dict.fromkeys((*self.methods, *own, *CONTROLS)))
 
     def columns(self) -> tuple[str, ...]:
         """The metrics, groups written out, each once."""
-        return tuple(dict.fromkeys(one for name in self.metrics for one in _members(name)))
+        named = [one for name in self.metrics for one in _members(name)]
+        return tuple(dict.fromkeys((*named, *(metric.name for metric in self.own_metrics))))
 
 
 def _members(name: str) -> tuple[str, ...]:
@@ -118,21 +123,34 @@ def make_metric(spec: str) -> Metric:
     return metric
 
 
+def make_metrics(plan: Plan) -> dict[str, Metric]:
+    """The metric behind every column of the plan."""
+    own = {metric.name: metric for metric in plan.own_metrics}
+    return {spec: own[spec] if spec in own else make_metric(spec) for spec in plan.columns()}
+
+
 def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
     """The method behind every row of the plan, refused before any image is read where the model cannot serve it."""
-    made = {}
+    made: dict[str, Any] = {}
+    own = {method.name: method for method in plan.own_methods}
     for spec in plan.rows():
+        if spec in own:
+            made[spec] = api.make_method(own[spec], model)
+            continue
         name, options = parse_spec(spec)
         kind = registry.methods().get(name)
         routed = {"route": plan.route} if kind is not None and "route" in {field.name for field in fields(kind)} else {}
         made[spec] = api.make_method(name, model, **routed | options)
-        api.check_target(made[spec], plan.target)
+    for method in made.values():
+        api.check_target(method, plan.target)
     return made
 
 
 def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
     """The plan with what it is applied to, as JSON holds it: the model's weights and the data's images stand as digests."""
-    terms = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(plan).items()}
+    own = {"own_methods": [repr(one) for one in plan.own_methods], "own_metrics": [repr(one) for one in plan.own_metrics]}
+    named = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    terms = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()} | own
     names = _digest("\n".join((*data.classes, *data.names)).encode())
     return {**terms, "model": model.name, "weights": _weights_digest(model), "data": data.name, "images": names}
 

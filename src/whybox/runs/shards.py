@@ -9,6 +9,7 @@ from typing import Any
 
 from whybox.errors import WhyboxError
 from whybox.report.folder import check_new_folder, new_file
+from whybox.report.results import Column
 from whybox.runs.measure import Shard
 from whybox.runs.plan import changed
 
@@ -24,8 +25,9 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def open(cls, path: Path, identity: Mapping[str, Any]) -> "RunFolder":
-        """A new folder, or the one in which the same evaluation was begun; an error where another was."""
+    def open(cls, path: Path, identity: Mapping[str, Any], columns: Sequence[Column]) -> "RunFolder":
+        """A new folder, or the one in which the same evaluation was begun; an error where another was. columns: the metrics,
+        for whoever reads the folder without having them."""
         mark = path / MARK
         if mark.is_file():
             before = read_mark(path)
@@ -39,7 +41,8 @@ class RunFolder:
             (path / "shards").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WhyboxError(f"{path}: cannot be written ({error.strerror})") from error
-        content = {"schema": SCHEMA, "kind": "evaluation", **identity}
+        described = [{**vars(one), "range": list(one.range), "needs": sorted(one.needs)} for one in columns]
+        content = {"schema": SCHEMA, "kind": "evaluation", **identity, "columns": described}
         with new_file(mark) as draft:
             draft.write_text(json.dumps(content, indent=2), encoding="utf-8")
         return cls(path)
@@ -92,3 +95,10 @@ def read_mark(path: Path) -> dict[str, Any]:
 def failures(shards: Sequence[Shard]) -> tuple[tuple[str, str], ...]:
     """(image, reason) of those that could not be measured."""
     return tuple((shard["image"], shard["failed"]) for shard in shards if "failed" in shard)
+
+
+def read_columns(mark: Mapping[str, Any]) -> tuple[Column, ...]:
+    """The metrics of an evaluation, as its run.json describes them."""
+    ends = {"range": tuple, "needs": frozenset}
+    each = ({name: ends.get(name, lambda same: same)(value) for name, value in one.items()} for one in mark["columns"])
+    return tuple(Column(**one) for one in each)

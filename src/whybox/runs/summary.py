@@ -11,7 +11,7 @@ from whybox.ops.statistics import bootstrap_mean, bootstrap_means
 from whybox.report.overlay import blend
 from whybox.report.results import Cell, Column, Curve, Example, Key, Panel, Row
 from whybox.runs.measure import read_picture
-from whybox.runs.plan import CONTROLS, make_metric, titles
+from whybox.runs.plan import CONTROLS, titles
 from whybox.runs.results import Floats, Results
 from whybox.specs import parse_spec
 from whybox.truth import Metric
@@ -27,12 +27,13 @@ def table_rows(specs: Sequence[str]) -> tuple[Row, ...]:
     return tuple(Row(spec, named[spec], parse_spec(spec)[0] in CONTROLS) for spec in specs)
 
 
-def table_columns(results: Results) -> tuple[Column, ...]:
+def table_columns(results: Results, metrics: Mapping[str, Metric]) -> tuple[Column, ...]:
     """The metrics that are defined for anything."""
-    return tuple(_column(spec, make_metric(spec)) for spec in results.columns if results.common(spec).any())
+    return tuple(describe(spec, metrics[spec]) for spec in results.columns if results.common(spec).any())
 
 
-def _column(spec: str, metric: Metric) -> Column:
+def describe(spec: str, metric: Metric) -> Column:
+    """What a table says of a metric."""
     note, across = getattr(metric, "note", ""), getattr(metric, "across", "")
     source, needs = metric.source, frozenset(metric.needs)
     return Column(spec, metric.title, metric.higher_is_better, metric.range, source, needs, note, across)
@@ -143,12 +144,12 @@ def _overlay(shown: Image.Image, kept: str) -> Image.Image:
     return Image.fromarray(blend(np.asarray(shown), values, 0.0, 1.0))
 
 
-def left_out(results: Results, gives: frozenset[str]) -> list[str]:
+def left_out(results: Results, metrics: Mapping[str, Metric], gives: frozenset[str]) -> list[str]:
     """Sentences on the metrics of the plan that are not in the table. gives: what every data set gives."""
     why: dict[str, list[str]] = {}
     for spec in results.columns:
         if not results.common(spec).any():
-            needs = sorted(make_metric(spec).needs - gives)
+            needs = sorted(metrics[spec].needs - gives)
             reason = f"for want of annotated {' and '.join(needs)}" if needs else "no object has a value"
             why.setdefault(reason, []).append(spec)
     return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in why.items()]
