@@ -27,6 +27,9 @@ from whybox.runs.summary import describe, examples, left_out, mean_cells, mean_c
 from whybox.truth import DataSet
 from whybox.types import Model
 
+MOST_TOLD = 20
+"""Problems of a data set that are told one by one at the start."""
+
 Tick = Callable[[str, float], None]
 
 
@@ -132,8 +135,10 @@ def _check(setup: Setup, warn: Callable[[str], None]) -> None:
     make_metrics(setup.plan)
     if not len(setup.data):
         raise WhyboxError(f"{setup.data.name}: holds no image that can be used")
-    for line in setup.data.problems:
+    for line in setup.data.problems[:MOST_TOLD]:
         warn(line)
+    if (more := len(setup.data.problems) - MOST_TOLD) > 0:
+        warn(f"{more} more like these; all are in summary.json and in the report")
     if missing := lacking(setup.data.classes, setup.model.classes):
         warn(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
 
