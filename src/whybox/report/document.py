@@ -20,9 +20,9 @@ def render(template: str, *, styles: str, script: str, **values: Any) -> str:
     return str(page.render(css=Markup(_text(styles)), js=Markup(_text(script)), version=_version(), **values))
 
 
-def data_url(picture: Image.Image) -> str:
+def data_url(picture: Image.Image, quality: int = 82) -> str:
     """A picture as text that an img element shows."""
-    return f"data:image/jpeg;base64,{b64encode(jpeg_bytes(picture.convert('RGB'), 82)).decode('ascii')}"
+    return f"data:image/jpeg;base64,{b64encode(jpeg_bytes(picture.convert('RGB'), quality)).decode('ascii')}"
 
 
 def script_json(value: Any) -> Markup:

@@ -1,19 +1,13 @@
 """A page of mistakes: how many of each kind, and a card for each with its heat maps. It holds all that it shows."""
 
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
-from typing import Any
 
-from jinja2 import Environment
-from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from whybox.report.overlay import jpeg_bytes, overlay, picture_of
+from whybox.report.document import data_url, render
+from whybox.report.overlay import overlay, picture_of
 from whybox.types import HeatMaps
 
 WIDTH = 400
@@ -146,7 +140,7 @@ def _peaks_outside(maps: HeatMaps, cut: Box) -> bool:
 def _cut(picture: Image.Image, cut: Box, scale: float) -> str:
     left, top, right, bottom = (round(side * scale) for side in cut)
     part = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-    return f"data:image/jpeg;base64,{b64encode(jpeg_bytes(part, QUALITY)).decode('ascii')}"
+    return data_url(part, QUALITY)
 
 
 def _moved(box: Box, cut: Box) -> Box:
@@ -167,37 +161,18 @@ def _numbers(box: Tensor) -> Box:
 def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str, facts: str, remarks: Sequence[str] = ()) -> str:
     """The whole page as HTML, the cards in the order given. facts: a line on what was looked at. remarks: more such lines."""
     classes = sorted({name for card in cards for name in card.classes})
-    return str(
-        _template().render(
-            title=title,
-            facts=facts,
-            remarks=remarks,
-            version=_version(),
-            cards=cards,
-            classes=classes,
-            numbers={name: number for number, name in enumerate(classes)},
-            tallies=tallies,
-            most=max((tally.count for tally in tallies), default=0) or 1,
-            largest=max((tally.gain for tally in tallies if tally.gain == tally.gain), default=0.0) or 1.0,
-            shown={tally.kind: sum(card.kind == tally.kind for card in cards) for tally in tallies},
-            css=Markup(_text("gallery.css")),
-            js=Markup(_text("gallery.js")),
-        )
+    return render(
+        "gallery.html",
+        styles="gallery.css",
+        script="gallery.js",
+        title=title,
+        facts=facts,
+        remarks=remarks,
+        cards=cards,
+        classes=classes,
+        numbers={name: number for number, name in enumerate(classes)},
+        tallies=tallies,
+        most=max((tally.count for tally in tallies), default=0) or 1,
+        largest=max((tally.gain for tally in tallies if tally.gain == tally.gain), default=0.0) or 1.0,
+        shown={tally.kind: sum(card.kind == tally.kind for card in cards) for tally in tallies},
     )
-
-
-def _version() -> str:
-    try:
-        return version("whybox")
-    except PackageNotFoundError:
-        return ""
-
-
-def _text(name: str) -> str:
-    return (files("whybox.report") / name).read_text(encoding="utf-8")
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_text("gallery.html"))

@@ -1,22 +1,18 @@
 """One HTML page about one or many images: boxes, heat maps, words. It holds all that it shows and fetches nothing."""
 
-import json
 import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import Environment
 from markupsafe import Markup
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from whybox.frame import Size
+from whybox.report.document import data_url, render, script_json
 from whybox.report.overlay import (
     POSITIVE,
     SIGNED,
@@ -24,7 +20,6 @@ from whybox.report.overlay import (
     color_table,
     fit,
     is_signed,
-    jpeg_bytes,
     picture_of,
     value_range,
 )
@@ -157,16 +152,14 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
         "routes": ROUTES,
     }
     title = title or (sheets[0].name if len(sheets) == 1 else f"{len(sheets)} images")
-    return str(
-        _template().render(
-            title=f"{title} · whybox",
-            remark=remark,
-            version=_version(),
-            page=Markup(_json(settings)),
-            photos=[{"name": sheet.name, "thumb": sheet.thumb, "body": Markup(sheet.body)} for sheet in sheets],
-            css=Markup(_text("page.css")),
-            js=Markup(_text("page.js")),
-        )
+    return render(
+        "page.html",
+        styles="page.css",
+        script="page.js",
+        title=f"{title} · whybox",
+        remark=remark,
+        page=script_json(settings),
+        photos=[{"name": sheet.name, "thumb": sheet.thumb, "body": Markup(sheet.body)} for sheet in sheets],
     )
 
 
@@ -178,12 +171,12 @@ def make_sheet(photo: Photo) -> Sheet:
         "model": photo.model,
         "height": size[0],
         "width": size[1],
-        "picture": _data_url(photo.image, fit(size, LONGEST_PHOTO)),
+        "picture": data_url(picture_of(photo.image, fit(size, LONGEST_PHOTO)), 85),
         "seconds": {name: _number(value) for name, value in photo.seconds.items()},
         "detections": _detections(photo),
         "layers": [_layer(layer) for layer in photo.layers],
     }
-    return Sheet(photo.name, _data_url(photo.image, fit(size, LONGEST_THUMB)), _json(body))
+    return Sheet(photo.name, data_url(picture_of(photo.image, fit(size, LONGEST_THUMB)), 85), script_json(body))
 
 
 def _detections(photo: Photo) -> list[dict[str, Any]]:
@@ -269,18 +262,8 @@ def _cells(one: HeatMaps) -> Size:
     return cells[0], cells[1]
 
 
-def _data_url(image: Tensor, size: Size) -> str:
-    return f"data:image/jpeg;base64,{_base64(jpeg_bytes(picture_of(image, size)))}"
-
-
 def _base64(data: bytes) -> str:
     return b64encode(data).decode("ascii")
-
-
-def _json(value: Any) -> str:
-    """JSON that may stand inside a script element: no character of it can end the element or open a comment."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _number(value: float) -> float | None:
@@ -289,20 +272,3 @@ def _number(value: float) -> float | None:
 
 def _say(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _version() -> str:
-    try:
-        return version("whybox")
-    except PackageNotFoundError:
-        return ""
-
-
-def _text(name: str) -> str:
-    return (files("whybox.report") / name).read_text(encoding="utf-8")
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_text("page.html"))
