@@ -46,6 +46,11 @@ def test_p_is_the_exact_sign_flip_of_few_images(runs):
         assert pair.p <= pair.p_holm <= 1
 
 
+def test_a_row_names_both_methods_where_they_differ(runs):
+    found = compare(runs[0], runs[0], methods={"odam": "control_blob", "gradcam": "gradcam"})
+    assert [row.title for row in found.rows] == ["ODAM → Control: blob", "Grad-CAM"]
+
+
 def test_a_run_beside_itself_differs_in_nothing(runs):
     found = compare(runs[0], runs[0])
     assert all(pair.difference.mean == 0 and pair.p == 1 for pair in found.pairs.values())

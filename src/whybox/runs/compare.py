@@ -12,7 +12,8 @@ from whybox.errors import WhyboxError
 from whybox.ops.statistics import bootstrap_mean, holm, paired_difference
 from whybox.report.comparison import Comparison, Pair, Side, comparison_markdown, write_comparison
 from whybox.report.folder import new_folder
-from whybox.report.results import Cell, Column, Key
+from whybox.report.results import Cell, Column, Key, Row
+from whybox.runs.plan import titles
 from whybox.runs.results import Results, gather, write_json
 from whybox.runs.shards import RunFolder, read_columns, read_mark
 from whybox.runs.summary import table_rows
@@ -89,11 +90,18 @@ def _compare(first: Measured, second: Measured, pairs: Mapping[str, str], column
         title=f"{_title(first)} and {_title(second)}",
         a=_side(first),
         b=_side(second),
-        rows=table_rows(tuple(pairs)),
+        rows=_rows(pairs),
         columns=[column for column in columns if any(key == column.key for _, key in tested)],
         pairs=tested,
         remarks=_remarks(first, second, pairs, len(ours)),
     )
+
+
+def _rows(pairs: Mapping[str, str]) -> list[Row]:
+    """A row is known by A's method; where another stands against it, both are named."""
+    named = titles((*pairs, *pairs.values()))
+    rows = table_rows(tuple(pairs))
+    return [row if pairs[row.key] == row.key else replace(row, title=f"{row.title} → {named[pairs[row.key]]}") for row in rows]
 
 
 def _pair(a: NDArray[np.float64], b: NDArray[np.float64], images: NDArray[np.int64], seed: int) -> Pair | None:
@@ -137,7 +145,8 @@ def _text(value: Any) -> str:
 
 
 def _remarks(first: Measured, second: Measured, pairs: Mapping[str, str], count: int) -> list[str]:
-    remarks = [f"{count} objects are in both runs, of {len(first.results)} in A and {len(second.results)} in B."]
+    shared = "1 object is" if count == 1 else f"{count} objects are"
+    remarks = [f"{shared} in both runs, of {len(first.results)} in A and {len(second.results)} in B."]
     remarks += [f"{row} of A stands against {other} of B." for row, other in pairs.items() if row != other]
     for name, mine, other in (("A", first, second), ("B", second, first)):
         only = [row for row in mine.results.rows if row not in other.results.rows and row not in {*pairs, *pairs.values()}]
