@@ -93,3 +93,9 @@ def test_a_map_over_a_box_equals_grid_sample_inside_it():
     expected = grid_sample(maps[None], grid, padding_mode="border", align_corners=False)[0, 0]
     assert torch.allclose(pasted[3:14, 2:18], expected[3:14, 2:18], atol=1e-5)
     assert pasted[:3].abs().max() == pasted[14:].abs().max() == pasted[:, :2].abs().max() == pasted[:, 18:].abs().max() == 0
+
+
+def test_a_constant_map_stays_constant_when_it_is_resized():
+    """One cell of .37 on a padded canvas: interpolated twice, rounding alone would make five values of it."""
+    maps = Frame((333, 500), (800, 1201), (800, 1216)).maps_to_image(torch.full((1, 1, 1), 0.37))
+    assert maps.unique().tolist() == [pytest.approx(0.37)]

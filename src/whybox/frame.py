@@ -95,8 +95,12 @@ def resize_maps(maps: Tensor, size: Size, *, mode: Literal["bilinear", "bicubic"
         return maps
     if not len(maps):
         return maps.new_zeros((0, *size))
-    align = {"align_corners": False} if mode != "nearest" else {}
-    return interpolate(maps[:, None], size=size, mode=mode, **align)[:, 0]
+    if mode == "nearest":
+        return interpolate(maps[:, None], size=size, mode=mode)[:, 0]
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    resized = interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
+    # Rounding would leave a constant map with differences that scaling to 0..1 blows up.
+    return torch.where(low == high, low, resized)
 
 
 def paste_windows(windows: Tensor, origin: Tensor, grid: Size) -> Tensor:

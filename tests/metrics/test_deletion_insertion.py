@@ -246,12 +246,17 @@ def test_no_detection(metric):
     assert result.curves.shape == (0, 11)
 
 
-def test_mistakes_are_one_line():
-    case = toy()
+def test_a_map_that_is_not_finite_ranks_nothing_and_spoils_no_other():
     broken = ideal()
     broken[1, 4, 4] = torch.nan
-    with pytest.raises(WhyboxError, match=r"deletion: the map of detection 1 is NaN or infinite"):
-        Deletion()(broken, case)
+    judged, whole = Deletion()(broken, toy()), Deletion()(ideal(), toy())
+    assert judged.values[1].isnan()
+    assert judged.curves[1].isnan().all()
+    assert torch.equal(judged.values[[0, 2]], whole.values[[0, 2]])
+
+
+def test_mistakes_are_one_line():
+    case = toy()
     with pytest.raises(WhyboxError, match=r"expected .* \(3, 20, 20\), got \(3, 10, 10\)"):
         Insertion()(torch.zeros((3, 10, 10)), case)
     with pytest.raises(WhyboxError, match="needs `predict`"):

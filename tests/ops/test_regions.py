@@ -92,8 +92,8 @@ def test_only_matched_rows_are_judged():
 
 def test_energy_has_no_offset_and_nothing_negative():
     maps = torch.tensor([[[3.0, 5.0]], [[-3.0, 5.0]], [[2.0, 2.0]], [[-2.0, -1.0]]])
-    assert energy(maps).tolist() == [[[0, 2]], [[0, 5]], [[0, 0]], [[0, 0]]]
-    assert energy(maps, "zero").tolist() == [[[3, 5]], [[0, 5]], [[2, 2]], [[0, 0]]]
+    assert energy(maps).tolist() == [[[0, 1]], [[0, 1]], [[0, 0]], [[0, 0]]]
+    assert (5 * energy(maps, "zero")).tolist() == [[[3, 5]], [[0, 5]], [[5, 5]], [[0, 0]]]
 
 
 def test_shares_stay_below_one_and_nan_stays_nan():
@@ -104,3 +104,15 @@ def test_shares_stay_below_one_and_nan_stays_nan():
 def test_peaks_may_tie():
     maps = torch.tensor([[[1.0, 4.0], [4.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[torch.nan, 1.0], [2.0, 3.0]]])
     assert tied_peaks(maps).sum((1, 2)).tolist() == [2, 4, 0]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e37])
+def test_energy_is_a_share_whatever_the_scale(scale):
+    maps = torch.rand((2, 20, 30), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(energy(maps * scale), energy(maps), rtol=1e-4, atol=1e-6)
+
+
+def test_energy_of_half_precision_does_not_overflow():
+    maps = torch.rand((1, 480, 640), generator=torch.Generator().manual_seed(0)).half() * 100
+    assert energy(maps).dtype == torch.float32
+    assert energy(maps).sum().isfinite()

@@ -138,3 +138,11 @@ def test_mistaken_options_are_named():
         check_comparison("spearmen", 64)
     with pytest.raises(WhyboxError, match="size must be at least 2"):
         check_comparison("ssim", 1)
+
+
+def test_pixels_of_a_flat_region_tie_after_averaging():
+    """A bright square on a ground of .1, and one elsewhere: the grounds agree by ties alone. With scipy on exact cells."""
+    a, b = torch.full((1, 333, 500), 0.1), torch.full((1, 333, 500), 0.1)
+    a[0, 40:120, 60:160], b[0, 200:280, 300:400] = 0.8, 0.8
+    cells = [mean_cells(maps, 64)[0].numpy().round(6).ravel() for maps in (a, b)]
+    assert compare_redrawn(a, b, "spearman", 64).item() == pytest.approx(stats.spearmanr(*cells).statistic, abs=1e-6)

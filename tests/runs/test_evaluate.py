@@ -323,6 +323,6 @@ def found_and_truth():
 def test_selections(chosen, rows, matched):
     """Detection 0 is the one object; 1 is a duplicate of it; 2 is nothing. An ignored object is nobody's match."""
     found, truth = found_and_truth()
-    kept, objects = select(found, truth, Plan(select=chosen))
+    kept, objects = select(found, truth, (64, 96), Plan(select=chosen))
     assert kept.source.tolist() == rows
     assert objects.tolist() == matched

@@ -45,7 +45,8 @@ def discrimination_index(
     on_all = energy(maps, floor) * (counts > 0)
     others = (counts > 0) & ~mine if overlap == "exclude" else counts > mine.int()
     shares = sum_shares((on_all * others).sum((-2, -1)), on_all.sum((-2, -1)), nothing=torch.nan)
-    return torch.where(others.flatten(1).any(1), shares, torch.nan if single == "undefined" else 0.0)
+    alone = ~others.flatten(1).any(1) & ~shares.isnan()
+    return shares.masked_fill(alone, torch.nan if single == "undefined" else 0.0)
 
 
 @dataclass(frozen=True)

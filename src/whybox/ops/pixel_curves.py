@@ -103,10 +103,14 @@ class PixelCurves:
 
     @torch.no_grad()
     def __call__(self, maps: Tensor, case: Case) -> Measured:
-        """The area under the curve of every map (N,H,W) on the image's pixels, and the curves (N,points)."""
+        """The area under the curve of every map (N,H,W) on the image's pixels, and the curves (N,points). A map that is not
+        finite ranks nothing: NaN."""
         _check(self.name, maps, case)
         at = torch.linspace(0, 1, self.points, device=case.image.device)
-        curves = self._curves(maps, case) if len(case) else at.new_zeros((0, self.points))
+        curves = at.new_full((len(case), self.points), torch.nan)
+        ranked = torch.nonzero(maps.isfinite().all(-1).all(-1))[:, 0]
+        if len(ranked):
+            curves[ranked.to(at.device)] = self._curves(maps[ranked], case[ranked.to(case.matched.device)])
         return Measured(torch.trapezoid(curves, at) if self.auc == "trapezoid" else curves.mean(1), curves, at)
 
     def _curves(self, maps: Tensor, case: Case) -> Tensor:
@@ -200,6 +204,3 @@ def _check(name: str, maps: Tensor, case: Case) -> None:
     wanted = (len(case), *case.image.shape[-2:])
     if tuple(maps.shape) != wanted:
         raise WhyboxError(f"{name}: expected a map a detection on the image's pixels, {wanted}, got {tuple(maps.shape)}")
-    wrong = (~maps.isfinite()).flatten(1).any(1) if len(maps) else maps.new_zeros(0, dtype=torch.bool)
-    if wrong.any():
-        raise WhyboxError(f"{name}: the map of detection {int(wrong.nonzero()[0])} is NaN or infinite; leave it out")

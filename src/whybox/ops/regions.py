@@ -101,10 +101,14 @@ def energy(maps: Tensor, floor: Floor = "minimum") -> Tensor:
     """Maps (N,H,W) as amounts >= 0: what is negative counts as 0, and with "minimum" the lowest value is subtracted.
 
     The papers' code scales every map to 0..1 before it sums it: shares of the sum are then those of "minimum". Without
-    that a map with an offset, such as D-RISE's, is judged by its offset.
+    that a map with an offset, such as D-RISE's, is judged by its offset. Amounts are scaled to a
+    peak of 1, in float32 or better: shares stay what they are, and no sum overflows or vanishes.
     """
-    positive = maps.clamp(min=0)
-    return positive if floor == "zero" else positive - positive.amin((-2, -1), keepdim=True)
+    amounts = maps.to(torch.promote_types(maps.dtype, torch.float32)).clamp(min=0)
+    if floor == "minimum":
+        amounts = amounts - amounts.amin((-2, -1), keepdim=True)
+    peak = amounts.amax((-2, -1), keepdim=True)
+    return amounts / torch.where(peak > 0, peak, 1)
 
 
 def sum_shares(part: Tensor, whole: Tensor, nothing: float) -> Tensor:

@@ -60,10 +60,11 @@ SIMILARITIES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"spearman": sp
 def compare_redrawn(maps: Tensor, redrawn: Tensor, similarity: str, size: int) -> Tensor:
     """`similarity` of N maps and the same maps drawn again, both (N,H,W) brought to `size` cells a longest side -> (N,).
 
-    NaN where the first is constant, and nothing can be lost, or where one is not finite. A redrawn map that is constant
-    has lost all that the first one said: 0.
+    Cells are rounded to a hundred-thousandth of the map's largest value: in a region that was flat before the map was
+    resized, rounding errors would rank them. NaN where the first is constant, and nothing can be lost, or where one is
+    not finite. A redrawn map that is constant has lost all that the first one said: 0.
     """
-    values = SIMILARITIES[similarity](mean_cells(maps, size), mean_cells(redrawn, size))
+    values = SIMILARITIES[similarity](*(_rounded(mean_cells(one, size)) for one in (maps, redrawn)))
     finite = (maps.isfinite() & redrawn.isfinite()).flatten(1).all(1)
     return values.masked_fill(_constant(redrawn), 0).masked_fill(_constant(maps) | ~finite, torch.nan).to(maps.dtype)
 
@@ -108,7 +109,13 @@ def _windows(extent: int, like: Tensor) -> Tensor:
 
 def _to_peak_one(rows: Tensor) -> Tensor:
     """Rows divided by their largest absolute value: the squares of raw maps, often 1e-20 and less, would vanish."""
-    return rows.double() / rows.abs().amax(1, keepdim=True)
+    peak = rows.abs().amax(1, keepdim=True)
+    return rows.double() / torch.where(peak > 0, peak, torch.nan)
+
+
+def _rounded(maps: Tensor) -> Tensor:
+    step = maps.abs().amax((-2, -1), keepdim=True) * 1e-5
+    return torch.where(step > 0, (maps / step).round() * step, maps)
 
 
 def _centred(rows: Tensor) -> Tensor:

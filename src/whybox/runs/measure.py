@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from whybox import api
 from whybox.errors import WhyboxError
-from whybox.frame import resize_maps
+from whybox.frame import Size, resize_maps
 from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.ops.randomise import cascade
 from whybox.runs.labels import to_columns
@@ -58,7 +59,7 @@ class Measurer:
         truth = to_columns(sample.truth, self.data.classes, self.model.classes)
         passed = api.trace(self.model, sample.image)
         found = api.detect(self.model, passed, score_threshold=self.plan.score_threshold, top=self.plan.top)
-        found, matched = select(found, truth, self.plan)
+        found, matched = select(found, truth, passed.frame.image, self.plan)
         seeds = torch.tensor([_seed(self.plan.seed, sample.name, i) for i in range(len(found))], dtype=torch.long)
         case = Case(passed.image, passed.frame, found, truth, matched, seeds, self._predict, self.plan.batch)
         shard = {"index": index, "image": sample.name, "size": list(passed.frame.image)}
@@ -104,19 +105,22 @@ class Measurer:
                 try:
                     yield layer, self._redraw(method, case, case.image)
                 except WhyboxError:
-                    # Random weights may leave no candidate at all: then nothing is left of the explanation either.
-                    yield layer, case.image.new_zeros((len(case), *case.frame.image))
+                    # Random weights may leave no candidate at all: then there is no map to compare with.
+                    yield layer, case.image.new_full((len(case), *case.frame.image), torch.nan)
 
 
-def select(found: Detections, truth: Truth, plan: Plan) -> tuple[Detections, Tensor]:
-    """Those of the detections that the plan asks for, and the row of the object that each stands for, -1 for none.
+def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Detections, Tensor]:
+    """Those of the detections that the plan asks for, and the row of the object that each stands for, -1 for none. size: of
+    the image, (H, W).
 
     Source of "well": the ODAM paper's protocol (one to one, IoU over .9, +1 pixel), on detections with a score over .1.
     """
     real = torch.nonzero(~truth.ignore)[:, 0].to(found.boxes.device)
     objects = truth[real.cpu()]
     least, legacy = (plan.iou, True) if plan.select == "well" else (MATCHED, False)
-    boxes, labels = objects.boxes.to(found.boxes), objects.labels.to(found.labels.device)
+    # Detections end at the image's edge, CrowdHuman's boxes do not.
+    boxes = clip_boxes_to_image(objects.boxes.to(found.boxes), size)
+    labels = objects.labels.to(found.labels.device)
     rows = match_well_detected(found.boxes, found.labels, boxes, labels, iou=least, legacy=legacy)
     matched = torch.where(rows >= 0, real[rows.clamp(min=0)] if len(real) else rows, -1)
     if plan.select == "all":
@@ -151,7 +155,7 @@ def _objects(case: Case) -> list[dict[str, Any]]:
         known: dict[str, Any] = {"annotation": None, "iou": None, "truth_box": None}
         if row >= 0:
             other = case.truth.boxes[row].to(box)
-            iou = float(pairwise_iou(box[None], other[None])[0, 0])
+            iou = float(pairwise_iou(box[None], clip_boxes_to_image(other[None], case.frame.image))[0, 0])
             known = {"annotation": case.truth.ids[row], "iou": iou, "truth_box": other.tolist()}
         score = float(case.detections.scores[i])
         rows.append({"label": label, "score": score, "box": box.tolist(), **known})
@@ -159,7 +163,8 @@ def _objects(case: Case) -> list[dict[str, Any]]:
 
 
 def _annotated(truth: Truth) -> dict[str, Any]:
-    return {"boxes": truth.boxes.tolist(), "labels": truth.labels.tolist(), "ignore": truth.ignore.tolist()}
+    kept = {"boxes": truth.boxes.tolist(), "labels": truth.labels.tolist(), "ignore": truth.ignore.tolist()}
+    return kept if truth.masks is None else kept | {"area": truth.masks.flatten(1).sum(1).tolist()}
 
 
 def _plain(measured: Measured) -> dict[str, Any]:
