@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from whybox.accuracy.coco import coco_ap
 from whybox.accuracy.crowd_ap import crowd_ap
 from whybox.accuracy.jaccard import jaccard_index
@@ -17,9 +19,10 @@ CROWD = "crowdhuman:"
 def detector_accuracy(shards: Sequence[Shard], classes: Sequence[str] | None, data: str) -> dict[str, Any]:
     """COCO's numbers and, on CrowdHuman, its AP, log-average miss rate and Jaccard index. A label is a score's column."""
     known = [_from_one(shard) for shard in shards if "found" in shard]
-    highest = max((label for shard in known for part in ("found", "truth") for label in shard[part]["labels"]), default=1)
+    labels = [shard[part]["labels"] for shard in known for part in ("found", "truth")]
+    highest = int(max((each.max() for each in labels if len(each)), default=1))
     names = [class_name(column, classes) for column in range(highest)]
-    truths = [{**shard["truth"], "iscrowd": [int(one) for one in shard["truth"]["ignore"]]} for shard in known]
+    truths = [{**shard["truth"], "iscrowd": np.asarray(shard["truth"]["ignore"], dtype=int)} for shard in known]
     found = [shard["found"] for shard in known]
     numbers = coco_ap(found, truths, names).as_dict()
     return numbers | (_crowd(found, known) if data.startswith(CROWD) else {})
@@ -27,13 +30,13 @@ def detector_accuracy(shards: Sequence[Shard], classes: Sequence[str] | None, da
 
 def _from_one(shard: Shard) -> Shard:
     """COCO counts classes from 1, columns are counted from 0: a shard with all labels one higher."""
-    parts = {part: {**shard[part], "labels": [label + 1 for label in shard[part]["labels"]]} for part in ("found", "truth")}
+    parts = {part: {**shard[part], "labels": np.asarray(shard[part]["labels"]) + 1} for part in ("found", "truth")}
     return {**shard, **parts}
 
 
 def _crowd(found: Sequence[Mapping[str, Any]], shards: Sequence[Shard]) -> dict[str, float]:
     """Of the data set's one class: what the detector says of others is no false alarm here."""
-    people = {label for shard in shards for label in shard["truth"]["labels"]}
+    people = np.unique(np.concatenate([shard["truth"]["labels"] for shard in shards]))
     found = [_only(one, people) for one in found]
     truths = [{**shard["truth"], "size": shard["size"]} for shard in shards]
     return {
@@ -43,6 +46,6 @@ def _crowd(found: Sequence[Mapping[str, Any]], shards: Sequence[Shard]) -> dict[
     }
 
 
-def _only(found: Mapping[str, Any], labels: set[int]) -> dict[str, Any]:
-    kept = [i for i, label in enumerate(found["labels"]) if label in labels]
-    return {name: [values[i] for i in kept] for name, values in found.items()}
+def _only(found: Mapping[str, Any], labels: Any) -> dict[str, Any]:
+    kept = np.isin(found["labels"], labels)
+    return {name: np.asarray(values)[kept] for name, values in found.items()}

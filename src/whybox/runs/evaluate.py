@@ -168,7 +168,7 @@ def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
     plan, classes = setup.plan, setup.model.classes
     results = gather(shards, plan.rows(), plan.columns(), classes)
     accuracy = detector_accuracy(shards, classes, setup.data.name)
-    report = _report(setup, results, shards, accuracy)
+    report = _report(setup, results, shards, accuracy, folder)
     done = Evaluation(results, report, failures(shards), accuracy, folder.path if keep else None)
     if keep:
         _write(done, folder.path)
@@ -186,18 +186,15 @@ def _write(done: Evaluation, folder: Path) -> None:
     write_figures(done.report, folder / "figures")
 
 
-def _report(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: Mapping[str, Any]) -> EvaluationReport:
+def _report(
+    setup: Setup, results: Results, shards: Sequence[Shard], accuracy: Mapping[str, Any], folder: RunFolder
+) -> EvaluationReport:
     plan, metrics = setup.plan, make_metrics(setup.plan)
     columns = table_columns(results, metrics)
     cells = mean_cells(results, columns, plan.seed)
-    kept = {shard["index"]: shard for shard in shards}
 
     def picture(index: int) -> Image.Image:
         return setup.data[index].image.convert("RGB")
-
-    def kept_map(index: int, row: str, place: int) -> str:
-        text: str = kept[index]["rows"][row]["pictures"][place]
-        return text
 
     return EvaluationReport(
         title=f"{setup.model.name} on {setup.data.name}",
@@ -207,7 +204,7 @@ def _report(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: M
         cells=cells,
         versus=versus_controls(results, columns, cells, plan.seed),
         curves=mean_curves(results, columns, plan.seed),
-        examples=examples(results, columns, picture, kept_map),
+        examples=examples(results, columns, picture, folder.picture),
         remarks=left_out(results, metrics, frozenset({"box", "predict", "redraw", "randomised"})),
         failed=failures(shards),
         problems=setup.data.problems,

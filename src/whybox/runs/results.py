@@ -69,11 +69,11 @@ def gather(shards: Sequence[Shard], rows: Sequence[str], columns: Sequence[str],
                 found = shard["rows"][row]["metrics"].get(column)
                 if found is None:
                     continue
-                values[r, c, start:stop] = _floats(found["values"])
+                values[r, c, start:stop] = found["values"]
                 if "curves" in found:
-                    at.setdefault(column, _floats(found["at"]))
+                    at.setdefault(column, found["at"])
                     whole = curves.setdefault((row, column), np.full((len(objects), len(found["at"])), np.nan))
-                    whole[start:stop] = _floats(found["curves"])
+                    whole[start:stop] = found["curves"]
         start = stop
     return Results(tuple(rows), tuple(columns), objects, values, curves, at, _seconds(measured, rows))
 
@@ -81,10 +81,6 @@ def gather(shards: Sequence[Shard], rows: Sequence[str], columns: Sequence[str],
 def _object(shard: Shard, place: int, classes: Sequence[str] | None) -> dict[str, Any]:
     one = shard["objects"][place]
     return {"image": shard["image"], "index": shard["index"], "place": place, "class": class_name(one["label"], classes), **one}
-
-
-def _floats(values: Sequence[Any]) -> Floats:
-    return np.asarray(values, dtype=np.float64)
 
 
 def _seconds(shards: Sequence[Shard], rows: Sequence[str]) -> dict[str, float]:
