@@ -4,6 +4,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, overload
 
@@ -133,16 +134,19 @@ def open_data(data: str | DataSet, *, on_problem: str = "skip") -> DataSet:
     kind, _, rest = str(data).partition(":")
     known = registry.data_sets()
     if kind not in known:
+        if Path(str(data)).exists():
+            raise WhyboxError(f"data {str(data)!r}: say what it is: coco:{data} or crowdhuman:{data}")
         raise unknown("data", str(data), [f"{prefix}:..." for prefix in known])
     parts = rest.split(":")
     settings: list[str] = []
     while parts and "=" in parts[-1]:
         settings.insert(0, parts.pop())
     _, options = parse_spec(":".join([kind, *settings]))
-    try:
-        opened: DataSet = known[kind].open_data(":".join(parts), on_problem=on_problem, **options)
-    except TypeError as error:
-        raise WhyboxError(f"data {str(data)!r}: {error}") from error
+    takes = [name for name in signature(known[kind].open_data).parameters if name not in ("rest", "on_problem")]
+    for name in options:
+        if name not in takes:
+            raise WhyboxError(f"data {kind!r} has no option {name!r}; it takes {', '.join(takes) or 'none'}")
+    opened: DataSet = known[kind].open_data(":".join(parts), on_problem=on_problem, **options)
     return opened
 
 
@@ -261,7 +265,7 @@ def make_method(method: str | Any, model: Model, **options: Any) -> Any:
         raise WhyboxError(f"method {method!r} has no option {key!r}; it takes {', '.join(sorted(allowed)) or 'none'}")
     for option in fields(kind):
         if option.name in given:
-            _check_value(method, option, given[option.name])
+            check_value(f"method {method!r}", option, given[option.name])
     if options.get("route", "auto") not in ROUTES:
         raise unknown("route", str(options["route"]), ROUTES)
     _check_needs(kind, model, known)
@@ -283,13 +287,13 @@ def check_target(method: str | Any, target: str | Target) -> None:
         raise WhyboxError(f"{kind.name} explains a detection as a whole: target {' or '.join(allowed)}, not {name or 'your own'}")
 
 
-def _check_value(method: str, option: Any, value: Any) -> None:
-    """A number where the default is one, true or false where it is."""
+def check_value(whose: str, option: Any, value: Any) -> None:
+    """A number where the default of a field is one, true or false where it is; else an error that says whose option it is."""
     default = option.default
     for kinds, words in (((bool,), "true or false"), ((int, float), "a number"), ((str,), "a name")):
         if isinstance(default, kinds) and isinstance(default, bool) == (bool in kinds):
             if not isinstance(value, kinds) or isinstance(value, bool) != (bool in kinds):
-                raise WhyboxError(f"method {method!r}: {option.name} must be {words}, got {value!r}")
+                raise WhyboxError(f"{whose}: {option.name} must be {words}, got {value!r}")
             return
 
 

@@ -20,6 +20,10 @@ class GradientError(WhyboxError):
     """Something between the features and the explained value stops the gradient."""
 
 
+class MetricError(WhyboxError):
+    """A metric that does not give what a metric has to."""
+
+
 class WeightsError(WhyboxError):
     """Weights that do not fit the network, or that hold NaN."""
 

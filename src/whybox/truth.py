@@ -71,7 +71,10 @@ class Sample:
 
 @runtime_checkable
 class DataSet(Protocol):
-    """Annotated images. Class k of `classes` has the label k + 1. problems: what was left out of it, a line each."""
+    """Annotated images. Class k of `classes` has the label k + 1. problems: what was left out of it, a line each.
+
+    An attribute `digest`, a text that changes whenever the annotations do, keeps an evaluation from going on with others.
+    """
 
     name: str
     classes: tuple[str, ...]

@@ -76,6 +76,8 @@ def test_nothing_measured_is_exit_code_2(whybox, ground, tmp_path):
         (("--data", "cocoo:x"), "unknown data"),
         (("--data", "coco:/nowhere"), "/nowhere"),
         (("--address", "auto"), "engine ray"),
+        (("--data", "."), "say what it is: coco:."),
+        (("--data", "scenes:cuont=3"), "data 'scenes' has no option 'cuont'; it takes variant, count, seed, size"),
     ],
 )
 def test_a_mistake_is_one_line(whybox, ground, words, told, tmp_path):
@@ -128,6 +130,7 @@ def test_reproduce_without_data_says_what_to_put_where(whybox):
 
 def test_reproduce_prints_the_papers_numbers_beside_ours(whybox, ground, tmp_path):
     words = ["reproduce", "odam-table3", "--data", ground[2], "--model", ground[4], "--masks", "16", "--out", "t"]
+    words += ["--score-threshold", "0"]
     code, out, _err = whybox(*words, "--iou", "0.9", "--limit", "2")
     assert code == 0
     assert "| ODAM | 34.8 |" in out

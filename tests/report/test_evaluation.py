@@ -88,7 +88,7 @@ def test_where_a_control_wins_the_report_says_so():
     (sentence,) = warnings(report)
     assert "Energy in the box" in sentence
     assert "“Box”" in sentence
-    assert "cannot tell methods apart on this model" in sentence
+    assert "does not tell an explanation from a drawn box" in sentence
     page = write_report(report)
     assert sentence in page
     assert page.count("<em>control wins</em>") == 1
@@ -106,10 +106,10 @@ def test_a_control_wins_from_a_draw_on(higher, control, wins):
 
 
 def test_headline_counts_only_metrics_that_tell():
-    assert headline(made_up_report()) == "ODAM has the best mean on both metrics that can tell methods apart."
-    assert headline(one_column()) == "ODAM has the best mean on the one metric that can tell methods apart."
+    assert headline(made_up_report()) == "ODAM has the best mean on the one metric on which the controls are beaten."
+    assert headline(one_column()) == "ODAM has the best mean on the one metric on which the controls are beaten."
     blind = only(made_up_cells(), COLUMNS[1:2])
-    assert headline(EvaluationReport("", (), ROWS, COLUMNS[1:2], blind)).startswith("No metric of this run tells a method")
+    assert headline(EvaluationReport("", (), ROWS, COLUMNS[1:2], blind)).startswith("On no metric of this run is a method shown")
     assert headline(EvaluationReport("", (), ROWS[:1], COLUMNS, {})) == "", "one method is not compared"
 
 
@@ -117,7 +117,7 @@ def test_a_draw_in_the_headline():
     columns = [Column(key, key, True, (0, 1), "") for key in ("m", "n")]
     means = {("odam", "m"): 0.5, ("odam", "n"): 0.9, ("gradcam", "m"): 0.7, ("gradcam", "n"): 0.8}
     report = EvaluationReport("", (), ROWS[:2], columns, {key: Cell(mean, 0, 1, 3) for key, mean in means.items()})
-    assert headline(report) == "ODAM and Grad-CAM each have the best mean on 1 of the 2 metrics that can tell methods apart."
+    assert headline(report) == "ODAM and Grad-CAM each have the best mean on 1 of the 2 metrics on which the controls are beaten."
 
 
 def one_column(**fields):

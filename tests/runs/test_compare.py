@@ -36,7 +36,7 @@ def test_differences_are_those_of_the_common_objects(runs):
 def test_p_is_the_exact_sign_flip_of_few_images(runs):
     """Four images: with all differences of one sign p is 2 / 2^4, as in the sign test on four of four."""
     a, _, (first, _) = runs
-    found = compare(a, a, methods={"odam": "control_blob"})
+    found = compare(a, a, methods=[("odam", "control_blob")])
     for (_, column), pair in found.pairs.items():
         ours, theirs = first.results.of("odam", column), first.results.of("control_blob", column)
         known = np.isfinite(ours) & np.isfinite(theirs)
@@ -47,8 +47,10 @@ def test_p_is_the_exact_sign_flip_of_few_images(runs):
 
 
 def test_a_row_names_both_methods_where_they_differ(runs):
-    found = compare(runs[0], runs[0], methods={"odam": "control_blob", "gradcam": "gradcam"})
-    assert [row.title for row in found.rows] == ["ODAM → Control: blob", "Grad-CAM"]
+    found = compare(runs[0], runs[0], methods=[("odam", "control_blob"), ("odam", "gradcam"), ("gradcam", "gradcam")])
+    assert [row.title for row in found.rows] == ["ODAM → Control: blob", "ODAM → Grad-CAM", "Grad-CAM"]
+    assert "with 4 images" in found.remarks[1] or "in 4 images" in found.remarks[1]
+    assert "below 0.125" in found.remarks[1]
 
 
 def test_a_run_beside_itself_differs_in_nothing(runs):
@@ -67,7 +69,9 @@ def test_runs_that_cannot_be_compared_say_why(runs, tmp_path):
     with pytest.raises(WhyboxError, match="no evaluation"):
         compare(runs[0], tmp_path)
     with pytest.raises(WhyboxError, match="has no method 'drise'"):
-        compare(runs[0], runs[1], methods={"drise": "odam"})
+        compare(runs[0], runs[1], methods=[("drise", "odam")])
+    with pytest.raises(WhyboxError, match="must be pairs of names"):
+        compare(runs[0], runs[1], methods="odam=gradcam")
     evaluate(make_model(), "scenes:count=2:size=96x64", out=tmp_path / "c", **SMALL)
     with pytest.raises(WhyboxError, match="measured different data"):
         compare(runs[0], tmp_path / "c")

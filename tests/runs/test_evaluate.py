@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,11 +17,12 @@ import pytest
 import torch
 
 import whybox
-from runs.small import PLAN, Broken, make_model, save_model
+from runs.small import PLAN, Broken, make_model, save_model, write_annotated
 from whybox import api
 from whybox.accuracy.coco import coco_ap
 from whybox.errors import WhyboxError
 from whybox.methods.control_blob import ControlBlob, control_blob_map
+from whybox.methods.odam import Odam
 from whybox.metrics.deletion import Deletion
 from whybox.metrics.energy_pointing_game import EnergyPointingGame
 from whybox.runs.compare import compare
@@ -159,20 +161,142 @@ class Mean:
 
 
 def test_metrics_and_methods_of_the_users_own(annotated, tmp_path):
-    own = {**PLAN, "metrics": ["energy_pointing_game", Mean()], "methods": [ControlBlob(sigma=0.5), "odam"], "limit": 2}
+    own = {**PLAN, "metrics": ["energy_pointing_game", Mean()], "methods": [Odam(smoothing="global")], "limit": 2}
     done = evaluate(make_model(), annotated, out=tmp_path / "run", **own)
     assert done.results.rows == ("odam", "control_blob", "control_box")
     one = done.results.objects[0]
-    whole = control_blob_map(torch.tensor([one["box"]]), (64, 96), 0.5)
+    whole = control_blob_map(torch.tensor([one["box"]]), (64, 96))
     assert done.results.of("control_blob", "own_mean")[0] == pytest.approx(2 * float(whole.mean()), rel=1e-5)
+    gradcam = evaluate(make_model(), annotated, **{**own, "methods": "gradcam"})
+    assert np.allclose(done.results.of("odam", "own_mean"), gradcam.results.of("gradcam", "own_mean"))
     assert "Mean" in done.table()
     assert ("odam", "own_mean") in compare(tmp_path / "run", tmp_path / "run").pairs
-    with pytest.raises(WhyboxError, match="begun with another own_metrics"):
+    with pytest.raises(WhyboxError, match="differs in: own metrics"):
         evaluate(make_model(), annotated, out=tmp_path / "run", **{**own, "metrics": ["energy_pointing_game", Mean(3.0)]})
-    with pytest.raises(WhyboxError, match="expected names or objects"):
+    with pytest.raises(WhyboxError, match="expected names, or objects"):
         evaluate(make_model(), annotated, **{**own, "metrics": [Mean]})
-    with pytest.raises(WhyboxError, match="unexpected keyword"):
+    with pytest.raises(WhyboxError, match="did you mean seed"):
         evaluate(make_model(), annotated, **own, sed=1)
+    with pytest.raises(WhyboxError, match="two metrics are named 'own_mean'"):
+        evaluate(make_model(), annotated, **{**own, "metrics": [Mean(), Mean(3.0)]})
+    with pytest.raises(WhyboxError, match="two methods are named 'control_blob'"):
+        evaluate(make_model(), annotated, **{**own, "methods": [ControlBlob(sigma=0.5)]})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (torch.rand(3), "must return Measured, got Tensor"),
+        (Measured(torch.rand(1)), r"one value a detection, \(2,\), got \(1,\)"),
+    ],
+)
+def test_a_metric_that_gives_something_else_stops_the_run(annotated, given, told):
+    class Wrong(Mean):
+        def __call__(self, maps, case):
+            return given
+
+    with pytest.raises(WhyboxError, match=told):
+        evaluate(make_model(), annotated, **{**PLAN, "metrics": [Wrong()], "methods": "odam"})
+
+
+def test_a_metric_without_what_a_table_needs_is_named(annotated):
+    class Bare:
+        name = "bare"
+
+        def __call__(self, maps, case):
+            return Measured(maps.mean((1, 2)))
+
+    with pytest.raises(WhyboxError, match="your metric Bare lacks title, higher_is_better, range, needs, source"):
+        evaluate(make_model(), annotated, metrics=[Bare()])
+
+
+def test_other_annotations_or_settings_are_refused_and_more_images_are_not(tmp_path):
+    data = write_annotated(tmp_path)
+    small = {**PLAN, "metrics": ("leakage",), "methods": ("odam",)}
+    first = evaluate(make_model(), data, out=tmp_path / "run", **small, limit=2)
+    longer = evaluate(make_model(), data, out=tmp_path / "run", **small)
+    assert {one["image"] for one in first.results.objects} == {"0.png", "1.png"}
+    assert {one["image"] for one in longer.results.objects} == {"0.png", "1.png", "2.png", "3.png"}
+    other = make_model()
+    other.net.transform.min_size = (48,)
+    with pytest.raises(WhyboxError, match="differs in: model settings"):
+        evaluate(other, data, out=tmp_path / "run", **small)
+    file = tmp_path / "val.json"
+    file.write_text(file.read_text() + " ")
+    with pytest.raises(WhyboxError, match="differs in: annotations"):
+        evaluate(make_model(), data, out=tmp_path / "run", **small)
+
+
+def test_an_image_that_comes_back_is_measured_with_the_others(tmp_path):
+    data = write_annotated(tmp_path)
+    small = {**PLAN, "metrics": ("leakage",), "methods": ("odam",)}
+    whole = evaluate(make_model(), data, **small)
+    picture = tmp_path / "images" / "1.png"
+    picture.rename(tmp_path / "elsewhere.png")
+    lines = []
+    part = evaluate(make_model(), data, out=tmp_path / "run", warn=lines.append, **small)
+    assert any("1.png" in line for line in lines)
+    assert len({one["image"] for one in part.results.objects}) == 3
+    (tmp_path / "elsewhere.png").rename(picture)
+    again = evaluate(make_model(), data, out=tmp_path / "run", **small)
+    assert [one["image"] for one in again.results.objects] == [one["image"] for one in whole.results.objects]
+    assert np.array_equal(again.results.values, whole.results.values, equal_nan=True)
+
+
+def test_nothing_selected_says_what_to_do(annotated):
+    done = evaluate(make_model(), annotated, **{**PLAN, "select": "well", "score_threshold": 1.0})
+    assert "lower iou (0.9) or score_threshold (1)" in done.report.remarks[0]
+
+
+def test_nothing_measured_is_an_error(annotated):
+    with pytest.raises(WhyboxError, match=r"none of 4 images could be measured; 0\.png: 0\.png: cannot be read"):
+        evaluate(make_model(), Broken(annotated, bad=range(4)), warn=lambda line: None, **PLAN)
+
+
+def test_python_hears_of_what_went_wrong(annotated):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        evaluate(make_model(), Broken(annotated), **{**PLAN, "metrics": ["leakage"], "methods": "odam"})
+    told = [str(one.message) for one in heard]
+    assert told == ["a line about something left out", "1.png: 1.png: cannot be read"]
+    assert {one.filename for one in heard} == {__file__}
+
+
+def test_what_a_worker_cannot_read_is_told(annotated):
+    with pytest.raises(WhyboxError, match=r"cannot be sent to workers|cannot read what it was sent"):
+        evaluate(make_model(), annotated, workers=2, **{**PLAN, "metrics": [make_local_metric()]})
+
+
+def make_local_metric():
+    class Local(Mean):
+        pass
+
+    return Local()
+
+
+def test_nobody_at_an_address_is_told_at_once(annotated):
+    with pytest.raises(WhyboxError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
+        evaluate(make_model(), annotated, engine="ray", address="127.0.0.1:1", **PLAN)
+
+
+def test_ctrl_c_ends_in_one_line(tmp_path):
+    data = write_annotated(tmp_path)
+    words = ["evaluate", "--data", data, "--model", save_model(tmp_path / "net"), "--metrics", "all", "--workers", "2"]
+    words += ["--select", "all", "--score-threshold", "0", "--out", str(tmp_path / "run"), "--methods", "drise:masks=300"]
+    code = f"import sys; from whybox.cli.main import run; run({words!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for_workers(process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "whybox: interrupted\n")
+
+
+def _wait_for_workers(process):
+    """Until both workers have begun their first image: the run's folder is there and they use the processor."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and len(_children(process.pid)) < 3:
+        time.sleep(0.05)
+    time.sleep(6)
 
 
 def test_the_users_model_and_threads_are_left_as_they_were(annotated):
@@ -203,7 +327,8 @@ def test_a_failing_image_is_named_and_the_run_goes_on(tmp_path, annotated):
     assert done.failed == (("1.png", "1.png: cannot be read"),)
     assert any("a line about something left out" in line for line in lines)
     assert {one["image"] for one in done.results.objects} == {"0.png", "2.png", "3.png"}
-    mended = evaluate(make_model(), Broken(annotated, bad=()), out=tmp_path / "run", **{**PLAN, "metrics": ["leakage"]})
+    again = {**PLAN, "metrics": ["leakage"], "warn": lines.append}
+    mended = evaluate(make_model(), Broken(annotated, bad=()), out=tmp_path / "run", **again)
     assert mended.failed == ()
     assert len({one["image"] for one in mended.results.objects}) == 4
 
@@ -211,12 +336,12 @@ def test_a_failing_image_is_named_and_the_run_goes_on(tmp_path, annotated):
 def test_another_plan_or_model_does_not_mix_into_a_folder(tmp_path, annotated):
     small = {**PLAN, "metrics": ("leakage",), "methods": ("odam",), "limit": 1}
     evaluate(make_model(), annotated, out=tmp_path / "run", **small)
-    with pytest.raises(WhyboxError, match="begun with another seed"):
+    with pytest.raises(WhyboxError, match="differs in: seed"):
         evaluate(make_model(), annotated, out=tmp_path / "run", **small, seed=5)
     other = make_model()
     with torch.no_grad():
         next(other.net.parameters()).mul_(2)
-    with pytest.raises(WhyboxError, match="begun with another weights"):
+    with pytest.raises(WhyboxError, match="differs in: weights"):
         evaluate(other, annotated, out=tmp_path / "run", **small)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
@@ -233,7 +358,12 @@ def test_another_plan_or_model_does_not_mix_into_a_folder(tmp_path, annotated):
         ({"select": "good"}, "unknown selection"),
         ({"iou": 2}, "iou must lie between 0 and 1"),
         ({"engine": "spark"}, "unknown engine"),
-        ({"workers": 0}, "workers must be at least 1"),
+        ({"workers": 0}, "workers must be a whole number from 1 on"),
+        ({"workers": "2"}, "workers must be a whole number from 1 on"),
+        ({"top": 2.5}, "top must be a whole number"),
+        ({"seed": None}, "seed must be a whole number"),
+        ({"target": None}, "target must be a name"),
+        ({"metrics": ("deletion:points=x",)}, "points must be a number, got 'x'"),
         ({"address": "auto"}, "engine ray too"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"target": "x1"}, "drise explains a detection as a whole"),
@@ -248,7 +378,7 @@ def test_a_mistake_is_told_before_anything_is_written(change, told, tmp_path, an
 def test_a_damaged_shard_is_measured_again(whole, tmp_path, annotated):
     folder = tmp_path / "run"
     evaluate(make_model(), annotated, out=folder, **PLAN)
-    shard = folder / "shards" / "0000002.json.gz"
+    shard = next(folder.glob("shards/2.png-*.json.gz"))
     shard.write_bytes(shard.read_bytes()[:100])
     evaluate(make_model(), annotated, out=folder, **PLAN)
     assert contents(folder) == contents(whole.folder)

@@ -22,7 +22,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two evaluations on the objects that both measured: differences with intervals and corrected p-values."""
-    pairs = dict(_pair(text) for text in method or [])
+    pairs = [_pair(text) for text in method or []]
 
     from whybox.report.comparison import comparison_markdown
     from whybox.runs.compare import as_dict

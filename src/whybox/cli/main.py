@@ -43,6 +43,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except WhyboxError as error:
         print(f"whybox: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
+    except SystemExit as left:
+        # Typer makes this of Ctrl-C.
+        if left.code == INTERRUPTED:
+            print("whybox: interrupted", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("whybox: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -21,6 +21,7 @@ def reproduce(
     mended: Annotated[bool, typer.Option("--mended", help="Crop the padding, and take D-RISE as its own paper has it.")] = False,
     masks: Annotated[int | None, typer.Option(help="D-RISE's masks, where 5000 are too many.")] = None,
     iou: Annotated[float, typer.Option(help="IoU from which an object counts as found well.")] = 0.9,
+    score_threshold: Annotated[float, typer.Option(help="Lowest score of a detection.")] = 0.1,
     top: Top = 100,
     limit: Limit = None,
     seed: Seed = 0,
@@ -46,7 +47,15 @@ def reproduce(
     if not opened:
         raise WhyboxError(f"{table}: no data to compute it on; give " + " or ".join(f"--{part.key}" for part in chosen.parts))
     network = api.load(model, weights=read.read_weights(weights), device=device)
-    settings: dict[str, Any] = {"iou": iou, "top": top, "limit": limit, "seed": seed, "batch": batch, "threads": threads}
+    settings: dict[str, Any] = {
+        "iou": iou,
+        "score_threshold": score_threshold,
+        "top": top,
+        "limit": limit,
+        "seed": seed,
+        "batch": batch,
+        "threads": threads,
+    }
     folder = out or Path(f"whybox-{table}")
     count = sum(min(len(one), limit or len(one)) for one in opened.values())
     with bar(count, "evaluating") as tick:
@@ -65,4 +74,5 @@ def reproduce(
             **settings,
         )
     print(text)
-    print(f"reports: {', '.join(str(folder / key / 'index.html') for key in opened)}")
+    for key in opened:
+        print(f"report: {(folder / key / 'index.html').resolve().as_uri()}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from whybox.data._fixations import read_fixations
-from whybox.data._problems import Broken, Problems, has_area, read_box, read_json, shown
+from whybox.data._problems import Broken, Problems, digest_files, has_area, read_box, read_json, shown
 from whybox.data._segmentations import check_segmentation, decode_mask
 from whybox.data.images import read_picture
 from whybox.errors import WhyboxError
@@ -72,12 +72,14 @@ class CocoImage:
 
 @dataclass
 class CocoData:
-    """The images of one annotation file, its class names in the order of their labels, and what was left out of it."""
+    """The images of one annotation file, its class names in the order of their labels, what was left out of it, and a digest of
+    the file."""
 
     name: str
     classes: tuple[str, ...]
     images: tuple[CocoImage, ...]
     problems: tuple[str, ...]
+    digest: str = ""
 
     @property
     def names(self) -> Sequence[str]:
@@ -149,7 +151,8 @@ def read_coco(
     if fixations:
         looked = read_fixations(fixations.expanduser(), {one.id: one.image.size for one in objects}, problems)
     gathered = tuple(_gather(entries, objects, folder, looked, problems))
-    return CocoData(f"{PREFIX}:{source}", tuple(classes.values()), gathered, problems.settle())
+    digest = digest_files(source, fixations.expanduser() if fixations else None)
+    return CocoData(f"{PREFIX}:{source}", tuple(classes.values()), gathered, problems.settle(), digest)
 
 
 def find_annotations(path: Path, split: str) -> Path:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from whybox.data._problems import Broken, Problems, read_box, shown
+from whybox.data._problems import Broken, Problems, digest_files, read_box, shown
 from whybox.data.images import read_picture
 from whybox.errors import WhyboxError
 from whybox.truth import DataSet, Sample, Truth
@@ -62,12 +62,13 @@ class CrowdHumanImage:
 
 @dataclass
 class CrowdHumanData:
-    """The images of one odgt file, and what was left out of it."""
+    """The images of one odgt file, what was left out of it, and a digest of the file."""
 
     name: str
     images: tuple[CrowdHumanImage, ...]
     problems: tuple[str, ...]
     classes: tuple[str, ...] = ("person",)
+    digest: str = ""
 
     @property
     def names(self) -> Sequence[str]:
@@ -103,7 +104,7 @@ def open_data(rest: str, *, on_problem: str = "skip", split: object = "val", ima
     found = tuple(_read_images(source, folder, problems))
     if not found:
         raise WhyboxError(f"{source} names no image that can be used" + (f": {problems.first()}" if problems.lines else ""))
-    return CrowdHumanData(f"{PREFIX}:{source}", found, problems.settle())
+    return CrowdHumanData(f"{PREFIX}:{source}", found, problems.settle(), digest=digest_files(source))
 
 
 def _read_images(source: Path, folder: Path, problems: Problems) -> Iterator[CrowdHumanImage]:

@@ -74,19 +74,25 @@ def write_report(report: EvaluationReport) -> str:
 
 
 def headline(report: EvaluationReport) -> str:
-    """One sentence: which method has the best mean on most of the metrics that can tell methods apart."""
+    """One sentence: which method is best on most of the metrics on which the best one is shown to beat the controls."""
     place = places(report)
-    telling = [column for column in report.columns if winning_control(report, column) is None and defined(report, column)]
+    telling = [column for column in report.columns if _tells(report, place, column)]
     if sum(not row.is_control for row in report.rows) < 2 or not report.columns:
         return ""
     if not telling:
-        return "No metric of this run tells a method from a map that never looked into the model."
+        return "On no metric of this run is a method shown to beat a map that never looked into the model."
     methods = [row for row in report.rows if not row.is_control]
     wins = Counter({row.title: sum(_is_best(place, row, column) for column in telling) for row in methods})
     most = max(wins.values())
     names = [title for title, count in wins.items() if count == most]
     verb = "has" if len(names) == 1 else "each have"
-    return f"{_listed(names)} {verb} the best mean on {_share(most, len(telling))} that can tell methods apart."
+    return f"{_listed(names)} {verb} the best mean on {_share(most, len(telling))} on which the controls are beaten."
+
+
+def _tells(report: EvaluationReport, place: Mapping[Key, Place], column: Column) -> bool:
+    """Whether the best method of a column is above the controls by more than its interval."""
+    best = [row for row, _ in defined(report, column) if not row.is_control and _is_best(place, row, column)]
+    return winning_control(report, column) is None and any(not place[row.key, column.key].beaten for row in best)
 
 
 def _is_best(place: Mapping[Key, Place], row: Row, column: Column) -> bool:

@@ -70,7 +70,7 @@ def warnings(report: EvaluationReport) -> list[str]:
     winners = [(column, winning_control(report, column)) for column in report.columns]
     return [
         f"{column.title}: the control “{winner.title}” scores at least as well as every method. "
-        "This metric cannot tell methods apart on this model."
+        "On this model it does not tell an explanation from a drawn box: it cannot rank the methods."
         for column, winner in winners
         if winner is not None
     ]

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from whybox.errors import WhyboxError
 from whybox.ops.statistics import bootstrap_mean, holm, paired_difference
-from whybox.report.comparison import Comparison, Pair, Side, comparison_markdown, write_comparison
+from whybox.report.comparison import SIGNIFICANT, Comparison, Pair, Side, comparison_markdown, write_comparison
 from whybox.report.folder import new_folder
 from whybox.report.results import Cell, Column, Key, Row
-from whybox.runs.plan import titles
+from whybox.runs.plan import CONTROLS, titles
 from whybox.runs.results import Results, gather, write_json
 from whybox.runs.shards import RunFolder, read_columns, read_mark
-from whybox.runs.summary import table_rows
+
+Pairs = Mapping[str, tuple[str, str]]
+"""By a row's key: the method of the first run, and the one of the second that stands against it."""
 
 Link = tuple[str, str]
 """(image, what the detection stands for): the annotation, or the place among the image's detections where it has none."""
@@ -32,16 +34,22 @@ class Measured:
 
 
 def compare(
-    a: str | Path, b: str | Path, *, out: str | Path | None = None, methods: Mapping[str, str] | None = None, seed: int = 0
+    a: str | Path,
+    b: str | Path,
+    *,
+    out: str | Path | None = None,
+    methods: Sequence[tuple[str, str]] | None = None,
+    seed: int = 0,
 ) -> Comparison:
     """Set two runs side by side: how much better is b than a, on the objects that both have, and can it be chance?
 
-    a, b: folders of `evaluate`. methods: pairs of a method of a and one of b to be set against each other; by default every
-    method that both have. Two methods of one run are compared by giving its folder twice. out: a new folder for the page.
+    a, b: folders of `evaluate`. methods: pairs (method of a, method of b) to be set against each other; by default every
+    method that both have with itself. Two methods of one run are compared by giving its folder twice. out: a new folder for
+    the page.
     The test flips the signs of all differences of an image together; p-values are corrected for all pairs (Holm).
     """
     first, second = _read(Path(a)), _read(Path(b))
-    pairs = dict(methods) if methods else {row: row for row in first.results.rows if row in second.results.rows}
+    pairs = _pairs(methods) or {row: (row, row) for row in first.results.rows if row in second.results.rows}
     _check(first, second, pairs)
     columns = [one for one in read_columns(first.mark) if one.key in second.results.columns]
     if not columns:
@@ -52,6 +60,14 @@ def compare(
     return comparison
 
 
+def _pairs(methods: Any) -> dict[str, tuple[str, str]]:
+    """The pairs by the key of their row: the method, or both where they differ."""
+    pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else (pair,) for pair in methods or ()]
+    if isinstance(methods, str) or any(len(pair) != 2 or not all(isinstance(one, str) for one in pair) for pair in pairs):
+        raise WhyboxError(f"methods must be pairs of names, such as [('odam', 'gradcam')], got {methods!r}")
+    return {a if a == b else f"{a}={b}": (a, b) for a, b in pairs}
+
+
 def _read(folder: Path) -> Measured:
     mark = read_mark(folder)
     shards = list(RunFolder(folder).shards())
@@ -60,48 +76,49 @@ def _read(folder: Path) -> Measured:
     return Measured(folder, mark, gather(shards, rows, columns, None))
 
 
-def _check(first: Measured, second: Measured, pairs: Mapping[str, str]) -> None:
-    for name, known, given in ((first.folder, first.results.rows, pairs), (second.folder, second.results.rows, pairs.values())):
-        for row in given:
+def _check(first: Measured, second: Measured, pairs: Pairs) -> None:
+    for side, run in enumerate((first, second)):
+        name, known = run.folder, run.results.rows
+        for row in (pair[side] for pair in pairs.values()):
             if row not in known:
                 raise WhyboxError(f"{name}: has no method {row!r}; it has {', '.join(known)}")
     if not pairs:
         raise WhyboxError(f"{first.folder} and {second.folder} have no method in common; name pairs of methods")
-    if first.mark["images"] != second.mark["images"]:
+    if first.mark["annotations"] != second.mark["annotations"]:
         raise WhyboxError(
             f"{first.folder} and {second.folder} measured different data: {first.mark['data']} and {second.mark['data']}"
         )
 
 
-def _compare(first: Measured, second: Measured, pairs: Mapping[str, str], columns: Sequence[Column], seed: int) -> Comparison:
+def _compare(first: Measured, second: Measured, pairs: Pairs, columns: Sequence[Column], seed: int) -> Comparison:
     ours, theirs = _common(first.results, second.results)
     if not len(ours):
         raise WhyboxError(f"{first.folder} and {second.folder} have no object in common")
     found: dict[Key, Pair] = {}
     for column in columns:
-        for row, other in pairs.items():
-            a = first.results.of(row, column.key)[ours]
+        for row, (one, other) in pairs.items():
+            a = first.results.of(one, column.key)[ours]
             b = second.results.of(other, column.key)[theirs]
             if (pair := _pair(a, b, first.results.images[ours], seed)) is not None:
                 found[row, column.key] = pair
     corrected = holm([pair.p for pair in found.values()])
     tested = {key: replace(pair, p_holm=float(p)) for (key, pair), p in zip(found.items(), corrected, strict=True)}
     return Comparison(
-        title=f"{_title(first)} and {_title(second)}",
-        a=_side(first),
-        b=_side(second),
+        title=_title(first, second, pairs),
+        a=_side(first, [pair[0] for pair in pairs.values()]),
+        b=_side(second, [pair[1] for pair in pairs.values()]),
         rows=_rows(pairs),
         columns=[column for column in columns if any(key == column.key for _, key in tested)],
         pairs=tested,
-        remarks=_remarks(first, second, pairs, len(ours)),
+        remarks=_remarks(first, second, pairs, first.results.images[ours]),
     )
 
 
-def _rows(pairs: Mapping[str, str]) -> list[Row]:
-    """A row is known by A's method; where another stands against it, both are named."""
-    named = titles((*pairs, *pairs.values()))
-    rows = table_rows(tuple(pairs))
-    return [row if pairs[row.key] == row.key else replace(row, title=f"{row.title} → {named[pairs[row.key]]}") for row in rows]
+def _rows(pairs: Pairs) -> list[Row]:
+    """A row for every pair; where its methods differ, both are named."""
+    named = titles([one for pair in pairs.values() for one in pair])
+    words = {key: named[a] if a == b else f"{named[a]} → {named[b]}" for key, (a, b) in pairs.items()}
+    return [Row(key, words[key], {*pair} <= {*CONTROLS}) for key, pair in pairs.items()]
 
 
 def _pair(a: NDArray[np.float64], b: NDArray[np.float64], images: NDArray[np.int64], seed: int) -> Pair | None:
@@ -130,26 +147,37 @@ def _links(results: Results) -> list[Link]:
     ]
 
 
-def _title(run: Measured) -> str:
-    return str(run.folder.name or run.folder)
+def _title(first: Measured, second: Measured, pairs: Pairs) -> str:
+    """Two methods of one run are told by their names, two runs by their folders'."""
+    names = [run.folder.resolve().name for run in (first, second)]
+    if first.folder.resolve() == second.folder.resolve():
+        named = titles([one for pair in pairs.values() for one in pair])
+        return f"{', '.join(f'{named[a]} and {named[b]}' for a, b in pairs.values())} in {names[0]}"
+    return f"{names[0]} and {names[1]}"
 
 
-def _side(run: Measured) -> Side:
+def _side(run: Measured, methods: Sequence[str]) -> Side:
     names = ("model", "data", "methods", "metrics", "target", "select", "seed")
     facts = [(name.capitalize(), _text(run.mark[name])) for name in names]
-    return Side(_title(run), [*facts, ("Objects", str(len(run.results)))])
+    title = f"{run.folder.resolve().name}: {', '.join(titles(methods).values())}"
+    return Side(title, [*facts, ("Objects", str(len(run.results)))])
 
 
 def _text(value: Any) -> str:
     return ", ".join(str(one) for one in value) if isinstance(value, list) else str(value)
 
 
-def _remarks(first: Measured, second: Measured, pairs: Mapping[str, str], count: int) -> list[str]:
+def _remarks(first: Measured, second: Measured, pairs: Pairs, images: NDArray[np.int64]) -> list[str]:
+    count, several = len(images), len(set(images.tolist()))
     shared = "1 object is" if count == 1 else f"{count} objects are"
     remarks = [f"{shared} in both runs, of {len(first.results)} in A and {len(second.results)} in B."]
-    remarks += [f"{row} of A stands against {other} of B." for row, other in pairs.items() if row != other]
+    if 2 / 2**several >= SIGNIFICANT:
+        least = 2 / 2**several if several else 1.0
+        remarks.append(f"With objects in {several} images no p can be below {min(1.0, least):.3g}: measure more of them.")
+    remarks += [f"{a} of A stands against {b} of B." for a, b in pairs.values() if a != b]
+    used = {one for pair in pairs.values() for one in pair}
     for name, mine, other in (("A", first, second), ("B", second, first)):
-        only = [row for row in mine.results.rows if row not in other.results.rows and row not in {*pairs, *pairs.values()}]
+        only = [row for row in mine.results.rows if row not in other.results.rows and row not in used]
         remarks += [f"Only {name} has {', '.join(only)}."] if only else []
     return remarks
 

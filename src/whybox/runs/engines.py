@@ -2,23 +2,27 @@
 
 import os
 import pickle
+import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
 import torch
 
-from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
+from whybox.errors import GradientError, MetricError, UnknownNameError, WeightsError, WhyboxError
 from whybox.runs.measure import Measurer, Shard
 from whybox.runs.plan import Plan
 from whybox.truth import DataSet
 from whybox.types import Model
 
 ENGINES = ("local", "ray")
+EVERYWHERE = (UnknownNameError, WeightsError, GradientError, MetricError)
+"""What is wrong with every image, so that going on is of no use."""
 AHEAD = 2
 """Images handed out ahead for every worker, so that none waits and finished results do not pile up."""
 
@@ -52,7 +56,7 @@ def attempt(measurer: Measurer, index: int) -> Shard:
     """One image measured, or why it could not be. What is wrong with every image, such as bad weights, is raised."""
     try:
         return measurer(index)
-    except (UnknownNameError, WeightsError, GradientError):
+    except EVERYWHERE:
         raise
     except Exception as error:
         told = str(error) if isinstance(error, WhyboxError) else f"{type(error).__name__}: {error}"
@@ -65,6 +69,7 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
 
     The model goes to each as bytes: tensors in shared memory would let one worker's randomised weights reach the others.
     """
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (_packed(setup),))
     try:
         yield from _in_flight(pool.submit, indices, AHEAD * workers)
@@ -74,6 +79,9 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        # Whoever leaves early does not want to wait for images that are under way.
+        for worker in set(active_children()) - others:
+            worker.terminate()
 
 
 def _in_flight(submit: Callable[..., "Future[Shard]"], indices: Sequence[int], most: int) -> Iterator[Shard]:
@@ -87,13 +95,18 @@ def _in_flight(submit: Callable[..., "Future[Shard]"], indices: Sequence[int], m
             running |= {submit(_measure, index) for _, index in zip(range(1), left, strict=False)}
 
 
-_own: list[Measurer] = []
-"""The one measurer of a worker process."""
+_own: list[Measurer | str] = []
+"""The one measurer of a worker process, or why it could not be made."""
 
 
 def _begin(packed: bytes) -> None:
+    """An interruption is the parent's business, and an error here would only break the pool: it is told with the first image."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _own[:] = [pickle.loads(packed).make()]
+    try:
+        _own[:] = [pickle.loads(packed).make()]
+    except Exception as error:
+        _own[:] = [f"a worker cannot read what it was sent ({error}): define classes in a module, or use one worker"]
 
 
 def _leave_with_parent() -> None:
@@ -105,7 +118,10 @@ def _leave_with_parent() -> None:
 
 
 def _measure(index: int) -> Shard:
-    return attempt(_own[0], index)
+    measurer = _own[0]
+    if isinstance(measurer, str):
+        raise WhyboxError(measurer)
+    return attempt(measurer, index)
 
 
 def measure_on_ray(setup: Setup, indices: Sequence[int], workers: int, address: str | None) -> Iterator[Shard]:
@@ -141,11 +157,23 @@ class _RayWorker:
 
 
 def _connect(ray: Any, address: str | None, processors: int) -> None:
+    _check_address(address)
     options: dict[str, Any] = {"address": address} if address else {"num_cpus": processors, "include_dashboard": False}
     try:
         ray.init(log_to_driver=False, logging_level="error", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise WhyboxError(f"no Ray cluster at {address or 'this machine'}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _check_address(address: str | None) -> None:
+    """Whether anybody answers at host:port; Ray itself would ask for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise WhyboxError(f"no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def _from_actors(ray: Any, actors: Sequence[Any], indices: Sequence[int]) -> Iterator[Shard]:

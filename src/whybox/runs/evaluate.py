@@ -1,8 +1,9 @@
 """How far can explanations be trusted: every method measured by every metric over a data set, into a folder with a report."""
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from whybox.runs.plan import Plan, identity, make_methods, make_metrics
 from whybox.runs.results import Results, gather, write_json, write_parquet
 from whybox.runs.shards import RunFolder, failures
 from whybox.runs.summary import describe, examples, left_out, mean_cells, mean_curves, table_columns, table_rows, versus_controls
-from whybox.truth import DataSet
+from whybox.truth import DataSet, Metric
 from whybox.types import Model
 
 MOST_TOLD = 20
@@ -70,8 +71,8 @@ class Workers:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise unknown("engine", str(self.engine), ENGINES)
-        if self.workers < 1:
-            raise WhyboxError(f"workers must be at least 1, got {self.workers}")
+        if type(self.workers) is not int or self.workers < 1:
+            raise WhyboxError(f"workers must be a whole number from 1 on, got {self.workers!r}")
         if self.address and self.engine != "ray":
             raise WhyboxError("an address belongs to the engine ray: give engine ray too")
 
@@ -94,20 +95,23 @@ def evaluate(
     workers: int = 1,
     address: str | None = None,
     tick: Tick = lambda name, part: None,
-    warn: Callable[[str], None] = lambda line: None,
+    warn: Callable[[str], None] = lambda line: warnings.warn(line, stacklevel=4),
     **plan: Any,
 ) -> Evaluation:
     """Explain the detections of a data set by several methods, and measure how far each can be trusted.
 
     model, data: as `load` and `open_data` take them. The other settings are those of `Plan`: methods, metrics, target, select,
     iou, score_threshold, top, seed, limit, batch, threads, route. out: a folder; where the same evaluation was begun there it
-    goes on, and the result is the same, bit by bit, as if it had not been broken off. Without one only the result is returned.
-    engine, workers, address: as in `Workers`. tick: hears of every image; warn: of what goes wrong on the way.
+    goes on, and the result is the same, bit by bit, as if it had not been broken off; with a larger limit it is extended.
+    Without one only the result is returned. engine, workers, address: as in `Workers`. tick: hears of every image; warn: of what
+    goes wrong on the way, by default as a Python warning.
     """
     chosen = _plan(plan)
     hands = Workers(engine, workers, address)
     setup = Setup(api.load(model), api.open_data(data, on_problem=on_problem), chosen)
     _check(setup, warn)
+    if out is not None and not isinstance(out, (str, Path)):
+        raise WhyboxError(f"out must be a folder's name, got {out!r}")
     if out is None:
         with tempfile.TemporaryDirectory(prefix="whybox-") as folder:
             return _evaluate(setup, hands, Path(folder) / "run", tick, warn, keep=False)
@@ -117,16 +121,19 @@ def evaluate(
 def _evaluate(setup: Setup, hands: Workers, out: Path, tick: Tick, warn: Callable[[str], None], *, keep: bool) -> Evaluation:
     columns = [describe(spec, metric) for spec, metric in make_metrics(setup.plan).items()]
     folder = RunFolder.open(out, identity(setup.plan, setup.model, setup.data), columns)
-    count = min(len(setup.data), setup.plan.limit or len(setup.data))
-    left = folder.left(count)
-    if count > len(left):
-        tick("measured before", count - len(left))
+    images = list(setup.data.names)[: setup.plan.limit]
+    left = folder.left(images)
+    if len(images) > len(left):
+        tick("measured before", len(images) - len(left))
     for shard in hands.measure(setup, left) if left else ():
         folder.keep(shard)
         if "failed" in shard:
             warn(f"{shard['image']}: {shard['failed']}")
         tick(shard["image"], 1)
-    return finish(setup, folder, keep=keep)
+    done = finish(setup, folder, keep=keep)
+    if len(done.failed) == len(images):
+        raise WhyboxError(f"none of {len(images)} images could be measured; {done.failed[0][0]}: {done.failed[0][1]}")
+    return done
 
 
 def _check(setup: Setup, warn: Callable[[str], None]) -> None:
@@ -135,6 +142,8 @@ def _check(setup: Setup, warn: Callable[[str], None]) -> None:
     make_metrics(setup.plan)
     if not len(setup.data):
         raise WhyboxError(f"{setup.data.name}: holds no image that can be used")
+    if len(set(setup.data.names)) < len(setup.data):
+        raise WhyboxError(f"{setup.data.name}: names must be one an image and all different; they are what a run goes on by")
     for line in setup.data.problems[:MOST_TOLD]:
         warn(line)
     if (more := len(setup.data.problems) - MOST_TOLD) > 0:
@@ -155,16 +164,17 @@ def _plan(settings: Mapping[str, Any]) -> Plan:
         read[f"own_{kind}"] = tuple(one for one in each if not isinstance(one, str))
         for one in read[f"own_{kind}"]:
             if not callable(one) or isinstance(one, type) or not hasattr(one, "name"):
-                raise WhyboxError(f"{kind}: expected names or objects such as Odam(), got {one!r}")
-    try:
-        return Plan(**read)
-    except TypeError as error:
-        raise WhyboxError(f"evaluate: {error}") from error
+                raise WhyboxError(f"{kind}: expected names, or objects that can be called and have a name, got {one!r}")
+    known = [field.name for field in fields(Plan) if not field.name.startswith("own_")]
+    for name in settings:
+        if name not in known:
+            raise unknown("setting of evaluate", name, known)
+    return Plan(**read)
 
 
 def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
     """Tables, figures and the report from what is known of the images."""
-    shards = list(folder.shards())
+    shards = list(folder.shards(list(setup.data.names)[: setup.plan.limit]))
     plan, classes = setup.plan, setup.model.classes
     results = gather(shards, plan.rows(), plan.columns(), classes)
     accuracy = detector_accuracy(shards, classes, setup.data.name)
@@ -205,10 +215,19 @@ def _report(
         versus=versus_controls(results, columns, cells, plan.seed),
         curves=mean_curves(results, columns, plan.seed),
         examples=examples(results, columns, picture, folder.picture),
-        remarks=left_out(results, metrics, frozenset({"box", "predict", "redraw", "randomised"})),
+        remarks=_remarks(plan, results, metrics),
         failed=failures(shards),
         problems=setup.data.problems,
     )
+
+
+def _remarks(plan: Plan, results: Results, metrics: Mapping[str, Metric]) -> list[str]:
+    """What a reader has to know beside the numbers."""
+    if not len(results):
+        ways = {"well": f"lower iou ({plan.iou:g}) or score_threshold ({plan.score_threshold:g}), or select all"}
+        return [f"No detection was selected, so nothing was measured: {ways.get(plan.select, 'lower score_threshold')}."]
+    given = {"box", "predict", "redraw", "randomised"} if plan.select != "failures" else {"predict", "redraw", "randomised"}
+    return left_out(results, metrics, frozenset(given))
 
 
 def _facts(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -225,7 +244,7 @@ def _facts(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: Ma
         ("Data", setup.data.name),
         ("Objects", used),
         ("Selection", f"{chosen}; score at least {plan.score_threshold:g}"),
-        ("Target", plan.target),
+        ("Target", plan.target if isinstance(plan.target, str) else getattr(plan.target, "__name__", "your own")),
         ("Detector's AP50", "unknown" if accuracy.get("ap50") is None else f"{accuracy['ap50']:.3f}"),
         ("Seed", str(plan.seed)),
         ("Versions", versions),

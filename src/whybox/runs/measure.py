@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from whybox import api
-from whybox.errors import WhyboxError
+from whybox.errors import MetricError, WhyboxError
 from whybox.frame import Size, resize_maps
 from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.ops.randomise import cascade
@@ -64,9 +64,9 @@ class Measurer:
         case = Case(passed.image, passed.frame, found, truth, matched, seeds, self._predict, self.plan.batch)
         shard = {"index": index, "image": sample.name, "size": list(passed.frame.image)}
         shard |= {"objects": _objects(case), "found": self._found(passed), "truth": _annotated(truth)}
-        return shard | {"rows": {spec: self._judge(spec, passed, case) for spec in self.methods} if len(case) else {}}
+        return shard | {"rows": {spec: self._of_method(spec, passed, case) for spec in self.methods} if len(case) else {}}
 
-    def _judge(self, spec: str, passed: Trace, case: Case) -> dict[str, Any]:
+    def _of_method(self, spec: str, passed: Trace, case: Case) -> dict[str, Any]:
         """One method's maps of the case's detections, and what the metrics say of them."""
         method, started = self.methods[spec], time.perf_counter()
         maps = self._explain(method, passed, case.detections)
@@ -132,13 +132,23 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
 def _measure(metric: Metric, maps: HeatMaps, case: Case) -> Measured:
     """The metric of all maps, a few detections at a time; what draws anew is asked once, for all of them."""
     if metric.needs & {"redraw", "randomised"}:
-        return metric(maps.at_image(), case)
+        return _judge(metric, maps.at_image(), case)
     parts = []
     for start in range(0, len(case), CHUNK):
         rows = slice(start, start + CHUNK)
-        parts.append(metric(maps[rows].at_image(), case[rows]))
+        parts.append(_judge(metric, maps[rows].at_image(), case[rows]))
     curves = None if parts[0].curves is None else torch.cat([part.curves for part in parts if part.curves is not None])
     return Measured(torch.cat([part.values for part in parts]), curves, parts[0].at)
+
+
+def _judge(metric: Metric, maps: Tensor, case: Case) -> Measured:
+    measured = metric(maps, case)
+    if not isinstance(measured, Measured):
+        raise MetricError(f"metric {metric.name!r} must return Measured, got {type(measured).__name__}")
+    if tuple(measured.values.shape) != (len(case),):
+        came = tuple(measured.values.shape)
+        raise MetricError(f"metric {metric.name!r} must give one value a detection, ({len(case)},), got {came}")
+    return measured
 
 
 def _seed(seed: int, image: str, index: int) -> int:

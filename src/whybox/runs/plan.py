@@ -1,8 +1,9 @@
 """What an evaluation computes: everything that its numbers depend on, and how it is told from another."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from whybox import api, registry
 from whybox.errors import WhyboxError, unknown
 from whybox.specs import format_spec, parse_spec
 from whybox.truth import DataSet, Metric
-from whybox.types import Model
+from whybox.types import Model, Target
 
 CONTROLS = ("control_blob", "control_box")
 SELECTIONS = ("well", "all", "failures")
@@ -59,7 +60,7 @@ class Plan:
 
     methods: tuple[str, ...] = ("odam", "gradcam", "gradcam_pp", "drise")
     metrics: tuple[str, ...] = ("standard",)
-    target: str = "score"
+    target: str | Target = "score"
     select: str = "well"
     iou: float = 0.9
     score_threshold: float = 0.1
@@ -73,6 +74,15 @@ class Plan:
     own_metrics: tuple[Metric, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("top", "seed", "batch", "threads", "limit"):
+            value = getattr(self, name)
+            if type(value) is not int and not (name == "limit" and value is None):
+                raise WhyboxError(f"{name} must be a whole number, got {value!r}")
+        for name in ("iou", "score_threshold"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), (int, float)):
+                raise WhyboxError(f"{name} must be a number, got {getattr(self, name)!r}")
+        if not isinstance(self.target, str) and not callable(self.target):
+            raise WhyboxError(f"target must be a name or a callable, got {self.target!r}")
         if self.select not in SELECTIONS:
             raise unknown("selection", str(self.select), SELECTIONS)
         for name in ("iou", "score_threshold"):
@@ -85,6 +95,9 @@ class Plan:
             raise WhyboxError(f"limit must be at least 1, got {self.limit}")
         if not (self.methods or self.own_methods) or not (self.metrics or self.own_metrics):
             raise WhyboxError("name at least one method and one metric")
+        _check_names("method", (*self.methods, *CONTROLS), self.own_methods, ("name", "needs"))
+        known = [parse_spec(column)[0] for column in self._named()]
+        _check_names("metric", known, self.own_metrics, ("name", "title", "higher_is_better", "range", "needs", "source"))
 
     def rows(self) -> tuple[str, ...]:
         """The methods, each once, and after them the controls."""
@@ -93,8 +106,21 @@ class Plan:
 
     def columns(self) -> tuple[str, ...]:
         """The metrics, groups written out, each once."""
-        named = [one for name in self.metrics for one in _members(name)]
-        return tuple(dict.fromkeys((*named, *(metric.name for metric in self.own_metrics))))
+        return tuple(dict.fromkeys((*self._named(), *(metric.name for metric in self.own_metrics))))
+
+    def _named(self) -> list[str]:
+        return [one for name in self.metrics for one in _members(name)]
+
+
+def _check_names(kind: str, known: Sequence[str], own: Sequence[Any], needed: Sequence[str]) -> None:
+    """The user's own objects have what a table needs, and names that no other row or column has."""
+    taken = set(known)
+    for one in own:
+        if lacks := [name for name in needed if not hasattr(one, name)]:
+            raise WhyboxError(f"your {kind} {type(one).__name__} lacks {', '.join(lacks)}; a {kind} has {', '.join(needed)}")
+        if one.name in taken:
+            raise WhyboxError(f"two {kind}s are named {one.name!r}; give yours another name")
+        taken.add(one.name)
 
 
 def _members(name: str) -> tuple[str, ...]:
@@ -116,6 +142,9 @@ def make_metric(spec: str) -> Metric:
     for key in options:
         if key not in allowed:
             raise WhyboxError(f"metric {name!r} has no option {key!r}; it takes {', '.join(allowed) or 'none'}")
+    for field in fields(kind):
+        if field.name in options:
+            api.check_value(f"metric {name!r}", field, options[field.name])
     try:
         metric: Metric = kind(**options)
     except (TypeError, ValueError) as error:
@@ -147,17 +176,37 @@ def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
 
 
 def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
-    """The plan with what it is applied to, as JSON holds it: the model's weights and the data's images stand as digests."""
-    own = {"own_methods": [repr(one) for one in plan.own_methods], "own_metrics": [repr(one) for one in plan.own_metrics]}
-    named = {field.name: getattr(plan, field.name) for field in fields(plan)}
-    terms = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()} | own
-    names = _digest("\n".join((*data.classes, *data.names)).encode())
-    return {**terms, "model": model.name, "weights": _weights_digest(model), "data": data.name, "images": names}
+    """The plan with what it is applied to, as JSON holds it: what may not change while a run goes on.
+
+    How many images are measured may, so the limit and the images' names are left out: a run can be extended.
+    """
+    named = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name != "limit"}
+    terms = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
+    own = {name: [_describe(one) for one in terms[name]] for name in ("own_methods", "own_metrics")}
+    target = {"target": plan.target if isinstance(plan.target, str) else _describe(plan.target)}
+    annotations = getattr(data, "digest", "") or _digest("\n".join(data.classes).encode())
+    of_model = {"model": model.name, "weights": _weights_digest(model), "model_settings": _settings_digest(model)}
+    return {**terms, **own, **target, **of_model, "data": data.name, "annotations": annotations}
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The terms in which two identities differ."""
-    return [name for name in now if before.get(name) != now[name]]
+    return [name.replace("_", " ") for name in now if before.get(name) != now[name]]
+
+
+def _describe(one: Any) -> str:
+    """The user's object in words that are the same in every process: its class and its plain attributes."""
+    kind = one if hasattr(one, "__qualname__") else type(one)
+    plain = {name: value for name, value in getattr(one, "__dict__", {}).items() if _is_plain(value)}
+    return f"{kind.__module__}.{kind.__qualname__}({', '.join(f'{name}={value!r}' for name, value in sorted(plain.items()))})"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(one) for one in value)
+    if isinstance(value, dict):
+        return all(_is_plain(one) for one in value.values())
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _weights_digest(model: Model) -> str:
@@ -169,6 +218,24 @@ def _weights_digest(model: Model) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _settings_digest(model: Model) -> str:
+    """What a model is besides its weights: input sizes, thresholds, configurations; of every module's plain attributes."""
+    network = getattr(model, "net", None)
+    modules = list(network.named_modules()) if isinstance(network, torch.nn.Module) else []
+    lines = []
+    for where, part in [("", model), *modules]:
+        for name, value in sorted(getattr(part, "__dict__", {}).items()):
+            if name.startswith("_") or name == "training":
+                continue
+            if is_dataclass(value) and not isinstance(value, type):
+                value = {field.name: getattr(value, field.name) for field in fields(value)}
+            elif callable(getattr(value, "to_dict", None)):
+                value = json.dumps(value.to_dict(), default=str, sort_keys=True)
+            if _is_plain(value):
+                lines.append(f"{where}.{name}={value!r}")
+    return _digest("\n".join(lines).encode())
 
 
 def _digest(content: bytes) -> str:

@@ -208,6 +208,9 @@ def reproduce(
         run = evaluate(model, data[part.key], out=folder, methods=tuple(rows.values()), metrics=metrics, warn=warn, **settings)
         _check(run, part, warn)
         runs[part.key] = run
+    if not any(run.report.cells for run in runs.values()):
+        why = " ".join(remark for run in runs.values() for remark in run.report.remarks)
+        raise WhyboxError(f"{table.name}: nothing could be measured. {why}")
     text = _markdown(table, _ours(table, runs, rows))
     with new_file(Path(out) / "table.md") as draft:
         draft.write_text("\n".join([f"# {table.title}", "", text, "", *table.caveats, ""]), encoding="utf-8")
@@ -238,8 +241,9 @@ def _ours(table: Table, runs: Mapping[str, Evaluation], rows: Mapping[str, str])
             for title, row in {**rows, "Control: blob": "control_blob", "Control: box": "control_box"}.items():
                 cell = run.report.cells.get((row, entry.metric))
                 if cell is not None:
-                    low, high = (f"{entry.scale * end:.4g}" for end in (cell.low, cell.high))
-                    found[title, entry.title] = f"{entry.scale * cell.mean:.4g} ({low}, {high})"
+                    ends = [f"{entry.scale * end:.4g}" for end in (cell.low, cell.high) if end == end]
+                    interval = f" ({', '.join(ends)})" if ends else ""
+                    found[title, entry.title] = f"{entry.scale * cell.mean:.4g}{interval}"
     return found
 
 

@@ -1,6 +1,7 @@
 """The folder of an evaluation: what is known of every image in a file of its own, so that a run can be killed and goes on."""
 
 import gzip
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from whybox.errors import WhyboxError
-from whybox.report.folder import check_new_folder, new_file
+from whybox.report.folder import check_new_folder, file_stem, new_file
 from whybox.report.results import Column
 from whybox.runs.measure import Shard
 from whybox.runs.plan import changed
@@ -35,7 +36,7 @@ class RunFolder:
             before = read_mark(path)
             if different := changed(before, identity):
                 raise WhyboxError(
-                    f"{path}: holds another evaluation, begun with another {', '.join(different)}; choose another folder"
+                    f"{path}: holds another evaluation, which differs in: {', '.join(different)}; choose another folder"
                 )
             return cls(path)
         check_new_folder(path)
@@ -53,40 +54,48 @@ class RunFolder:
         """Write what is known of an image."""
         # No time stamp and no name inside, so that equal results are equal files.
         packed = gzip.compress(json.dumps(shard, separators=(",", ":")).encode(), 6, mtime=0)
-        with new_file(self._file(shard["index"])) as draft:
+        with new_file(self._file(shard["image"])) as draft:
             draft.write_bytes(packed)
 
-    def left(self, count: int) -> list[int]:
-        """Images of the first `count` that have yet to be measured; those that failed are tried again."""
-        return [index for index in range(count) if (shard := self._read(index)) is None or "failed" in shard]
+    def left(self, images: Sequence[str]) -> list[int]:
+        """Places of the images that have yet to be measured; those that failed are tried again."""
+        return [place for place, name in enumerate(images) if (shard := self._read(name)) is None or "failed" in shard]
 
-    def shards(self) -> Iterator[Shard]:
-        """All that is known but the pictures, in the order of the images, with numbers as arrays: ten times smaller so."""
-        for file in sorted((self.path / "shards").glob("*.json.gz")):
-            shard = self._read(int(file.name.split(".")[0]))
-            if shard is not None:
-                yield _slim(shard)
+    def shards(self, images: Sequence[str] | None = None) -> Iterator[Shard]:
+        """What is known of the images, in their order, or of all; without the pictures, with numbers as arrays: ten times
+        smaller so. An image's index is its place among those given, since a data set may grow while a run goes on."""
+        for place, name in enumerate(self._names() if images is None else images):
+            if (shard := self._read(name)) is not None:
+                yield {**_slim(shard), "index": place}
 
-    def picture(self, index: int, row: str, place: int) -> str:
-        """The kept map of one object of image `index`, as `read_picture` takes it."""
-        shard = self._read(index)
+    def _names(self) -> list[str]:
+        """All images that are known, in the order in which they had their places."""
+        known = [shard for file in (self.path / "shards").glob("*.json.gz") if (shard := _load(file)) is not None]
+        return [image for _, image in sorted((shard["index"], shard["image"]) for shard in known)]
+
+    def picture(self, image: str, row: str, place: int) -> str:
+        """The kept map of one object of an image, as `read_picture` takes it."""
+        shard = self._read(image)
         if shard is None:
-            raise WhyboxError(f"{self._file(index)}: gone or damaged; start again to measure this image once more")
+            raise WhyboxError(f"{self._file(image)}: gone or damaged; start again to measure this image once more")
         text: str = shard["rows"][row]["pictures"][place]
         return text
 
-    def _file(self, index: int) -> Path:
-        return self.path / "shards" / f"{index:07d}.json.gz"
+    def _file(self, image: str) -> Path:
+        """After the image's name, shortened, and a digest of it: names may be long, or differ in what file names cannot."""
+        return self.path / "shards" / f"{file_stem(image)[-40:]}-{hashlib.sha256(image.encode()).hexdigest()[:12]}.json.gz"
 
-    def _read(self, index: int) -> Shard | None:
-        """None where there is no file, or where it is damaged: then it is measured again."""
-        try:
-            shard: Shard = json.loads(gzip.decompress(self._file(index).read_bytes()))
-        except FileNotFoundError:
-            return None
-        except (OSError, EOFError, ValueError):
-            return None
-        return shard
+    def _read(self, image: str) -> Shard | None:
+        return _load(self._file(image))
+
+
+def _load(file: Path) -> Shard | None:
+    """None where there is no file, or where it is damaged: then it is measured again."""
+    try:
+        shard: Shard = json.loads(gzip.decompress(file.read_bytes()))
+    except (OSError, EOFError, ValueError):
+        return None
+    return shard
 
 
 def _slim(shard: Shard) -> Shard:

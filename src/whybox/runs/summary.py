@@ -88,11 +88,11 @@ def examples(
     results: Results,
     columns: Sequence[Column],
     picture: Callable[[int], Image.Image],
-    pictures: Callable[[int, str, int], str],
+    pictures: Callable[[str, str, int], str],
 ) -> list[Example]:
     """For every metric the objects on which the first method does best, middling and worst.
 
-    picture: an image by its number. pictures: the kept map of (image, method, place in the image).
+    picture: an image by its place. pictures: the kept map of (image's name, method, place among its detections).
     """
     found = []
     for column in columns:
@@ -114,7 +114,7 @@ def _example(
     kind: Any,
     number: int,
     picture: Callable[[int], Image.Image],
-    pictures: Callable[[int, str, int], str],
+    pictures: Callable[[str, str, int], str],
 ) -> Example:
     one = results.objects[number]
     whole = picture(one["index"])
@@ -125,7 +125,7 @@ def _example(
     for row in results.rows:
         curves = results.curves.get((row, column.key))
         curve = None if curves is None else curves[number].tolist()
-        over = _overlay(shown, pictures(one["index"], row, one["place"]))
+        over = _overlay(shown, pictures(one["image"], row, one["place"]))
         panels.append(Panel(named[row], over, float(results.of(row, column.key)[number]), curve))
     caption = f"{one['class']} {one['score']:.2f} in {one['image']}"
     box, other = _scaled(one["box"], scale), None if one["truth_box"] is None else _scaled(one["truth_box"], scale)
@@ -144,12 +144,16 @@ def _overlay(shown: Image.Image, kept: str) -> Image.Image:
     return Image.fromarray(blend(np.asarray(shown), values, 0.0, 1.0))
 
 
+_WORDS = {"box": "objects that the detections stand for", "mask": "annotated masks", "fixations": "annotated fixations"}
+
+
 def left_out(results: Results, metrics: Mapping[str, Metric], gives: frozenset[str]) -> list[str]:
     """Sentences on the metrics of the plan that are not in the table. gives: what every data set gives."""
     why: dict[str, list[str]] = {}
     for spec in results.columns:
         if not results.common(spec).any():
             needs = sorted(metrics[spec].needs - gives)
-            reason = f"for want of annotated {' and '.join(needs)}" if needs else "no object has a value"
+            words = [_WORDS.get(need, need) for need in needs]
+            reason = f"for want of {' and '.join(words)}" if needs else "no object has a value"
             why.setdefault(reason, []).append(spec)
     return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in why.items()]
