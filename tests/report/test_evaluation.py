@@ -14,7 +14,17 @@ from report.made_up_run import COLUMNS, HOSTILE, NAN, ROWS, VERSUS, made_up_cell
 from whybox.report.charts import BOTTOM, LINE, TOP, Scale, apart, charts, round_step, sparkline, styles
 from whybox.report.evaluation import headline, write_report
 from whybox.report.results import Cell, Column, Curve, EvaluationReport, Row
-from whybox.report.table import MARK, decimals, number, places, table_latex, table_markdown, warnings, winning_control
+from whybox.report.table import (
+    MARK,
+    decimals,
+    number,
+    places,
+    table_latex,
+    table_markdown,
+    table_plain,
+    warnings,
+    winning_control,
+)
 
 
 class Tables(HTMLParser):
@@ -162,7 +172,15 @@ def test_the_table_as_markdown_by_hand():
         "| Grad-CAM | <u>0.300</u>† (0.280 to 0.330) |\n"
         "| *Blob* (control) | 0.350 (0.330 to 0.380) |\n"
         "| *Box* (control) | 0.400 (0.380 to 0.430) |\n"
+        "\n"
+        "Mean (95 % interval); bold: the best method; underlined: the second; † not shown to beat the better control.\n"
     )
+
+
+def test_the_table_for_a_terminal_by_hand():
+    heads, rows = table_plain(one_column())
+    assert heads == ["metric", "ODAM", "Grad-CAM", "Blob", "Box"]
+    assert rows == [["Deletion ↓", "0.250*", "0.300†", "0.350", "0.400"]]
 
 
 def test_the_table_as_latex_by_hand():

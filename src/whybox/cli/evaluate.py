@@ -1,5 +1,6 @@
 """`whybox evaluate`: how far the explanations of a detector can be trusted, measured over a data set."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 
 from whybox.cli import options as read
 from whybox.cli.options import AsJson, Device, Top, Weights
-from whybox.cli.output import bar, say_json, warn
+from whybox.cli.output import bar, say_json, say_table, warn
 
 if TYPE_CHECKING:
     from whybox.runs.evaluate import Evaluation
@@ -83,7 +84,18 @@ def say_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
         from whybox.runs.evaluate import summary_of
 
         return say_json({**summary_of(done), "folder": str(out)})
-    print(done.table())
+    _say_table(done)
     for remark in done.report.remarks:
         print(remark)
     print(f"report: {(out / 'index.html').resolve().as_uri()}")
+
+
+def _say_table(done: "Evaluation") -> None:
+    """On a terminal the means alone, a row a metric; elsewhere the whole table as Markdown."""
+    from whybox.report.table import MARK, table_plain
+
+    if not sys.stdout.isatty():
+        return print(done.table())
+    heads, rows = table_plain(done.report)
+    say_table(done.report.title, heads, rows)
+    print(f"* the best method; {MARK} not shown to beat the better control. Intervals are in table.md and in the report.")

@@ -43,6 +43,7 @@ class Randomisation:
     size: int = 64
 
     name: ClassVar[str] = "randomisation"
+    across: ClassVar[str] = "share of the layers that are random"
     title: ClassVar[str] = "Randomisation"
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"randomised"})

@@ -58,6 +58,7 @@ class Vea:
     auc: Area = "trapezoid"
 
     name: ClassVar[str] = "vea"
+    across: ClassVar[str] = "threshold of the map"
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, journal version, visual explanation accuracy"

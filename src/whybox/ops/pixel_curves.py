@@ -97,6 +97,11 @@ class PixelCurves:
         return (0.0, float("inf") if self.relative else 1.0)
 
     @property
+    def across(self) -> str:
+        """What runs along a curve's x axis."""
+        return f"{'removed' if self.removes else 'shown'}, in {'box areas' if self.extent == 'box' else 'images'}"
+
+    @property
     def starts_at_zero(self) -> bool:
         """Whether the curve's first point is set to 0 instead of measured."""
         return False

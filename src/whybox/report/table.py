@@ -10,6 +10,7 @@ ARROWS = {True: "↑", False: "↓"}
 UNDEFINED = "–"
 MARK = "†"
 """Stands beside a method that is not shown to beat the better control."""
+LEGEND = f"Mean (95 % interval); bold: the best method; underlined: the second; {MARK} not shown to beat the better control."
 
 
 class Place(NamedTuple):
@@ -110,7 +111,7 @@ def digits_of(report: EvaluationReport, column: Column) -> int:
 def table_markdown(report: EvaluationReport) -> str:
     """The table in GitHub's Markdown: mean (95 % interval), the best method bold, the second underlined, controls last.
 
-    A dagger marks a method that is not shown to beat the better control.
+    A dagger marks a method that is not shown to beat the better control; the line below the table says so.
     """
     heads = ["", *(markdown_text(f"{column.title} {ARROWS[column.higher_is_better]}") for column in report.columns)]
     lines = [markdown_line(heads), markdown_line(["---", *["---:"] * len(report.columns)])]
@@ -118,7 +119,25 @@ def table_markdown(report: EvaluationReport) -> str:
     for row in in_bands(report.rows):
         title = markdown_text(row.title)
         lines.append(markdown_line([f"*{title}* (control)" if row.is_control else title, *texts[row.key]]))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", LEGEND]) + "\n"
+
+
+def table_plain(report: EvaluationReport) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows for a terminal, which is tall and narrow: a row a metric, a column a method; `*` the best method."""
+    rows = in_bands(report.rows)
+    place = places(report)
+    lines = []
+    for column in report.columns:
+        digits, cells = digits_of(report, column), []
+        for row in rows:
+            cell = report.cells.get((row.key, column.key))
+            if cell is None or (row.key, column.key) not in place:
+                cells.append(UNDEFINED)
+                continue
+            mark = place[row.key, column.key]
+            cells.append(f"{number(cell.mean, digits)}{'*' if mark.rank == 1 else ''}{MARK if mark.beaten else ''}")
+        lines.append([f"{column.title} {ARROWS[column.higher_is_better]}", *cells])
+    return ["metric", *(row.title for row in rows)], lines
 
 
 def table_latex(report: EvaluationReport) -> str:
