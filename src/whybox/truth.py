@@ -130,7 +130,7 @@ class Case:
             self,
             detections=self.detections[rows],
             matched=self.matched[rows],
-            seeds=self.seeds[rows],
+            seeds=self.seeds[rows.to(self.seeds.device) if isinstance(rows, Tensor) else rows],
             redraw=None,
             randomised=None,
         )

@@ -36,14 +36,16 @@ def test_differences_are_those_of_the_common_objects(runs):
 def test_p_is_the_exact_sign_flip_of_few_images(runs):
     """Four images: with all differences of one sign p is 2 / 2^4, as in the sign test on four of four."""
     a, _, (first, _) = runs
-    found = compare(a, a, methods=[("odam", "control_blob")])
+    found, exact = compare(a, a, methods=[("odam", "control_blob")]), 0
     for (_, column), pair in found.pairs.items():
         ours, theirs = first.results.of("odam", column), first.results.of("control_blob", column)
         known = np.isfinite(ours) & np.isfinite(theirs)
         sums = [(theirs - ours)[known & (first.results.images == image)].sum() for image in set(first.results.images[known])]
         if all(value > 0 for value in sums) or all(value < 0 for value in sums):
             assert pair.p == pytest.approx(binomtest(len(sums), len(sums)).pvalue)
+            exact += 1
         assert pair.p <= pair.p_holm <= 1
+    assert exact
 
 
 def test_a_row_names_both_methods_where_they_differ(runs):

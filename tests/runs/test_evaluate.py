@@ -188,6 +188,7 @@ def test_metrics_and_methods_of_the_users_own(annotated, tmp_path):
     [
         (torch.rand(3), "must return Measured, got Tensor"),
         (Measured(torch.rand(1)), r"one value a detection, \(2,\), got \(1,\)"),
+        (Measured(torch.rand(2), torch.rand(2, 3)), r"curves \(N,P\) with P points `at`, got \(2, 3\)"),
     ],
 )
 def test_a_metric_that_gives_something_else_stops_the_run(annotated, given, told):
@@ -206,6 +207,8 @@ def test_a_metric_without_what_a_table_needs_is_named(annotated):
         def __call__(self, maps, case):
             return Measured(maps.mean((1, 2)))
 
+    with pytest.raises(WhyboxError, match="needs a name without : = and commas, got 'own:mean'"):
+        evaluate(make_model(), annotated, metrics=[type("Odd", (Mean,), {"name": "own:mean"})()])
     with pytest.raises(WhyboxError, match="your metric Bare lacks title, higher_is_better, range, needs, source"):
         evaluate(make_model(), annotated, metrics=[Bare()])
 
@@ -363,7 +366,10 @@ def test_another_plan_or_model_does_not_mix_into_a_folder(tmp_path, annotated):
         ({"top": 2.5}, "top must be a whole number"),
         ({"seed": None}, "seed must be a whole number"),
         ({"target": None}, "target must be a name"),
-        ({"metrics": ("deletion:points=x",)}, "points must be a number, got 'x'"),
+        ({"metrics": ("deletion:points=x",)}, "points must be a whole number, got 'x'"),
+        ({"metrics": ("deletion:points=5.5",)}, "points must be a whole number, got 5.5"),
+        ({"metrics": ("pointing_game:tolerance=inf",)}, "tolerance must be a number, got inf"),
+        ({"seed": -1}, "seed must be 0 or more"),
         ({"address": "auto"}, "engine ray too"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"target": "x1"}, "drise explains a detection as a whole"),

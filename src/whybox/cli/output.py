@@ -1,12 +1,13 @@
 """What commands say: progress and warnings on standard error, results on standard output."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from whybox.report.folder import json_text
 
 if TYPE_CHECKING:
     from whybox.runs.images import Outcome
@@ -16,17 +17,7 @@ errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 def say_json(value: Any) -> None:
     """Print a value as JSON; numbers that JSON lacks become null."""
-    print(json.dumps(_finite(value), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return value
+    print(json_text(value))
 
 
 def warn(line: str) -> None:

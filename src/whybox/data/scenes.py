@@ -359,6 +359,11 @@ class SceneData:
     problems: tuple[str, ...] = ()
 
     @property
+    def digest(self) -> str:
+        """What the scenes depend on; not their number, so that a longer series goes on with a shorter one."""
+        return f"{'-'.join(self.variants)} {self.seed} {self.size[0]}x{self.size[1]}"
+
+    @property
     def names(self) -> Sequence[str]:
         """The variant and the index of each scene: "mixed-0", "crowd-1"."""
         return [self._name(index) for index in range(self.count)]

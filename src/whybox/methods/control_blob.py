@@ -39,7 +39,6 @@ class ControlBlob:
     name: ClassVar[str] = "control_blob"
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
     source: ClassVar[str] = "a control, no explanation: a Gaussian at the predicted box"
-    is_control: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:

@@ -28,7 +28,6 @@ class ControlBox:
     name: ClassVar[str] = "control_box"
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
     source: ClassVar[str] = "a control, no explanation: 1 inside the predicted box"
-    is_control: ClassVar[bool] = True
 
     def __call__(
         self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from whybox.errors import WhyboxError
+from whybox.errors import MetricError, WhyboxError
 from whybox.frame import Size
 from whybox.ops.attention_maps import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
 from whybox.ops.regions import Floor
@@ -54,7 +54,7 @@ def _solver() -> Any:
     try:
         import ot
     except ImportError as error:
-        raise WhyboxError("attention_distance needs the package POT; pip install 'whybox[attention]'") from error
+        raise MetricError("attention_distance needs the package POT; pip install 'whybox[attention]'") from error
     return ot
 
 

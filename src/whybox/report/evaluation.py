@@ -7,7 +7,7 @@ from typing import Any
 
 from whybox.report.charts import charts, sparkline, styles
 from whybox.report.document import data_url, render, script_json
-from whybox.report.results import Box, Cell, Column, Curve, EvaluationReport, Example, Key, Panel, Row
+from whybox.report.results import Box, Column, EvaluationReport, Example, Key, Row
 from whybox.report.table import (
     ARROWS,
     UNDEFINED,
@@ -24,21 +24,6 @@ from whybox.report.table import (
     warnings,
     winning_control,
 )
-
-__all__ = [
-    "Box",
-    "Cell",
-    "Column",
-    "Curve",
-    "EvaluationReport",
-    "Example",
-    "Panel",
-    "Row",
-    "headline",
-    "table_latex",
-    "table_markdown",
-    "write_report",
-]
 
 NEEDS = {
     "box": "an annotated box",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,20 @@ def write_figures(report: EvaluationReport, folder: Path) -> list[Path]:
         pairs = [(row, report.curves[row.key, column.key]) for row in report.rows if (row.key, column.key) in report.curves]
         shown = [example for example in report.examples if example.column == column.key]
         if pairs:
-            paths = [folder / f"curves-{file_stem(column.key)}.{kind}" for kind in ("png", "svg")]
+            paths = [folder / f"curves-{_stem(column)}.{kind}" for kind in ("png", "svg")]
             draw_curves(report.rows, column, pairs, paths)
             written += paths
         if shown:
-            path = folder / f"examples-{file_stem(column.key)}.png"
+            path = folder / f"examples-{_stem(column)}.png"
             draw_examples(column, shown, path)
             written.append(path)
     return written
+
+
+def _stem(column: Column) -> str:
+    """A file name for a metric; two with many settings may begin alike, so what is cut off stands as a digest."""
+    stem = file_stem(column.key)
+    return stem if len(column.key) <= len(stem) else f"{stem}-{sha256(column.key.encode()).hexdigest()[:8]}"
 
 
 def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, Curve]], paths: Sequence[Path]) -> None:

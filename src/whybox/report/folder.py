@@ -1,12 +1,15 @@
 """Results on disk: a folder that appears whole or not at all, and names that every file system takes."""
 
+import json
+import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from whybox.errors import WhyboxError
 
@@ -78,6 +81,21 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 def file_stem(text: str) -> str:
     """Text made fit for a file name on every system: letters, digits, dot, dash and underscore, at most 60 of them."""
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.")[:60] or "unnamed"
+
+
+def json_text(value: Any) -> str:
+    """Plain values as JSON; numbers that it lacks become null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return value
 
 
 def one_line(error: BaseException) -> str:

@@ -87,7 +87,7 @@ class Example:
 class EvaluationReport:
     """All that the report of one run shows.
 
-    facts: (name, text): model, data, objects, seed, command, versions. cells, versus, curves: by (row key, column key).
+    facts: (name, text): model, data, objects, seed, versions. cells, versus, curves: by (row key, column key).
     versus: the mean difference to the better control of the column on the same objects, signed so that positive is better
     than the control. remarks: sentences. failed: (image, reason). problems: lines, what was left out of the data set.
     """

@@ -48,6 +48,8 @@ def compare(
     the page.
     The test flips the signs of all differences of an image together; p-values are corrected for all pairs (Holm).
     """
+    if type(seed) is not int or seed < 0:
+        raise WhyboxError(f"seed must be a whole number from 0 on, got {seed!r}")
     first, second = _read(Path(a)), _read(Path(b))
     pairs = _pairs(methods) or {row: (row, row) for row in first.results.rows if row in second.results.rows}
     _check(first, second, pairs)

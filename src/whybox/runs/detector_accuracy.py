@@ -19,6 +19,8 @@ CROWD = "crowdhuman:"
 def detector_accuracy(shards: Sequence[Shard], classes: Sequence[str] | None, data: str) -> dict[str, Any]:
     """COCO's numbers and, on CrowdHuman, its AP, log-average miss rate and Jaccard index. A label is a score's column."""
     known = [_from_one(shard) for shard in shards if "found" in shard]
+    if not known:
+        return {}
     labels = [shard[part]["labels"] for shard in known for part in ("found", "truth")]
     highest = int(max((each.max() for each in labels if len(each)), default=1))
     names = [class_name(column, classes) for column in range(highest)]

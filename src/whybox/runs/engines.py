@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 import torch
@@ -59,9 +59,13 @@ def attempt(measurer: Measurer, index: int) -> Shard:
     except EVERYWHERE:
         raise
     except Exception as error:
-        told = str(error) if isinstance(error, WhyboxError) else f"{type(error).__name__}: {error}"
-        reason = told.strip().splitlines()[0] if told.strip() else type(error).__name__
-        return {"index": index, "image": measurer.data.names[index], "failed": reason}
+        return {"index": index, "image": measurer.data.names[index], "failed": reason_of(error)}
+
+
+def reason_of(error: Exception) -> str:
+    """In one line why an image could not be worked on; what is no WhyboxError is named by its kind."""
+    told = str(error) if isinstance(error, WhyboxError) else f"{type(error).__name__}: {error}"
+    return told.strip().splitlines()[0] if told.strip() else type(error).__name__
 
 
 def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> Iterator[Shard]:
@@ -69,7 +73,6 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
 
     The model goes to each as bytes: tensors in shared memory would let one worker's randomised weights reach the others.
     """
-    others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (_packed(setup),))
     try:
         yield from _in_flight(pool.submit, indices, AHEAD * workers)
@@ -78,9 +81,10 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
             "a worker process died, most often for want of memory; start again to go on, with fewer workers"
         ) from None
     finally:
+        begun = list((getattr(pool, "_processes", None) or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         # Whoever leaves early does not want to wait for images that are under way.
-        for worker in set(active_children()) - others:
+        for worker in begun:
             worker.terminate()
 
 
@@ -104,9 +108,14 @@ def _begin(packed: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        _own[:] = [pickle.loads(packed).make()]
+        setup = pickle.loads(packed)
     except Exception as error:
         _own[:] = [f"a worker cannot read what it was sent ({error}): define classes in a module, or use one worker"]
+        return
+    try:
+        _own[:] = [setup.make()]
+    except Exception as error:
+        _own[:] = [f"a worker cannot begin: {error}"]
 
 
 def _leave_with_parent() -> None:
@@ -138,6 +147,7 @@ def measure_on_ray(setup: Setup, indices: Sequence[int], workers: int, address: 
         _connect(ray, address, workers * setup.plan.threads)
     try:
         needs = {"num_cpus": setup.plan.threads, "num_gpus": int(_on_gpu(setup.model))}
+        _check_room(ray, needs, workers)
         packed = ray.put(_packed(setup))
         actors = [ray.remote(_RayWorker).options(**needs).remote(packed) for _ in range(workers)]
         yield from _from_actors(ray, actors, indices)
@@ -163,6 +173,17 @@ def _connect(ray: Any, address: str | None, processors: int) -> None:
         ray.init(log_to_driver=False, logging_level="error", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise WhyboxError(f"no Ray cluster at {address or 'this machine'}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _check_room(ray: Any, needs: dict[str, int], workers: int) -> None:
+    """An actor that finds no room would wait for ever, and with it the images handed to it."""
+    room = ray.cluster_resources()
+    for need, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+        wanted, given = workers * needs[need], int(room.get(name, 0))
+        if wanted > given:
+            raise WhyboxError(
+                f"{workers} workers need {wanted} {name}s, the Ray cluster has {given}: give fewer workers or threads"
+            )
 
 
 def _check_address(address: str | None) -> None:

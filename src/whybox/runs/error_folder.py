@@ -13,9 +13,9 @@ import torch
 
 from whybox import api
 from whybox.accuracy.tide import KINDS, MISSED
-from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.report.folder import new_folder
 from whybox.report.gallery import Card, Tally, View, make_card, write_gallery
+from whybox.runs.engines import EVERYWHERE, reason_of
 from whybox.runs.errors import Errors, Search, Tick, Warn, of_image, rounded
 from whybox.runs.mistakes import Mistake, choose
 from whybox.truth import DataSet
@@ -60,11 +60,11 @@ def _cards(
         try:
             passed = api.trace(model, data[index].image)
             made |= {id(one): _card(one, passed, views) for one, views in _explain(model, method, passed, mistakes)}
-        except (UnknownNameError, WeightsError, GradientError):
+        except EVERYWHERE:
             raise
-        except WhyboxError as error:
-            failed.append((name, str(error)))
-            warn(of_image(name, error))
+        except Exception as error:
+            failed.append((name, reason_of(error)))
+            warn(of_image(name, reason_of(error)))
         tick(name, 1)
     return [made[id(one)] for one in chosen if id(one) in made], failed
 

@@ -12,9 +12,10 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from whybox import api
 from whybox.accuracy.tide import CORRECT, DUPLICATE, IGNORED, KINDS, MISSED, Sorted, ap50, ap50_gains, sort_errors
-from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
+from whybox.errors import WhyboxError
 from whybox.explanation import class_name
 from whybox.missed import SAME, match_drawn
+from whybox.runs.engines import EVERYWHERE, reason_of
 from whybox.runs.labels import lacking, to_columns
 from whybox.runs.mistakes import Mistake, Named, surest_first
 from whybox.truth import DataSet, Truth
@@ -104,11 +105,11 @@ def find_errors(model: Model, data: DataSet, search: Search, *, tick: Tick = lam
     for index, name in enumerate(names):
         try:
             whole, shown, found = _look(model, data, index, search)
-        except (UnknownNameError, WeightsError, GradientError):
+        except EVERYWHERE:
             raise
-        except WhyboxError as error:
-            failed.append((name, str(error)))
-            warn(of_image(name, error))
+        except Exception as error:
+            failed.append((name, reason_of(error)))
+            warn(of_image(name, reason_of(error)))
         else:
             sorted_images.append(whole)
             mistakes += found
@@ -231,6 +232,6 @@ def rounded(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
 
-def of_image(name: str, error: WhyboxError) -> str:
-    """The error's line with the image's name in it."""
-    return str(error) if name in str(error) else f"{name}: {error}"
+def of_image(name: str, reason: str) -> str:
+    """The reason with the image's name in it."""
+    return reason if name in reason else f"{name}: {reason}"

@@ -13,10 +13,11 @@ from torch import nn
 
 from whybox import api
 from whybox.errors import WhyboxError, unknown
-from whybox.report.evaluation import EvaluationReport, table_markdown, write_report
+from whybox.report.evaluation import write_report
 from whybox.report.figures import write_figures
 from whybox.report.folder import new_file
-from whybox.report.results import Cell
+from whybox.report.results import Cell, EvaluationReport
+from whybox.report.table import table_markdown
 from whybox.runs.detector_accuracy import detector_accuracy
 from whybox.runs.engines import ENGINES, Setup, measure_here, measure_in_processes, measure_on_ray
 from whybox.runs.labels import lacking
@@ -206,6 +207,7 @@ def _report(
     def picture(index: int) -> Image.Image:
         return setup.data[index].image.convert("RGB")
 
+    shown, missing = examples(results, columns, picture, folder.picture)
     return EvaluationReport(
         title=f"{setup.model.name} on {setup.data.name}",
         facts=_facts(setup, results, shards, accuracy),
@@ -214,8 +216,8 @@ def _report(
         cells=cells,
         versus=versus_controls(results, columns, cells, plan.seed),
         curves=mean_curves(results, columns, plan.seed),
-        examples=examples(results, columns, picture, folder.picture),
-        remarks=_remarks(plan, results, metrics),
+        examples=shown,
+        remarks=[*_remarks(plan, results, metrics), *missing],
         failed=failures(shards),
         problems=setup.data.problems,
     )

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -76,7 +76,7 @@ class Measurer:
             whole = replace(whole, randomised=partial(self._randomised, method, case))
         results = {}
         for name, metric in self.metrics.items():
-            if metric.needs <= whole.gives:
+            if frozenset(metric.needs) <= whole.gives:
                 results[name] = _plain(_measure(metric, maps, whole))
         return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))]}
 
@@ -131,7 +131,7 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
 
 def _measure(metric: Metric, maps: HeatMaps, case: Case) -> Measured:
     """The metric of all maps, a few detections at a time; what draws anew is asked once, for all of them."""
-    if metric.needs & {"redraw", "randomised"}:
+    if frozenset(metric.needs) & {"redraw", "randomised"}:
         return _judge(metric, maps.at_image(), case)
     parts = []
     for start in range(0, len(case), CHUNK):
@@ -148,6 +148,8 @@ def _judge(metric: Metric, maps: Tensor, case: Case) -> Measured:
     if tuple(measured.values.shape) != (len(case),):
         came = tuple(measured.values.shape)
         raise MetricError(f"metric {metric.name!r} must give one value a detection, ({len(case)},), got {came}")
+    if measured.curves is not None and (measured.at is None or measured.curves.shape != (len(case), len(measured.at))):
+        raise MetricError(f"metric {metric.name!r} must give curves (N,P) with P points `at`, got {tuple(measured.curves.shape)}")
     return measured
 
 
@@ -199,6 +201,3 @@ def read_picture(text: str) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """What `_picture` kept, (h,w) uint8."""
     with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
         return np.asarray(opened)
-
-
-Measure = Callable[[int], Shard]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import whybox
 from whybox import api, registry
 from whybox.errors import WhyboxError, unknown
 from whybox.specs import format_spec, parse_spec
@@ -15,6 +16,13 @@ from whybox.truth import DataSet, Metric
 from whybox.types import Model, Target
 
 CONTROLS = ("control_blob", "control_box")
+
+
+def is_control(spec: str) -> bool:
+    """Whether a method, with or without settings, is one of the controls."""
+    return parse_spec(spec)[0] in CONTROLS
+
+
 SELECTIONS = ("well", "all", "failures")
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "faithfulness": ("deletion", "deletion:fill=blurred", "insertion", "insertion:fill=blurred"),
@@ -91,6 +99,8 @@ class Plan:
         for name in ("top", "batch", "threads"):
             if getattr(self, name) < 1:
                 raise WhyboxError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise WhyboxError(f"seed must be 0 or more, got {self.seed}")
         if self.limit is not None and self.limit < 1:
             raise WhyboxError(f"limit must be at least 1, got {self.limit}")
         if not (self.methods or self.own_methods) or not (self.metrics or self.own_metrics):
@@ -118,6 +128,8 @@ def _check_names(kind: str, known: Sequence[str], own: Sequence[Any], needed: Se
     for one in own:
         if lacks := [name for name in needed if not hasattr(one, name)]:
             raise WhyboxError(f"your {kind} {type(one).__name__} lacks {', '.join(lacks)}; a {kind} has {', '.join(needed)}")
+        if not isinstance(one.name, str) or set(one.name) & set(":=,"):
+            raise WhyboxError(f"your {kind} {type(one).__name__} needs a name without : = and commas, got {one.name!r}")
         if one.name in taken:
             raise WhyboxError(f"two {kind}s are named {one.name!r}; give yours another name")
         taken.add(one.name)
@@ -186,7 +198,8 @@ def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
     target = {"target": plan.target if isinstance(plan.target, str) else _describe(plan.target)}
     annotations = getattr(data, "digest", "") or _digest("\n".join(data.classes).encode())
     of_model = {"model": model.name, "weights": _weights_digest(model), "model_settings": _settings_digest(model)}
-    return {**terms, **own, **target, **of_model, "data": data.name, "annotations": annotations}
+    where = {"device": _device(model), "torch": torch.__version__, "whybox": whybox.__version__}
+    return {**terms, **own, **target, **of_model, **where, "data": data.name, "annotations": annotations}
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -207,6 +220,13 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(_is_plain(one) for one in value.values())
     return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _device(model: Model) -> str:
+    """Its kind, "cpu" or "cuda": sums differ in their last bits from one to another."""
+    network = getattr(model, "net", None)
+    weights = network.parameters() if isinstance(network, torch.nn.Module) else ()
+    return next((weight.device.type for weight in weights), "")
 
 
 def _weights_digest(model: Model) -> str:

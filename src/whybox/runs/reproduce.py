@@ -8,6 +8,7 @@ from typing import Any
 from whybox.errors import WhyboxError, unknown
 from whybox.metrics import deletion, insertion
 from whybox.report.folder import new_file
+from whybox.report.table import markdown_line
 from whybox.runs.evaluate import Evaluation, evaluate
 from whybox.runs.results import write_json
 from whybox.specs import format_spec
@@ -272,8 +273,7 @@ def _arrow(entry: Entry) -> str:
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join(markdown_line(cells) for cells in (head, ["---"] * len(head), *rows))
 
 
 def _plain(table: Table, runs: Mapping[str, Evaluation], rows: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """What an evaluation found, as tables: one row an object, method and metric."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whybox.explanation import class_name
-from whybox.report.folder import new_file
+from whybox.report.folder import json_text, new_file
 from whybox.runs.measure import Shard
 
 Floats = NDArray[np.float64]
@@ -72,8 +71,9 @@ def gather(shards: Sequence[Shard], rows: Sequence[str], columns: Sequence[str],
                 values[r, c, start:stop] = found["values"]
                 if "curves" in found:
                     at.setdefault(column, found["at"])
-                    whole = curves.setdefault((row, column), np.full((len(objects), len(found["at"])), np.nan))
-                    whole[start:stop] = found["curves"]
+                    if (row, column) not in curves:
+                        curves[row, column] = np.full((len(objects), len(found["at"])), np.nan)
+                    curves[row, column][start:stop] = found["curves"]
         start = stop
     return Results(tuple(rows), tuple(columns), objects, values, curves, at, _seconds(measured, rows))
 
@@ -98,7 +98,7 @@ def write_parquet(results: Results, folder: Path) -> None:
     with new_file(folder / "results.parquet") as draft:
         pq.write_table(pa.table(long), draft, compression="zstd")
     with new_file(folder / "curves.parquet") as draft:
-        pq.write_table(pa.table(_long_curves(results)), draft, compression="zstd")
+        pq.write_table(_long_curves(results), draft, compression="zstd")
 
 
 def _long(results: Results) -> dict[str, Any]:
@@ -124,31 +124,32 @@ def _long(results: Results) -> dict[str, Any]:
     return {**of_object, "method": pa.array(methods, pa.string()), "metric": pa.array(metrics, pa.string()), "value": values}
 
 
-def _long_curves(results: Results) -> dict[str, Any]:
+def _long_curves(results: Results) -> Any:
+    """A table a row, method and metric with curves; built of arrays, since lists of numbers would take ten times the memory."""
     import pyarrow as pa
 
+    images = pa.array([one["image"] for one in results.objects], pa.string())
+    index = pa.array(results.images, pa.int32())
+    place = pa.array([one["place"] for one in results.objects], pa.int32())
     names = ("image", "index", "place", "method", "metric", "at", "values")
-    table: dict[str, list[Any]] = {name: [] for name in names}
+    kinds = (pa.string(), pa.int32(), pa.int32(), pa.string(), pa.string(), pa.list_(pa.float64()), pa.list_(pa.float64()))
+    parts = []
     for (row, column), curves in results.curves.items():
-        for one, curve in zip(results.objects, curves, strict=True):
-            entry = (one["image"], one["index"], one["place"], row, column, results.at[column].tolist(), curve.tolist())
-            for name, value in zip(names, entry, strict=True):
-                table[name].append(value)
-    kinds = {"index": pa.int32(), "place": pa.int32(), "at": pa.list_(pa.float64()), "values": pa.list_(pa.float64())}
-    return {name: pa.array(values, kinds.get(name, pa.string())) for name, values in table.items()}
+        at = np.broadcast_to(results.at[column], curves.shape)
+        words = [pa.array([word] * len(results), pa.string()) for word in (row, column)]
+        parts.append(pa.table([images, index, place, *words, _lists(at), _lists(curves)], list(names)))
+    return pa.concat_tables(parts) if parts else pa.schema(list(zip(names, kinds, strict=True))).empty_table()
+
+
+def _lists(rows: Floats) -> Any:
+    """(N,P) as N lists."""
+    import pyarrow as pa
+
+    ends = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.ascontiguousarray(rows).ravel()))
 
 
 def write_json(value: Any, file: Path) -> None:
     """Plain values as a JSON file; numbers that JSON lacks become null."""
     with new_file(file) as draft:
-        draft.write_text(json.dumps(_finite(value), indent=2, allow_nan=False), encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return value
+        draft.write_text(json_text(value), encoding="utf-8")

@@ -38,16 +38,22 @@ class RunFolder:
                 raise WhyboxError(
                     f"{path}: holds another evaluation, which differs in: {', '.join(different)}; choose another folder"
                 )
-            return cls(path)
+            return cls._ready(path)
         check_new_folder(path)
         try:
-            (path / "shards").mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WhyboxError(f"{path}: cannot be written ({error.strerror})") from error
         described = [{**vars(one), "range": list(one.range), "needs": sorted(one.needs)} for one in columns]
         content = {"schema": SCHEMA, "kind": "evaluation", **identity, "columns": described}
         with new_file(mark) as draft:
             draft.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        return cls._ready(path)
+
+    @classmethod
+    def _ready(cls, path: Path) -> "RunFolder":
+        """With its shards' folder, which a run that was killed at its very beginning may not have made."""
+        (path / "shards").mkdir(exist_ok=True)
         return cls(path)
 
     def keep(self, shard: Shard) -> None:
@@ -70,8 +76,8 @@ class RunFolder:
 
     def _names(self) -> list[str]:
         """All images that are known, in the order in which they had their places."""
-        known = [shard for file in (self.path / "shards").glob("*.json.gz") if (shard := _load(file)) is not None]
-        return [image for _, image in sorted((shard["index"], shard["image"]) for shard in known)]
+        loaded = (_load(file) for file in (self.path / "shards").glob("*.json.gz"))
+        return [image for _, image in sorted((shard["index"], shard["image"]) for shard in loaded if shard is not None)]
 
     def picture(self, image: str, row: str, place: int) -> str:
         """The kept map of one object of an image, as `read_picture` takes it."""

@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from whybox.errors import WhyboxError
 from whybox.ops.statistics import bootstrap_mean, bootstrap_means
 from whybox.report.overlay import blend
 from whybox.report.results import Cell, Column, Curve, Example, Key, Panel, Row
 from whybox.runs.measure import read_picture
-from whybox.runs.plan import CONTROLS, titles
+from whybox.runs.plan import is_control, titles
 from whybox.runs.results import Floats, Results
-from whybox.specs import parse_spec
 from whybox.truth import Metric
 
 SHOWN = 320
@@ -24,7 +22,7 @@ KINDS = ("best", "median", "worst")
 def table_rows(specs: Sequence[str]) -> tuple[Row, ...]:
     """The methods and controls, with words for each."""
     named = titles(specs)
-    return tuple(Row(spec, named[spec], parse_spec(spec)[0] in CONTROLS) for spec in specs)
+    return tuple(Row(spec, named[spec], is_control(spec)) for spec in specs)
 
 
 def table_columns(results: Results, metrics: Mapping[str, Metric]) -> tuple[Column, ...]:
@@ -56,13 +54,13 @@ def versus_controls(results: Results, columns: Sequence[Column], cells: Mapping[
     found = {}
     for column in columns:
         sign = 1 if column.higher_is_better else -1
-        controls = {row: sign * cells[row, column.key].mean for row in CONTROLS if (row, column.key) in cells}
+        controls = {row: sign * cell.mean for (row, key), cell in cells.items() if key == column.key and is_control(row)}
         if not controls:
             continue
         best, shared = max(controls, key=lambda row: controls[row]), results.common(column.key)
         theirs = sign * results.of(best, column.key)[shared]
         for row in results.rows:
-            if (row, column.key) in cells and row not in CONTROLS:
+            if (row, column.key) in cells and not is_control(row):
                 ours = sign * results.of(row, column.key)[shared]
                 difference = bootstrap_mean(ours - theirs, results.images[shared], seed=seed)
                 found[row, column.key] = Cell(*difference, len(ours))
@@ -89,23 +87,31 @@ def examples(
     columns: Sequence[Column],
     picture: Callable[[int], Image.Image],
     pictures: Callable[[str, str, int], str],
-) -> list[Example]:
-    """For every metric the objects on which the first method does best, middling and worst.
+) -> tuple[list[Example], list[str]]:
+    """For every metric the objects on which the first method does best, middling and worst; and the images of which no
+    example could be made, a sentence each.
 
     picture: an image by its place. pictures: the kept map of (image's name, method, place among its detections).
     """
-    found = []
+    found, missing = [], {}
     for column in columns:
-        shared = np.flatnonzero(results.common(column.key))
-        sign = 1 if column.higher_is_better else -1
-        order = shared[np.argsort(-sign * results.of(results.rows[0], column.key)[shared], kind="stable")]
-        picks = dict(zip(KINDS, (order[0], order[len(order) // 2], order[-1]), strict=True)) if len(order) >= 3 else {}
-        for kind, number in picks.items():
+        for kind, number in _picks(results, column).items():
             try:
-                found.append(_example(results, column, kind, int(number), picture, pictures))
-            except WhyboxError:
-                continue
-    return found
+                found.append(_example(results, column, kind, number, picture, pictures))
+            except Exception as error:
+                # The user's own data set may raise anything, and the numbers are there all the same.
+                missing[results.objects[number]["image"]] = str(error) or type(error).__name__
+    return found, [f"No example of {image} could be shown: {reason}." for image, reason in missing.items()]
+
+
+def _picks(results: Results, column: Column) -> dict[str, int]:
+    """The numbers of the objects that are shown, by kind; none where there are fewer than three."""
+    shared = np.flatnonzero(results.common(column.key))
+    sign = 1 if column.higher_is_better else -1
+    order = shared[np.argsort(-sign * results.of(results.rows[0], column.key)[shared], kind="stable")]
+    if len(order) < len(KINDS):
+        return {}
+    return dict(zip(KINDS, (int(order[i]) for i in (0, len(order) // 2, -1)), strict=True))
 
 
 def _example(
