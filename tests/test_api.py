@@ -220,7 +220,7 @@ def test_a_class_name_for_every_column():
     [
         ({"method": "drise", "target": "x1"}, "drise explains a detection as a whole"),
         ({"method": "drise", "target": "combined"}, "drise explains a detection as a whole"),
-        ({"method": "drise", "masks": "many"}, "masks must be a number"),
+        ({"method": "drise", "masks": "many"}, "masks must be a whole number"),
         ({"crop_padding": "maybe"}, "crop_padding must be true or false"),
         ({"smoothing": 3}, "smoothing must be a name"),
         ({"route": "quick"}, "unknown route 'quick'"),

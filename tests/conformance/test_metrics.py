@@ -146,8 +146,15 @@ def tried(name):
     return trial(name)
 
 
-def redraws(metric: Metric) -> bool:
-    return bool(metric.needs & {"redraw", "randomised"})
+def names_of(kind: str) -> list[str]:
+    """The metrics with an option `region`, those that draw no map anew, or those that look at annotations alone."""
+    made = {name: metric() for name, metric in registry.metrics().items()}
+    chosen = {
+        "of regions": lambda metric: "region" in {option.name for option in fields(metric)},
+        "not redrawn": lambda metric: not metric.needs & {"redraw", "randomised"},
+        "of annotations": lambda metric: not metric.needs & {"predict", "redraw", "randomised"},
+    }
+    return sorted(name for name, metric in made.items() if chosen[kind](metric))
 
 
 def test_it_says_what_it_is(name, tried):
@@ -196,9 +203,8 @@ def test_the_best_beats_the_middle_beats_the_worst(tried):
 
 
 @pytest.mark.parametrize("region", ["box", "mask"])
+@pytest.mark.parametrize("name", names_of("of regions"), indirect=True)
 def test_a_metric_of_regions_takes_boxes_and_masks(tried, region):
-    if "region" not in {option.name for option in fields(tried.metric)}:
-        pytest.skip("no regions")
     metric = replace(tried.metric, region=region)
     assert region in metric.title
     assert metric.needs == {"box", region}
@@ -234,19 +240,17 @@ def test_the_scale_of_a_map_says_nothing(tried):
         torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", names_of("not redrawn"), indirect=True)
 def test_a_detection_is_judged_alike_in_any_company(tried):
-    if redraws(tried.metric):
-        pytest.skip("maps are drawn again for all detections at once")
     maps, whole = tried.ranking[1]
     together = tried.metric(maps, whole).values
     for rows in ([7, 0, 2], [1]):
         torch.testing.assert_close(tried.metric(maps[rows], whole[rows]).values, together[rows], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", names_of("of annotations"), indirect=True)
 def test_what_is_compared_with_an_annotation_is_nan_without_one(tried):
     """-1 stands for no object, 3 is the ignored one."""
-    if tried.metric.needs & {"predict", "redraw", "randomised"}:
-        pytest.skip("the object is found again by the detector, not by its annotation")
     maps, whole = tried.ranking[1]
     expected = tried.metric(maps, whole).values
     matched = torch.cat([torch.tensor([-1, 1, 3]), OWN[3:]])

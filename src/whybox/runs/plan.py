@@ -66,7 +66,7 @@ class Plan:
     own_methods, own_metrics: objects of the user's, known by their `name`.
     """
 
-    methods: tuple[str, ...] = ("odam", "gradcam", "gradcam_pp", "drise")
+    methods: tuple[str, ...] = ("odam", "gradcam", "gradcam_pp", "drise:masks=500")
     metrics: tuple[str, ...] = ("standard",)
     target: str | Target = "score"
     select: str = "well"
