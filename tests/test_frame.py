@@ -55,7 +55,31 @@ def test_image_to_network_is_the_way_back():
     assert torch.allclose(there[:, 80:240], resize_maps(maps, (160, 320)))
 
 
-@pytest.mark.parametrize("sizes", [((0, 5), (4, 4), (4, 4)), ((5, 5), (9, 4), (8, 8)), ((5, 5), (8, 8), (8, 8), (1, 0))])
+CROP = Frame((100, 200), (50, 100), (50, 50), (0, -25))
+"""The middle of a wide image, halved, as CLIP's preprocessing cuts it."""
+
+
+def test_a_crop_carries_boxes_and_points_both_ways():
+    seen = torch.tensor([[50.0, 0.0, 150.0, 100.0]])
+    assert CROP.boxes_to_network(seen).tolist() == [[0.0, 0.0, 50.0, 50.0]]
+    assert CROP.boxes_to_image(torch.tensor([[0.0, 0.0, 50.0, 50.0]])).tolist() == seen.tolist()
+    assert CROP.points_to_image(torch.tensor([[25.0, 25.0]])).tolist() == [[100.0, 50.0]]
+
+
+def test_what_a_crop_cut_off_is_zero_in_the_map():
+    on_image = CROP.maps_to_image(torch.ones(1, 5, 5))[0]
+    assert on_image.shape == (100, 200)
+    assert on_image[:, 52:148].eq(1).all()
+    assert on_image[:, :48].eq(0).all()
+    assert on_image[:, 152:].eq(0).all()
+
+
+def test_a_crop_cuts_maps_on_the_way_to_the_network():
+    maps = torch.rand(1, 100, 200)
+    assert torch.equal(CROP.image_to_network(maps), resize_maps(maps, (50, 100))[:, :, 25:75])
+
+
+@pytest.mark.parametrize("sizes", [((0, 5), (4, 4), (4, 4)), ((5, 5), (8, 8), (8, 8), (8, 0)), ((5, 5), (9, 4), (8, 8), (0, -4))])
 def test_impossible_frames_are_refused(sizes):
     with pytest.raises(ValueError, match=r"pixels|canvas"):
         Frame(*sizes)

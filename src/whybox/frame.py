@@ -16,7 +16,8 @@ class Frame:
     """Where an image stands on the canvas that the network saw. Sizes are (height, width) in pixels.
 
     image: the user's image. resized: the same image after scaling. network: the canvas with its padding.
-    offset: (top, left) of the resized image on the canvas; (0, 0) where padding is on the bottom and right only.
+    offset: (top, left) of the resized image on the canvas; (0, 0) where padding is on the bottom and right only. Where the
+    network saw a crop the offset is negative: what lies above and left of the canvas was cut off.
     """
 
     image: Size
@@ -29,8 +30,8 @@ class Frame:
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"Frame.{name} must be at least 1x1 pixels, got {getattr(self, name)}")
         for extent, resized, offset in zip(self.network, self.resized, self.offset, strict=True):
-            if offset < 0 or offset + resized > extent:
-                raise ValueError(f"the resized image {self.resized} at {self.offset} leaves the canvas {self.network}")
+            if offset >= extent or offset + resized <= 0:
+                raise ValueError(f"the resized image {self.resized} at {self.offset} lies off the canvas {self.network}")
 
     @classmethod
     def same(cls, size: Size) -> "Frame":
@@ -59,24 +60,37 @@ class Frame:
     def maps_to_image(self, maps: Tensor, *, crop_padding: bool = True) -> Tensor:
         """Maps (N,h,w) that cover the canvas -> (N,H,W) on the image's pixels. Bilinear, corners not aligned.
 
-        The map is stretched to the canvas, the padding is cropped, and what is left is resized to the image.
+        The map is stretched to the canvas, the padding is cropped, and what is left is resized to the image. What the
+        network did not see of the image, because it was cut off, is 0.
         crop_padding=False stretches the padded map over the image, as the reference implementation of ODAM does: the map
         is then shifted by up to the padding. It exists to reproduce that code's numbers.
         """
         if not crop_padding:
             return resize_maps(maps, self.image)
-        top, left = self.offset
-        height, width = self.resized
-        on_canvas = resize_maps(maps, self.network)[:, top : top + height, left : left + width]
-        return resize_maps(on_canvas, self.image)
+        canvas = resize_maps(maps, self.network)
+        on_canvas, on_resized = self._shared()
+        seen = canvas[:, *on_canvas]
+        if tuple(seen.shape[-2:]) != self.resized:
+            whole = canvas.new_zeros((len(canvas), *self.resized))
+            whole[:, *on_resized] = seen
+            seen = whole
+        return resize_maps(seen, self.image)
 
     def image_to_network(self, maps: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
         """Maps or channels (N,H,W) on the image's pixels -> (N,Hn,Wn) on the canvas; the padding is 0."""
         canvas = maps.new_zeros((len(maps), *self.network))
-        top, left = self.offset
-        height, width = self.resized
-        canvas[:, top : top + height, left : left + width] = resize_maps(maps, self.resized, mode=mode)
+        on_canvas, on_resized = self._shared()
+        canvas[:, *on_canvas] = resize_maps(maps, self.resized, mode=mode)[:, *on_resized]
         return canvas
+
+    def _shared(self) -> tuple[list[slice], list[slice]]:
+        """Rows and columns where the resized image lies on the canvas: as the canvas and as the resized image count them."""
+        on_canvas, on_resized = [], []
+        for extent, resized, offset in zip(self.network, self.resized, self.offset, strict=True):
+            start, end = max(0, offset), min(extent, offset + resized)
+            on_canvas.append(slice(start, end))
+            on_resized.append(slice(start - offset, end - offset))
+        return on_canvas, on_resized
 
     def _shift(self, like: Tensor) -> Tensor:
         top, left = self.offset

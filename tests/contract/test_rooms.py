@@ -10,7 +10,7 @@ import whybox
 SOURCE = Path(whybox.__file__).parent
 
 ROWS = [
-    {"errors", "frame", "types", "truth"},
+    {"errors", "frame", "types", "truth", "attention"},
     {"ops"},
     {"targets", "weights", "specs", "models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"},
     {"registry", "missed", "explanation", "api"},
@@ -27,6 +27,8 @@ WITHIN_ROW = {
     ("types", "errors"),
     ("truth", "types"),
     ("truth", "frame"),
+    ("attention", "types"),
+    ("attention", "frame"),
 }
 """Files at the top that build on one another inside a row."""
 LOOSE = {"targets", "weights", "specs"}

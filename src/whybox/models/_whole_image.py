@@ -1,0 +1,327 @@
+"""Models that answer for the whole image: contrastive image-text models, with texts as their classes, and classifiers.
+
+Such a model has one candidate, the whole image, and a column of scores for each text or class. A family says how its
+network is taken apart (`Encoders`); everything else is here, once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from whybox.attention import Text, Transformer, TransformerPass
+from whybox.errors import WeightsError, WhyboxError, unknown
+from whybox.frame import Frame, Size
+from whybox.ops.gradients import gradients_on
+from whybox.ops.hooks import INPUT, capture, frozen
+from whybox.ops.layers import choose_layers, exact_pullbacks, find_layers, module_path, token_layer
+from whybox.ops.transformer import attend, embedding_from, in_float32, modules_from, read_embedding, run_layer
+from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
+
+TOKENS = "tokens"
+BLOCKS = "blocks"
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Texts as a network takes them. inputs: what its text encoder is called with. row (T,): the position that is read.
+    words (T,N): which positions hold the text's own tokens, in order. texts: T of them."""
+
+    inputs: Any
+    row: Tensor
+    words: Tensor
+    texts: tuple[Text, ...]
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """A network taken apart by its family.
+
+    prepare: images (B,3,H,W) in 0..1 of one size -> the network's input (B,3,Hn,Wn) and the frame. vision: its image
+    encoder; grid: network size -> patches (h,w); first: tokens before the patches. embed_image: input -> (B,D) by the
+    network's own forward.
+    For image-text models: text, its text encoder; tokenize: texts, and whether to pad them to the full context -> TokenBatch;
+    embed_text: inputs -> (T,D) by the network's own forward; scale: () -> factor and offset of cosine to logit.
+    For classifiers: classify: embeddings (n,D) -> logits (n,K); classes: K names or None.
+    features: names of layers of maps and the modules behind them, the default first; none: tokens are the default.
+    fill: (3,) the colour in 0..1 that the network sees as zero.
+    """
+
+    net: nn.Module
+    prepare: Callable[[Tensor], tuple[Tensor, Frame]]
+    vision: Transformer
+    grid: Callable[[Size], Size]
+    embed_image: Callable[[Tensor], Tensor]
+    first: int = 1
+    text: Transformer | None = None
+    tokenize: Callable[[Sequence[str], bool], TokenBatch] | None = None
+    embed_text: Callable[[Any], Tensor] | None = None
+    scale: Callable[[], tuple[float, float]] = lambda: (1.0, 0.0)
+    classify: Callable[[Tensor], Tensor] | None = None
+    classes: Sequence[str] | None = None
+    features: Mapping[str, str] = field(default_factory=dict)
+    fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a pass is continued from. pixels: the network's input, (1,3,Hn,Wn)."""
+
+    pixels: Tensor
+    tokens: tuple[Tensor, ...]
+    mask: Tensor | None
+    embedding: Tensor
+
+
+class WholeImage:
+    """A network that answers for the whole image. Its one candidate is the image; a text or class is a column.
+
+    For image-text models the score is the cosine of the embeddings, the logit what the network makes of it (scale and
+    offset); `prompt` gives the same model with texts as its classes. For classifiers the score is the probability.
+    layers: "tokens", what enters the last attention layer, is the default of a transformer; "blocks[3]" what enters the
+    fourth; "input" the pixels; any module's path that gives maps or patch tokens works too.
+    """
+
+    def __init__(self, encoders: Encoders, name: str, texts: Sequence[str] = (), *, checked: list[bool] | None = None) -> None:
+        self.encoders = encoders
+        self.net: Any = encoders.net
+        self.name = name
+        self._checked = [] if checked is None else checked
+        self.texts: tuple[Text, ...] = ()
+        self.gives = frozenset({"candidates", "features", "input", "transformer"})
+        self.default_target = "logit" if encoders.classify else "score"
+        self.fill = encoders.fill
+        if encoders.tokenize is not None:
+            self.gives |= {"text"}
+            if texts:
+                self._read(texts)
+
+    def _read(self, texts: Sequence[str]) -> None:
+        assert self.encoders.tokenize is not None
+        batch = self.encoders.tokenize(texts, False)
+        self.texts = batch.texts
+        self._embeddings = self._embed(batch.inputs)
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """The texts, or a classifier's class names."""
+        return [text.text for text in self.texts] if "text" in self.gives else self.encoders.classes
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names that `pullbacks` takes, the default first."""
+        return (*self.encoders.features, TOKENS, INPUT)
+
+    def prompt(self, texts: Sequence[str]) -> "WholeImage":
+        """The same model asked about these texts; they are encoded once, here."""
+        if self.encoders.tokenize is None:
+            raise WhyboxError(f"{self.name} reads no text: it has classes of its own; leave text out")
+        return WholeImage(self.encoders, self.name, texts, checked=self._checked)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(K,D) unit embeddings of texts."""
+        assert self.encoders.tokenize is not None
+        return self._embed(self.encoders.tokenize(texts, False).inputs)
+
+    def _embed(self, inputs: Any) -> Tensor:
+        assert self.encoders.embed_text is not None
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            return normalize(self.encoders.embed_text(inputs).float(), dim=-1)
+
+    def trace(self, image: Tensor) -> Trace:
+        """One forward pass over an image (3,H,W) in 0..1, layer by layer, without a graph."""
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            pixels, frame = self.encoders.prepare(image[None])
+            tokens, mask = self.encoders.vision.embed(pixels)
+            entering = [tokens]
+            for layer in self.encoders.vision.layers[:-1]:
+                entering.append(run_layer(layer, entering[-1], mask))
+            embedding = self._read_out(entering[-1], mask)
+            self._check(pixels, embedding)
+            candidates = self._candidates(embedding, frame)
+        state = _State(pixels, tuple(entering), mask, embedding)
+        features = FeatureMap(self._on_grid(entering[-1][0], frame), self._stride(frame), TOKENS)
+        return Trace(image, frame, (features,), candidates, self._detections(candidates), embedding=embedding, state=state)
+
+    def _read_out(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """(B,D) from what enters the last layer; of that layer only the row that is read is computed."""
+        vision = self.encoders.vision
+        rows = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+        if vision.reads == "all":
+            return vision.read(run_layer(vision.layers[-1], tokens, mask))
+        layer = vision.layers[-1]
+        attended = attend(layer, tokens, mask, rows=rows)
+        return vision.read(layer.finish(tokens[:, :1], layer.out(attended.mixed)))
+
+    def _check(self, pixels: Tensor, embedding: Tensor) -> None:
+        """Once for each model: taken apart, it must answer as it does by its own forward pass."""
+        if self._checked:
+            return
+        own = self.encoders.embed_image(pixels).float()
+        away = float((own - embedding.float()).norm() / own.norm().clamp(min=1e-12))
+        if not own.isfinite().all():
+            raise WeightsError(f"{self.name} gave an embedding that is NaN or infinite: look at its weights and its input")
+        if away > (1e-3 if embedding.dtype == torch.float32 else 5e-2):
+            raise WhyboxError(
+                f"{self.name}: taken apart into its layers it answers otherwise than by its own forward pass (they differ by "
+                f"{away:.2g} of the embedding's length): this variant of its architecture is not known to whybox"
+            )
+        self._checked.append(True)
+
+    def predict(self, images: Tensor) -> list[Candidates]:
+        """One candidate for each of the images (B,3,H,W) in 0..1 of one size, by the network's own forward pass."""
+        if not len(images):
+            return []
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            pixels, frame = self.encoders.prepare(images)
+            return [self._candidates(one[None], frame) for one in self.encoders.embed_image(pixels)]
+
+    def _candidates(self, embeddings: Tensor, frame: Frame, texts: Tensor | None = None) -> Candidates:
+        """Embeddings (n,D) -> n candidates, each the whole image. texts: (T,D), or (n,T,D) each its own."""
+        height, width = frame.image
+        boxes = torch.tensor([[0.0, 0.0, width, height]], device=embeddings.device).expand(len(embeddings), 4)
+        level = torch.zeros(len(embeddings), dtype=torch.long, device=embeddings.device)
+        if self.encoders.classify is not None:
+            logits = self.encoders.classify(embeddings).float()
+            return Candidates(boxes, logits.softmax(-1), level, logits)
+        known = self._text_embeddings(embeddings) if texts is None else texts
+        unit = normalize(embeddings.float(), dim=-1)
+        cosine = unit @ known.T if known.ndim == 2 else (known @ unit[:, :, None])[..., 0]
+        scale, offset = self.encoders.scale()
+        return Candidates(boxes, cosine, level, scale * cosine + offset)
+
+    def _text_embeddings(self, like: Tensor) -> Tensor:
+        if not self.texts:
+            return like.new_zeros((0, like.shape[-1]), dtype=torch.float32)
+        return self._embeddings.to(like.device)
+
+    def _detections(self, candidates: Candidates) -> Detections:
+        """Every text, or a classifier's classes from the best on."""
+        scores = candidates.scores[0].detach()
+        labels = torch.arange(len(scores), device=scores.device)
+        if self.encoders.classify is not None:
+            labels = scores.argsort(descending=True, stable=True)
+        count = len(labels)
+        return Detections(candidates.boxes.expand(count, 4), scores[labels], labels, torch.zeros_like(labels))
+
+    def _on_grid(self, tokens: Tensor, frame: Frame) -> Tensor:
+        """Tokens (N,C) -> (C,h,w)"""
+        height, width = self.encoders.grid(frame.network)
+        start = self.encoders.first
+        return tokens[start : start + height * width].T.reshape(-1, height, width)
+
+    def _stride(self, frame: Frame) -> float:
+        return frame.network[0] / self.encoders.grid(frame.network)[0]
+
+    def _known(self, trace: Trace) -> _State:
+        return trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
+
+    def transformer(self, trace: Trace) -> TransformerPass:
+        """The image's pass, from its trace."""
+        state = self._known(trace)
+
+        def answer(embeddings: Tensor, detections: Detections) -> Trace:
+            return trace.rows(self._candidates(embeddings, trace.frame), detections)
+
+        return TransformerPass(
+            self.encoders.vision,
+            state.tokens,
+            torch.zeros(1, dtype=torch.long, device=state.embedding.device),
+            state.embedding,
+            answer,
+            state.mask,
+            self.encoders.grid(trace.frame.network),
+            self.encoders.first,
+            self._stride(trace.frame),
+        )
+
+    def text_transformer(self, trace: Trace, *, padded: bool = False) -> TransformerPass:
+        """The texts' pass, answered with the image of the trace. padded: to the full context, as the reference code of
+        Grad-ECLIP has it; the answer does not depend on it."""
+        encoders = self.encoders
+        if encoders.text is None or encoders.tokenize is None:
+            raise WhyboxError(f"{self.name} has no text encoder that can be taken apart")
+        batch = encoders.tokenize([text.text for text in self.texts], padded)
+        image = self._known(trace).embedding
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            tokens, mask = encoders.text.embed(batch.inputs)
+            entering = [tokens]
+            for layer in encoders.text.layers[:-1]:
+                entering.append(run_layer(layer, entering[-1], mask))
+            last = run_layer(encoders.text.layers[-1], entering[-1], mask)
+            embedding = read_embedding(encoders.text, last, batch.row)
+
+        def answer(embeddings: Tensor, detections: Detections) -> Trace:
+            known = self._text_embeddings(image)
+            own = (
+                torch.arange(len(known), device=known.device)[None, :, None] == detections.labels.to(known.device)[:, None, None]
+            )
+            live = torch.where(own, normalize(embeddings.float(), dim=-1)[:, None], known[None])
+            return trace.rows(self._candidates(image.expand(len(embeddings), -1), trace.frame, live), detections)
+
+        return TransformerPass(encoders.text, tuple(entering), batch.row, embedding, answer, mask, words=batch.words)
+
+    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+        """Ways back to the features by autograd, from the layer on; a backward pass a detection."""
+        if route not in ("auto", "exact"):
+            raise unknown("route", route, ("auto", "exact"))
+        if not len(detections):
+            return
+        wanted = layer or self.layers[0]
+        state = self._known(trace)
+        start = self._start(wanted)
+        if start is None:
+            yield from self._through_modules(trace, detections, wanted, state)
+            return
+        modules = modules_from(self.encoders.vision, start)
+        with in_float32(*modules), frozen(self.net), gradients_on():
+            leaf = state.tokens[start].detach().float().clone().requires_grad_()
+            embedding = embedding_from(self.transformer(trace), start, leaf)
+            live = replace(trace, candidates=self._candidates(embedding, trace.frame))
+        grid = self.encoders.grid(trace.frame.network)
+        found = token_layer(wanted, leaf, trace.frame.network, grid, self.encoders.first)
+        for way in exact_pullbacks(live, detections, [found]):
+            yield replace(way, pull=_in_float32(way.pull, modules))
+
+    def _start(self, wanted: str) -> int | None:
+        """The attention layer that a layer's name enters, None for what is no such name."""
+        count = len(self.encoders.vision.layers)
+        if wanted == TOKENS:
+            return count - 1
+        if module_path(wanted) != BLOCKS:
+            return None
+        number = wanted.removeprefix(BLOCKS).strip("[]")
+        if not number.isdigit() or int(number) >= count:
+            raise unknown("layer", wanted, [f"{BLOCKS}[{i}]" for i in range(count)])
+        return int(number)
+
+    def _through_modules(self, trace: Trace, detections: Detections, wanted: str, state: _State) -> Iterator[Pullback]:
+        """The layer is a module's output, or the input: the network's own forward pass with hooks on it."""
+        named = self.encoders.features.get(wanted, wanted)
+        path = module_path(named)
+        with in_float32(self.net), frozen(self.net), gradients_on():
+            tensors, embedding = self._watch(path, state.pixels.float())
+            live = replace(trace, candidates=self._candidates(embedding, trace.frame))
+        chosen = choose_layers(find_layers(path, tensors, trace.frame.network), named)
+        for way in exact_pullbacks(live, detections, chosen[-1:]):
+            yield replace(way, pull=_in_float32(way.pull, (self.net,)))
+
+    def _watch(self, path: str, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The tensors of one module, as nodes of the graph, and the embedding."""
+        if path == INPUT:
+            leaf = pixels.clone().requires_grad_()
+            return [leaf], self.encoders.embed_image(leaf)
+        with capture(self.net, [path]) as captured:
+            embedding = self.encoders.embed_image(pixels)
+        return captured[path], embedding
+
+
+def _in_float32(pull: Callable[[Tensor], Tensor], modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    def wide(values: Tensor) -> Tensor:
+        with in_float32(*modules):
+            return pull(values)
+
+    return wide

@@ -1,0 +1,145 @@
+"""Run a transformer's layers one by one, as they are or changed, from any layer on, with or without a graph."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
+
+from whybox.attention import AttentionLayer, Transformer, TransformerPass
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What one attention layer did. queries (B,n,E), keys and values (B,N,E): the heads side by side. mixed (B,n,E): what
+    enters the output projection. probabilities (B,heads,n,N), where they were asked for."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    mixed: Tensor
+    probabilities: Tensor | None = None
+
+
+def split_heads(values: Tensor, heads: int) -> Tensor:
+    """(B,N,E) -> (B,heads,N,E/heads)"""
+    batch, count, width = values.shape
+    return values.reshape(batch, count, heads, width // heads).transpose(1, 2)
+
+
+def join_heads(values: Tensor) -> Tensor:
+    """(B,heads,N,d) -> (B,N,heads*d)"""
+    return values.transpose(1, 2).flatten(-2)
+
+
+def attend(
+    layer: AttentionLayer,
+    tokens: Tensor,
+    mask: Tensor | None = None,
+    *,
+    rows: Tensor | None = None,
+    single_head: bool = False,
+    probabilities: bool = False,
+) -> Attended:
+    """The attention of one layer on tokens (B,N,C), as far as the output projection.
+
+    rows: (B,) for each item the one row whose answer is wanted; None: all. single_head: one head over the full width, with
+    the scale that goes with it: another function than the model's, as the reference code of Grad-ECLIP has it.
+    probabilities: they come as a tensor of the graph; without them the kernel of torch is used, which keeps none.
+    """
+    queries, keys, values = layer.project(tokens)
+    if rows is not None and not layer.pools:
+        queries = take_rows(queries, rows)
+        mask = None if mask is None else _rows_of_mask(mask, rows)
+    elif layer.pools and mask is not None:
+        mask = mask[..., :1, :]
+    heads, scale = (1, queries.shape[-1] ** -0.5) if single_head else (layer.heads, layer.scale)
+    q, k, v = (split_heads(part, heads) for part in (queries, keys, values))
+    bias = None if mask is None else mask.to(q)
+    if not probabilities:
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+        return Attended(queries, keys, values, layer.mix(join_heads(mixed)))
+    logits = scale * q @ k.transpose(-1, -2)
+    weights = (logits if bias is None else logits + bias).softmax(-1)
+    return Attended(queries, keys, values, layer.mix(join_heads(weights @ v)), weights)
+
+
+def take_rows(tokens: Tensor, rows: Tensor) -> Tensor:
+    """Row rows[b] of each item: tokens (B,N,C), rows (B,) -> (B,1,C)."""
+    return tokens[torch.arange(len(tokens), device=tokens.device), rows.to(tokens.device)][:, None]
+
+
+def _rows_of_mask(mask: Tensor, rows: Tensor) -> Tensor:
+    """(b,1,N,N) or (b,1,1,N) -> (B,1,1,N)"""
+    if mask.shape[-2] == 1:
+        return mask
+    wide = mask.expand(len(rows), -1, -1, -1)
+    return wide[torch.arange(len(rows), device=mask.device), :, rows.to(mask.device)][:, :, None]
+
+
+def run_layer(layer: AttentionLayer, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Tokens (B,N,C) after one layer; (B,1,C') after one that pools."""
+    return layer.finish(tokens, layer.out(attend(layer, tokens, mask).mixed))
+
+
+def run_layers(layers: Sequence[AttentionLayer], tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Tokens (B,N,C) after several layers."""
+    for layer in layers:
+        tokens = run_layer(layer, tokens, mask)
+    return tokens
+
+
+def read_embedding(transformer: Transformer, tokens: Tensor, row: Tensor) -> Tensor:
+    """(B,D) from the tokens (B,N,C) after the last layer; row (B,) as in TransformerPass."""
+    return transformer.read(tokens if transformer.reads == "all" else take_rows(tokens, row))
+
+
+def embedding_from(passed: TransformerPass, start: int, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """The embeddings (B,D) where tokens (B,N,C) enter layer `start`: the rest of the network is run. mask: None, the pass's."""
+    transformer = passed.transformer
+    mask = passed.mask if mask is None else mask
+    after = run_layers(transformer.layers[start:], tokens, mask)
+    row = passed.row if len(passed.row) == len(after) else passed.row.expand(len(after))
+    return read_embedding(transformer, after, row)
+
+
+@contextmanager
+def in_float32(*modules: nn.Module) -> Iterator[None]:
+    """Inside, the floating-point weights and buffers of the modules are float32; afterwards they are the very same as before."""
+    kept = []
+    try:
+        for module in modules:
+            for weight in [*module.parameters(), *module.buffers()]:
+                if weight.is_floating_point() and weight.dtype in (torch.float16, torch.bfloat16):
+                    kept.append((weight, weight.data))
+                    weight.data = weight.data.float()
+        yield
+    finally:
+        for weight, data in kept:
+            weight.data = data
+
+
+def modules_from(transformer: Transformer, start: int) -> tuple[nn.Module, ...]:
+    """The modules that everything from layer `start` on uses."""
+    return tuple(part for layer in transformer.layers[start:] for part in layer.modules) + transformer.modules
+
+
+def loosened_attention(query: Tensor, keys: Tensor, kept: Tensor | slice) -> Tensor:
+    """min-max over the kept keys of cos(q, k): query (B,1,E), keys (B,N,E), kept a slice or a mask (B,N) -> (B,N), 0 elsewhere.
+
+    Where all kept cosines are equal, it is 1 for each: no place is preferred.
+    Source: Zhao et al., Grad-ECLIP, ICML 2024, the spatial weight.
+    """
+    cosine = cosine_similarity(query, keys, dim=-1)
+    inside = torch.zeros_like(cosine, dtype=torch.bool)
+    if isinstance(kept, slice):
+        inside[:, kept] = True
+    else:
+        inside = kept.to(cosine.device)
+    low = cosine.masked_fill(~inside, torch.inf).amin(-1, keepdim=True)
+    high = cosine.masked_fill(~inside, -torch.inf).amax(-1, keepdim=True)
+    spread = high - low
+    scaled = torch.where(spread > 0, (cosine - low) / torch.where(spread > 0, spread, 1), 1)
+    return torch.where(inside, scaled, 0)
