@@ -7,7 +7,7 @@ no annotated object is nearly hidden and no hidden object lacks an annotation.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from whybox.data._problems import POLICIES
 from whybox.data._segmentations import encode_mask
 from whybox.data._sprites import CLUTTER, COLOURS, OBJECTS, Colour, Rng, draw_sprite, shade
+from whybox.data.captions import object_words, overview, relations
 from whybox.errors import WhyboxError, unknown
 from whybox.specs import format_spec
 from whybox.truth import DataSet, Sample, Truth
@@ -28,11 +29,13 @@ PREFIX = "scenes"
 # Scenes of this series are for scoring alone; training refuses it as its own seed.
 HELD_OUT_SEED = 1_000_003
 CLASSES: tuple[str, ...] = tuple(OBJECTS)
-VARIANTS = ("mixed", "crowd")
+# What "both" stands for, by turns.
+BOTH = ("mixed", "crowd")
+# A scene's pixels depend on its variant's place here: a new one goes to the end.
+VARIANTS = (*BOTH, "single")
 LEAST_SIDE = 64
 # The smallest visible part of an object's drawn pixels: below it, whatever hides the object is not placed.
-LEAST_VISIBLE = {"mixed": 0.35, "crowd": 0.25}
-PLURALS = {"person": "people"}
+LEAST_VISIBLE = {"mixed": 0.35, "crowd": 0.25, "single": 0.6}
 # name: (sky or wall above, below; ground far, near)
 PLACES: dict[str, tuple[Colour, Colour, Colour, Colour]] = {
     "meadow": ((120, 176, 226), (214, 232, 240), (122, 168, 92), (84, 132, 62)),
@@ -41,14 +44,6 @@ PLACES: dict[str, tuple[Colour, Colour, Colour, Colour]] = {
     "snow": ((170, 188, 210), (222, 228, 236), (226, 232, 240), (196, 208, 222)),
     "room": ((196, 176, 150), (182, 160, 138), (150, 112, 78), (122, 86, 58)),
     "dusk": ((84, 72, 120), (232, 160, 120), (112, 106, 90), (70, 70, 66)),
-}
-WHERE = {
-    "meadow": "in a meadow",
-    "street": "on a street",
-    "beach": "on a beach",
-    "snow": "in the snow",
-    "room": "in a room",
-    "dusk": "at dusk",
 }
 
 
@@ -80,7 +75,7 @@ class Scene:
     @property
     def phrases(self) -> tuple[str, ...]:
         """Each object in words: "red ball", "person in blue"."""
-        return tuple(_words(name, colour) for name, colour in zip(self.names, self.colours, strict=True))
+        return tuple(object_words(name, colour) for name, colour in zip(self.names, self.colours, strict=True))
 
 
 @dataclass(frozen=True)
@@ -146,7 +141,8 @@ def draw_scene(index: int, *, seed: int = 0, variant: str = "mixed", size: tuple
     """The scene with this index of the endless series `seed`; `size` is (width, height) in pixels.
 
     Variant "mixed": one to nine objects of all classes with clutter. Variant "crowd": a throng of people whose boxes
-    overlap heavily. The same arguments give the same scene, in any order and process.
+    overlap heavily. Variant "single": one object that is easy to see, with clutter. The same arguments give the same
+    scene, in any order and process.
     """
     if variant not in VARIANTS:
         raise unknown("variant", variant, VARIANTS)
@@ -156,7 +152,7 @@ def draw_scene(index: int, *, seed: int = 0, variant: str = "mixed", size: tuple
     place = str(rng.choice(list(PLACES)))
     horizon = rng.uniform(0.28, 0.5)
     stage = _Stage(_draw_place(place, horizon, size, rng), LEAST_VISIBLE[variant])
-    things = _crowd(size, rng) if variant == "crowd" else _mixture(horizon, size, rng)
+    things = {"mixed": _mixture, "crowd": _crowd, "single": _lone}[variant](horizon, size, rng)
     for thing in sorted(things, key=lambda thing: thing.y):
         stage.place(thing, rng)
     return _annotate(stage, place, rng)
@@ -184,8 +180,16 @@ def _stand(name: str, x: float, y: float, horizon: float, size: tuple[int, int],
     return _Thing(name, str(rng.choice(colours)), height, x * size[0], y * size[1])
 
 
-def _crowd(size: tuple[int, int], rng: Rng) -> list[_Thing]:
-    """Knots of people who stand close together, with a few other things."""
+def _lone(horizon: float, size: tuple[int, int], rng: Rng) -> list[_Thing]:
+    """One object, well inside the image and not far off, and clutter."""
+    name = str(rng.choice(CLASSES))
+    thing = _stand(name, rng.uniform(0.2, 0.8), rng.uniform(horizon + 0.3, 0.98), horizon, size, rng)
+    wanted = [str(name) for name in rng.choice(list(CLUTTER), rng.integers(1, 6))]
+    return [thing] + [_stand(name, rng.uniform(0.02, 0.98), _depth(horizon, rng), horizon, size, rng) for name in wanted]
+
+
+def _crowd(_: float, size: tuple[int, int], rng: Rng) -> list[_Thing]:
+    """Knots of people who stand close together, with a few other things, on a ground that reaches far up."""
     horizon, things = 0.2, []
     for _ in range(rng.integers(2, 6)):
         middle, foot, spread = rng.uniform(0.1, 0.9), rng.uniform(0.5, 0.98), rng.uniform(0.05, 0.11)
@@ -216,65 +220,9 @@ def _annotate(stage: _Stage, place: str, rng: Rng) -> Scene:
         masks=masks.reshape(count, rows, columns),
         visibility=(masks.reshape(count, -1).sum(1) / np.maximum(areas, 1)).astype(np.float32),
         colours=colours,
-        captions=(_overview(names, colours, place), *dict.fromkeys(_relations(names, colours, boxes, masks, rng))),
+        captions=(overview(names, colours, place), *dict.fromkeys(relations(names, colours, boxes, masks, rng))),
         place=place,
     )
-
-
-def _overview(names: list[str], colours: tuple[str, ...], place: str) -> str:
-    """One sentence with every object: "a red ball and two people in a meadow"."""
-    where = WHERE[place]
-    parts = []
-    for name in dict.fromkeys(names):
-        tones = [tone for other, tone in zip(names, colours, strict=True) if other == name]
-        parts.append(_phrase(name, tones[0]) if len(tones) == 1 else f"{_count(len(tones))} {_plural(name)}")
-    if not parts:
-        return f"nothing {where}"
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts) + f" {where}"
-
-
-def _words(name: str, colour: str) -> str:
-    return f"person in {colour}" if name == "person" else f"{colour} {name}"
-
-
-def _phrase(name: str, colour: str) -> str:
-    words = _words(name, colour)
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
-def _plural(name: str) -> str:
-    return PLURALS.get(name, name + "s")
-
-
-def _count(number: int) -> str:
-    return ("two", "three", "four", "five", "six")[number - 2] if number < 7 else "many"
-
-
-def _relations(
-    names: list[str], colours: tuple[str, ...], boxes: NDArray[np.float32], masks: NDArray[np.bool_], rng: Rng
-) -> Iterator[str]:
-    """Up to four sentences on pairs of objects that differ in words: left of, right of, behind, in front of."""
-    phrases = [_phrase(name, colour) for name, colour in zip(names, colours, strict=True)]
-    pairs = [(i, j) for i in range(len(names)) for j in range(i) if phrases[i] != phrases[j]]
-    for pick in rng.permutation(len(pairs))[:4]:
-        first, second = rng.permutation(pairs[pick]).tolist()
-        yield f"{phrases[first]} {_relation(boxes, masks, first, second)} {phrases[second]}"
-
-
-def _relation(boxes: NDArray[np.float32], masks: NDArray[np.bool_], first: int, second: int) -> str:
-    """How `first` stands to `second`; rows are ordered back to front, so the higher row is the nearer.
-
-    Beside each other is what lies further apart than half their widths; one that covers a quarter of itself with the
-    other's box stands in front of it all the same.
-    """
-    near, far = max(first, second), min(first, second)
-    x1, y1, x2, y2 = boxes[far].astype(int)
-    covers = masks[near, y1:y2, x1:x2].sum() > 0.25 * masks[near].sum()
-    apart = float(boxes[first, ::2].mean() - boxes[second, ::2].mean())
-    widths = float(np.ptp(boxes[first, ::2]) + np.ptp(boxes[second, ::2]))
-    if not covers and abs(apart) > widths / 4:
-        return "left of" if apart < 0 else "right of"
-    return "in front of" if first == near else "behind"
 
 
 def _noise(cells: tuple[int, int], size: tuple[int, int], rng: Rng) -> NDArray[np.float32]:
@@ -403,7 +351,8 @@ def open_data(
 ) -> DataSet:
     """Generated scenes as a data set: "scenes:variant=crowd:count=40". By default those that training never sees.
 
-    variant: "mixed", "crowd", or "both" by turns. size: WIDTHxHEIGHT in pixels. on_problem: drawn scenes have none.
+    variant: "mixed", "crowd", "single", or "both", the first two by turns. size: WIDTHxHEIGHT in pixels.
+    on_problem: drawn scenes have none.
     """
     if rest:
         raise WhyboxError(f"scenes are drawn and lie nowhere: scenes:count=100, not {rest!r}")
@@ -417,7 +366,7 @@ def open_data(
     if not sides or min(int(side) for side in sides.groups()) < LEAST_SIDE:
         raise WhyboxError(f"size is WIDTHxHEIGHT of at least {LEAST_SIDE} pixels each, such as 320x240, got {size!r}")
     name = format_spec(PREFIX, {"variant": variant, "count": count, "seed": seed, "size": size})
-    return SceneData(name, VARIANTS if variant == "both" else (variant,), count, seed, (int(sides[1]), int(sides[2])))
+    return SceneData(name, BOTH if variant == "both" else (variant,), count, seed, (int(sides[1]), int(sides[2])))
 
 
 def export_coco(

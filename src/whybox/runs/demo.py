@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from whybox.data.scenes import VARIANTS, draw_scene
+from whybox.data.scenes import BOTH, draw_scene
 from whybox.report.folder import check_new_folder, new_folder
 from whybox.runs.images import Outcome, Question, Tick, explain_images
 from whybox.types import Model
@@ -35,7 +35,7 @@ def explain_scenes(
     with new_folder(out, replace=check_demo_folder(out)) as draft:
         sources = []
         for index in range(count):
-            variant = VARIANTS[index % len(VARIANTS)]
+            variant = BOTH[index % len(BOTH)]
             sources.append((f"{variant}-{index + 1}.png", draw_scene(index, seed=seed, variant=variant).image))
         outcome = explain_images(model, sources, question, draft / "results", tick=tick, warn=warn)
         page = draft / "results" / "index.html"
