@@ -48,6 +48,17 @@ def test_the_series_has_not_changed():
     assert np.abs(scene.boxes[:2] - [[119, 84, 142, 144], [128, 41, 213, 160]]).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(320, 240), (200, 260)])
+def test_a_single_scene_holds_one_object_that_is_easy_to_see(size):
+    scenes = [draw_scene(index, seed=3, variant="single", size=size) for index in range(60)]
+    assert {len(scene.labels) for scene in scenes} == {1}
+    assert {scene.names[0] for scene in scenes} == set(CLASSES)
+    assert len({scene.colours[0] for scene in scenes}) > 7
+    assert min(scene.visibility[0] for scene in scenes) >= LEAST_VISIBLE["single"]
+    assert min(scene.masks.mean() for scene in scenes) > 0.004, "seen in more than four pixels of a thousand"
+    assert {len(scene.captions) for scene in scenes} == {1}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("size", [(320, 240), (200, 260)])
 def test_annotations_agree_with_each_other(variant, size):
@@ -208,6 +219,7 @@ def test_scenes_by_default_are_those_that_training_never_sees():
     assert (len(data), data.seed) == (100, HELD_OUT_SEED)
     assert data[0].image.tobytes() == draw_scene(0, seed=HELD_OUT_SEED).image.tobytes()
     assert open_data(variant="crowd", count=2).names == ["crowd-0", "crowd-1"]
+    assert open_data(variant="single", count=2).names == ["single-0", "single-1"]
 
 
 @pytest.mark.parametrize(
