@@ -4,6 +4,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, overload
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from whybox import registry
+from whybox.attention import TokenMaps
 from whybox.data.images import ImageSource, read_image
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.explanation import Explanation
@@ -197,8 +199,9 @@ def explain(
     model: str | nn.Module | Model,
     image: ImageSource | Trace | Sequence[ImageSource | Trace],
     *,
-    method: str | Any = "odam",
-    target: str | Target = "score",
+    text: str | Sequence[Any] | None = None,
+    method: str | Any = None,
+    target: str | Target | None = None,
     detections: Detections | Mapping[str, Any] | Sequence[Any] | None = None,
     score_threshold: float = 0.3,
     top: int = 100,
@@ -207,23 +210,31 @@ def explain(
     name: str | None = None,
     **options: Any,
 ) -> Explanation | list[Explanation]:
-    """A heat map for every detection: why is it there, why this class, why does its side end there.
+    """A heat map for every detection: why is it there, why this class, why does its side end there. For an image-text model a
+    heat map for every text: where is what the text says; for a classifier, for its best class.
 
     image: a path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, a Trace; or a list of them, for a list of results.
-    target: a name (`whybox targets` lists them: score, logit, x1, y1, x2, y2, combined, contrast:CLASS ...) or your own callable.
+    text: for image-text models, a text or several; for a list of images, one entry an image (a text, or a list of texts), or
+    one text for all.
+    target: a name (`whybox targets` lists them: score, logit, x1, y1, x2, y2, combined, contrast:CLASS ...) or your own
+    callable. None: the score; of a classifier the logit.
     detections: which to explain. None: the model's own, filtered by score_threshold and top. A mapping with "boxes" (N,4) in
     image pixels and "labels" (names or columns): the best candidate for each box that you draw, also where the model
     missed it; `notes` then say why its score is low. For a list of images, a list of these, one an image.
-    method: a name or a method object; options are the method's fields. route: "auto", "fast" or "exact".
+    For classifiers and image-text models a mapping with "labels" alone (names or columns) is enough.
+    method: a name or a method object; options are the method's fields. None: odam for detectors, grad_eclip for the others.
+    route: "auto", "fast" or "exact".
     """
     _check_selection(score_threshold, top)
     if isinstance(image, (list, tuple)):
         settings = {"method": method, "target": target, "score_threshold": score_threshold}
         settings |= {"top": top, "route": route, "layer": layer, **options}
         model = load(model)
-        each = _for_each(detections, len(image))
-        return [explain(model, one, name=name, detections=own, **settings) for one, own in zip(image, each, strict=True)]
-    model = load(model)
+        each = zip(image, _for_each(detections, len(image)), _text_for_each(text, len(image)), strict=True)
+        return [explain(model, one, name=name, detections=own, text=words, **settings) for one, own, words in each]
+    model = _asked(load(model), text)
+    method = _DEFAULT_METHODS["transformer" in model.gives] if method is None else method
+    target = getattr(model, "default_target", "score") if target is None else target
     chosen_method = make_method(method, model, route=route, layer=layer, **options)
     check_target(chosen_method, target)
     started = time.perf_counter()
@@ -232,7 +243,42 @@ def explain(
     found, notes = _choose(passed, detections, model, score_threshold, top)
     maps = _maps(chosen_method, model, passed, found, target)
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
-    return Explanation(found, maps, passed.image, model.name, model.classes, name or _name_of(image), notes, seconds)
+    words = None
+    if hasattr(chosen_method, "explain_text") and "text" in model.gives and target != COMBINED:
+        words = partial(_token_maps, chosen_method, model, passed, found, target)
+    image_name = name or _name_of(image)
+    return Explanation(found, maps, passed.image, model.name, model.classes, image_name, notes, seconds, words)
+
+
+_DEFAULT_METHODS = {False: "odam", True: "grad_eclip"}
+
+
+def _asked(model: Model, text: Any) -> Model:
+    """The model, asked about the texts where there are any."""
+    prompt = getattr(model, "prompt", None)
+    if text is None:
+        if "text" in model.gives and not model.classes:
+            raise WhyboxError(f"{model.name} matches images with texts: say which, text='a red ball' or a list of texts")
+        return model
+    if prompt is None:
+        raise WhyboxError(f"{model.name} reads no text; leave text out, or load an image-text model such as CLIP")
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(one, str) for one in texts):
+        raise WhyboxError(f"text must be a text or a list of texts, got {text!r}")
+    if not texts:
+        raise WhyboxError("text is an empty list; give at least one text")
+    asked: Model = prompt(list(texts))
+    return asked
+
+
+def _text_for_each(text: Any, count: int) -> Sequence[Any]:
+    """Texts of several images: a list with one entry an image, or one text for all."""
+    if text is None or isinstance(text, str):
+        return [text] * count
+    if not isinstance(text, (list, tuple)) or len(text) != count:
+        came = len(text) if isinstance(text, (list, tuple)) else type(text).__name__
+        raise WhyboxError(f"{count} images and texts for {came}; give one entry an image, a text or a list of texts, or one text")
+    return text
 
 
 def _for_each(detections: Any, count: int) -> Sequence[Any]:
@@ -331,6 +377,12 @@ def _maps(method: Any, model: Model, passed: Trace, found: Detections, target: s
     return combine(results) if target == COMBINED else results[0]
 
 
+def _token_maps(method: Any, model: Model, passed: Trace, found: Detections, target: str | Target) -> TokenMaps:
+    chosen, name = find_target(target, model.classes, tuple(passed.candidates.raw))
+    results: list[TokenMaps] = method.explain_text(model, passed, found, [chosen], [name])
+    return results[0]
+
+
 def combine(results: Sequence[HeatMaps]) -> HeatMaps:
     """The elementwise maximum of several targets' maps of the same detections, each first scaled to 0..1."""
     native = tuple(
@@ -348,8 +400,11 @@ def _best(found: Detections, score_threshold: float, top: int) -> Detections:
 
 
 def _choose(passed: Trace, wanted: Any, model: Model, score_threshold: float, top: int) -> tuple[Detections, tuple[str, ...]]:
+    whole = "transformer" in model.gives
     if wanted is None:
-        found = _best(passed.detections, score_threshold, top)
+        # A text is asked for by its user, whatever its score; of a classifier the best class is.
+        found = _best(passed.detections, -1.0 if "text" in model.gives else score_threshold, top)
+        found = passed.detections[:1] if whole and not len(found) else found
         return found, ("",) * len(found)
     if isinstance(wanted, Detections):
         rows, columns = passed.candidates.scores.shape
@@ -359,6 +414,8 @@ def _choose(passed: Trace, wanted: Any, model: Model, score_threshold: float, to
         return wanted, ("",) * len(wanted)
     if not isinstance(wanted, Mapping):
         raise WhyboxError(f"detections must be Detections or a mapping with boxes and labels, got {type(wanted).__name__}")
+    if whole and "labels" in wanted and "boxes" not in wanted:
+        wanted = {**wanted, "boxes": passed.candidates.boxes.expand(len(wanted["labels"]), 4)}
     return match_drawn(passed, wanted, model.classes, score_threshold)
 
 

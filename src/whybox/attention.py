@@ -174,8 +174,8 @@ class ImageTextModel(TransformerModel, Protocol):
 
     texts: Sequence[Text]
 
-    def text_transformer(self, trace: Trace) -> TransformerPass:
-        """The texts' pass, answered with the image of the trace."""
+    def text_transformer(self, trace: Trace, *, padded: bool = False) -> TransformerPass:
+        """The texts' pass, answered with the image of the trace; padded: to the full context."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

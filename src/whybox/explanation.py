@@ -3,8 +3,9 @@
 import html
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from whybox.attention import TokenMaps
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.report.folder import file_stem, new_folder, one_line
@@ -34,7 +36,8 @@ class Explanation:
     """N detections of one image and their heat maps.
 
     image: (3,H,W) float in 0..1. model: its name. classes: names by label. name: the image's file name, or "image".
-    notes: N remarks, "" where there is nothing to say. seconds: what the steps took, by name.
+    notes: N remarks, "" where there is nothing to say. seconds: what the steps took, by name. read_words: for texts, what
+    draws their tokens' maps when `token_maps` is first asked for.
     """
 
     detections: Detections
@@ -45,6 +48,7 @@ class Explanation:
     name: str = "image"
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    read_words: Callable[[], TokenMaps] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         count = len(self.detections)
@@ -58,6 +62,31 @@ class Explanation:
     def names(self) -> tuple[str, ...]:
         """N class names; "class 7" where the model has no name for it."""
         return tuple(class_name(label, self.classes) for label in self.detections.labels.tolist())
+
+    @property
+    def presence(self) -> tuple[float, ...]:
+        """The largest raw value of each map: weak where the image holds nothing of what the text or class names."""
+        return tuple(float(values.max()) for values in self.maps.native)
+
+    @cached_property
+    def token_maps(self) -> TokenMaps:
+        """For an image-text model: which tokens of each text made the match. Computed when it is first read."""
+        if self.read_words is None:
+            raise WhyboxError(f"{self.maps.method} gives no maps of words for {self.model}")
+        return self.read_words()
+
+    @property
+    def tokens(self) -> tuple[tuple[tuple[str, float], ...], ...]:
+        """For each text its tokens, each with its value, raw."""
+        maps = self.token_maps
+        pairs = zip(maps.texts, maps.values, strict=True)
+        return tuple(tuple(zip(text.tokens, values.tolist(), strict=True)) for text, values in pairs)
+
+    @property
+    def words(self) -> tuple[tuple[tuple[str, float], ...], ...]:
+        """For each text its words, each with the sum over its tokens."""
+        maps = self.token_maps
+        return tuple(tuple(zip(text.words, maps.word_values(i).tolist(), strict=True)) for i, text in enumerate(maps.texts))
 
     def overlay(self, index: int, *, longest: int = LONGEST_OVERLAY, opacity: float = 0.85) -> Image.Image:
         """Detection `index` as a picture: its map over the image, on the map's own scale, its box, class and score."""

@@ -7,6 +7,7 @@ network is taken apart (`Encoders`); everything else is here, once.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
 
 TOKENS = "tokens"
 BLOCKS = "blocks"
+_CHECKED: "WeakSet[nn.Module]" = WeakSet()
+"""Networks that were seen to answer alike taken apart and whole."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,10 @@ class WholeImage:
     fourth; "input" the pixels; any module's path that gives maps or patch tokens works too.
     """
 
-    def __init__(self, encoders: Encoders, name: str, texts: Sequence[str] = (), *, checked: list[bool] | None = None) -> None:
+    def __init__(self, encoders: Encoders, name: str, texts: Sequence[str] = ()) -> None:
         self.encoders = encoders
         self.net: Any = encoders.net
         self.name = name
-        self._checked = [] if checked is None else checked
         self.texts: tuple[Text, ...] = ()
         self.gives = frozenset({"candidates", "features", "input", "transformer"})
         self.default_target = "logit" if encoders.classify else "score"
@@ -119,7 +121,7 @@ class WholeImage:
         """The same model asked about these texts; they are encoded once, here."""
         if self.encoders.tokenize is None:
             raise WhyboxError(f"{self.name} reads no text: it has classes of its own; leave text out")
-        return WholeImage(self.encoders, self.name, texts, checked=self._checked)
+        return WholeImage(self.encoders, self.name, texts)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(K,D) unit embeddings of texts."""
@@ -157,8 +159,8 @@ class WholeImage:
         return vision.read(layer.finish(tokens[:, :1], layer.out(attended.mixed)))
 
     def _check(self, pixels: Tensor, embedding: Tensor) -> None:
-        """Once for each model: taken apart, it must answer as it does by its own forward pass."""
-        if self._checked:
+        """Once for each network: taken apart, it must answer as it does by its own forward pass."""
+        if self.net in _CHECKED:
             return
         own = self.encoders.embed_image(pixels).float()
         away = float((own - embedding.float()).norm() / own.norm().clamp(min=1e-12))
@@ -169,7 +171,7 @@ class WholeImage:
                 f"{self.name}: taken apart into its layers it answers otherwise than by its own forward pass (they differ by "
                 f"{away:.2g} of the embedding's length): this variant of its architecture is not known to whybox"
             )
-        self._checked.append(True)
+        _CHECKED.add(self.net)
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """One candidate for each of the images (B,3,H,W) in 0..1 of one size, by the network's own forward pass."""

@@ -126,20 +126,20 @@ def modules_from(transformer: Transformer, start: int) -> tuple[nn.Module, ...]:
     return tuple(part for layer in transformer.layers[start:] for part in layer.modules) + transformer.modules
 
 
-def loosened_attention(query: Tensor, keys: Tensor, kept: Tensor | slice) -> Tensor:
-    """min-max over the kept keys of cos(q, k): query (B,1,E), keys (B,N,E), kept a slice or a mask (B,N) -> (B,N), 0 elsewhere.
+def loosened_attention(query: Tensor, keys: Tensor, kept: Tensor | slice, *, normalise: bool = True) -> Tensor:
+    """min-max over the kept keys of cos(q, k), or of q k where not `normalise`: query (B,1,E), keys (B,N,E), kept a slice or a
+    mask (B,N) -> (B,N) in 0..1, 0 for the others. Where all kept values are equal no place is preferred: it is 1.
 
-    Where all kept cosines are equal, it is 1 for each: no place is preferred.
     Source: Zhao et al., Grad-ECLIP, ICML 2024, the spatial weight.
     """
-    cosine = cosine_similarity(query, keys, dim=-1)
-    inside = torch.zeros_like(cosine, dtype=torch.bool)
+    likeness = cosine_similarity(query, keys, dim=-1) if normalise else (query * keys).sum(-1)
+    inside = torch.zeros_like(likeness, dtype=torch.bool)
     if isinstance(kept, slice):
         inside[:, kept] = True
     else:
-        inside = kept.to(cosine.device)
-    low = cosine.masked_fill(~inside, torch.inf).amin(-1, keepdim=True)
-    high = cosine.masked_fill(~inside, -torch.inf).amax(-1, keepdim=True)
+        inside = kept.to(likeness.device)
+    low = likeness.masked_fill(~inside, torch.inf).amin(-1, keepdim=True)
+    high = likeness.masked_fill(~inside, -torch.inf).amax(-1, keepdim=True)
     spread = high - low
-    scaled = torch.where(spread > 0, (cosine - low) / torch.where(spread > 0, spread, 1), 1)
+    scaled = torch.where(spread > 0, (likeness - low) / torch.where(spread > 0, spread, 1), 1)
     return torch.where(inside, scaled, 0)
