@@ -40,7 +40,7 @@ def train(
     network, arguments = detector.start(task.classes, size, seed, init)
     recipe = detector.Recipe(steps, batch, seed, lr, precision=precision)
     network.to(detector.device(device))
-    with _bar(steps) as (say, tick):
+    with progress_bar(steps) as (say, tick):
         run = detector.fit(network, task, recipe, out, resume=resume, every=every, say=say, tick=tick)
     options = {"data": data, "steps": steps, "batch": batch, "size": size, "lr": lr, "seed": seed, "init": init}
     options |= {"held-out": held_out, "limit": limit, "precision": precision, "device": device, "threads": threads}
@@ -55,7 +55,7 @@ def _command(options: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _bar(steps: int) -> Iterator[tuple[Callable[[str], None], Callable[[int, Mapping[str, float]], None]]]:
+def progress_bar(steps: int) -> Iterator[tuple[Callable[[str], None], Callable[[int, Mapping[str, float]], None]]]:
     """A progress bar on standard error, nothing but the checkpoints' lines without a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
