@@ -18,6 +18,7 @@ from whybox.cli.models import models
 from whybox.cli.reproduce import reproduce
 from whybox.cli.targets import targets
 from whybox.cli.train import train
+from whybox.cli.train_clip import train_clip
 from whybox.errors import WhyboxError
 
 USER_MISTAKE = 2
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = (demo, explain, detect, evaluate, compare, reproduce, errors, train, models, methods, targets, metrics)
+COMMANDS = (demo, explain, detect, evaluate, compare, reproduce, errors, train, train_clip, models, methods, targets, metrics)
 for command in COMMANDS:
     app.command()(command)
 

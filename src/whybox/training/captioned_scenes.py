@@ -1,0 +1,242 @@
+"""Scenes for training an image-text model: drawn once at about the network's size, cut into windows, and matched with texts."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from whybox import zoo
+from whybox.data.captions import TEMPLATES, Phrase, class_phrases, colour_phrases, overview
+from whybox.data.scenes import Scene, draw_scene
+
+# Scenes of the variants by turns: single objects show what a word means, the others that it is one among several.
+TURNS = ("single", "mixed", "single", "mixed", "mixed", "single", "mixed", "crowd")
+# The side of the map of owners, in cells.
+CELLS = 40
+BLOCK = 500
+# An object with less than the first part of its visible pixels in a window is gone from it, from the second on it is there.
+GONE, UNCLEAR, THERE = 0.05, 0.25, 0.5
+PHRASES = (*class_phrases(), *colour_phrases())
+COLUMNS = {
+    (phrase.name, phrase.colour): [
+        column for column, other in enumerate(PHRASES) if other.is_true_of(phrase.name, str(phrase.colour))
+    ]
+    for phrase in colour_phrases()
+}
+ROWS = {str(phrase): column for column, phrase in enumerate(PHRASES)}
+RELATIONS = ("left of", "right of", "in front of", "behind")
+OPPOSITES = {"left of": "right of", "right of": "left of", "in front of": "behind", "behind": "in front of"}
+MIRRORED = {"left of": "right of", "right of": "left of"}
+
+
+class Words(NamedTuple):
+    """What is known of a scene: class and colour of each object, the place, and (phrase, relation, phrase) of some pairs."""
+
+    names: tuple[str, ...]
+    colours: tuple[str, ...]
+    place: str
+    relations: tuple[tuple[str, str, str], ...]
+
+    @property
+    def phrases(self) -> list[str]:
+        """Each object in words."""
+        return [str(Phrase(name, colour)) for name, colour in zip(self.names, self.colours, strict=True)]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """N scenes. images (N,S,S,3) uint8, the whole scene squeezed to a square; owners (N,C,C) int8, the row of the object that is
+    seen in a cell, or -1; words, one a scene."""
+
+    images: NDArray[np.uint8]
+    owners: NDArray[np.int8]
+    words: tuple[Words, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def draw(count: int, seed: int, side: int, folder: Path, tick: Callable[[int], None] = lambda done: None) -> Drawn:
+    """The first `count` scenes of the series `seed`; blocks of them are kept in the folder, to be read by a later run."""
+    blocks = []
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        blocks.append(_block(folder / f"seed{seed}-side{side}-{start}-{stop}.npz", range(start, stop), seed, side))
+        tick(stop)
+    return Drawn(
+        np.concatenate([block.images for block in blocks]),
+        np.concatenate([block.owners for block in blocks]),
+        tuple(words for block in blocks for words in block.words),
+    )
+
+
+def _block(file: Path, indices: range, seed: int, side: int) -> Drawn:
+    if file.exists():
+        with np.load(file) as kept:
+            return Drawn(kept["images"], kept["owners"], tuple(_words(row) for row in json.loads(str(kept["words"]))))
+    scenes = [draw_scene(index, seed=seed, variant=TURNS[index % len(TURNS)]) for index in indices]
+    drawn = Drawn(
+        np.stack([np.asarray(scene.image.resize((side, side), Image.Resampling.BICUBIC)) for scene in scenes]),
+        np.stack([_owners(scene) for scene in scenes]),
+        tuple(
+            _words((scene.names, scene.colours, scene.place, [_parts(text) for text in scene.captions[1:]])) for scene in scenes
+        ),
+    )
+    content = io.BytesIO()
+    np.savez(content, images=drawn.images, owners=drawn.owners, words=json.dumps(drawn.words))
+    zoo.write_whole(file, content.getvalue())
+    return drawn
+
+
+def _owners(scene: Scene) -> NDArray[np.int8]:
+    """The row of the object at the middle of each cell, or -1."""
+    width, height = scene.image.size
+    ys, xs = ((np.arange(CELLS) + 0.5) / CELLS * length for length in (height, width))
+    owners = np.full((CELLS, CELLS), -1, dtype=np.int8)
+    for row, mask in enumerate(scene.masks):
+        owners[mask[np.ix_(ys.astype(int), xs.astype(int))]] = row
+    return owners
+
+
+def _words(row: Sequence[Any]) -> Words:
+    names, colours, place, relations = row
+    return Words(tuple(names), tuple(colours), place, tuple((first, how, second) for first, how, second in relations))
+
+
+def _parts(caption: str) -> tuple[str, str, str]:
+    """The two phrases of a relation and the relation between them."""
+    how = next(relation for relation in RELATIONS if f" {relation} " in caption)
+    first, second = caption.split(f" {how} ")
+    return first, how, second
+
+
+class Window(NamedTuple):
+    """A part of a scene, its edges from 0 to 1 (beyond: the scene's edge repeated), seen in a mirror or not."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    mirrored: bool
+
+    def cells(self, owners: NDArray[np.int8], count: int) -> NDArray[np.int8]:
+        """The owners at the middles of a grid of count x count cells over the window, -1 outside the scene."""
+        steps = (np.arange(count) + 0.5) / count
+        ys = np.floor((self.top + (self.bottom - self.top) * steps) * CELLS).astype(int)
+        xs = np.floor((self.left + (self.right - self.left) * steps) * CELLS).astype(int)
+        inside = ((ys >= 0) & (ys < CELLS))[:, None] & (xs >= 0) & (xs < CELLS)
+        found = np.where(inside, owners[np.ix_(ys.clip(0, CELLS - 1), xs.clip(0, CELLS - 1))], np.int8(-1))
+        return found[:, ::-1] if self.mirrored else found
+
+    def kept(self, owners: NDArray[np.int8], count: int) -> NDArray[np.float64]:
+        """The part of each of `count` objects' visible cells that the window holds; unclear for one too small for a cell."""
+        middles = (np.arange(CELLS) + 0.5) / CELLS
+        inside = ((middles > self.top) & (middles < self.bottom))[:, None] & (middles > self.left) & (middles < self.right)
+        whole = np.bincount(owners[owners >= 0], minlength=count)
+        held = np.bincount(owners[(owners >= 0) & inside], minlength=count)
+        return np.where(whole > 0, held / np.maximum(whole, 1), UNCLEAR)
+
+
+def random_window(rng: np.random.Generator, zoom: tuple[float, float]) -> Window:
+    """A window whose sides are a part of `zoom` of the scene's, alike up to a tenth, mirrored half of the time."""
+    part = rng.uniform(*zoom)
+    wide, high = part * rng.uniform(0.92, 1.08, 2)
+    left, top = (rng.uniform(min(0, 1 - side), max(0, 1 - side)) for side in (wide, high))
+    return Window(left, top, left + wide, top + high, bool(rng.random() < 0.5))
+
+
+def take_windows(images: NDArray[np.uint8], windows: Sequence[Window], side: int) -> Tensor:
+    """The windows (B,3,side,side) in 0..1 of images (B,S,S,3)."""
+    theta = torch.zeros(len(windows), 2, 3)
+    for row, window in enumerate(windows):
+        wide, high = window.right - window.left, window.bottom - window.top
+        theta[row, 0, 0] = -wide if window.mirrored else wide
+        theta[row, 0, 2] = window.left + window.right - 1
+        theta[row, 1, 1], theta[row, 1, 2] = high, window.top + window.bottom - 1
+    grid = functional.affine_grid(theta, [len(windows), 3, side, side], align_corners=False)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+
+
+class Matches(NamedTuple):
+    """Texts T and, for B images, which are true: truth (B,T) in 0..1, sure (B,T) 0 where it is not known."""
+
+    texts: list[str]
+    truth: Tensor
+    sure: Tensor
+
+
+def match_phrases(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], rng: np.random.Generator) -> Matches:
+    """Every phrase, each in one of the templates, against every image; an object cut in two leaves its phrases open."""
+    truth, sure = torch.zeros(len(words), len(PHRASES)), torch.ones(len(words), len(PHRASES))
+    for row, (known, parts) in enumerate(zip(words, kept, strict=True)):
+        there = parts >= THERE
+        for name, colour, here, part in zip(known.names, known.colours, there, parts, strict=True):
+            for column in COLUMNS[name, colour]:
+                if here:
+                    truth[row, column] = 1
+                elif part > GONE:
+                    sure[row, column] = 0
+    sure[truth == 1] = 1
+    templates = rng.choice(TEMPLATES, len(PHRASES))
+    return Matches([str(form).format(phrase) for form, phrase in zip(templates, PHRASES, strict=True)], truth, sure)
+
+
+def match_captions(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], count: int) -> Matches:
+    """The captions of the first `count` images whose objects are all there or gone, against every image."""
+    clear = [not ((parts > GONE) & (parts < THERE)).any() for parts in kept]
+    texts = [_caption(known, parts) for known, parts in zip(words, kept, strict=True)]
+    chosen = [row for row, is_clear in enumerate(clear) if is_clear][:count]
+    truth = torch.tensor([[float(other == texts[row]) for row in chosen] for other in texts]).reshape(len(texts), len(chosen))
+    sure = torch.tensor(clear)[:, None].expand(len(texts), len(chosen)).float()
+    return Matches([texts[row] for row in chosen], truth, sure)
+
+
+def _caption(known: Words, parts: NDArray[np.float64]) -> str:
+    rows = np.flatnonzero(parts >= THERE)
+    return overview([known.names[row] for row in rows], [known.colours[row] for row in rows], known.place)
+
+
+def match_relations(
+    words: Sequence[Words], windows: Sequence[Window], truth: Tensor, count: int, rng: np.random.Generator
+) -> Matches:
+    """One relation each of up to `count` images, and its opposite; open for other images that hold both objects.
+
+    truth: (B,P) of the phrases, as `match_phrases` gives it.
+    """
+    texts: list[str] = []
+    columns: list[Tensor] = []
+    open_: list[Tensor] = []
+    for row, known in enumerate(words):
+        if len(texts) >= 2 * count or not known.relations:
+            continue
+        first, how, second = known.relations[rng.integers(len(known.relations))]
+        both = truth[:, ROWS[first]] * truth[:, ROWS[second]]
+        if not both[row] or any(known.phrases.count(phrase) > 1 for phrase in (first, second)):
+            continue
+        how = MIRRORED.get(how, how) if windows[row].mirrored else how
+        own = torch.nn.functional.one_hot(torch.tensor(row), len(words)).float()
+        texts += [f"{first} {how} {second}", f"{first} {OPPOSITES[how]} {second}"]
+        columns += [own, torch.zeros(len(words))]
+        open_ += [torch.maximum(1 - both, own)] * 2
+    if not texts:
+        return Matches([], truth[:, :0], truth[:, :0])
+    return Matches(texts, torch.stack(columns, 1), torch.stack(open_, 1))
+
+
+def join(*parts: Matches) -> Matches:
+    """Several sets of texts side by side."""
+    return Matches(
+        [text for part in parts for text in part.texts],
+        torch.cat([part.truth for part in parts], 1),
+        torch.cat([part.sure for part in parts], 1),
+    )

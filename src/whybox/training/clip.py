@@ -1,0 +1,388 @@
+"""Fit a tiny CLIP on captioned scenes, and score what it has learned of objects and colours on scenes it has not seen."""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torch.nn import functional
+
+from whybox import zoo
+from whybox.data.captions import TEMPLATES, WHERE, Phrase, overview
+from whybox.data.scenes import CLASSES, HELD_OUT_SEED, Scene, draw_scene
+from whybox.errors import WhyboxError
+from whybox.training import captioned_scenes as scenes
+from whybox.training.captioned_scenes import PHRASES, RELATIONS, Drawn
+from whybox.training.detector import Example, Examples, Fit, Recipe, Task
+
+# Drawn finer than the network looks, so that a window of a scene is not blurred.
+FINER = 1.25
+MEAN, SPREAD = 0.5, 0.25
+# What CLIP's tokenizer writes at the end of a word.
+END = "</w>"
+# The sides of the windows that training sees, as parts of a scene's.
+ZOOM = (0.7, 1.1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of the network: image and patch side in pixels; width, depth and heads of both towers; the texts' length."""
+
+    side: int = 128
+    patch: int = 8
+    width: int = 128
+    depth: int = 5
+    text_width: int = 96
+    text_depth: int = 3
+    heads: int = 4
+    shared: int = 96
+    context: int = 48
+
+
+def hugging_face() -> Any:
+    """The transformers package."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise WhyboxError("CLIP is trained with transformers: pip install 'whybox[hf]'") from error
+    return transformers
+
+
+def start(plan: Plan, seed: int) -> tuple[nn.Module, Any]:
+    """A CLIPModel of this plan with random weights, and the processor of its images and texts."""
+    hf = hugging_face()
+    words = tokenizer(plan.context)
+    special = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": plan.text_width,
+        "intermediate_size": 4 * plan.text_width,
+        "num_hidden_layers": plan.text_depth,
+        "num_attention_heads": plan.heads,
+        "max_position_embeddings": plan.context,
+        "projection_dim": plan.shared,
+        **special,
+    }
+    vision = {
+        "hidden_size": plan.width,
+        "intermediate_size": 4 * plan.width,
+        "num_hidden_layers": plan.depth,
+        "num_attention_heads": plan.heads,
+        "image_size": plan.side,
+        "patch_size": plan.patch,
+        "projection_dim": plan.shared,
+    }
+    config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=plan.shared, logit_scale_init_value=3.0)
+    config.dtype = torch.float32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module = hf.CLIPModel(config)
+    size = {"height": plan.side, "width": plan.side}
+    pixels = hf.CLIPImageProcessor(size=size, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[SPREAD] * 3)
+    return network, hf.CLIPProcessor(pixels, words)
+
+
+def tokenizer(context: int) -> Any:
+    """CLIP's tokenizer with a vocabulary of its own: all bytes, the words of the scenes, the start and the end of a text."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = merge_letters(vocabulary())
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(letter + END for letter in letters), *("".join(pair) for pair in merges)]
+    ids = {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    return hugging_face().CLIPTokenizer(ids, merges, model_max_length=context)
+
+
+def merge_letters(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Merges, first to last, that make one token of every word out of its letters.
+
+    Byte-pair encoding, Sennrich et al., ACL 2016, algorithm 1, until no word is left in pieces. The tokenizers package learns
+    merges too, but settles ties by chance: another run would number the tokens anew.
+    """
+    pieces = [(*word[:-1], word[-1] + END) for word in sorted(words)]
+    merges = []
+    while counts := Counter(pair for word in pieces for pair in pairwise(word)):
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        pieces = [_merged(word, best) for word in pieces]
+    return merges
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """The word with every occurrence of the pair, from the left, as one piece."""
+    pieces: list[str] = []
+    for piece in word:
+        if pieces and (pieces[-1], piece) == pair:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    return tuple(pieces)
+
+
+def vocabulary() -> set[str]:
+    """Every word that a text of the scenes is made of."""
+    many = [overview([name] * count, ["red"] * count, place) for name in CLASSES for count in range(2, 8) for place in WHERE]
+    others = overview([], [], "room"), overview(CLASSES, ["red"] * len(CLASSES), "room")
+    texts = [*map(str, PHRASES), *many, *others, *TEMPLATES, *RELATIONS]
+    return {word for text in texts for word in re.findall(r"\w+|,", text)}
+
+
+class Matcher(nn.Module):
+    """A CLIPModel with the pairwise sigmoid loss on its cosines.
+
+    Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, eq. 1. Theirs has one true text an image;
+    here the scenes say which texts are true of which images, and pairs of which they do not say so are left out.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.clip: Any = network
+        # About the log odds that a text is true of an image and a phrase of a patch: the first steps need not learn them.
+        self.bias = nn.Parameter(torch.tensor(-2.5))
+        self.patch_bias = nn.Parameter(torch.tensor(-5.0))
+
+    def forward(self, batch: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of a batch; truth holds "texts" and "sure" (B,T), and "patches" (B,P,T') of the first T' texts."""
+        seen = self.clip.vision_model(pixel_values=batch["pixel_values"])
+        read = self.clip.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output
+        texts = functional.normalize(self.clip.text_projection(read).float(), dim=-1)
+        images = functional.normalize(self.clip.visual_projection(seen.pooler_output).float(), dim=-1)
+        losses = {"match": self._loss(images @ texts.T, self.bias, truth["texts"], truth["sure"]) / len(images)}
+        if "patches" in truth:
+            cells = self.clip.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
+            cells = functional.normalize(self.clip.visual_projection(cells).float(), dim=-1)
+            among = truth["patches"]
+            loss = self._loss(cells @ texts[: among.shape[-1]].T, self.patch_bias, among, torch.ones_like(among))
+            losses["patches"] = loss / (among.shape[0] * among.shape[1])
+        return losses
+
+    def _loss(self, cosines: Tensor, bias: Tensor, truth: Tensor, sure: Tensor) -> Tensor:
+        logits = cosines * self.clip.logit_scale.exp() + bias
+        return functional.binary_cross_entropy_with_logits(logits, truth, sure, reduction="sum")
+
+
+class Matching(Fit):
+    """A training of a Matcher in progress."""
+
+    def __init__(self, network: Matcher, processor: Any, drawn: Drawn, recipe: Recipe, patches: float = 0.0) -> None:
+        super().__init__(network, Task(CLASSES, Examples(len(drawn), _no_boxes), {}), recipe)
+        self.processor, self.drawn, self.patches = processor, drawn, patches
+        self.clip = network.clip
+        self.side: int = self.clip.config.vision_config.image_size
+        self.grid = self.side // self.clip.config.vision_config.patch_size
+
+    def _batch(self, step: int) -> Any:
+        """The images, texts and truth of a step, a function of seed and step alone."""
+
+        rng = np.random.default_rng((self.recipe.seed, 1, step))
+        rows = rng.integers(len(self.drawn), size=self.recipe.batch).tolist()
+        words = [self.drawn.words[row] for row in rows]
+        windows = [scenes.random_window(rng, self.recipe.zoom) for _ in rows]
+        kept = [w.kept(self.drawn.owners[row], len(known.names)) for w, row, known in zip(windows, rows, words, strict=True)]
+        phrases = scenes.match_phrases(words, kept, rng)
+        few = len(rows) // 4
+        texts = scenes.join(
+            phrases, scenes.match_captions(words, kept, few), scenes.match_relations(words, windows, phrases.truth, few, rng)
+        )
+        images = recolour(scenes.take_windows(self.drawn.images[rows], windows, self.side), rng)
+        read = self.processor.tokenizer(texts.texts, padding=True, return_tensors="pt")
+        batch = {"pixel_values": (images - MEAN) / SPREAD, **read}
+        truth = {"texts": texts.truth, "sure": texts.sure}
+        if self.patches:
+            places = zip(windows, rows, words, strict=True)
+            cells = [(window.cells(self.drawn.owners[row], self.grid), known) for window, row, known in places]
+            truth["patches"] = torch.stack([patch_truth(owners, known) for owners, known in cells])
+        return batch, truth
+
+    def scores(self, count: int) -> dict[str, float]:
+        """The averaged weights' scores on `count` held-out scenes of each kind."""
+        current = {key: value.clone() for key, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.averaged)
+        found = {name: round(value, 4) for name, value in score(self.clip, self.processor, count).items()}
+        self.network.load_state_dict(current)
+        return found
+
+    def _terms(self) -> dict[str, Any]:
+        return {**super()._terms(), "patches": self.patches}
+
+
+def _no_boxes(index: int) -> Example:
+    raise WhyboxError("a CLIP learns from texts, not from boxes")
+
+
+def recolour(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Images (B,3,h,w) with contrast, tint and brightness changed a little, too little to turn one colour into another."""
+    count = len(images)
+    gain = torch.from_numpy(rng.uniform(0.88, 1.14, (count, 1, 1, 1)) * rng.uniform(0.96, 1.04, (count, 3, 1, 1))).float()
+    shift = torch.from_numpy(rng.uniform(-0.06, 0.06, (count, 1, 1, 1))).float()
+    middle = images.mean((1, 2, 3), keepdim=True)
+    return ((images - middle) * gain + middle + shift).clamp(0, 1)
+
+
+def patch_truth(cells: NDArray[np.int8], known: scenes.Words) -> Tensor:
+    """Which of the phrases (P) are true of what is seen in each cell of a grid: (h*w,P)."""
+    table = torch.zeros(len(known.names) + 1, len(PHRASES))
+    for row, pair in enumerate(zip(known.names, known.colours, strict=True)):
+        table[row, scenes.COLUMNS[pair]] = 1
+    return table[torch.from_numpy(cells.astype(np.int64)).flatten()]
+
+
+@torch.no_grad()
+def cosines(network: nn.Module, processor: Any, images: Sequence[Image.Image], texts: Sequence[str], batch: int = 50) -> Tensor:
+    """How well each image fits each text: (N,T), the cosine of their embeddings, as the written model would be used."""
+    clip: Any = network
+    read = processor.tokenizer(list(texts), padding=True, return_tensors="pt")
+    words = functional.normalize(clip.text_projection(clip.text_model(**read).pooler_output), dim=-1)
+    rows = []
+    for start_ in range(0, len(images), batch):
+        pixels = processor.image_processor(images[start_ : start_ + batch], return_tensors="pt")["pixel_values"]
+        seen = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
+        rows.append(functional.normalize(seen, dim=-1) @ words.T)
+    return torch.cat(rows)
+
+
+def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:
+    """What the network knows of `count` held-out scenes with a single object and as many mixed ones; prompts as "a red ball".
+
+    object: the right one of the classes; colour: the right one of the colours that the class comes in; both: the right one of
+    all classes in all colours (parts of the single scenes). auc: how often a phrase of an object in a mixed scene scores above
+    a phrase of none (mean of the scenes' areas under the ROC curve).
+    """
+    was_training = network.training
+    network.eval()
+    single, mixed = (
+        [draw_scene(index, seed=HELD_OUT_SEED, variant=kind) for index in range(count)] for kind in ("single", "mixed")
+    )
+    texts = [str(phrase) for phrase in PHRASES]
+    values = cosines(network, processor, [scene.image for scene in single], texts)
+    truths = [Phrase(scene.names[0], scene.colours[0]) for scene in single]
+    hits = np.asarray([_hits(row, truth) for row, truth in zip(values, truths, strict=True)])
+    values = cosines(network, processor, [scene.image for scene in mixed], texts)
+    areas = [area for row, scene in zip(values, mixed, strict=True) if (area := _area(row.numpy(), scene)) is not None]
+    network.train(was_training)
+    names = ("object", "colour", "both")
+    return {**dict(zip(names, hits.mean(0).tolist(), strict=True)), "auc": float(np.mean(areas))}
+
+
+def _hits(values: Tensor, truth: Phrase) -> tuple[bool, bool, bool]:
+    """Whether the best class, the best colour of the true class, and the best of all phrases with a colour are right."""
+    groups = [
+        (Phrase(truth.name), [phrase.colour is None for phrase in PHRASES]),
+        (truth, [phrase.name == truth.name and phrase.colour is not None for phrase in PHRASES]),
+        (truth, [phrase.colour is not None for phrase in PHRASES]),
+    ]
+    best = [PHRASES[int(values.masked_fill(~torch.tensor(among), -torch.inf).argmax())] == right for right, among in groups]
+    return best[0], best[1], best[2]
+
+
+def _area(values: NDArray[np.float32], scene: Scene) -> float | None:
+    """The area under the ROC curve of the phrases with a colour, those of the scene's objects against the others."""
+    coloured = [(phrase, value) for phrase, value in zip(PHRASES, values, strict=True) if phrase.colour is not None]
+    there = set(zip(scene.names, scene.colours, strict=True))
+    true = np.asarray([(phrase.name, phrase.colour) in there for phrase, _ in coloured])
+    if true.all() or not true.any():
+        return None
+    ranks = rankdata([value for _, value in coloured])
+    return float((ranks[true].sum() - true.sum() * (true.sum() + 1) / 2) / (true.sum() * (~true).sum()))
+
+
+def begin(
+    data: str, recipe: Recipe, count: int, patches: float, folder: Path, say: Callable[[str], None] = lambda text: None
+) -> Matching:
+    """A training on `count` scenes, drawn now or read from the folder."""
+    if data != "scenes":
+        raise WhyboxError(f"data is scenes, not {data!r}: only they say which texts are true of which images")
+    if recipe.seed == HELD_OUT_SEED:
+        raise WhyboxError(f"seed {recipe.seed} is kept for the held-out scenes; choose another")
+    if count < 1 or patches < 0:
+        raise WhyboxError(f"count is at least 1 and patches at least 0, not {count} and {patches}")
+    plan = Plan()
+    network, processor = start(plan, recipe.seed)
+    say(f"drawing {count} scenes into {folder}")
+    drawn = scenes.draw(count, recipe.seed, round(plan.side * FINER), folder)
+    return Matching(Matcher(network), processor, drawn, recipe, patches)
+
+
+def fit(
+    run: Matching,
+    folder: Path,
+    *,
+    resume: bool = False,
+    every: int = 250,
+    interim: int = 60,
+    say: Callable[[str], None] = lambda text: None,
+    tick: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
+) -> None:
+    """Train to the recipe's end; every `every` steps write `checkpoint.pt` and score on `interim` held-out scenes of each kind.
+
+    `say` gets a line at each checkpoint, `tick` each step's losses. With `resume`, an earlier run of the same recipe goes on
+    from its checkpoint and ends as the unbroken run would have.
+    """
+    file = folder / "checkpoint.pt"
+    if resume and file.exists():
+        run.read(file)
+    elif file.exists():
+        raise WhyboxError(f"{file} is from an earlier run; resume it, or name another folder")
+    else:
+        run.write(file)
+    while run.progress.step < run.recipe.steps:
+        losses = run.advance()
+        tick(run.progress.step, losses)
+        if run.progress.step % every == 0 or run.progress.step == run.recipe.steps:
+            scores = run.scores(interim) if interim else {}
+            run.progress.history.append({"step": run.progress.step, **scores})
+            run.write(file)
+            shown = " ".join(f"{name} {value:.3f}" for name, value in [*losses.items(), *scores.items()])
+            say(f"step {run.progress.step} of {run.recipe.steps}, {run.progress.seconds:.0f} s: {shown}")
+
+
+def save(network: nn.Module, processor: Any, card: Mapping[str, Any], folder: Path) -> None:
+    """Write a folder that `CLIPModel.from_pretrained` and `AutoProcessor.from_pretrained` take, with a card."""
+    clip: Any = network
+    zoo.save(network, card, folder)
+    with tempfile.TemporaryDirectory() as draft:
+        clip.config.save_pretrained(draft)
+        processor.tokenizer.save_pretrained(draft)
+        processor.image_processor.save_pretrained(draft)
+        for file in sorted(Path(draft).iterdir()):
+            zoo.write_whole(folder / file.name, file.read_bytes())
+
+
+def read(folder: Path) -> tuple[nn.Module, Any]:
+    """The network, in evaluation mode, and the processor that a folder holds."""
+    hf = hugging_face()
+    network: nn.Module = hf.CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    return network.eval(), hf.CLIPProcessor.from_pretrained(folder)
+
+
+def keep(run: Matching, folder: Path, command: str, held_out: int) -> dict[str, Any]:
+    """Write the averaged network with its card, score what was written on `held_out` scenes of each kind; returns the card."""
+    run.network.load_state_dict(run.averaged)
+    clip = run.clip
+    card: dict[str, Any] = {"network": "CLIPModel", "classes": list(CLASSES)}
+    save(clip, run.processor, card, folder)
+    card["trained"] = {
+        "command": command,
+        **asdict(run.recipe),
+        "patches": run.patches,
+        "images": len(run.drawn),
+        "seconds": round(run.progress.seconds),
+        "parameters": sum(weight.numel() for weight in clip.parameters()),
+        "torch": torch.__version__.split("+")[0],
+        "transformers": hugging_face().__version__,
+        "history": run.progress.history,
+        "held_out": held_out,
+        "scores": {name: round(value, 4) for name, value in score(*read(folder), held_out).items()},
+    }
+    save(clip, run.processor, card, folder)
+    return card
