@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 
 import whybox
+from models import hf_models
 from models.detectors import detector
 from whybox import registry
 
@@ -49,10 +50,23 @@ def hugging_face():
     return whybox.load(transformers.DetrForObjectDetection(config).eval(), score_threshold=0.0)
 
 
+def hugging_face_matches():
+    torch.manual_seed(0)
+    net = hf_models.stirred(hf_models.clip())
+    return whybox.load(net, tokenizer=hf_models.tokenizer()).prompt(["a red ball", "a tree", "a big blue dog"])
+
+
+def hugging_face_classifier():
+    torch.manual_seed(0)
+    return whybox.load(hf_models.stirred(hf_models.vit()))
+
+
 BUILDERS = {
     "torchvision_onestage": lambda: whybox.load(detector("fcos_resnet50_fpn")),
     "torchvision_twostage": lambda: whybox.load(detector("fasterrcnn_mobilenet_v3_large_fpn")),
     "hf_detection": hugging_face,
+    "hf_image_text": hugging_face_matches,
+    "hf_classification": hugging_face_classifier,
     "plain": plain,
 }
 

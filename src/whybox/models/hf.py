@@ -1,0 +1,90 @@
+"""What the Hugging Face families have in common: loading by name, and images through an image processor."""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whybox.errors import WeightsError, WhyboxError
+from whybox.types import Model
+
+PREFIX = "hf"
+
+
+def build(name: str, weights: str | None = "default", **options: Any) -> Model:
+    """A model from a repository on the Hugging Face hub, its local cache, or a local folder; weights None: random ones.
+
+    The options go to the family that its configuration belongs to.
+    """
+    from transformers import AutoConfig
+
+    if weights not in ("default", None):
+        raise WeightsError(f"{PREFIX}/{name} takes its own weights, a file or None, got weights={weights!r}")
+    config = fetch(AutoConfig, name)
+    model: Model = _family(config, name).build(name, weights, **options)
+    return model
+
+
+def _family(config: Any, name: str) -> ModuleType:
+    from whybox.models import hf_classification, hf_detection, hf_image_text
+
+    for family in (hf_detection, hf_classification, hf_image_text):
+        if family.knows(config):
+            return family
+    made = ", ".join(config.architectures or ()) or config.model_type
+    raise WhyboxError(
+        f"{PREFIX}/{name} is a {made}, which whybox does not know: it explains detection transformers, image classifiers "
+        f"({', '.join(hf_classification.FAMILIES)}) and image-text models ({', '.join(hf_image_text.FAMILIES)})"
+    )
+
+
+def fetch(kind: Any, name: str) -> Any:
+    """`kind`.from_pretrained; without a connection from the local cache."""
+    try:
+        return kind.from_pretrained(name)
+    except (OSError, ValueError, ImportError) as error:
+        try:
+            return kind.from_pretrained(name, local_files_only=True)
+        except (OSError, ValueError, ImportError):
+            told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise WeightsError(
+                f"{PREFIX}/{name} is neither a folder nor to be had from the hub or its local cache: check the name and the "
+                f"connection, or give the path of a downloaded folder ({told})"
+            ) from error
+
+
+def kept(kind: Any, module: Any) -> Any:
+    """What is kept on this machine beside the weights that the module was loaded with, or None."""
+    if not module.name_or_path:
+        return None
+    try:
+        return kind.from_pretrained(module.name_or_path, local_files_only=True)
+    except (OSError, ValueError, ImportError):
+        return None
+
+
+def fetch_network(kind: Any, name: str, weights: str | None) -> nn.Module:
+    """The network with its weights, or with random ones."""
+    if weights is None:
+        network: nn.Module = kind._from_config(fetch(kind.config_class, name))
+    else:
+        network = fetch(kind, name)
+    return network
+
+
+def package_of(module: nn.Module) -> tuple[str, str]:
+    """("clip", "CLIPModel") for a module of transformers.models or one derived from it; ("", "") for any other."""
+    for kind in type(module).__mro__:
+        path = kind.__module__.split(".")
+        if path[:2] == ["transformers", "models"] and len(path) > 2:
+            return path[2], kind.__name__
+    return "", ""
+
+
+def processed(processor: Any, images: Tensor, **settings: Any) -> Any:
+    """What the processor makes of images (B,3,H,W) in 0..1. It gets eight bits, because that is what it is given elsewhere."""
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8) if processor.do_rescale else images
+    if getattr(processor, "backend", None) != "torchvision":
+        pixels = pixels.cpu()
+    return processor(images=list(pixels), return_tensors="pt", input_data_format="channels_first", **settings)
