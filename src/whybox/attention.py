@@ -87,7 +87,7 @@ class TransformerPass:
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """The probabilities of one attention layer, in the graph: (heads,Nq,Nk). kind: "image" (patches among themselves),
+    """The probabilities of one attention layer, a node of the graph: (1,heads,Nq,Nk). kind: "image" (patches among themselves),
     "query" (object queries among themselves) or "cross" (queries at patches)."""
 
     probabilities: Tensor

@@ -4,13 +4,16 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from whybox.attention import AttentionMap
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.models._shown_attention import attention_modules, shown_attention
+from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
 from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
 from whybox.types import Candidates, Detections, Pullback, Trace
@@ -21,19 +24,21 @@ PREFIX = "hf"
 @dataclass(frozen=True)
 class Family:
     """processor: the image processor's class. rule: "best" is one class a query, by softmax over the classes and "no object";
-    "ranked" takes the `top` best of all (query, class) pairs, by sigmoid; top None: as many as there are queries."""
+    "ranked" takes the `top` best of all (query, class) pairs, by sigmoid; top None: as many as there are queries.
+    dense: all its attention is a matrix of probabilities; deformable attention samples a few places and has none."""
 
     processor: str
     rule: Literal["best", "ranked"]
     top: int | None = None
+    dense: bool = False
 
 
 FAMILIES = {
-    "detr": Family("DetrImageProcessor", "best"),
-    "table_transformer": Family("DetrImageProcessor", "best"),
-    "yolos": Family("YolosImageProcessor", "best"),
-    "conditional_detr": Family("ConditionalDetrImageProcessor", "ranked", 100),
-    "dab_detr": Family("ConditionalDetrImageProcessor", "ranked", 100),
+    "detr": Family("DetrImageProcessor", "best", dense=True),
+    "table_transformer": Family("DetrImageProcessor", "best", dense=True),
+    "yolos": Family("YolosImageProcessor", "best", dense=True),
+    "conditional_detr": Family("ConditionalDetrImageProcessor", "ranked", 100, dense=True),
+    "dab_detr": Family("ConditionalDetrImageProcessor", "ranked", 100, dense=True),
     "deformable_detr": Family("DeformableDetrImageProcessor", "ranked", 100),
     "lw_detr": Family("DeformableDetrImageProcessor", "ranked", 100),
     "rt_detr": Family("RTDetrImageProcessor", "ranked"),
@@ -89,8 +94,6 @@ class HuggingFaceDetection:
     last ones that reach the answer. "input", and any module's path that gives maps or tokens, work everywhere.
     """
 
-    gives: ClassVar[frozenset[str]] = frozenset({"candidates", "features", "input"})
-
     def __init__(
         self,
         module: nn.Module,
@@ -107,6 +110,7 @@ class HuggingFaceDetection:
         self.net: Any = module
         self.name = name or f"{PREFIX}/{family}"
         self.family = FAMILIES[family]
+        self.gives = frozenset({"candidates", "features", "input"} | ({"attention"} if self.family.dense else set()))
         self.processor = _default_processor(self.family) if processor is None else processor
         config: Any = module.config
         self.classes: Sequence[str] = list(config.id2label.values()) if classes is None else classes
@@ -149,6 +153,23 @@ class HuggingFaceDetection:
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
         yield from exact_pullbacks(live, replace(detections, source=rows), layers)
+
+    def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
+        """The trace narrowed to the detections, with its graph, and all attention in that graph, the first layer first.
+
+        The rows of "query" and "cross" attention are the candidates; YOLOS has "image" attention alone, among the class
+        token, the patches and, last, the candidates. The map of the trace's features has the patches' grid.
+        """
+        if not self.family.dense:
+            raise WhyboxError(f"{self.name} attends to a few sampled places (deformable attention): it has no attention to show")
+        known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
+        name = "vit.embeddings" if hasattr(self.net, "vit") else self.layers[0]
+        with shown_attention(self.net, attention_modules(self.net)) as shown, self._without_backbone(name, known):
+            live, _ = self._run(trace.image, name, gradients=True, grids=known.grids)
+        rows = same_rows(live.candidates, trace.candidates, detections.source)
+        with gradients_on():
+            narrowed = live.rows(live.candidates[rows.clone()], detections)
+        return narrowed, tuple(shown)
 
     def _without_backbone(self, name: str, known: "_State") -> AbstractContextManager[None]:
         """What the backbone gave stands in for it, unless the layer lies in it or before it."""

@@ -1,0 +1,182 @@
+"""GAME (generic attention-model explainability): relevance carried through all attention, weighed by its gradient."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from whybox.attention import AttentionMap, ImageTextModel, TokenMaps, TransformerModel, TransformerPass
+from whybox.ops.attention_flow import (
+    check_layer,
+    chosen_texts,
+    flow_back,
+    live_attention,
+    maps_on_grid,
+    own_tokens,
+    ready,
+    rows_read,
+    with_residual,
+)
+from whybox.ops.gradients import chunk_rows, gradients_on, level_gradients
+from whybox.ops.transformer import modules_from
+from whybox.types import Detections, HeatMaps, Model, Target, Trace
+
+
+def weigh_attention(probabilities: Tensor, gradient: Tensor) -> Tensor:
+    """A-bar = mean over heads of ReLU(dY/dA o A): both (..., heads,n,N) -> (..., n,N).
+
+    Source: Chefer, Gur, Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
+    Transformers", ICCV 2021, eq. 5.
+    """
+    return (gradient * probabilities).relu().mean(-3)
+
+
+def normalise_relevance(relevance: Tensor) -> Tensor:
+    """R-bar = (R - I) / its rows' sums + I: (N,N) -> (N,N). A row that nothing was carried to stays a row of I.
+
+    Source: Chefer et al., eqs. 8 and 9.
+    """
+    identity = _identity(len(relevance), relevance)
+    carried = relevance - identity
+    total = carried.sum(-1, keepdim=True)
+    return torch.where(total > 0, carried / torch.where(total > 0, total, 1), 0) + identity
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """What was carried so far. image: (N,N) among the encoder's tokens; queries: (M,M) among object queries; cross: (M,N)
+    from the encoder's tokens to the queries."""
+
+    image: Tensor
+    queries: Tensor
+    cross: Tensor
+
+    def add(self, kind: str, weighed: Tensor) -> "Relevance":
+        """After one attention layer, with its A-bar. Source: Chefer et al., eqs. 6 and 7, and eq. 10 for cross attention."""
+        if kind == "image":
+            return Relevance(self.image + weighed @ self.image, self.queries, self.cross)
+        if kind == "query":
+            return Relevance(self.image, self.queries + weighed @ self.queries, self.cross + weighed @ self.cross)
+        added = normalise_relevance(self.queries).T @ weighed @ normalise_relevance(self.image)
+        return Relevance(self.image, self.queries, self.cross + added)
+
+
+class AttentionModel(Model, Protocol):
+    """A detector that shows its attention."""
+
+    def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
+        """The trace narrowed to the detections, with its graph, and all attention in that graph, the first layer first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Game:
+    """GAME over all layers from `start_layer` on, for image-text models, classifiers and detection transformers.
+
+    Transformers that read one row, or a mean of rows: R = I, and after each layer R + mean_h ReLU(dA o A) R; the map is R's
+    row that is read. A layer that pools adds nothing to its own row before, so that its row is A-bar R.
+    Detectors with object queries: the paper's rules for encoder, decoder and cross attention; the map is the detection's
+    query. There start_layer counts the encoder's layers.
+    """
+
+    start_layer: int = 0
+
+    name: ClassVar[str] = "game"
+    needs: ClassVar[frozenset[str]] = frozenset({"attention"})
+    source: ClassVar[str] = "Chefer, Gur, Wolf: Generic Attention-model Explainability, ICCV 2021, eqs. 5 to 10"
+
+    def __call__(
+        self, model: Any, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target; `names` are the targets' names."""
+        draw = self._draw_image if "transformer" in model.gives else self._draw_queries
+        maps = draw(model, trace, detections, targets) if len(detections) else [()] * len(targets)
+        return [HeatMaps(native, trace.frame, name, self.name, asdict(self)) for native, name in zip(maps, names, strict=True)]
+
+    def explain_text(
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[TokenMaps]:
+        """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
+        whole = model.text_transformer(trace)
+        start = check_layer("start_layer", self.start_layer, len(whole.transformer.layers))
+        passed = chosen_texts(whole, detections.labels)
+        texts = tuple(model.texts[label] for label in detections.labels.tolist())
+        rows = torch.arange(len(detections), device=passed.row.device)
+        parts = [
+            _carry_texts(chosen_texts(passed, chunk), start, detections[chunk.to(detections.labels.device)], targets)
+            for chunk in chunk_rows(rows, _numbers(passed, start))
+        ]
+        maps = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else [passed.embedding[:, :0]] * len(targets)
+        return [
+            TokenMaps(own_tokens(values, passed), texts, self.name, name, asdict(self))
+            for values, name in zip(maps, names, strict=True)
+        ]
+
+    def _draw_image(
+        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
+    ) -> list[tuple[Tensor, ...]]:
+        """For every target n maps (h,w): one forward pass, and a backward pass a detection."""
+        passed = model.transformer(trace)
+        start = check_layer("start_layer", self.start_layer, len(passed.transformer.layers))
+        with ready(*modules_from(passed.transformer, start)):
+            probabilities, embedding = live_attention(passed, start)
+            live = passed.answer(embedding.expand(len(detections), -1), detections)
+            rows = [[_carry(passed, start, probabilities, value) for value in target(live)] for target in targets]
+        return [maps_on_grid(torch.cat(of_one), passed) for of_one in rows]
+
+    def _draw_queries(
+        self, model: AttentionModel, trace: Trace, detections: Detections, targets: Sequence[Target]
+    ) -> list[tuple[Tensor, ...]]:
+        """For every target n maps (h,w): one forward pass, and a backward pass a detection."""
+        live, shown = model.attentions(trace, detections)
+        encoder = [one for one in shown if one.kind == "image"]
+        start = check_layer("start_layer", self.start_layer, len(encoder))
+        kept = encoder[start:] + [one for one in shown if one.kind != "image"]
+        grid, count = live.features[-1].grid, len(trace.candidates)
+        with gradients_on():
+            values = [target(live) for target in targets]
+        maps = []
+        for of_one in values:
+            carried = [_carry_to_queries(kept, value, count) for value in of_one]
+            rows = [one[source] for one, source in zip(carried, detections.source.tolist(), strict=True)]
+            maps.append(tuple(row[-grid[0] * grid[1] :].reshape(grid) for row in rows))
+        return maps
+
+
+def _carry(passed: TransformerPass, start: int, probabilities: Sequence[Tensor], value: Tensor) -> Tensor:
+    """(B,N) the relevance of all tokens for what is read, from the gradient of one value."""
+    gradients = level_gradients(value[None], probabilities)
+    weighed = [weigh_attention(one.detach(), slope[0]) for one, slope in zip(probabilities, gradients, strict=True)]
+    return flow_back(rows_read(passed), with_residual(passed, start, weighed))
+
+
+def _carry_texts(passed: TransformerPass, start: int, detections: Detections, targets: Sequence[Target]) -> list[Tensor]:
+    """For every target (n,N), where detection i is item i: texts stand apart, so one backward pass serves all."""
+    with ready(*modules_from(passed.transformer, start)):
+        probabilities, embeddings = live_attention(passed, start)
+        live = passed.answer(embeddings, detections)
+        return [_carry(passed, start, probabilities, target(live).sum()) for target in targets]
+
+
+def _numbers(passed: TransformerPass, start: int) -> int:
+    """How many probabilities one item has in the layers from `start` on."""
+    layers, count = passed.transformer.layers[start:], passed.tokens[start].shape[1]
+    return sum(layer.heads * count * (1 if layer.pools else count) for layer in layers)
+
+
+def _carry_to_queries(shown: Sequence[AttentionMap], value: Tensor, count: int) -> Tensor:
+    """(M,N) the relevance of the encoder's tokens for the `count` queries; where the queries are the encoder's last tokens,
+    (M,N-M) that of its other tokens."""
+    tensors = [one.probabilities for one in shown]
+    gradients = level_gradients(value[None], tensors)
+    tokens, queries = tensors[0].shape[-1], count if shown[-1].kind == "cross" else 0
+    relevance = Relevance(_identity(tokens, value), _identity(queries, value), value.new_zeros((queries, tokens)))
+    for one, slope in zip(shown, gradients, strict=True):
+        relevance = relevance.add(one.kind, weigh_attention(one.probabilities.detach(), slope[0])[0])
+    return relevance.cross if queries else relevance.image[-count:, :-count]
+
+
+def _identity(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, device=like.device, dtype=like.dtype)

@@ -1,0 +1,66 @@
+"""Attention rollout: the attention of all layers multiplied, with the residual counted as looking at oneself."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
+from whybox.ops.attention_flow import (
+    check_layer,
+    chosen_texts,
+    flow_back,
+    layer_attention,
+    maps_on_grid,
+    own_tokens,
+    rows_read,
+    with_residual,
+)
+from whybox.types import Detections, HeatMaps, Target, Trace
+
+
+def rollout_matrix(attention: Tensor) -> Tensor:
+    """A + I (B,n,N), the mean over the heads with the residual, with its rows brought to sum 1 -> (B,n,N).
+
+    Source: Abnar, Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3: A = 0.5 W_att + 0.5 I.
+    """
+    return attention / attention.sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Attention rollout, over all layers from `start_layer` on, read at the class token, the pooling query or the text's end.
+
+    It is the same map for every text or class. A layer that pools has no residual: its probabilities are taken as they are.
+    Where the answer is a mean over the tokens, all rows are averaged.
+    """
+
+    start_layer: int = 0
+
+    name: ClassVar[str] = "rollout"
+    needs: ClassVar[frozenset[str]] = frozenset({"transformer"})
+    source: ClassVar[str] = "Abnar, Zuidema: Quantifying Attention Flow in Transformers, ACL 2020, section 3"
+
+    def __call__(
+        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target; `names` are the targets' names."""
+        passed = model.transformer(trace)
+        native = maps_on_grid(self._draw(passed).expand(len(detections), -1), passed)
+        return [HeatMaps(native, trace.frame, name, self.name, asdict(self)) for name in names]
+
+    def explain_text(
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[TokenMaps]:
+        """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
+        passed = chosen_texts(model.text_transformer(trace), detections.labels)
+        values = own_tokens(self._draw(passed), passed)
+        texts = tuple(model.texts[label] for label in detections.labels.tolist())
+        return [TokenMaps(values, texts, self.name, name, asdict(self)) for name in names]
+
+    def _draw(self, passed: TransformerPass) -> Tensor:
+        """(B,N) over all tokens."""
+        start = check_layer("start_layer", self.start_layer, len(passed.transformer.layers))
+        heads_averaged = [layer_attention(passed, i).mean(1) for i in range(start, len(passed.transformer.layers))]
+        return flow_back(rows_read(passed), [rollout_matrix(one) for one in with_residual(passed, start, heads_averaged)])

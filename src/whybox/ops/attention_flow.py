@@ -1,0 +1,98 @@
+"""The attention probabilities of a transformer's pass, and how they carry what is read back to the tokens."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from whybox.attention import TransformerPass
+from whybox.errors import WhyboxError
+from whybox.ops.gradients import gradients_on
+from whybox.ops.hooks import frozen
+from whybox.ops.transformer import attend, in_float32, read_embedding
+
+
+@contextmanager
+def ready(*modules: nn.Module) -> Iterator[None]:
+    """Inside, the modules are frozen and in float32, and gradients are recorded."""
+    with in_float32(*modules), frozen(nn.ModuleList(modules)), gradients_on():
+        yield
+
+
+def layer_attention(passed: TransformerPass, index: int, rows: Tensor | None = None) -> Tensor:
+    """The probabilities (B,heads,n,N) of one layer, without a graph. rows: (B,) the one row wanted of each item; None: all."""
+    layer = passed.transformer.layers[index]
+    with ready(*layer.modules), torch.no_grad():
+        attended = attend(layer, passed.tokens[index].float(), passed.mask, rows=rows, probabilities=True)
+    assert attended.probabilities is not None
+    return attended.probabilities
+
+
+def live_attention(passed: TransformerPass, start: int) -> tuple[list[Tensor], Tensor]:
+    """The probabilities (B,heads,n,N) of every layer from `start` on, in the graph of the embeddings (B,D), and these."""
+    tokens, found = passed.tokens[start].detach().float().requires_grad_(), []
+    for layer in passed.transformer.layers[start:]:
+        attended = attend(layer, tokens, passed.mask, probabilities=True)
+        assert attended.probabilities is not None
+        found.append(attended.probabilities)
+        tokens = layer.finish(tokens, layer.out(attended.mixed))
+    return found, read_embedding(passed.transformer, tokens, passed.row)
+
+
+def rows_read(passed: TransformerPass) -> Tensor:
+    """(B,n) the part that each row after the last layer has in what is read: one row's, or all rows' alike."""
+    last, (batch, count, _) = passed.transformer.layers[-1], passed.tokens[-1].shape
+    if last.pools:
+        return passed.embedding.new_ones((batch, 1), dtype=torch.float32)
+    if passed.transformer.reads == "all":
+        return passed.embedding.new_full((batch, count), 1 / count, dtype=torch.float32)
+    return one_hot(passed.row, count).float()
+
+
+def flow_back(read: Tensor, attention: Sequence[Tensor]) -> Tensor:
+    """read (B,n) times the product of the layers' matrices (B,n,N), the first layer's first in `attention` -> (B,N).
+
+    From the last layer down, so that only vectors are multiplied with matrices.
+    """
+    for matrix in reversed(attention):
+        read = (read[:, None] @ matrix)[:, 0]
+    return read
+
+
+def with_residual(passed: TransformerPass, start: int, attention: Sequence[Tensor]) -> list[Tensor]:
+    """I added to the matrices (B,N,N) of the layers from `start` on; one that pools, (B,1,N), has no residual and stays."""
+    return [
+        one if layer.pools else one + torch.eye(one.shape[-1], device=one.device, dtype=one.dtype)
+        for one, layer in zip(attention, passed.transformer.layers[start:], strict=True)
+    ]
+
+
+def check_layer(option: str, value: int, depth: int) -> int:
+    """The number of one of `depth` layers, counted from 0; a negative one counts from the end."""
+    if not -depth <= value < depth:
+        raise WhyboxError(f"{option} must be from 0 to {depth - 1}, or from -1 down to {-depth}, for {depth} layers; got {value}")
+    return value % depth
+
+
+def maps_on_grid(values: Tensor, passed: TransformerPass) -> tuple[Tensor, ...]:
+    """Values (n,N) of an image's tokens -> n maps (h,w) of its patches."""
+    assert passed.grid is not None
+    return tuple(values[:, passed.patches].reshape(-1, *passed.grid))
+
+
+def own_tokens(values: Tensor, passed: TransformerPass) -> tuple[Tensor, ...]:
+    """Values (T,N) of texts' tokens -> of each text its own tokens', in order."""
+    assert passed.words is not None
+    return tuple(one[own] for one, own in zip(values, passed.words, strict=True))
+
+
+def chosen_texts(passed: TransformerPass, labels: Tensor) -> TransformerPass:
+    """The pass of texts `labels` (n,) alone, one item each."""
+    rows = labels.to(passed.row.device)
+    mask = passed.mask if passed.mask is None or len(passed.mask) == 1 else passed.mask[rows]
+    words = None if passed.words is None else passed.words[rows]
+    tokens = tuple(one[rows] for one in passed.tokens)
+    return replace(passed, tokens=tokens, row=passed.row[rows], embedding=passed.embedding[rows], mask=mask, words=words)
