@@ -93,7 +93,7 @@ class WholeImage:
         self.net: Any = encoders.net
         self.name = name
         self.texts: tuple[Text, ...] = ()
-        self.gives = frozenset({"candidates", "features", "input", "transformer"})
+        self.gives = frozenset({"candidates", "features", "input", "transformer", "attention"})
         self.default_target = "logit" if encoders.classify else "score"
         self.fill = encoders.fill
         if encoders.tokenize is not None:
