@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from math import ceil
 from typing import ClassVar
 
 import torch
@@ -12,20 +11,8 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size, resize_maps
+from whybox.ops.random_masks import draw_grids, draw_masks, grown_canvas
 from whybox.types import Candidates, Detections, HeatMaps, Model, Target, Trace
-
-
-def draw_masks(grids: Tensor, shifts: Tensor, size: Size, canvas: Size, reach: Size) -> Tensor:
-    """Masks (b,*size) in 0..1 from binary grids (b,g,g): each stretched over the canvas (bilinear), and cut out of it.
-
-    shifts: (b,2) from 0 to below 1: the cut's top-left corner on the canvas, as a part of `reach`, down and across.
-    Source: Petsiuk et al., CVPR 2021, mask generation, after Petsiuk, Das, Saenko, "RISE", BMVC 2018.
-    """
-    corners = (shifts * shifts.new_tensor(reach)).long().tolist()
-    wide = resize_maps(grids, canvas)
-    return torch.stack(
-        [mask[top : top + size[0], left : left + size[1]] for mask, (top, left) in zip(wide, corners, strict=True)]
-    )
 
 
 def drise_weights(
@@ -173,24 +160,20 @@ class DRise:
         return maps, done
 
     def _batches(self, size: Size, device: torch.device) -> Iterator[Tensor]:
-        """Masks (b,H,W). The draws are made at once, on the CPU, so that they depend on the seed alone; they are small.
-        A batch never straddles a check."""
-        generator = torch.Generator().manual_seed(self.seed)
-        draws = torch.rand((self.masks, self.grid**2 + 2), generator=generator)
-        grids = (draws[:, :-2] < self.probability).float().reshape(-1, self.grid, self.grid)
+        """Masks (b,H,W). A batch never straddles a check."""
+        grids, shifts = draw_grids(self.masks, self.grid, self.probability, self.seed)
         canvas, reach = self._canvas(size)
         start = 0
         while start < self.masks:
             to_check = self.check_every - start % self.check_every
             rows = slice(start, min(start + min(self.batch, to_check), self.masks))
-            yield draw_masks(grids[rows].to(device), draws[rows, -2:], size, canvas, reach)
+            yield draw_masks(grids[rows].to(device), shifts[rows], size, canvas, reach)
             start = rows.stop
 
     def _canvas(self, size: Size) -> tuple[Size, Size]:
         """The size over which a grid is stretched, and how many places a cut may take on it, down and across."""
         if self.canvas is None:
-            height, width = ceil(size[0] / self.grid), ceil(size[1] / self.grid)
-            return ((self.grid + 1) * height, (self.grid + 1) * width), (height, width)
+            return grown_canvas(size, self.grid)
         if self.canvas < max(size):
             raise WhyboxError(f"canvas must be at least the image's longer side, {max(size)}, got {self.canvas}")
         return (self.canvas, self.canvas), (max(1, self.canvas - size[0]), max(1, self.canvas - size[1]))

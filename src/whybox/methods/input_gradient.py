@@ -11,6 +11,7 @@ from whybox.ops.maps import draw_heat_maps, sum_products
 from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
 
 Sign = Literal["absolute", "positive", "signed"]
+SIGNS = ("absolute", "positive", "signed")
 
 
 def input_gradient_map(pixels: Tensor, gradient: Tensor, sign: Sign = "absolute") -> Tensor:
@@ -20,10 +21,14 @@ def input_gradient_map(pixels: Tensor, gradient: Tensor, sign: Sign = "absolute"
     Source: gradient x input as in Shrikumar et al., "Not Just a Black Box: Learning Important Features Through
     Propagating Activation Differences", 2016; the sum over channels and its absolute value are the common choice.
     """
-    product = sum_products(pixels, gradient)
+    return take_sign(sum_products(pixels, gradient), sign)
+
+
+def take_sign(maps: Tensor, sign: Sign) -> Tensor:
+    """The maps' size, their positive part, or the maps as they are."""
     if sign == "absolute":
-        return product.abs()
-    return product.relu() if sign == "positive" else product
+        return maps.abs()
+    return maps.relu() if sign == "positive" else maps
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class InputGradient:
     source: ClassVar[str] = "Shrikumar et al.: Not Just a Black Box, 2016, gradient x input"
 
     def __post_init__(self) -> None:
-        if self.sign not in ("absolute", "positive", "signed"):
-            raise unknown("sign", self.sign, ("absolute", "positive", "signed"))
+        if self.sign not in SIGNS:
+            raise unknown("sign", self.sign, SIGNS)
 
     def __call__(
         self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
