@@ -5,6 +5,7 @@ import torch
 
 from models.detectors import image
 from whybox import registry
+from whybox.errors import GradientError
 from whybox.ops.maps import draw_maps
 from whybox.targets import SIDES, BoxSide, ClassScore
 from whybox.types import Model
@@ -44,6 +45,10 @@ def perimeter(trace):
 def test_gradients_reach_the_features_and_every_row_comes_once(model, target):
     trace = model.trace(image())
     found = few(trace)
+    if target is perimeter and "transformer" in model.gives:
+        with pytest.raises(GradientError):  # the one box is the whole image, whatever stands on it
+            gradients(model, trace, found, target)
+        return
     parts = gradients(model, trace, found, target)
     assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(len(found)))
     assert all(part.gradient.isfinite().all() for _, part in parts)
