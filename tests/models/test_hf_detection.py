@@ -7,7 +7,8 @@ from torch import nn
 
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.methods.odam import Odam
-from whybox.models.hf_detection import FAMILIES, build, matches, wrap
+from whybox.models.hf import build
+from whybox.models.hf_detection import FAMILIES, matches, wrap
 from whybox.types import Model
 
 transformers = pytest.importorskip("transformers")

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from whybox.attention import AttentionMap
-from whybox.errors import WeightsError, WhyboxError, unknown
+from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.models import hf
 from whybox.models._shown_attention import attention_modules, shown_attention
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
 from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
 from whybox.types import Candidates, Detections, Pullback, Trace
-
-PREFIX = "hf"
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,11 @@ def matches(module: nn.Module) -> bool:
     return _family_name(module) is not None
 
 
+def knows(config: Any) -> bool:
+    """Whether a configuration is of these families."""
+    return config.model_type in FAMILIES
+
+
 def wrap(module: nn.Module, **options: Any) -> "HuggingFaceDetection":
     """A model from a transformers module; the options are those of HuggingFaceDetection."""
     return HuggingFaceDetection(module, **options)
@@ -63,15 +67,13 @@ def build(name: str, weights: str | None = "default", **options: Any) -> "Huggin
     """A model from a repository on the Hugging Face hub, its local cache, or a local folder; weights None: random ones."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
-    if weights not in ("default", None):
-        raise WeightsError(f"hf/{name} takes its own weights, a file or None, got weights={weights!r}")
     if weights is None:
-        module = AutoModelForObjectDetection.from_config(_fetch(AutoConfig, name))
+        module = AutoModelForObjectDetection.from_config(hf.fetch(AutoConfig, name))
     else:
-        module = _fetch(AutoModelForObjectDetection, name)
+        module = hf.fetch(AutoModelForObjectDetection, name)
     if "processor" not in options:
-        options["processor"] = _fetch(AutoImageProcessor, name)
-    return wrap(module, **{"name": f"{PREFIX}/{name}", **options})
+        options["processor"] = hf.fetch(AutoImageProcessor, name)
+    return wrap(module, **{"name": f"{hf.PREFIX}/{name}", **options})
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class HuggingFaceDetection:
         if family is None:
             raise WhyboxError(f"{type(module).__name__} is none of the detection transformers {', '.join(FAMILIES)}")
         self.net: Any = module
-        self.name = name or f"{PREFIX}/{family}"
+        self.name = name or f"{hf.PREFIX}/{family}"
         self.family = FAMILIES[family]
         self.gives = frozenset({"candidates", "features", "input"} | ({"attention"} if self.family.dense else set()))
         self.processor = _default_processor(self.family) if processor is None else processor
@@ -192,11 +194,8 @@ class HuggingFaceDetection:
         return Trace(image, frame, (features,), candidates, detections), layers
 
     def _inputs(self, images: Tensor) -> tuple[dict[str, Tensor], Frame]:
-        """The network's input for images of one size. Eight bits, because that is what processors are given elsewhere."""
-        pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8) if self.processor.do_rescale else images
-        if getattr(self.processor, "backend", None) != "torchvision":
-            pixels = pixels.cpu()
-        given = self.processor(images=list(pixels), return_tensors="pt", input_data_format="channels_first")
+        """The network's input for images of one size."""
+        given = hf.processed(self.processor, images)
         values, mask = given["pixel_values"].to(self.net.device, self.net.dtype), given.get("pixel_mask")
         network = (values.shape[-2], values.shape[-1])
         resized = network if mask is None else (int(mask[0, :, 0].sum()), int(mask[0, 0].sum()))
@@ -289,18 +288,3 @@ def _default_processor(family: Family) -> Any:
     import transformers
 
     return getattr(transformers, family.processor)()
-
-
-def _fetch(kind: Any, name: str) -> Any:
-    """`kind`.from_pretrained; without a connection from the local cache."""
-    try:
-        return kind.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        try:
-            return kind.from_pretrained(name, local_files_only=True)
-        except (OSError, ValueError):
-            told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise WeightsError(
-                f"hf/{name} is neither a folder nor to be had from the hub or its local cache: check the name and the "
-                f"connection, or give the path of a downloaded folder ({told})"
-            ) from error
