@@ -18,10 +18,11 @@ from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame, Size
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen
-from whybox.ops.layers import choose_layers, exact_pullbacks, find_layers, module_path, token_layer
+from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, token_layer
 from whybox.ops.transformer import attend, embedding_from, in_float32, modules_from, read_embedding, run_layer
 from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
 
+NORMED = "normed"
 TOKENS = "tokens"
 BLOCKS = "blocks"
 _CHECKED: "WeakSet[nn.Module]" = WeakSet()
@@ -84,8 +85,10 @@ class WholeImage:
 
     For image-text models the score is the cosine of the embeddings, the logit what the network makes of it (scale and
     offset); `prompt` gives the same model with texts as its classes. For classifiers the score is the probability.
-    layers: "tokens", what enters the last attention layer, is the default of a transformer; "blocks[3]" what enters the
-    fourth; "input" the pixels; any module's path that gives maps or patch tokens works too.
+    layers: "normed", what the norm of the last attention layer gives, is the default of a transformer; "tokens" is what enters
+    that norm: a gradient there is at right angles to the token, because a norm takes no notice of its length, so gradient x
+    feature is nothing. "blocks[3]" is what enters the fourth layer; "input" the pixels; any module's path that gives maps or
+    patch tokens works too.
     """
 
     def __init__(self, encoders: Encoders, name: str, texts: Sequence[str] = ()) -> None:
@@ -96,6 +99,7 @@ class WholeImage:
         self.gives = frozenset({"candidates", "features", "input", "transformer", "attention"})
         self.default_target = "logit" if encoders.classify else "score"
         self.fill = encoders.fill
+        self._paths = {**encoders.features, **_norm_path(encoders)}
         if encoders.tokenize is not None:
             self.gives |= {"text"}
             if texts:
@@ -115,7 +119,7 @@ class WholeImage:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names that `pullbacks` takes, the default first."""
-        return (*self.encoders.features, TOKENS, INPUT)
+        return (*self._paths, TOKENS, INPUT)
 
     def prompt(self, texts: Sequence[str]) -> "WholeImage":
         """The same model asked about these texts; they are encoded once, here."""
@@ -192,7 +196,8 @@ class WholeImage:
         known = self._text_embeddings(embeddings) if texts is None else texts
         unit = normalize(embeddings.float(), dim=-1)
         cosine = unit @ known.T if known.ndim == 2 else (known @ unit[:, :, None])[..., 0]
-        scale, offset = self.encoders.scale()
+        with torch.no_grad():
+            scale, offset = self.encoders.scale()
         return Candidates(boxes, cosine, level, scale * cosine + offset)
 
     def _text_embeddings(self, like: Tensor) -> Tensor:
@@ -302,14 +307,22 @@ class WholeImage:
 
     def _through_modules(self, trace: Trace, detections: Detections, wanted: str, state: _State) -> Iterator[Pullback]:
         """The layer is a module's output, or the input: the network's own forward pass with hooks on it."""
-        named = self.encoders.features.get(wanted, wanted)
+        named = self._paths.get(wanted, wanted)
         path = module_path(named)
         with in_float32(self.net), frozen(self.net), gradients_on():
             tensors, embedding = self._watch(path, state.pixels.float())
             live = replace(trace, candidates=self._candidates(embedding, trace.frame))
-        chosen = choose_layers(find_layers(path, tensors, trace.frame.network), named)
+        chosen = choose_layers(self._laid_out(path, tensors, trace.frame.network), named)
         for way in exact_pullbacks(live, detections, chosen[-1:]):
             yield replace(way, pull=_in_float32(way.pull, (self.net,)))
+
+    def _laid_out(self, path: str, tensors: Sequence[Tensor], network: Size) -> list[Layer]:
+        """The recorded tensors as layers: as many tokens as the encoder has lie on its grid, and nobody has to guess it."""
+        height, width = self.encoders.grid(network)
+        last = tensors[-1]
+        if last.ndim == 3 and last.shape[1] == self.encoders.first + height * width:
+            return [token_layer(path, last, network, (height, width), self.encoders.first)]
+        return find_layers(path, tensors, network)
 
     def _watch(self, path: str, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         """The tensors of one module, as nodes of the graph, and the embedding."""
@@ -319,6 +332,13 @@ class WholeImage:
         with capture(self.net, [path]) as captured:
             embedding = self.encoders.embed_image(pixels)
         return captured[path], embedding
+
+
+def _norm_path(encoders: Encoders) -> dict[str, str]:
+    """Where the norm of the last attention layer stands in the network; nothing where it is no module of it."""
+    norm = encoders.vision.layers[-1].normalise
+    paths = [path for path, part in encoders.net.named_modules() if part is norm]
+    return {NORMED: paths[0]} if paths else {}
 
 
 def _in_float32(pull: Callable[[Tensor], Tensor], modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,97 @@
+"""What all models of whole images share: layers, ways back to them, and the check that they answer as they are."""
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+import whybox
+from methods.small_clip import TEXTS, image, load_small, make_clip
+from whybox.errors import WhyboxError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_small(make_clip()).prompt(TEXTS)
+
+
+def by_hooks(model, module):
+    """Gradient and output of a module at the patches, (T,C,4,4) and (C,4,4), through the module's own forward pass."""
+    seen = []
+    handle = module.register_forward_hook(lambda _, __, out: seen.append(out) or None)
+    pixels, _ = model.encoders.prepare(image()[None])
+    embedding = model.net.get_image_features(pixel_values=pixels)
+    handle.remove()
+    scores = cosine_similarity(getattr(embedding, "pooler_output", embedding), model.embed_texts(TEXTS))
+    rows = [torch.autograd.grad(score, seen[0], retain_graph=True)[0][0, 1:] for score in scores]
+    return torch.stack([row.T.reshape(-1, 4, 4) for row in rows]), seen[0][0, 1:].T.reshape(-1, 4, 4).detach()
+
+
+@pytest.mark.parametrize("layer", ["normed", "tokens", "blocks[1]", "vision_model.encoder.layers.0"])
+def test_gradients_are_those_of_hooks_on_the_module(model, layer):
+    blocks = model.net.vision_model.encoder.layers
+    modules = {"normed": blocks[-1].layer_norm1, "tokens": blocks[1], "blocks[1]": blocks[0]}
+    expected, features = by_hooks(model, modules.get(layer, blocks[0]))
+    trace = model.trace(image())
+    ways = list(model.pullbacks(trace, trace.detections, layer, "auto"))
+    found = torch.cat(
+        [way.gradient(lambda trace: trace.candidates.scores[range(2), trace.detections.labels]).gradient for way in ways]
+    )
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-7)
+    assert torch.allclose(ways[0].features, features, rtol=1e-4, atol=1e-5)
+
+
+def test_before_a_norm_gradient_times_feature_is_nothing(model):
+    """A norm takes no notice of a token's length, so ODAM needs the layer behind it."""
+    before = whybox.explain(model, image(), method="odam", layer="tokens").presence
+    behind = whybox.explain(model, image(), method="odam").presence
+    assert max(before) < 1e-4 * min(behind)
+
+
+def test_predict_answers_as_the_trace(model):
+    (one,) = model.predict(image()[None])
+    trace = model.trace(image())
+    assert torch.allclose(one.scores, trace.candidates.scores, atol=1e-5)
+    assert torch.allclose(one.logits, trace.candidates.logits, atol=1e-4)
+    assert model.predict(image()[None][:0]) == []
+
+
+def test_a_network_that_answers_otherwise_is_refused():
+    """An attention that whybox does not know of: the parts no longer make the whole."""
+    clip = make_clip()
+    own = clip.vision_model.encoder.layers[0].self_attn.forward
+    clip.vision_model.encoder.layers[0].self_attn.forward = lambda hidden_states, **rest: (
+        own(hidden_states, **rest)[0] * 3,
+        None,
+    )
+    with pytest.raises(WhyboxError, match="answers otherwise than by its own forward pass"):
+        whybox.explain(load_small(clip), image(), text="a car")
+
+
+def test_texts_and_models_that_do_not_fit_are_told(model):
+    bare = load_small(make_clip())
+    with pytest.raises(WhyboxError, match="say which, text="):
+        whybox.explain(bare, image())
+    with pytest.raises(WhyboxError, match="empty list"):
+        whybox.explain(bare, image(), text=[])
+    with pytest.raises(WhyboxError, match="a text or a list of texts"):
+        whybox.explain(bare, image(), text=[3])
+    with pytest.raises(WhyboxError, match="2 images and texts for 3"):
+        whybox.explain(bare, [image(), image()], text=["a", "car", "ball"])
+    with pytest.raises(WhyboxError, match="reads no text"):
+        whybox.explain(whybox.load("whybox/scenes"), image(), text="a car")
+    with pytest.raises(WhyboxError, match="text"):
+        whybox.explain(bare, image(), text="   ")
+
+
+def test_a_list_of_images_takes_a_text_each_or_one_for_all():
+    bare = load_small(make_clip())
+    each = whybox.explain(bare, [image(), image().flip(-1)], text=["a car", ["a tree", "the ball"]])
+    assert [one.classes for one in each] == [["a car"], ["a tree", "the ball"]]
+    assert [one.classes for one in whybox.explain(bare, [image()] * 2, text="a car")] == [["a car"]] * 2
+
+
+def test_only_some_texts_can_be_asked_for(model):
+    one = whybox.explain(model, image(), detections={"labels": [TEXTS[1]]})
+    assert one.names == (TEXTS[1],)
+    assert torch.allclose(one.maps.native[0], whybox.explain(model, image()).maps.native[1])
+    assert len(one.words) == 1
