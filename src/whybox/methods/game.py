@@ -20,6 +20,7 @@ from whybox.ops.attention_flow import (
     with_residual,
 )
 from whybox.ops.gradients import chunk_rows, gradients_on, level_gradients
+from whybox.ops.maps import ordinary
 from whybox.ops.transformer import modules_from
 from whybox.types import Detections, HeatMaps, Model, Target, Trace
 
@@ -92,27 +93,34 @@ class Game:
     ) -> list[HeatMaps]:
         """One HeatMaps a target; `names` are the targets' names."""
         draw = self._draw_image if "transformer" in model.gives else self._draw_queries
-        maps = draw(model, trace, detections, targets) if len(detections) else [()] * len(targets)
+        with gradients_on():
+            maps = draw(model, trace, ordinary(detections), targets) if len(detections) else [()] * len(targets)
         return [HeatMaps(native, trace.frame, name, self.name, asdict(self)) for native, name in zip(maps, names, strict=True)]
 
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
-        whole = model.text_transformer(trace)
-        start = check_layer("start_layer", self.start_layer, len(whole.transformer.layers))
-        passed = chosen_texts(whole, detections.labels)
+        with gradients_on():
+            passed = chosen_texts(model.text_transformer(trace), detections.labels)
+            maps = self._draw_texts(passed, ordinary(detections), targets)
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
-        rows = torch.arange(len(detections), device=passed.row.device)
-        parts = [
-            _carry_texts(chosen_texts(passed, chunk), start, detections[chunk.to(detections.labels.device)], targets)
-            for chunk in chunk_rows(rows, _numbers(passed, start))
-        ]
-        maps = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else [passed.embedding[:, :0]] * len(targets)
         return [
             TokenMaps(own_tokens(values, passed), texts, self.name, name, asdict(self))
             for values, name in zip(maps, names, strict=True)
         ]
+
+    def _draw_texts(self, passed: TransformerPass, detections: Detections, targets: Sequence[Target]) -> list[Tensor]:
+        """For every target (n,N), where detection i is item i; in chunks that fit memory."""
+        start = check_layer("start_layer", self.start_layer, len(passed.transformer.layers))
+        rows = torch.arange(len(detections), device=passed.row.device)
+        parts = [
+            _carry_texts(chosen_texts(passed, chunk), start, detections[chunk], targets)
+            for chunk in chunk_rows(rows, _numbers(passed, start))
+        ]
+        if not parts:
+            return [passed.embedding[:, :0]] * len(targets)
+        return [torch.cat(column) for column in zip(*parts, strict=True)]
 
     def _draw_image(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
@@ -135,11 +143,9 @@ class Game:
         start = check_layer("start_layer", self.start_layer, len(encoder))
         kept = encoder[start:] + [one for one in shown if one.kind != "image"]
         grid, count = live.features[-1].grid, len(trace.candidates)
-        with gradients_on():
-            values = [target(live) for target in targets]
         maps = []
-        for of_one in values:
-            carried = [_carry_to_queries(kept, value, count) for value in of_one]
+        for target in targets:
+            carried = [_carry_to_queries(kept, value, count) for value in target(live)]
             rows = [one[source] for one, source in zip(carried, detections.source.tolist(), strict=True)]
             maps.append(tuple(row[-grid[0] * grid[1] :].reshape(grid) for row in rows))
         return maps

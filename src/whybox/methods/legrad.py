@@ -10,7 +10,8 @@ from torch import Tensor
 from whybox.attention import AttentionLayer, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError
 from whybox.ops.attention_flow import maps_on_grid, ready
-from whybox.ops.gradients import row_gradients
+from whybox.ops.gradients import gradients_on, row_gradients
+from whybox.ops.maps import ordinary
 from whybox.ops.transformer import attend
 from whybox.types import Detections, HeatMaps, Target, Trace
 
@@ -48,16 +49,20 @@ class LeGrad:
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[HeatMaps]:
         """One HeatMaps a target; `names` are the targets' names."""
-        passed = model.transformer(trace)
-        maps = [passed.embedding.new_zeros((len(detections), passed.tokens[0].shape[1]), dtype=torch.float32) for _ in targets]
-        if len(detections):
-            for layer, tokens in self._explained(passed):
-                for found, added in zip(maps, _layer_maps(passed, layer, tokens, detections, targets), strict=True):
-                    found += added
+        with gradients_on():
+            passed = model.transformer(trace)
+            maps = self._draw(passed, ordinary(detections), targets)
         return [
             HeatMaps(maps_on_grid(found, passed), trace.frame, name, self.name, asdict(self))
             for found, name in zip(maps, names, strict=True)
         ]
+
+    def _draw(self, passed: TransformerPass, detections: Detections, targets: Sequence[Target]) -> list[Tensor]:
+        """For every target (n,N) over all tokens."""
+        if not len(detections):
+            return [passed.embedding.new_zeros((0, passed.tokens[0].shape[1]))] * len(targets)
+        layers = [_layer_maps(passed, layer, tokens, detections, targets) for layer, tokens in self._explained(passed)]
+        return [torch.stack(of_one).sum(0) for of_one in zip(*layers, strict=True)]
 
     def _explained(self, passed: TransformerPass) -> Iterator[tuple[AttentionLayer, Tensor]]:
         """The attention layers whose gradient is taken, each with the tokens that enter it."""

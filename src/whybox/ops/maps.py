@@ -77,7 +77,7 @@ def draw_maps(
     maps: list[dict[int, Tensor]] = [{} for _ in targets]
     routes = [""] * len(detections)
     with torch.inference_mode(False):
-        detections = _ordinary(detections)
+        detections = ordinary(detections)
         for pullback in model.pullbacks(trace, detections, layer, route):
             rows = pullback.rows.tolist()
             boxes = trace.frame.boxes_to_network(detections.boxes[pullback.rows])
@@ -94,7 +94,7 @@ def draw_maps(
     return [tuple(done[row] for row in range(len(detections))) for done in maps], tuple(routes)
 
 
-def _ordinary(detections: Detections) -> Detections:
+def ordinary(detections: Detections) -> Detections:
     """The same detections in tensors that autograd may keep, also where the caller made them under inference_mode."""
     return Detections(*(value.clone() for value in vars(detections).values()))
 
