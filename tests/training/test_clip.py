@@ -42,7 +42,7 @@ def words():
 
 def begin(drawn, recipe=RECIPE, patches=0.0, plan=SMALL):
     network, processor = clip.start(plan, recipe.seed)
-    return clip.Matching(clip.Matcher(network), processor, drawn, recipe, patches)
+    return clip.Matching(clip.Matcher(network, patches), processor, drawn, recipe)
 
 
 def same(first, second):
@@ -97,7 +97,7 @@ def test_the_loss_is_the_sigmoid_of_each_pair(drawn):
 
 def test_the_loss_of_patches_is_that_of_their_own_embeddings(drawn):
     """With one true phrase in a single patch, worked out from transformers' own hidden states."""
-    run = begin(drawn, patches=1.0)
+    run = begin(drawn, patches=2.0)
     batch, truth = run._batch(0)
     truth["patches"] = torch.zeros_like(truth["patches"])
     truth["patches"][2, 3, 5] = 1
@@ -109,7 +109,7 @@ def test_the_loss_of_patches_is_that_of_their_own_embeddings(drawn):
         cosines = torch.cosine_similarity(cells[:, :, None], read[None, None], dim=-1)
         logits = cosines * run.clip.logit_scale.exp() + run.network.patch_bias
     expected = torch.log1p(logits.exp()).sum() - logits[2, 3, 5]
-    assert loss == pytest.approx(expected.item() / 16, rel=1e-4)
+    assert loss == pytest.approx(2 * expected.item() / 16, rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_weights(drawn, tmp_path):

@@ -38,10 +38,10 @@ ZOOM = (0.7, 1.1)
 class Plan:
     """The sizes of the network: image and patch side in pixels; width, depth and heads of both towers; the texts' length."""
 
-    side: int = 128
+    side: int = 112
     patch: int = 8
     width: int = 128
-    depth: int = 5
+    depth: int = 4
     text_width: int = 96
     text_depth: int = 3
     heads: int = 4
@@ -82,7 +82,7 @@ def start(plan: Plan, seed: int) -> tuple[nn.Module, Any]:
         "patch_size": plan.patch,
         "projection_dim": plan.shared,
     }
-    config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=plan.shared, logit_scale_init_value=3.0)
+    config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=plan.shared, logit_scale_init_value=2.3)
     config.dtype = torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -144,11 +144,12 @@ class Matcher(nn.Module):
     here the scenes say which texts are true of which images, and pairs of which they do not say so are left out.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, patches: float) -> None:
         super().__init__()
         self.clip: Any = network
+        self.patches = patches
         # About the log odds that a text is true of an image and a phrase of a patch: the first steps need not learn them.
-        self.bias = nn.Parameter(torch.tensor(-2.5))
+        self.bias = nn.Parameter(torch.tensor(-4.0))
         self.patch_bias = nn.Parameter(torch.tensor(-5.0))
 
     def forward(self, batch: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -163,7 +164,7 @@ class Matcher(nn.Module):
             cells = functional.normalize(self.clip.visual_projection(cells).float(), dim=-1)
             among = truth["patches"]
             loss = self._loss(cells @ texts[: among.shape[-1]].T, self.patch_bias, among, torch.ones_like(among))
-            losses["patches"] = loss / (among.shape[0] * among.shape[1])
+            losses["patches"] = self.patches * loss / (among.shape[0] * among.shape[1])
         return losses
 
     def _loss(self, cosines: Tensor, bias: Tensor, truth: Tensor, sure: Tensor) -> Tensor:
@@ -174,9 +175,9 @@ class Matcher(nn.Module):
 class Matching(Fit):
     """A training of a Matcher in progress."""
 
-    def __init__(self, network: Matcher, processor: Any, drawn: Drawn, recipe: Recipe, patches: float = 0.0) -> None:
+    def __init__(self, network: Matcher, processor: Any, drawn: Drawn, recipe: Recipe) -> None:
         super().__init__(network, Task(CLASSES, Examples(len(drawn), _no_boxes), {}), recipe)
-        self.processor, self.drawn, self.patches = processor, drawn, patches
+        self.processor, self.drawn, self.patches = processor, drawn, network.patches
         self.clip = network.clip
         self.side: int = self.clip.config.vision_config.image_size
         self.grid = self.side // self.clip.config.vision_config.patch_size
@@ -310,7 +311,7 @@ def begin(
     network, processor = start(plan, recipe.seed)
     say(f"drawing {count} scenes into {folder}")
     drawn = scenes.draw(count, recipe.seed, round(plan.side * FINER), folder)
-    return Matching(Matcher(network), processor, drawn, recipe, patches)
+    return Matching(Matcher(network, patches), processor, drawn, recipe)
 
 
 def fit(
