@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from whybox import registry
-from whybox.attention import TokenMaps
+from whybox.attention import Text, TokenMaps
 from whybox.data.images import ImageSource, read_image
 from whybox.errors import WeightsError, WhyboxError, unknown
-from whybox.explanation import Explanation
+from whybox.explanation import Explanation, cut_note
 from whybox.missed import match_drawn
 from whybox.specs import parse_spec
 from whybox.targets import COMBINED, SIDES, find_target
@@ -67,15 +67,48 @@ def _move(network: nn.Module, device: str | torch.device) -> None:
 
 def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
     prefix, _, rest = name.partition("/")
+    if folder := _pretrained_folder(name):
+        if weights != "default":
+            raise WhyboxError(f"{name} comes with its own weights; load its module yourself to use others")
+        return _built(_HUB, folder, name, weights, {"name": name, **options})
     if prefix == BUILT_IN or Path(name).is_dir():
         return _from_zoo(rest if prefix == BUILT_IN else name, weights, name, **options)
     loaders = registry.loaders()
     if prefix not in loaders or not rest:
         named = [f"{known}/{one}" for known, loader in loaders.items() for one in getattr(loader, "names", lambda: ["..."])()]
-        raise unknown("model", name, [*named, f"{BUILT_IN}/scenes"])
+        raise unknown("model", name, [*named, *(f"{BUILT_IN}/{one}" for one in _shipped())])
+    return _built(prefix, rest, name, weights, options)
+
+
+_HUB = "hf"
+
+
+def _pretrained_folder(name: str) -> str | None:
+    """The folder of a model in Hugging Face's form, shipped or the user's own; None for every other name."""
+    from whybox import zoo
+
+    prefix, _, rest = name.partition("/")
+    folder = zoo.shipped_folders().get(rest) if prefix == BUILT_IN else Path(name)
+    return str(folder) if folder is not None and (folder / "config.json").is_file() else None
+
+
+def _shipped() -> list[str]:
+    from whybox import zoo
+
+    return [*zoo.shipped(), *zoo.shipped_folders()]
+
+
+def _built(prefix: str, rest: str, name: str, weights: str | Path | None, given: Mapping[str, Any]) -> Model:
+    """A model from its family's loader; weights from a file go into what it has built."""
+    options = dict(given)
     file = weights if isinstance(weights, Path) or (weights and Path(weights).suffix) else None
     classes = options.pop("classes", None)
-    built = loaders[prefix].build(rest, None if file else weights, **options)
+    try:
+        built = registry.loaders()[prefix].build(rest, None if file else weights, **options)
+    except ModuleNotFoundError as error:
+        raise WhyboxError(f"{name} needs the package {error.name}: pip install 'whybox[{prefix}]'") from error
+    except TypeError as error:
+        raise WhyboxError(f"{name} cannot be loaded so: {error}") from error
     if not isinstance(built, nn.Module):
         if file:
             load_weights(_network(built), file)
@@ -247,7 +280,25 @@ def explain(
     if hasattr(chosen_method, "explain_text") and "text" in model.gives and target != COMBINED:
         words = partial(_token_maps, chosen_method, model, passed, found, target)
     image_name = name or _name_of(image)
-    return Explanation(found, maps, passed.image, model.name, model.classes, image_name, notes, seconds, words)
+    texts, notes = _texts_read(model, found, notes)
+    asks_alike = texts and target in ("score", "logit")
+    ask = partial(_ask_alike, model, passed.image, chosen_method, target, image_name) if asks_alike else None
+    whole = "transformer" in model.gives
+    return Explanation(found, maps, passed.image, model.name, model.classes, image_name, notes, seconds, words, whole, texts, ask)
+
+
+def _texts_read(model: Any, found: Detections, notes: tuple[str, ...]) -> tuple[tuple[Text, ...], tuple[str, ...]]:
+    """The texts behind the detections, as the model read them; and the notes, which say what it did not read of them."""
+    if "text" not in model.gives:
+        return (), notes
+    texts = tuple(model.texts[label] for label in found.labels.tolist())
+    told = [[cut_note(text), note] for text, note in zip(texts, notes, strict=True)]
+    return texts, tuple("; ".join(part for part in parts if part) for parts in told)
+
+
+def _ask_alike(model: Model, image: Tensor, method: Any, target: Any, name: str, texts: Sequence[str]) -> Explanation:
+    """Other texts of the same image, explained in the same way."""
+    return explain(model, image, text=list(texts), method=method, target=target, top=len(texts), name=name)
 
 
 _DEFAULT_METHODS = {False: "odam", True: "grad_eclip"}

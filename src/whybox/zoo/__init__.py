@@ -33,6 +33,11 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in HERE.glob("*.safetensors")))
 
 
+def shipped_folders() -> Mapping[str, Path]:
+    """Models that come with the package as a folder in Hugging Face's form, by name."""
+    return {file.parent.name.replace("_", "-"): file.parent for file in sorted(HERE.glob("*/config.json"))}
+
+
 def load(name: str | Path) -> Loaded:
     """The network of a shipped name ("scenes" or "whybox/scenes"), of a folder, or of a safetensors file."""
     weights, card_file = _files(str(name))
