@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 import whybox
-from models import hf_models
+from models import hf_models, open_clip_models
 from models.detectors import detector
 from whybox import registry
 
@@ -61,12 +61,18 @@ def hugging_face_classifier():
     return whybox.load(hf_models.stirred(hf_models.vit()))
 
 
+def open_clip_matches():
+    net = open_clip_models.network("native")
+    return whybox.load(net, tokenizer=open_clip_models.tokenizer()).prompt(["a red ball", "a tree", "a big blue dog"])
+
+
 BUILDERS = {
     "torchvision_onestage": lambda: whybox.load(detector("fcos_resnet50_fpn")),
     "torchvision_twostage": lambda: whybox.load(detector("fasterrcnn_mobilenet_v3_large_fpn")),
     "hf_detection": hugging_face,
     "hf_image_text": hugging_face_matches,
     "hf_classification": hugging_face_classifier,
+    "open_clip": open_clip_matches,
     "plain": plain,
 }
 

@@ -1,0 +1,155 @@
+"""What open_clip's tokenizers make of a text: ids, and for each of the text's own tokens where it stands in what was written."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whybox.attention import Text
+from whybox.errors import WhyboxError
+
+Piece = tuple[int, int, int]
+"""A token's id, and the characters of the cleaned text that it stands for: start, end."""
+
+_WORD_END = "</w>"
+_MOST_BEFORE = 3
+"""The most start tokens that are looked for before a text's own."""
+
+
+def check_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer, where its pieces can be followed."""
+    follows = hasattr(tokenizer, "bpe") or getattr(getattr(tokenizer, "tokenizer", None), "is_fast", False)
+    if not follows:
+        raise WhyboxError(
+            f"tokenizer must be open_clip's SimpleTokenizer, or its HFTokenizer with a fast tokenizer, as "
+            f"open_clip.get_tokenizer gives them; got {type(tokenizer).__name__}"
+        )
+    if getattr(tokenizer, "reduction_fn", None) is not None:
+        raise WhyboxError("tokenizer drops tokens at random (reduction_mask), as for training: make it without")
+    return tokenizer
+
+
+def read_texts(tokenizer: Any, texts: Sequence[str], context: int) -> tuple[Tensor, Tensor, tuple[Text, ...]]:
+    """ids (T,context) as the tokenizer gives them, words (T,context), which of them are the text's own, and the texts.
+
+    context: how many tokens the network takes; 0: as many as the tokenizer gives by itself.
+    """
+    for i, text in enumerate(texts):
+        _check_text(text, f"text {i + 1}")
+    ids: Tensor = tokenizer(list(texts), context_length=context or None)
+    words, read = torch.zeros_like(ids, dtype=torch.bool), []
+    for i, text in enumerate(texts):
+        cleaned = tokenizer.clean_fn(text)
+        pieces = list(_byte_pairs(tokenizer, cleaned) if hasattr(tokenizer, "bpe") else _hugging_face(tokenizer, cleaned))
+        if not pieces:
+            raise WhyboxError(f"text {i + 1}, {text!r}, is empty once the tokenizer has cleaned it; give some words")
+        start, count = _find_own(ids[i].tolist(), [piece[0] for piece in pieces], text)
+        words[i, start : start + count] = True
+        read.append(_text(text, cleaned, pieces, count))
+    return ids, words, tuple(read)
+
+
+def _check_text(text: Any, which: str) -> None:
+    if not isinstance(text, str):
+        raise WhyboxError(f"{which} must be a string, got {type(text).__name__}")
+    if not text.strip():
+        raise WhyboxError(f"{which} is empty; give some words")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise WhyboxError(f"{which} holds half a character (a lone surrogate) at position {error.start}; remove it") from error
+
+
+def _byte_pairs(tokenizer: Any, cleaned: str) -> Iterator[Piece]:
+    """CLIP's tokenizer: words by a pattern, and each word's bytes in pairs merged; a piece may hold part of a character."""
+    for found in tokenizer.pat.finditer(cleaned):
+        word = found.group()
+        # Where each character's bytes start, and where the last one's end.
+        starts = [0, *accumulate(len(letter.encode()) for letter in word)]
+        at = 0
+        for piece in tokenizer.bpe("".join(tokenizer.byte_encoder[byte] for byte in word.encode())).split(" "):
+            end = at + len(piece.removesuffix(_WORD_END))
+            first, behind = bisect_right(starts, at) - 1, bisect_left(starts, end)
+            yield tokenizer.encoder[piece], found.start() + first, found.start() + behind
+            at = end
+
+
+def _hugging_face(tokenizer: Any, cleaned: str) -> Iterator[Piece]:
+    read = tokenizer.tokenizer(cleaned, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    for number, (start, end) in zip(read["input_ids"], read["offset_mapping"], strict=True):
+        yield number, start, end
+
+
+def _find_own(row: Sequence[int], own: Sequence[int], text: str) -> tuple[int, int]:
+    """Where the text's own ids start in what the network is given, and how many of them are there."""
+    count, start = max((_shared(row[start:], own), -start) for start in range(min(_MOST_BEFORE + 1, len(row))))
+    if not count:
+        raise WhyboxError(
+            f"the tokenizer's pieces of {text!r} are not in what it gives the network: use the model's own tokenizer"
+        )
+    return -start, count
+
+
+def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many ids or letters are the same from the start on."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _text(text: str, cleaned: str, pieces: Sequence[Piece], count: int) -> Text:
+    places = align(text, cleaned)
+    spans = [_span(places, cleaned, start, end) for _, start, end in pieces]
+    cut = text[spans[count][0] :].rstrip() if count < len(pieces) else ""
+    names = (cleaned[start:end].strip() for _, start, end in pieces[:count])
+    return Text(text, tuple(names), tuple(spans[:count]), cut)
+
+
+def _span(places: Sequence[tuple[int, int]], cleaned: str, start: int, end: int) -> tuple[int, int]:
+    """Where the characters start to end of the cleaned text stand in the original, without blanks around them."""
+    inside = [i for i in range(start, end) if not cleaned[i].isspace()]
+    if inside:
+        return places[inside[0]][0], max(places[i][1] for i in inside)
+    # A piece of blanks alone stands at the start of what follows.
+    after = next((i for i in range(end, len(cleaned)) if not cleaned[i].isspace()), None)
+    place = places[-1][1] - 1 if after is None else places[after][0]
+    return place, place
+
+
+def align(original: str, cleaned: str) -> list[tuple[int, int]]:
+    """For each character of the cleaned text, (start, end) of what it stands for in the original.
+
+    Cleaning lower-cases, mends broken encodings, resolves HTML and drops blanks or punctuation: most characters stay. What
+    is the same at both ends is taken as it is, the middle by the longest common runs.
+    """
+    one, other = _folded(original), _folded(cleaned)
+    before = _shared(one, other)
+    behind = _shared(one[before:][::-1], other[before:][::-1])
+    places = [(i, i + 1) for i in range(before)]
+    middle = SequenceMatcher(None, one[before : len(one) - behind], other[before : len(other) - behind], autojunk=False)
+    for kind, start, end, first, last in middle.get_opcodes():
+        if kind == "equal":
+            places += [(before + i, before + i + 1) for i in range(start, end)]
+        else:
+            places += [(before + start, before + end)] * (last - first)
+    places += [(i, i + 1) for i in range(len(one) - behind, len(one))]
+    return [_visible(original, *place) for place in places]
+
+
+def _folded(text: str) -> str:
+    """Lower case, letter by letter, so that places stay the same."""
+    return "".join(lower if len(lower := letter.lower()) == 1 else letter for letter in text)
+
+
+def _visible(text: str, start: int, end: int) -> tuple[int, int]:
+    """The place without blanks around it; a place that holds nothing else: the nearest character before it, else after it."""
+    inside = [i for i in range(start, end) if not text[i].isspace()]
+    if inside:
+        return inside[0], inside[-1] + 1
+    near = next((i for i in range(start - 1, -1, -1) if not text[i].isspace()), None)
+    if near is None:
+        near = next(i for i in range(end, len(text)) if not text[i].isspace())
+    return near, near + 1
