@@ -70,7 +70,9 @@ def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
     if folder := _pretrained_folder(name):
         if weights != "default":
             raise WhyboxError(f"{name} comes with its own weights; load its module yourself to use others")
-        return _built(_HUB, folder, name, weights, {"name": name, **options})
+        found = _built(_HUB, folder, name, weights, options)
+        found.name = name
+        return found
     if prefix == BUILT_IN or Path(name).is_dir():
         return _from_zoo(rest if prefix == BUILT_IN else name, weights, name, **options)
     loaders = registry.loaders()
