@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from report.made_up import FRAME, made_up_detections, made_up_maps
+from report.made_up_match import CROPPED, TEXTS, made_up_asked, made_up_tokens, read_text
 from whybox.errors import WhyboxError
-from whybox.explanation import Explanation, photo_of
-from whybox.types import HeatMaps
+from whybox.explanation import Explanation, cut_note, page_of, photo_of
+from whybox.types import Detections, HeatMaps
 
 
 def explanation(count=3, **fields):
@@ -194,3 +195,143 @@ def test_explanations_of_one_image_become_layers():
     photo = photo_of([explanation(), explanation(maps=made_up_maps(3, "x1"))])
     assert [(one.method, one.target, one.seconds) for one in photo.layers] == [("odam", "score", 0.25), ("odam", "x1", 0.25)]
     assert photo.seconds == {"trace": 0.5}
+
+
+def matched(texts=TEXTS, words=True, **fields):
+    """Texts that one image was asked for, as the method draws them: with or without maps of words."""
+    read = tuple(read_text(text) if isinstance(text, str) else text for text in texts)
+    given = asked_alike([text.text for text in read], texts=read)
+    if words:
+        tokens = made_up_tokens(read)
+        given = replace(given, read_words=lambda: tokens, ask=lambda others: asked_alike(others, seed=5))
+    return replace(given, **fields)
+
+
+def asked_alike(names, seed=0, **fields):
+    asked = made_up_asked(names, seed=seed, explained_score=[0.25] * len(names))
+    count = len(names)
+    none = torch.zeros(count, dtype=torch.long)
+    found = Detections(torch.tensor([[0.0, 0, 120, 90]]).expand(count, 4), asked.scores, torch.arange(count), none)
+    given = {"whole_image": True, "texts": tuple(read_text(name) for name in names), **fields}
+    return Explanation(found, asked.maps, torch.zeros(3, 90, 120), "toy", tuple(names), **given)
+
+
+def test_each_word_is_asked_alone_once():
+    calls = []
+
+    def ask(words):
+        calls.append(words)
+        return asked_alike(words, read_words=lambda: 1 / 0)
+
+    kept = matched(ask=ask)
+    assert kept.single_words.names == ("a", "red", "ball", "left", "of", "tree", "dog")
+    assert kept.single_words.single_words is None, "words are not taken apart once more"
+    page_of(kept)
+    assert len(calls) == 1
+    assert matched(words=False, ask=ask).single_words is None
+    assert explanation().single_words is None
+
+
+def test_saved_texts_come_back_bit_by_bit(tmp_path):
+    kept = matched([read_text("a red ball on the grass", cut="the grass"), "a dog"], notes=("it was cut", ""))
+    read = Explanation.load(kept.save(tmp_path / "out"))
+    assert json.dumps(read.to_dict()) == json.dumps(kept.to_dict())
+    assert read.texts == kept.texts == read.token_maps.texts
+    assert all(torch.equal(*pair) for pair in zip(read.token_maps.values, kept.token_maps.values, strict=True))
+    assert (read.tokens, read.words, read.presence) == (kept.tokens, kept.words, kept.presence)
+    assert read.token_maps.options == kept.token_maps.options == {"heads": "native", "text_layers": 8}
+    words = (read.single_words, kept.single_words)
+    assert all(torch.equal(*pair) for pair in zip(*(one.maps.native for one in words), strict=True))
+    assert words[0].names == words[1].names
+    assert torch.equal(words[0].detections.scores, words[1].detections.scores)
+    assert page_of(read) == page_of(kept) == (tmp_path / "out" / "index.html").read_text()
+    again = Explanation.load(read.save(tmp_path / "again"))
+    assert page_of(again) == page_of(kept)
+
+
+def test_a_method_without_maps_of_words_is_saved_without(tmp_path):
+    read = Explanation.load(matched(words=False).save(tmp_path / "out"))
+    assert (read.read_words, read.ask, read.single_words) == (None, None, None)
+    assert read.whole_image
+    assert [text.text for text in read.texts] == list(TEXTS)
+    assert "tokens" not in read.to_dict()["detections"][0]
+    with pytest.raises(WhyboxError, match="grad_eclip gives no maps of words for toy"):
+        _ = read.words
+
+
+def test_folders_of_before_texts_are_read(tmp_path):
+    folder = explanation(count=1).save(tmp_path / "out")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert not {"whole_image", "token_maps", "single_words"} & manifest.keys()
+    assert not {"presence", "text", "tokens", "words"} & manifest["detections"][0].keys()
+    read = Explanation.load(folder)
+    assert (read.whole_image, read.texts, read.single_words) == (False, (), None)
+
+
+def test_a_damaged_folder_of_texts_is_named(tmp_path):
+    folder = matched().save(tmp_path / "out")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["detections"][0]["text"]["tokens"].pop()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WhyboxError, match="damaged explanation"):
+        Explanation.load(folder)
+
+
+def test_texts_in_plain_numbers():
+    kept = matched()
+    row = kept.to_dict()["detections"][0]
+    assert row["name"] == TEXTS[0]
+    assert row["presence"] == float(kept.maps.native[0].max())
+    assert row["words"] == kept.words[0]
+    assert row["tokens"][2:4] == (("ball", float(kept.token_maps.values[0][2])), (",", float(kept.token_maps.values[0][3])))
+    assert row["text"]["spans"][0] == (0, 1)
+
+
+def test_a_text_has_a_caption_and_no_box():
+    flat = HeatMaps((torch.zeros(6, 6),), CROPPED, "score", "grad_eclip")
+    pixels = np.asarray(matched(["a dog"], maps=flat).overlay(0)).astype(int)
+    assert pixels.shape == (90, 120, 3)
+    assert pixels[:15].max() > 200, "the caption, white on a plate"
+    assert pixels[30:].max() == 0
+    assert pixels[:, 110:].max() == 0, "neither frame nor caption at the right edge"
+
+
+def test_a_long_text_is_cut_to_the_picture():
+    long, longer = ("red ball " * count for count in (40, 4000))
+    flat = HeatMaps((torch.zeros(6, 6),), CROPPED, "score", "grad_eclip")
+    pictures = [matched([text], maps=flat, words=False).overlay(0) for text in (long, longer, long.replace(" ", "\n"))]
+    assert len({picture.tobytes() for picture in pictures}) == 1
+    assert np.asarray(pictures[0])[:15, -14:].max() > 200, "it fills the line"
+
+
+def test_texts_are_plotted_and_shown_in_notebooks():
+    kept = matched()
+    assert sum(bool(cell.images) for cell in kept.plot().axes) == 2
+    assert "a red ball, left of a tree" in kept._repr_html_()
+    assert "What speaks for" in kept._repr_html_()
+    assert "Point at a box" not in kept._repr_html_()
+    assert "Point at a box" in explanation()._repr_html_()
+
+
+def test_a_classifier_has_the_page_without_words(tmp_path):
+    classes = asked_alike(["cat", "dog"], texts=())
+    read = Explanation.load(classes.save(tmp_path / "out"))
+    assert read.whole_image
+    assert "&quot;probability&quot;" in read._repr_html_()
+
+
+def test_no_text_is_a_page_too():
+    nothing = asked_alike([])
+    assert nothing.presence == ()
+    assert "Nothing was found" in nothing._repr_html_()
+
+
+def test_what_was_cut_is_said():
+    assert cut_note(read_text("a dog")) == ""
+    told = cut_note(read_text("a red ball on the grass", cut="the grass"))
+    assert told == "longer than the model's context: it read 4 tokens and not 'the grass'"
+
+
+def test_texts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="2 detections do not fit 1 texts"):
+        replace(asked_alike(TEXTS), texts=(read_text("a dog"),))

@@ -4,21 +4,22 @@ import html
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from whybox.attention import TokenMaps
+from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.report.folder import file_stem, new_folder, one_line
+from whybox.report.match import Asked, Match, distinct_words, write_match
 from whybox.report.overlay import overlay, picture_of, png_bytes, shrink, tensor_of, value_range
 from whybox.report.page import Layer, Photo, write_page
 from whybox.types import Detections, HeatMaps
@@ -26,7 +27,10 @@ from whybox.types import Detections, HeatMaps
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Kept = TypeVar("Kept")
 LONGEST_OVERLAY = 1024
+WORD = "word."
+"""Before the names of tensors that belong to the words asked alone."""
 SCHEMA = 1
 """Of the manifest; it rises when a reader of the former one would misread the files."""
 
@@ -36,8 +40,10 @@ class Explanation:
     """N detections of one image and their heat maps.
 
     image: (3,H,W) float in 0..1. model: its name. classes: names by label. name: the image's file name, or "image".
-    notes: N remarks, "" where there is nothing to say. seconds: what the steps took, by name. read_words: for texts, what
-    draws their tokens' maps when `token_maps` is first asked for.
+    notes: N remarks, "" where there is nothing to say. seconds: what the steps took, by name.
+    whole_image: every box is the image: the detections are texts, or a classifier's classes.
+    For texts: texts, N as the model read them; read_words draws their tokens' maps when `token_maps` is first asked for;
+    ask explains other texts of the same image in the same way.
     """
 
     detections: Detections
@@ -49,11 +55,16 @@ class Explanation:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     read_words: Callable[[], TokenMaps] | None = field(default=None, repr=False, compare=False)
+    whole_image: bool = False
+    texts: tuple[Text, ...] = ()
+    ask: "Callable[[Sequence[str]], Explanation] | None" = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         count = len(self.detections)
         if len(self.maps) != count or len(self.notes) not in (0, count):
             raise ValueError(f"{count} detections do not fit {len(self.maps)} maps and {len(self.notes)} notes")
+        if len(self.texts) not in (0, count):
+            raise ValueError(f"{count} detections do not fit {len(self.texts)} texts")
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -88,12 +99,23 @@ class Explanation:
         maps = self.token_maps
         return tuple(tuple(zip(text.words, maps.word_values(i).tolist(), strict=True)) for i, text in enumerate(maps.texts))
 
+    @cached_property
+    def single_words(self) -> "Explanation | None":
+        """The distinct words of all texts, each asked alone of the same image; None where the method has no maps of words.
+        Computed when it is first read."""
+        words = distinct_words(self.token_maps.texts) if self.read_words is not None and self.ask is not None else []
+        return replace(self.ask(words), read_words=None, ask=None) if self.ask is not None and words else None
+
     def overlay(self, index: int, *, longest: int = LONGEST_OVERLAY, opacity: float = 0.85) -> Image.Image:
-        """Detection `index` as a picture: its map over the image, on the map's own scale, its box, class and score."""
+        """Detection `index` as a picture: its map over the image, on the map's own scale, its box, class and score; of a text
+        no box, and as much of it as fits."""
         return self._lay(shrink(self.image, longest), index, opacity)
 
     def _lay(self, picture: Image.Image, index: int, opacity: float = 0.85) -> Image.Image:
-        caption = f"{self.names[index]} {float(self.detections.scores[index]):.2f}"
+        name, score = self.names[index], float(self.detections.scores[index])
+        if self.whole_image:
+            return overlay(picture, self.maps[index], caption=f"{score:.2f} {name}", opacity=opacity)
+        caption = f"{name} {score:.2f}"
         return overlay(picture, self.maps[index], self.detections.boxes[index], caption, opacity=opacity)
 
     def plot(self, index: int | Sequence[int] | None = None, *, columns: int = 4, opacity: float = 0.85) -> "Figure":
@@ -120,7 +142,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """For notebooks: the page in a frame of its own, which may run its script and nothing else."""
-        page = html.escape(write_page([photo_of([self])]))
+        page = html.escape(page_of(self))
         style = "width:100%;height:760px;border:0;border-radius:12px"
         return f'<iframe title="whybox" sandbox="allow-scripts allow-downloads" style="{style}" srcdoc="{page}"></iframe>'
 
@@ -141,7 +163,7 @@ class Explanation:
     def _row(self, index: int, name: str) -> dict[str, Any]:
         native = self.maps.native[index]
         low, high = value_range([native])
-        return {
+        row = {
             "name": name,
             "label": int(self.detections.labels[index]),
             "score": float(self.detections.scores[index]),
@@ -151,6 +173,10 @@ class Explanation:
             "route": self.maps.routes[index] if self.maps.routes else "",
             "map": {"height": native.shape[0], "width": native.shape[1], "low": low, "high": high},
         }
+        row |= {"presence": self.presence[index]} if self.whole_image else {}
+        row |= {"text": asdict(self.texts[index])} if self.texts else {}
+        row |= {"tokens": self.tokens[index], "words": self.words[index]} if self.read_words is not None else {}
+        return row
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """COCO's result form, one dict a detection: bbox is x, y, width, height; category_id is the label."""
@@ -194,23 +220,39 @@ class Explanation:
             for i, row in enumerate(manifest["detections"]):
                 (folder / row["overlay"]).write_bytes(png_bytes(self._lay(picture, i)))
             (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-            (folder / "index.html").write_text(write_page([photo_of([self])]), encoding="utf-8")
+            (folder / "index.html").write_text(page_of(self), encoding="utf-8")
         return Path(directory)
 
     def _tensors(self) -> dict[str, Tensor]:
         found = {"boxes": self.detections.boxes, "scores": self.detections.scores}
         found |= {"labels": self.detections.labels, "source": self.detections.source}
         found |= {f"map.{i}": values for i, values in enumerate(self.maps.native)}
+        if self.read_words is not None:
+            found |= {f"tokens.{i}": values for i, values in enumerate(self.token_maps.values)}
+        if self.single_words is not None:
+            found |= {f"{WORD}{name}": values for name, values in self.single_words._tensors().items()}
         return {name: values.detach().cpu().clone().contiguous() for name, values in found.items()}
 
     def _manifest(self) -> dict[str, Any]:
-        manifest = {"schema": SCHEMA, "kind": "explanation", "versions": _versions(), **self.to_dict()}
-        manifest |= {"frame": asdict(self.maps.frame), "crop_padding": self.maps.crop_padding}
-        manifest |= {"scaled": self.maps.scaled, "classes": None if self.classes is None else list(self.classes)}
+        manifest = {"schema": SCHEMA, "kind": "explanation", "versions": _versions(), **self._facts()}
         digits = max(2, len(str(len(self) - 1)))
         for i, row in enumerate(manifest["detections"]):
             row["overlay"] = f"overlays/{i:0{digits}d}_{file_stem(row['name'])}.png"
         return manifest
+
+    def _facts(self) -> dict[str, Any]:
+        """All but the tensors that `load` needs."""
+        facts = {**self.to_dict(), "frame": asdict(self.maps.frame), "crop_padding": self.maps.crop_padding}
+        facts |= {"scaled": self.maps.scaled, "classes": None if self.classes is None else list(self.classes)}
+        if self.whole_image:
+            facts["whole_image"] = True
+        if self.read_words is not None:
+            drawn = self.token_maps
+            options = {name: _plain(value) for name, value in drawn.options.items()}
+            facts["token_maps"] = {"method": drawn.method, "target": drawn.target, "options": options}
+        if self.single_words is not None:
+            facts["single_words"] = self.single_words._facts()
+        return facts
 
     @classmethod
     def load(cls, directory: str | Path) -> "Explanation":
@@ -245,7 +287,21 @@ class Explanation:
         found = Detections(*(tensors[name] for name in ("boxes", "scores", "labels", "source")))
         notes = tuple(row["note"] for row in rows)
         model, classes, name = manifest["model"], manifest["classes"], manifest["name"]
-        return cls(found, maps, image, model, classes, name, notes, manifest["seconds"])
+        texts = tuple(_text(row["text"]) for row in rows if "text" in row)
+        read_words = ask = None
+        if "token_maps" in manifest:
+            values = tuple(tensors[f"tokens.{i}"] for i in range(len(rows)))
+            read_words = _always(TokenMaps(values, texts, **manifest["token_maps"]))
+        if "single_words" in manifest:
+            own = {name.removeprefix(WORD): values for name, values in tensors.items() if name.startswith(WORD)}
+            ask = _always(cls._from_parts(manifest["single_words"], own, image))
+        whole = manifest.get("whole_image", False)
+        return cls(found, maps, image, model, classes, name, notes, manifest["seconds"], read_words, whole, texts, ask)
+
+
+def _always(value: Kept) -> Callable[..., Kept]:
+    """What gives a kept value, in place of what once computed it."""
+    return lambda *_: value
 
 
 def class_name(label: int, classes: Sequence[str] | None) -> str:
@@ -254,12 +310,48 @@ def class_name(label: int, classes: Sequence[str] | None) -> str:
     return known[label] if 0 <= label < len(known) else f"class {label}"
 
 
+def page_of(explanation: Explanation) -> str:
+    """The page about one explanation: of boxes, or of texts and classes that the image was asked for."""
+    if explanation.whole_image and len(explanation):
+        return write_match(match_of(explanation))
+    return write_page([photo_of([explanation])])
+
+
+def match_of(explanation: Explanation) -> Match:
+    """What the page about texts, or a classifier's classes, shows."""
+    words = explanation.single_words
+    return Match(
+        explanation.name,
+        explanation.image,
+        Asked(explanation.names, explanation.detections.scores, explanation.maps),
+        explanation.texts,
+        None if explanation.read_words is None else explanation.token_maps,
+        None if words is None else Asked(words.names, words.detections.scores, words.maps),
+        explanation.notes,
+        explanation.model,
+        explanation.seconds,
+    )
+
+
+def cut_note(text: Text) -> str:
+    """What to say of a text that the model did not read to its end; "" where it did."""
+    if not text.cut:
+        return ""
+    count = len(text.tokens)
+    return f"longer than the model's context: it read {count} token{'s' * (count != 1)} and not {text.cut!r}"
+
+
 def photo_of(explanations: Sequence[Explanation]) -> Photo:
     """One photo for the page from explanations of the same detections of one image, a layer each."""
     first = explanations[0]
     layers = [Layer(one.maps.method, one.maps.target, one.maps, one.seconds.get("maps", 0.0)) for one in explanations]
     seconds = {name: value for name, value in first.seconds.items() if name != "maps"}
     return Photo(first.name, first.image, first.detections, first.names, layers, first.notes, first.model, seconds)
+
+
+def _text(row: Mapping[str, Any]) -> Text:
+    spans = tuple((start, end) for start, end in row["spans"])
+    return Text(row["text"], tuple(row["tokens"]), spans, row["cut"])
 
 
 def _plain(value: Any) -> Any:

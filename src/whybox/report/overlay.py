@@ -1,7 +1,8 @@
 """A heat map laid over its image: colours, an opacity that follows the value, boxes, and PNG or JPEG bytes."""
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from io import BytesIO
@@ -113,7 +114,8 @@ def overlay(
     longest: int = 1024,
     opacity: float = 0.85,
 ) -> Image.Image:
-    """The one map in `maps` over its image, coloured over its own range, with a box (4,) xyxy in image pixels.
+    """The one map in `maps` over its image, coloured over its own range, with a box (4,) xyxy in image pixels and its caption;
+    without a box the caption stands in the corner.
 
     image: (3,H,W) in 0..1, or a picture of it that is already at its final size, so that many overlays can share one.
     longest: pixels of the picture's longer side at most.
@@ -125,6 +127,8 @@ def overlay(
     if box is not None:
         to_picture = Frame(maps.frame.image, size, size)
         draw_box(drawn, to_picture.boxes_to_network(box.detach().cpu().float()), caption)
+    elif caption:
+        _write(ImageDraw.Draw(drawn), caption, (0, 0), drawn.size)
     return drawn
 
 
@@ -153,16 +157,26 @@ def _inside(box: Tensor, picture: Image.Image) -> tuple[float, float, float, flo
 
 
 def _write(ink: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], size: tuple[int, int]) -> None:
-    """A line of text on a dark plate above `corner` (x, y), moved so that it stays in the picture of `size` (w, h)."""
+    """A line of text on a dark plate above `corner` (x, y), moved and cut so that it stays in the picture of `size` (w, h)."""
     height = max(11, round(max(size) / 60))
     font = _font(height)
     pad = height // 3
+    text = _cut_to(text, lambda line: ink.textlength(line, font=font) + 2 * pad <= size[0])
     width = ink.textlength(text, font=font) + 2 * pad
     x = max(0, min(corner[0], size[0] - width))
     y = corner[1] - height - 2 * pad
     y = corner[1] if y < 0 else y
     ink.rectangle((x, y, x + width, y + height + 2 * pad), fill=SHADE)
     ink.text((x + pad, y + pad * 0.7), text, font=font, fill=ACCENT)
+
+
+def _cut_to(text: str, fits: Callable[[str], bool]) -> str:
+    """The text, or as many of its first characters as fit before an ellipsis."""
+    text = " ".join(text.split())
+    if fits(text):
+        return text
+    kept = bisect_left(range(1, len(text)), True, key=lambda end: not fits(f"{text[:end]}…"))
+    return f"{text[:kept].rstrip()}…"
 
 
 @cache

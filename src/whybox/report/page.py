@@ -87,6 +87,17 @@ METHODS = {
     "ssgradcam_pp": "SSGrad-CAM++",
     "input_gradient": "Gradient × input",
     "drise": "D-RISE",
+    "grad_eclip": "Grad-ECLIP",
+    "raw_attention": "Raw attention",
+    "rollout": "Attention rollout",
+    "game": "GAME",
+    "legrad": "LeGrad",
+    "maskclip": "MaskCLIP",
+    "clip_surgery": "CLIP Surgery",
+    "m2ib": "M2IB",
+    "rise": "RISE",
+    "smoothgrad": "SmoothGrad",
+    "integrated_gradients": "Integrated gradients",
 }
 
 ROUTES = {

@@ -1,0 +1,83 @@
+"use strict";
+/** Heat maps on a canvas, and small pieces that pages with them share. */
+const heat = (() => {
+  const STEPS = 4;
+
+  function bytes(base64) {
+    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  }
+
+  function make(tag, properties = {}, ...children) {
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
+  }
+
+  /** 0.0123 stays so; very small and very large numbers become 1.23×10⁻⁵. */
+  function write(value) {
+    if (value === null) return "not a number";
+    if (value === 0) return "0";
+    const size = Math.abs(value);
+    if (size >= 0.01 && size < 10000) return String(Number(value.toPrecision(3)));
+    const [digits, power] = value.toExponential(2).split("e");
+    const raised = [...String(Number(power))].map((sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]).join("");
+    return `${digits}×10${raised}`;
+  }
+
+  const writeTime = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(seconds * 1000))} ms` : `${seconds.toFixed(1)} s`);
+
+  /** RGBA for a value, as `blend` in overlay.py has it: opacity * t * (2 - t). scale: {low, high, signed, table, opacity}. */
+  function color(value, { low, high, signed, table, opacity }) {
+    const place = high > low ? Math.min(1, Math.max(0, (value - low) / (high - low))) : signed ? 0.5 : 0;
+    const strength = signed ? Math.abs(2 * place - 1) : place;
+    const row = Math.round(place * 255) * 3;
+    return [table[row], table[row + 1], table[row + 2], 255 * opacity * strength * (2 - strength)];
+  }
+
+  /** Colours for every quarter of the 256 stored steps of a map. */
+  function paletteOf(map, scale) {
+    const palette = new Uint8ClampedArray((255 * STEPS + 1) * 4);
+    for (let i = 0; i <= 255 * STEPS; i++) {
+      palette.set(color(map.low + (i / (255 * STEPS)) * (map.high - map.low), scale), i * 4);
+    }
+    return palette;
+  }
+
+  /** For each of `count` pixels over cells `start` to `start + length` of `cells`: two neighbours and the second's share. */
+  function neighbours(count, start, length, cells) {
+    return Array.from({ length: count }, (_, i) => {
+      const at = Math.min(cells - 1, Math.max(0, start + ((i + 0.5) / count) * length - 0.5));
+      const first = Math.floor(at);
+      return [first, Math.min(cells - 1, first + 1), at - first];
+    });
+  }
+
+  /** Paint the part `view` (x, y, w, h as shares of the map) over a whole canvas; bilinear, as HeatMaps.at_image is. */
+  function paint(canvas, map, view, scale) {
+    const { width, height } = canvas;
+    const across = neighbours(width, view.x * map.w, view.w * map.w, map.w);
+    const down = neighbours(height, view.y * map.h, view.h * map.h, map.h);
+    const image = new ImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
+    const colors = new Uint32Array(paletteOf(map, scale).buffer);
+    let at = 0;
+    for (const [top, bottom, low] of down) {
+      for (const [left, right, far] of across) {
+        const above = map.values[top * map.w + left] * (1 - far) + map.values[top * map.w + right] * far;
+        const below = map.values[bottom * map.w + left] * (1 - far) + map.values[bottom * map.w + right] * far;
+        pixels[at++] = colors[Math.round((above * (1 - low) + below * low) * STEPS)];
+      }
+    }
+    canvas.getContext("2d").putImageData(image, 0, 0);
+  }
+
+  /** The colours from one end of a scale to the other, on a canvas 256 wide and 1 high. */
+  function paintBar(canvas, scale) {
+    const context = canvas.getContext("2d");
+    const strip = context.createImageData(256, 1);
+    for (let i = 0; i < 256; i++) strip.data.set(color(scale.low + (i / 255) * (scale.high - scale.low), scale), i * 4);
+    context.putImageData(strip, 0, 0);
+  }
+
+  return { bytes, make, write, writeTime, paint, paintBar };
+})();

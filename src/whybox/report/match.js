@@ -1,0 +1,378 @@
+(() => {
+  const { bytes, make, write, writeTime, paint, paintBar } = heat;
+  const find = (id) => document.getElementById(id);
+  const page = JSON.parse(find("page").textContent);
+  const match = JSON.parse(find("match").textContent);
+  const table = bytes(match.signed ? page.signed : page.positive);
+  const many = match.texts.length > 1;
+  const state = { text: 0, word: null, peek: null, own: false, opacity: 0.85 };
+
+  /** The part of the photograph that the model saw, as shares of the photograph, and the same part as shares of a map. */
+  const seen = (() => {
+    const [x, y, w, h] = match.area;
+    const [left, top] = [Math.max(0, x), Math.max(0, y)];
+    return { x: left, y: top, w: Math.min(1, x + w) - left, h: Math.min(1, y + h) - top };
+  })();
+  const view = (() => {
+    const [x, y, w, h] = match.area;
+    return { x: (seen.x - x) / w, y: (seen.y - y) / h, w: seen.w / w, h: seen.h / h };
+  })();
+  const cropped = seen.w < 0.999 || seen.h < 0.999;
+
+  const writeScore = (score) => (score === null ? "–" : score.toFixed(3).replace("-", "−"));
+  const writeShare = (share) => `${Math.round(share * 100)} %`.replace("-", "−");
+  /** What is nothing beside the range is written as 0. */
+  const writeEnd = (value, { low, high }) => write(Math.abs(value) < 1e-6 * (high - low) ? 0 : value);
+  const wordsOf = (text) => text.pieces.filter((piece) => "weight" in piece);
+
+  for (const one of [...match.texts, ...match.words]) one.map.values = bytes(one.map.data);
+
+  // ---- what is shown --------------------------------------------------------------------------------------------
+
+  /** {text, word}: a text's row, and the place of one of its words, or null. */
+  const active = () => state.peek ?? { text: state.text, word: state.word };
+
+  const wordOf = ({ text, word }) => (word === null ? null : wordsOf(match.texts[text])[word]);
+
+  /** What has the map that is drawn: the word asked alone, else the text. */
+  function drawn(choice) {
+    const word = wordOf(choice);
+    return match.words[word?.alone ?? -1] ?? match.texts[choice.text];
+  }
+
+  function scaleOf(map) {
+    const [low, high] = state.own ? [map.low, map.high] : [match.low, match.high];
+    const most = Math.max(Math.abs(low), Math.abs(high));
+    const signed = match.signed;
+    return { low: signed ? -most : low, high: signed ? most : high, signed, table, opacity: state.opacity };
+  }
+
+  const peak = (map) => Math.max(Math.abs(map.low), Math.abs(map.high));
+  const strongest = Math.max(...match.texts.map((text) => peak(text.map)));
+
+  // ---- the photograph -------------------------------------------------------------------------------------------
+
+  const share = (part) => `${part * 100}%`;
+
+  function layStage() {
+    const stage = find("stage");
+    stage.style.setProperty("--aspect", match.width / match.height);
+    const scale = Math.min(1, 720 / Math.max(match.width, match.height));
+    const canvas = find("heat");
+    canvas.width = Math.max(1, Math.round(match.width * scale * seen.w));
+    canvas.height = Math.max(1, Math.round(match.height * scale * seen.h));
+    Object.assign(canvas.style, { left: share(seen.x), top: share(seen.y), width: share(seen.w), height: share(seen.h) });
+    find("photo").src = match.picture;
+    find("photo").alt = match.name;
+    find("unseen").hidden = !cropped;
+    const [x1, y1, x2, y2] = [seen.x, seen.y, seen.x + seen.w, seen.y + seen.h].map(share);
+    find("unseen").style.clipPath =
+      `polygon(evenodd, 0 0, 100% 0, 100% 100%, 0 100%, 0 0, ${x1} ${y1}, ${x2} ${y1}, ${x2} ${y2}, ${x1} ${y2}, ${x1} ${y1})`;
+    find("crop").hidden = !cropped;
+    find("crop").textContent = "Hatched: cut off before the model saw the image, so no map says anything there.";
+  }
+
+  function paintStage() {
+    const { map } = drawn(active());
+    paint(find("heat"), map, view, scaleOf(map));
+  }
+
+  // ---- words about it -------------------------------------------------------------------------------------------
+
+  function ask() {
+    const choice = active();
+    const text = match.texts[choice.text];
+    const word = wordOf(choice);
+    const one = drawn(choice);
+    const name = make("em", { textContent: word ? word.text : text.name, dir: "auto" });
+    const before = match.score === "cosine" ? "What speaks for " : "Why ";
+    const score = make("small", { textContent: `${match.score} ${writeScore(one.score)}` });
+    if (word && one === text) find("question").replaceChildren("How much does ", name, " weigh?");
+    else find("question").replaceChildren(before, name, word ? ", asked alone?" : "?", score);
+    find("question").classList.toggle("long", find("question").textContent.length > 70);
+    find("meaning").textContent = [word ? weigh(word) : "", one === text && word ? "" : meaning(one.map)].filter(Boolean).join(" ");
+  }
+
+  function weigh(word) {
+    const parts = word.tokens.map(([token, value]) => `${token} ${write(value)}`);
+    const tokens = parts.length > 1 ? ` (${parts.join(" + ")})` : "";
+    return `In the text this word weighs ${write(word.weight)}${tokens}, ${writeShare(word.share)} of all words.`;
+  }
+
+  function meaning(map) {
+    if (map.low === 0 && map.high === 0) return "This map is zero everywhere: nothing the method could see speaks for it.";
+    if (map.high === map.low) return "This map has the same value everywhere.";
+    const value = match.target === "score" ? match.score : match.target;
+    const told = `more weight for the ${value}, as ${page.methods[match.method] || match.method} counts it.`;
+    return match.signed ? `Red: ${told} Blue: against it.` : `Brighter: ${told}`;
+  }
+
+  function showLegend() {
+    const one = drawn(active());
+    const scale = scaleOf(one.map);
+    find("low").textContent = writeEnd(scale.low, scale);
+    find("high").textContent = writeEnd(scale.high, scale);
+    paintBar(find("bar"), scale);
+    const place = (value) => Math.min(1, Math.max(0, (value - scale.low) / (scale.high - scale.low)));
+    find("reach").hidden = state.own || scale.high === scale.low;
+    find("reach").style.left = share(place(one.map.low));
+    find("reach").style.width = share(place(one.map.high) - place(one.map.low));
+    find("strength").textContent = compare(one);
+    find("opacity-value").textContent = `${Math.round(state.opacity * 100)} %`;
+  }
+
+  function compare(one) {
+    if (strongest === 0) return many ? "The maps of all texts are zero." : "";
+    const part = peak(one.map) / strongest;
+    if (match.texts.includes(one) && (part === 1 || !many)) return many ? "The strongest map of these." : "";
+    const size = part < 0.01 ? "less than 1" : Math.round(part * 100);
+    return `Peaks at ${size} % of ${many ? "the strongest text's map" : "the text's map"}.`;
+  }
+
+  function showFacts() {
+    const { text } = active();
+    const one = match.texts[text];
+    const [rows, columns] = one.map.grid;
+    const times = Object.entries(match.seconds).filter(([, seconds]) => seconds !== null);
+    const facts = [
+      ["Method", page.methods[match.method] || match.method],
+      ...(match.target === "score" ? [] : [["Target", match.target]]),
+      ...match.options,
+      ...(one.explained ? [["Score", `the method explained ${writeScore(one.explained[0])}; the model's own is ${writeScore(one.explained[1])}`]] : []),
+      ["Raw values", `${writeEnd(one.map.low, one.map)} to ${writeEnd(one.map.high, one.map)}`],
+      ["Image", `${match.width} × ${match.height} px`],
+      ["Model's input", `${match.network[1]} × ${match.network[0]} px, a map of ${columns} × ${rows} cells`],
+      ["Model", match.model],
+      ["Time", times.map(([name, seconds]) => `${name} ${writeTime(seconds)}`).join(", ")],
+    ].filter(([, value]) => value);
+    const list = facts.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]);
+    find("facts").replaceChildren(make("dl", {}, ...list));
+  }
+
+  // ---- the texts and their words --------------------------------------------------------------------------------
+
+  function layList() {
+    const kind = match.score === "cosine" ? "text" : "class";
+    find("count").textContent = many ? `${match.texts.length} ${kind === "text" ? "texts" : "classes"}` : `1 ${kind}`;
+    if (match.texts.some((text) => wordsOf(text).length)) {
+      find("count").append(make("small", { textContent: "Under each word: its share of the text's weight, in %." }));
+    }
+    find("one-scale").textContent = many ? `One scale for all ${kind === "text" ? "texts" : "classes"}` : "The text's scale";
+    document.querySelector(".scale").hidden = !many && !match.words.length;
+    find("keys").hidden = !many && !match.words.length;
+    find("texts").replaceChildren(...match.texts.map(layText));
+  }
+
+  function layText(text, index) {
+    const said = make("p", { className: "said", dir: "auto" });
+    let count = 0;
+    for (const piece of text.pieces) {
+      if ("weight" in piece) said.append(layWord(piece, index, count++));
+      else if (piece.cut) said.append(make("s", { textContent: piece.text, title: "Cut: the model did not read this." }));
+      else said.append(piece.text);
+    }
+    const numbers = make("button", { type: "button", className: "pick" }, ...layNumbers(text));
+    numbers.setAttribute("aria-label", `${text.name}: ${match.score} ${writeScore(text.score)}, presence ${write(text.presence)}`);
+    numbers.addEventListener("click", () => set({ text: index, word: null, peek: null }));
+    const note = text.note ? [make("p", { className: "note", textContent: text.note })] : [];
+    const row = make("li", {}, said, numbers, ...note);
+    row.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && set({ peek: { text: index, word: null } }));
+    row.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && set({ peek: null }));
+    row.addEventListener("click", (event) => !event.target.closest("button") && set({ text: index, word: null, peek: null }));
+    return row;
+  }
+
+  function layNumbers(text) {
+    const meter = make("span", { className: "meter" }, make("i"));
+    const most = Math.max(...match.texts.map((one) => one.presence));
+    meter.firstChild.style.width = most > 0 ? share(Math.max(0, text.presence) / most) : "0";
+    return [
+      make("span", {}, `${match.score} `, make("b", { textContent: writeScore(text.score) })),
+      make("span", { title: "The largest raw value of the map: weak where the image holds nothing of it." }, "presence ", make("b", { textContent: write(text.presence) })),
+      meter,
+    ];
+  }
+
+  function layWord(word, text, place) {
+    const button = make("button", { type: "button", className: "word", title: weigh(word) }, word.text);
+    button.append(make("small", { textContent: writeShare(word.share).replace(" %", "") }));
+    button.setAttribute("aria-label", `${word.text}, weight ${write(word.weight)}, ${writeShare(word.share)}`);
+    const choice = { text, word: place };
+    const leave = () => set({ peek: null });
+    button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && set({ peek: choice }));
+    button.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && set({ peek: { text, word: null } }));
+    button.addEventListener("focus", () => button.matches(":focus-visible") && set({ peek: choice }));
+    button.addEventListener("blur", leave);
+    button.addEventListener("click", () => pin(choice));
+    return button;
+  }
+
+  /** Hold a word; the held one is let go. */
+  function pin({ text, word }) {
+    const held = state.text === text && state.word === word;
+    set({ text, word: held ? null : word, peek: null });
+  }
+
+  function markList() {
+    const choice = active();
+    const weights = match.texts.map((text) => Math.max(0, ...wordsOf(text).map((word) => Math.abs(word.weight))));
+    const most = Math.max(...weights);
+    [...find("texts").children].forEach((row, i) => {
+      row.classList.toggle("on", i === choice.text);
+      row.classList.toggle("held", many && i === state.text);
+      row.querySelector(".pick").setAttribute("aria-pressed", String(i === state.text && state.word === null));
+      row.querySelectorAll(".word").forEach((button, place) => {
+        const { weight } = wordsOf(match.texts[i])[place];
+        const whole = state.own ? weights[i] : most;
+        button.style.setProperty("--weight", whole ? (0.62 * Math.abs(weight)) / whole : 0);
+        button.classList.toggle("against", weight < 0);
+        button.classList.toggle("on", i === choice.text && place === choice.word);
+        button.setAttribute("aria-pressed", String(i === state.text && place === state.word));
+      });
+    });
+  }
+
+  // ---- side by side ---------------------------------------------------------------------------------------------
+
+  function thumb(one, choice) {
+    const width = 208;
+    const canvas = make("canvas", { width, height: Math.max(1, Math.round((width * match.height) / match.width)) });
+    canvas.style.aspectRatio = String(match.width / match.height);
+    const name = choice.word === null ? one.name : wordOf(choice).text;
+    const button = make("button", { type: "button", title: name }, canvas, make("span", { textContent: name, dir: "auto" }));
+    Object.assign(button, { one, choice });
+    button.addEventListener("click", () => set({ ...choice, peek: null }));
+    return button;
+  }
+
+  function laySheet() {
+    const { text } = active();
+    const texts = many ? match.texts.map((one, i) => thumb(one, { text: i, word: null })) : [];
+    const words = match.words.length ? wordsOf(match.texts[text]).map((word, place) => [word, { text, word: place }]) : [];
+    const alone = words.filter(([word]) => word.alone !== null).map(([, choice]) => thumb(drawn(choice), choice));
+    const rows = [[match.score === "cosine" ? "All texts" : "All classes", texts], ["Its words, each asked alone", alone]];
+    const laid = rows.filter(([, buttons]) => buttons.length).map(([title, buttons]) =>
+      make("div", { className: "row" }, make("h3", { textContent: title }), make("div", {}, ...buttons)));
+    find("sheet").replaceChildren(...laid);
+    find("sheet").text = text;
+  }
+
+  function paintSheet() {
+    if (find("sheet").text !== active().text) laySheet();
+    const choice = active();
+    for (const button of find("sheet").querySelectorAll("button")) {
+      const here = button.choice.text === choice.text && button.choice.word === choice.word;
+      button.setAttribute("aria-pressed", String(here));
+      compose(button.querySelector("canvas"), button.one.map);
+    }
+  }
+
+  /** Photograph, hatching and heat on one canvas. */
+  function compose(canvas, map) {
+    const image = find("photo");
+    if (!image.naturalWidth) return;
+    const { width, height } = canvas;
+    const context = canvas.getContext("2d");
+    context.filter = find("grey").checked ? "grayscale(1)" : "none";
+    context.drawImage(image, 0, 0, width, height);
+    context.filter = "none";
+    const part = [seen.x * width, seen.y * height, seen.w * width, seen.h * height];
+    if (cropped) hatch(context, width, height, part);
+    const layer = make("canvas", { width: Math.max(1, Math.round(part[2])), height: Math.max(1, Math.round(part[3])) });
+    paint(layer, map, view, scaleOf(map));
+    context.drawImage(layer, ...part);
+  }
+
+  function hatch(context, width, height, part) {
+    context.save();
+    context.beginPath();
+    context.rect(0, 0, width, height);
+    context.rect(...part);
+    context.clip("evenodd");
+    context.fillStyle = "rgba(12,13,17,.55)";
+    context.fillRect(0, 0, width, height);
+    context.strokeStyle = "rgba(255,255,255,.3)";
+    for (let x = -height; x < width; x += 9) {
+      context.beginPath();
+      context.moveTo(x, height);
+      context.lineTo(x + height, 0);
+      context.stroke();
+    }
+    context.restore();
+  }
+
+  /** The view as a PNG in the photograph's stored size. */
+  function keep() {
+    const image = find("photo");
+    const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+    const choice = active();
+    compose(canvas, drawn(choice).map);
+    const name = wordOf(choice)?.text ?? match.texts[choice.text].name;
+    const words = [match.name.replace(/\.[^.]*$/, ""), name.slice(0, 60), match.method];
+    make("a", { href: canvas.toDataURL("image/png"), download: `${words.join("-")}.png` }).click();
+  }
+
+  // ---- one way from a change to the page ------------------------------------------------------------------------
+
+  function set(change) {
+    Object.assign(state, change);
+    show();
+  }
+
+  function show() {
+    paintStage();
+    ask();
+    showLegend();
+    showFacts();
+    markList();
+    paintSheet();
+  }
+
+  function moveText(by) {
+    set({ text: (active().text + by + match.texts.length) % match.texts.length, word: null, peek: null });
+  }
+
+  /** To the next word of the text; beyond its last and before its first, to the text itself. */
+  function moveWord(by) {
+    const { text, word } = active();
+    const count = wordsOf(match.texts[text]).length + 1;
+    const next = ((word ?? -1) + 1 + by + count) % count;
+    set({ text, word: next === 0 ? null : next - 1, peek: null });
+  }
+
+  function key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input")) return;
+    const moves = { Escape: () => set({ word: null, peek: null }) };
+    if (many) Object.assign(moves, { ArrowDown: () => moveText(1), ArrowUp: () => moveText(-1) });
+    if (wordsOf(match.texts[active().text]).length) Object.assign(moves, { ArrowRight: () => moveWord(1), ArrowLeft: () => moveWord(-1) });
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    moves[event.key]();
+  }
+
+  function listen() {
+    find("photo").addEventListener("load", paintSheet);
+    find("opacity").addEventListener("input", (event) => set({ opacity: event.target.value / 100 }));
+    find("grey").addEventListener("change", (event) => {
+      find("stage").classList.toggle("grey", event.target.checked);
+      paintSheet();
+    });
+    for (const input of document.querySelectorAll('input[name="scale"]')) {
+      input.checked = input.value === "one";
+      input.addEventListener("change", () => set({ own: input.value === "own" }));
+    }
+    find("keep").addEventListener("click", keep);
+    find("theme").addEventListener("click", () => {
+      document.documentElement.dataset.theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    });
+    document.addEventListener("keydown", key);
+  }
+
+  document.documentElement.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  find("photo-name").textContent = match.name;
+  find("model").textContent = [match.model, page.methods[match.method] || match.method].filter(Boolean).join(" · ");
+  layStage();
+  layList();
+  listen();
+  show();
+})();

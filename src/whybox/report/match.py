@@ -1,0 +1,234 @@
+"""One HTML page about one image and what was asked of it as a whole: texts with their words, or a classifier's classes."""
+
+import math
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from whybox.attention import Text, TokenMaps
+from whybox.report.document import data_url, render, script_json
+from whybox.report.overlay import POSITIVE, SIGNED, color_table, fit, is_signed, picture_of, value_range
+from whybox.report.page import LONGEST_MAP, LONGEST_PHOTO, METHODS
+from whybox.types import HeatMaps
+
+AT_EDGES = "\"'`.,;:!?()[]{}<>«»“”„‘’…"
+"""What a word carries at its ends and is asked without."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """N texts or classes that one image was asked for: names, scores (N,), and a map each."""
+
+    names: Sequence[str]
+    scores: Tensor
+    maps: HeatMaps
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if self.scores.shape != (count,) or len(self.maps) != count:
+            raise ValueError(f"{count} names do not fit scores {tuple(self.scores.shape)} and {len(self.maps)} maps")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Match:
+    """One image (3,H,W) in 0..1 and N texts or classes that were asked of it.
+
+    texts: N, as the model read them; none for classes. tokens: the weights of their tokens; None: the method has none.
+    words: `distinct_words` of the texts, each asked alone. notes: N remarks, or none at all. seconds: by step.
+    """
+
+    name: str
+    image: Tensor
+    asked: Asked
+    texts: Sequence[Text] = ()
+    tokens: TokenMaps | None = None
+    words: Asked | None = None
+    notes: Sequence[str] = ()
+    model: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.asked)
+        if not count:
+            raise ValueError("a match needs at least one text or class")
+        for what in (self.texts, self.notes, self.tokens or ()):
+            if len(what) not in (0, count):
+                raise ValueError(f"{count} texts or classes need as many texts, weights and notes, or none")
+
+
+def word_spans(text: Text) -> list[tuple[int, int]]:
+    """Where the words of `text.words` stand: (start, end) of characters."""
+    pieces = (piece.span() for piece in re.finditer(r"\S+", text.text))
+    return [(start, end) for start, end in pieces if any(start <= begin < end for begin, _ in text.spans)]
+
+
+def alone(word: str) -> str:
+    """A word as it is asked alone: without the punctuation around it, unless there is nothing else."""
+    return word.strip(AT_EDGES) or word
+
+
+def distinct_words(texts: Sequence[Text]) -> list[str]:
+    """The words of all texts as they are asked alone, each once."""
+    return list(dict.fromkeys(alone(word) for text in texts for word in text.words))
+
+
+def write_match(match: Match) -> str:
+    """The whole page as HTML."""
+    settings = {
+        "positive": _base64(color_table(POSITIVE).tobytes()),
+        "signed": _base64(color_table(SIGNED).tobytes()),
+        "methods": METHODS,
+    }
+    return render(
+        "match.html",
+        styles="match.css",
+        script="match.js",
+        title=f"{match.name} · whybox",
+        page=script_json(settings),
+        match=script_json(_body(match)),
+    )
+
+
+def _body(match: Match) -> dict[str, Any]:
+    height, width = match.image.shape[-2:]
+    maps = match.asked.maps
+    texts = [_text(match, i) for i in range(len(match.asked))]
+    low = min(one["map"]["low"] for one in texts)
+    high = max(one["map"]["high"] for one in texts)
+    return {
+        "name": match.name,
+        "model": match.model,
+        "height": height,
+        "width": width,
+        "picture": data_url(picture_of(match.image, fit((height, width), LONGEST_PHOTO)), 85),
+        "score": "cosine" if match.texts else "probability",
+        "method": maps.method,
+        "target": maps.target,
+        "options": _settings(maps.options),
+        "network": list(maps.frame.network),
+        "area": _area(maps),
+        "seconds": {name: _number(value) for name, value in match.seconds.items()},
+        "low": low,
+        "high": high,
+        "signed": is_signed(low, high),
+        "texts": texts,
+        "words": [] if match.words is None else [_row(match.words, i) for i in range(len(match.words))],
+    }
+
+
+def _row(asked: Asked, index: int) -> dict[str, Any]:
+    presence = value_range(asked.maps[index].native)[1]
+    score = _number(float(asked.scores[index]))
+    return {"name": asked.names[index], "score": score, "presence": presence, "map": _map(asked.maps[index])}
+
+
+def _text(match: Match, index: int) -> dict[str, Any]:
+    """A text's row: its numbers, its map, and what it is made of: plain pieces, words with weights, and what was cut."""
+    row = _row(match.asked, index)
+    row["note"] = match.notes[index] if match.notes else ""
+    row["explained"] = _explained(match.asked.maps.options, index)
+    text = match.texts[index] if match.texts else Text(row["name"], (), ())
+    row["pieces"] = _pieces(text, match.tokens, index, {} if match.words is None else _places(match.words.names))
+    return row
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
+def _pieces(text: Text, tokens: TokenMaps | None, index: int, places: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The text from its first character to its last, in pieces: words with their weights, what was cut, what is between.
+    alone: the word's place among the words asked alone."""
+    words = [] if tokens is None else _words(text, tokens, index, places)
+    marks = [(start, end, word) for (start, end), word in zip(word_spans(text), words, strict=False)]
+    if text.cut:
+        marks.append((*_cut_span(text), {"cut": True}))
+    pieces: list[dict[str, Any]] = []
+    at = 0
+    for start, end, what in sorted(marks, key=lambda mark: mark[:2]):
+        pieces += [{"text": text.text[at : max(start, at)]}, {"text": text.text[max(start, at) : end], **what}]
+        at = max(at, end)
+    return [piece for piece in [*pieces, {"text": text.text[at:]}] if piece["text"]]
+
+
+def _cut_span(text: Text) -> tuple[int, int]:
+    """Where the part stands that did not fit: at the end or, for tokenizers that keep the end, at the start."""
+    start = text.text.rfind(text.cut)
+    return (0, len(text.cut)) if any(begin >= start for begin, _ in text.spans) else (start, start + len(text.cut))
+
+
+def _words(text: Text, tokens: TokenMaps, index: int, places: Mapping[str, int]) -> list[dict[str, Any]]:
+    weights = torch.nan_to_num(tokens.word_values(index).detach().cpu().float())
+    whole = float(weights.abs().sum())
+    pairs = list(zip(text.word_of(), text.tokens, tokens.values[index].tolist(), strict=True))
+    return [
+        {
+            "weight": weight,
+            "share": weight / whole if whole else 0.0,
+            "tokens": [[token, _number(value)] for owner, token, value in pairs if owner == place],
+            "alone": places.get(alone(word)),
+        }
+        for place, (word, weight) in enumerate(zip(text.words, weights.tolist(), strict=True))
+    ]
+
+
+def _map(one: HeatMaps) -> dict[str, Any]:
+    """One map on its own grid: h x w steps of 0..255 between `low` and `high`. A finer grid is averaged."""
+    values = torch.nan_to_num(one.values[0].detach().float().cpu())
+    size = (values.shape[0], values.shape[1])
+    small = fit(size, LONGEST_MAP)
+    values = values if small == size else adaptive_avg_pool2d(values[None], small)[0]
+    low, high = value_range([values])
+    steps = ((values - low) / (high - low) * 255).round() if high > low else torch.zeros_like(values)
+    data = _base64(bytes(steps.to(torch.uint8).flatten().tolist()))
+    return {"w": small[1], "h": small[0], "low": low, "high": high, "data": data, "grid": list(size)}
+
+
+def _area(maps: HeatMaps) -> list[float]:
+    """(x, y, w, h) of what the maps cover, as shares of the image: less than it where the model's canvas is a crop, more
+    where it has padding."""
+    if not maps.crop_padding:
+        return [0.0, 0.0, 1.0, 1.0]
+    height, width = maps.frame.network
+    x1, y1, x2, y2 = maps.frame.boxes_to_image(torch.tensor([0.0, 0.0, width, height])).tolist()
+    down, across = maps.frame.image
+    return [x1 / across, y1 / down, (x2 - x1) / across, (y2 - y1) / down]
+
+
+PER_TEXT = ("explained_score", "own_score")
+"""Options of a result that hold a number a text, not a setting."""
+
+
+def _settings(options: Mapping[str, Any]) -> list[list[str]]:
+    return [[name, _say(value)] for name, value in options.items() if value is not None and name not in PER_TEXT]
+
+
+def _explained(options: Mapping[str, Any], index: int) -> list[float] | None:
+    """The score that the method explained and the model's own, where the method tells them and they differ."""
+    told = [options.get(name) for name in PER_TEXT]
+    if not all(isinstance(values, (list, tuple)) and len(values) > index for values in told):
+        return None
+    explained, own = (float(values[index]) for values in told if values is not None)
+    close = math.isclose(explained, own, rel_tol=1e-3, abs_tol=1e-4)
+    return None if close or not math.isfinite(explained + own) else [explained, own]
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode("ascii")
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _say(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
