@@ -113,7 +113,7 @@ class Game:
     def _draw_texts(self, passed: TransformerPass, detections: Detections, targets: Sequence[Target]) -> list[Tensor]:
         """For every target (n,N), where detection i is item i; in chunks that fit memory."""
         start = check_layer("start_layer", self.start_layer, len(passed.transformer.layers))
-        rows = torch.arange(len(detections), device=passed.row.device)
+        rows = torch.arange(len(detections))
         parts = [
             _carry_texts(chosen_texts(passed, chunk), start, detections[chunk], targets)
             for chunk in chunk_rows(rows, _numbers(passed, start))

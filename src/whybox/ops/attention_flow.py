@@ -49,7 +49,7 @@ def rows_read(passed: TransformerPass) -> Tensor:
         return passed.embedding.new_ones((batch, 1), dtype=torch.float32)
     if passed.transformer.reads == "all":
         return passed.embedding.new_full((batch, count), 1 / count, dtype=torch.float32)
-    return one_hot(passed.row, count).float()
+    return one_hot(passed.row, count).to(passed.embedding.device, torch.float32)
 
 
 def flow_back(read: Tensor, attention: Sequence[Tensor]) -> Tensor:
