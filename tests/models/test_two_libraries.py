@@ -74,7 +74,7 @@ def test_cosines_agree(both):
     assert torch.allclose(theirs, ours, atol=2e-3)
 
 
-SLOW = {
+SHORT = {
     "rise": {"masks": 20},
     "smoothgrad": {"samples": 2},
     "integrated_gradients": {"steps": 2},
