@@ -1,0 +1,106 @@
+"""CLIP Surgery: patches attend to patches with similar values, and what every text would get is taken away."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, scaled_dot_product_attention
+
+from whybox.attention import AttentionLayer, ImageTextModel, TransformerPass
+from whybox.errors import WhyboxError
+from whybox.ops.dense_features import read_patches
+from whybox.ops.hooks import frozen
+from whybox.ops.transformer import in_float32, join_heads, modules_from, split_heads
+from whybox.types import Detections, HeatMaps, Target, Trace
+
+SHARPNESS = 2.0
+"""The factor on the cosines inside the softmax that tells which texts are obvious in the image."""
+
+
+def clip_surgery_map(similarity: Tensor, overall: Tensor) -> Tensor:
+    """S_it = w_t s_it - mean_u(w_u s_iu), w = softmax(2 c) / mean(softmax(2 c)): similarity s (P,L) of patches and texts,
+    overall c (L,) of the image and the texts -> (P,L).
+
+    Source: Li, Wang, Duan, Li, "CLIP Surgery", arXiv 2304.05653, feature surgery: there the products of the features are
+    formed channel by channel, and summed over the channels after the mean is taken away, which is the same.
+    """
+    obvious = (SHARPNESS * overall).softmax(-1)
+    weighed = similarity * (obvious / obvious.mean())
+    return weighed - weighed.mean(-1, keepdim=True)
+
+
+def dual_path_features(passed: TransformerPass, count: int) -> Tensor:
+    """(h*w,D) unit features of the patches from the second path through the last `count` layers.
+
+    x'_{i+1} = x'_i + attention(v_i, v_i, v_i), without MLP; v_i are the values of the model's own path, from whose tokens the
+    second path starts. A layer that pools has no residual: there the second path is its attention on values alone.
+    Source: Li, Wang, Duan, Li, "CLIP Surgery", arXiv 2304.05653, architecture surgery: v-v attention and dual paths.
+    """
+    layers = passed.transformer.layers
+    start = max(0, len(layers) - count)
+    with in_float32(*modules_from(passed.transformer, start)):
+        path = passed.tokens[start].float()
+        for layer, tokens in zip(layers[start:], passed.tokens[start:], strict=True):
+            added = layer.out(layer.mix(_attend_values(layer, tokens.float(), passed.mask)))
+            path = layer.finish(path, added) if layer.pools else path + added
+        return normalize(read_patches(passed, path), dim=-1)
+
+
+def _attend_values(layer: AttentionLayer, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """(1,N,E): softmax(scale * v v^T) v, head by head."""
+    _, _, values = layer.project(tokens)
+    v = split_heads(values, layer.heads)
+    return join_heads(scaled_dot_product_attention(v, v, v, attn_mask=None if mask is None else mask.to(v), scale=layer.scale))
+
+
+@dataclass(frozen=True)
+class ClipSurgery:
+    """CLIP Surgery. Maps are signed and raw: cosines, less what is redundant.
+
+    layers: how many of the last layers have a second path. neutral: a text without content; the cosine with its feature is
+    what a lone text's map is freed of. distractors: other texts; given, each text is compared with them as in the paper's
+    main form, and what they share is taken away instead. A text's map never depends on what else was asked about.
+    """
+
+    layers: int = 6
+    neutral: str = "a photo of a"
+    distractors: Sequence[str] = ()
+
+    name: ClassVar[str] = "clip_surgery"
+    needs: ClassVar[frozenset[str]] = frozenset({"transformer", "text"})
+    targets: ClassVar[frozenset[str]] = frozenset({"score"})
+    source: ClassVar[str] = "Li, Wang, Duan, Li: CLIP Surgery, arXiv 2304.05653"
+
+    def __post_init__(self) -> None:
+        if type(self.layers) is not int or self.layers < 1:
+            raise WhyboxError(f"layers must be a whole number from 1 on, got {self.layers!r}")
+        if isinstance(self.distractors, str) or not all(isinstance(text, str) for text in self.distractors):
+            raise WhyboxError(f"distractors must be a list of texts, got {self.distractors!r}")
+
+    def __call__(
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target; `names` are the targets' names, and may only be "score"."""
+        for name in names:
+            if name not in self.targets:
+                raise WhyboxError(f"clip_surgery compares features with texts, and knows no {name!r}; use target 'score'")
+        net: Any = model.net  # type: ignore[attr-defined]
+        with frozen(net), torch.inference_mode(False), torch.no_grad():
+            passed = model.transformer(trace)
+            features = dual_path_features(passed, self.layers)
+            overall = normalize(passed.embedding[0].float(), dim=-1)
+            asked = [model.texts[label].text for label in detections.labels.tolist()]
+            assert passed.grid is not None
+            maps = tuple(self._map(model, features, overall, text).reshape(passed.grid) for text in asked)
+        return [HeatMaps(maps, trace.frame, name, self.name, asdict(self)) for name in names]
+
+    def _map(self, model: ImageTextModel, features: Tensor, overall: Tensor, text: str) -> Tensor:
+        """(P,) for one text: features (P,D), the image's own embedding (D,)."""
+        others = [other for other in self.distractors if other != text]
+        if others:
+            texts = model.embed_texts([text, *others]).to(features)
+            return clip_surgery_map(features @ texts.T, texts @ overall)[:, 0]
+        both = model.embed_texts([text, self.neutral]).to(features)
+        return features @ (both[0] - both[1])
