@@ -1,0 +1,164 @@
+"""M2IB: noise takes the place of whatever the match of image and text can do without; what is left is the map."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
+from whybox.errors import WhyboxError
+from whybox.ops.gradients import gradients_on
+from whybox.ops.hooks import frozen
+from whybox.ops.transformer import embedding_from, in_float32, modules_from
+from whybox.types import Detections, HeatMaps, Target, Trace
+
+DEPTH = 10 / 12
+"""The part of the layers that stands before the bottleneck: the paper's layer 9, counted from 0, is the tenth of 12."""
+
+
+def m2ib_map(tokens: Tensor, alpha: Tensor, variance: float = 1.0) -> Tensor:
+    """KL[N(lam x, (1 - lam)^2 var) || N(0, var)] with lam = sigmoid(alpha), summed over the channels, in nats: how much of
+    each token passes: tokens x (N,C), alpha (N,C) -> (N,).
+
+    Source: Wang, Rudner, Wilson, M2IB, NeurIPS 2023, the compression term, after Schulz et al., ICLR 2020. The published code
+    takes N(0, 1) as the prior; that is the same at variance 1.
+    """
+    return _divergence(tokens, alpha, variance).sum(-1)
+
+
+def _divergence(tokens: Tensor, alpha: Tensor, variance: float) -> Tensor:
+    """The KL divergence of every number, (N,C); logsigmoid keeps log(1 - lam) finite where lam rounds to 1."""
+    passing = 2 * logsigmoid(-alpha)
+    return 0.5 * ((alpha.sigmoid() * tokens).square() / variance + passing.exp() - passing - 1)
+
+
+@dataclass(frozen=True)
+class M2ib:
+    """M2IB, for the tokens of the image and for those of the text.
+
+    A token becomes lam x + (1 - lam) noise; lam, one number for each of its channels, is what minimises
+    beta * mean KL - value, the value averaged over the noise.
+    beta: weight of the information. variance: of the noise. lr, steps: of Adam. batch: noise samples a step. alpha: the
+    logit of lam at the start. seed: of the noise, the same for every detection and on every device.
+    layer: the bottleneck stands behind this layer, counted from 0; None: the paper's 9 where there are 12 layers, and at
+    the same part of the depth elsewhere, with at least one layer after it.
+    """
+
+    beta: float = 0.1
+    variance: float = 1.0
+    lr: float = 1.0
+    steps: int = 10
+    batch: int = 10
+    alpha: float = 5.0
+    seed: int = 0
+    layer: int | None = None
+
+    name: ClassVar[str] = "m2ib"
+    needs: ClassVar[frozenset[str]] = frozenset({"transformer", "text"})
+    source: ClassVar[str] = "Wang, Rudner, Wilson: Multi-Modal Information Bottleneck Attribution, NeurIPS 2023"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise WhyboxError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("variance", "lr"):
+            if getattr(self, name) <= 0:
+                raise WhyboxError(f"{name} must be more than 0, got {getattr(self, name)}")
+        if self.layer is not None and (type(self.layer) is not int or self.layer < 0):
+            raise WhyboxError(f"layer must be a layer's number from 0 on, got {self.layer!r}")
+
+    def __call__(
+        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target; `names` are the targets' names."""
+        with torch.inference_mode(False):
+            passed = model.transformer(trace)
+            everything = torch.ones_like(passed.tokens[0][0, :, 0], dtype=torch.bool)
+            items = [_Item(passed, everything, passed.patches)] * len(detections)
+            grid = passed.grid
+            assert grid is not None
+            found = [[values.reshape(grid) for values in self._explain(model, items, detections, one)] for one in targets]
+        return [
+            HeatMaps(tuple(maps), trace.frame, name, self.name, asdict(self)) for maps, name in zip(found, names, strict=True)
+        ]
+
+    def explain_text(
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[TokenMaps]:
+        """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
+        labels = detections.labels.tolist()
+        texts = tuple(model.texts[label] for label in labels)
+        with torch.inference_mode(False):
+            passed = model.text_transformer(trace) if labels else None
+            items = [_text_alone(passed, label) for label in labels if passed is not None]
+            found = [self._explain(model, items, detections, target) for target in targets]
+        return [TokenMaps(tuple(values), texts, self.name, name, asdict(self)) for values, name in zip(found, names, strict=True)]
+
+    def _explain(self, model: TransformerModel, items: "Sequence[_Item]", detections: Detections, target: Target) -> list[Tensor]:
+        """The information in each item's shown tokens, for one target."""
+        net: Any = model.net  # type: ignore[attr-defined]
+        # A caller under inference_mode made these there; autograd keeps only clones of them.
+        detections = Detections(*(value.clone() for value in vars(detections).values()))
+        found = []
+        for i, item in enumerate(items):
+            start = self._start(len(item.passed.transformer.layers))
+            copies = detections[[i] * self.batch]
+            score = lambda embeddings, item=item, copies=copies: target(item.passed.answer(embeddings, copies))
+            with in_float32(*modules_from(item.passed.transformer, start)), frozen(net), gradients_on():
+                found.append(self._fit(item, start, score)[item.shown])
+        return found
+
+    def _start(self, depth: int) -> int:
+        """The layer that the bottleneck stands before."""
+        if self.layer is None:
+            return min(round(DEPTH * depth), depth - 1)
+        if self.layer > depth - 2:
+            raise WhyboxError(f"layer must leave one of the {depth} layers behind it: at most {depth - 2}, got {self.layer}")
+        return self.layer + 1
+
+    def _fit(self, item: "_Item", start: int, score: Callable[[Tensor], Tensor]) -> Tensor:
+        """(N,) the information that each token keeps, 0 for those that the bottleneck leaves alone."""
+        tokens = item.passed.tokens[start].detach().float()
+        own = tokens[0, item.inside]
+        alpha = torch.full_like(own, self.alpha).requires_grad_()
+        adam = torch.optim.Adam([alpha], lr=self.lr)
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.steps):
+            noise = self.variance**0.5 * torch.randn((self.batch, *own.shape), generator=generator).to(own)
+            changed = tokens.repeat(self.batch, 1, 1)
+            changed[:, item.inside] = alpha.sigmoid() * own + (1 - alpha.sigmoid()) * noise
+            values = score(embedding_from(item.passed, start, changed))
+            loss = self.beta * _divergence(own, alpha, self.variance).mean() - values.mean()
+            (alpha.grad,) = torch.autograd.grad(loss, [alpha])
+            adam.step()
+        kept = tokens.new_zeros(tokens.shape[1])
+        kept[item.inside] = m2ib_map(own, alpha.detach(), self.variance)
+        return kept
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One image or text. inside (N,): the tokens that go through the bottleneck. shown: those whose information is the map."""
+
+    passed: TransformerPass
+    inside: Tensor
+    shown: Tensor | slice
+
+
+def _text_alone(passed: TransformerPass, index: int) -> _Item:
+    """One text of several. Through the bottleneck goes all that it has, start and end with it; padding is left alone, so that
+    a longer padding changes nothing."""
+    assert passed.words is not None
+    one = slice(index, index + 1)
+    words, row = passed.words[index], passed.row[one]
+    mask = passed.mask if passed.mask is None or len(passed.mask) == 1 else passed.mask[one]
+    places = torch.arange(len(words), device=words.device)
+    last = places[words].amax()
+    inside = (places <= last + 1) | (places == row.to(places.device))
+    alone = replace(
+        passed, tokens=tuple(tokens[one] for tokens in passed.tokens), row=row, embedding=passed.embedding[one], mask=mask
+    )
+    return _Item(alone, inside, words)
