@@ -1,0 +1,99 @@
+"""RISE: a heat map from nothing but the model's answers to thousands of masked images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from whybox.errors import WhyboxError
+from whybox.frame import Frame, Size
+from whybox.ops.random_masks import draw_grids, draw_masks, grown_canvas
+from whybox.types import Candidates, Detections, HeatMaps, Model, Target, Trace
+
+
+def rise_map(scores: Tensor, masks: Tensor, probability: float) -> Tensor:
+    """S = sum_i f(I * M_i) M_i / (N p): scores (...,N) of the masked images, masks (N,H,W) -> (...,H,W).
+
+    Source: Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018, eq. 6.
+    """
+    total = scores @ masks.flatten(1)
+    return total.reshape(*scores.shape[:-1], *masks.shape[1:]) / (len(masks) * probability)
+
+
+@dataclass(frozen=True)
+class Rise:
+    """RISE, for a model that gives one answer for the whole image. One set of masked images serves all texts and targets.
+
+    masks, grid, probability: how many masks, of grid x grid cells, each cell seen with this probability. Where a mask is 0
+    the image has the colour that the network sees as zero, as the reference implementation has it. seed: of the masks; the
+    same seed gives the same masks on every device, whatever the batch. batch: masked images a forward pass.
+    progress: called with the masks done and the masks in all.
+    """
+
+    masks: int = 2000
+    grid: int = 8
+    probability: float = 0.5
+    seed: int = 0
+    batch: int = 16
+    progress: Callable[[int, int], None] | None = field(default=None, compare=False, repr=False)
+
+    name: ClassVar[str] = "rise"
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    source: ClassVar[str] = "Petsiuk, Das, Saenko: RISE, BMVC 2018, eq. 6"
+
+    def __post_init__(self) -> None:
+        for name in ("masks", "grid", "batch"):
+            if getattr(self, name) < 1:
+                raise WhyboxError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.probability < 1:
+            raise WhyboxError(f"probability must lie between 0 and 1, got {self.probability}")
+
+    def __call__(
+        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target; `names` are the targets' names."""
+        if len(trace.candidates) != 1:
+            raise WhyboxError(
+                f"rise explains a model with one answer for the whole image, and {model.name} gives {len(trace.candidates)} "
+                "candidates; for detectors there is method 'drise'"
+            )
+        size = (trace.image.shape[-2], trace.image.shape[-1])
+        maps = self._accumulate(model, trace, detections, targets, size) if len(detections) else [()] * len(targets)
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "progress"}
+        return [
+            HeatMaps(tuple(native), Frame.same(size), name, self.name, options) for native, name in zip(maps, names, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _accumulate(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], size: Size) -> Tensor:
+        """The maps (T,N,H,W) of T targets. No more than a batch of masks exists at a time. What the network does not see of
+        the image, because it is cut off, is 0, as in the maps of other methods."""
+        device = trace.candidates.scores.device
+        image = trace.image.to(device)
+        fill = image.new_tensor(getattr(model, "fill", (0.0, 0.0, 0.0)))[:, None, None]
+        maps = image.new_zeros((len(targets), len(detections), *size))
+        done = 0
+        for masks in self._batches(size, device):
+            answers = model.predict(fill + masks[:, None] * (image - fill))
+            scores = torch.stack([_values(trace, answer, detections, targets) for answer in answers], -1)
+            done += len(masks)
+            maps += len(masks) / self.masks * rise_map(scores.to(maps), masks, self.probability)
+            if self.progress is not None:
+                self.progress(done, self.masks)
+        seen = trace.frame.maps_to_image(image.new_ones((1, *trace.frame.network)))
+        return maps * (seen > 0)
+
+    def _batches(self, size: Size, device: torch.device) -> Iterator[Tensor]:
+        """Masks (b,H,W)."""
+        grids, shifts = draw_grids(self.masks, self.grid, self.probability, self.seed)
+        canvas, reach = grown_canvas(size, self.grid)
+        for some, moved in zip(torch.split(grids, self.batch), torch.split(shifts, self.batch), strict=True):
+            yield draw_masks(some.to(device), moved, size, canvas, reach)
+
+
+def _values(trace: Trace, answer: Candidates, detections: Detections, targets: Sequence[Target]) -> Tensor:
+    """(T,N) what each target says of each detection, had the image been answered so."""
+    alone = trace.rows(answer[torch.zeros_like(detections.source)], detections)
+    return torch.stack([target(alone) for target in targets])
