@@ -1,0 +1,88 @@
+"""Integrated gradients: the input's gradients along the way from an image without content, times what the image adds to it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from whybox.errors import WhyboxError, unknown
+from whybox.methods.input_gradient import SIGNS, Sign, take_sign
+from whybox.ops.changed_images import average_maps, follow
+from whybox.ops.maps import sum_products
+from whybox.ops.perturb import draw_fill
+from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+
+Baseline = Literal["black", "mean", "blurred"]
+BASELINES = ("black", "mean", "blurred")
+
+
+def integrated_gradients_map(difference: Tensor, gradient: Tensor) -> Tensor:
+    """One point's part: sum_k (X_k - X'_k) o dY/dX_k over the colour channels, X' the baseline: difference (3,H,W), gradient
+    (n,3,H,W) -> maps (n,H,W), signed.
+
+    Source: Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, eq. 1, of which the map is the mean
+    over the straight way from X' to X; eq. 3 is its Riemann sum, for which the trapezoidal rule stands here.
+    """
+    return sum_products(difference, gradient)
+
+
+@dataclass(frozen=True)
+class IntegratedGradients:
+    """Integrated gradients, at the input that the network sees. With sign "signed" a map adds up to the target's value at the
+    image less its value at the baseline, as far as the steps are fine enough.
+
+    steps: of the way; one more image costs a forward pass, and a backward pass a detection. baseline: "black", "mean" the
+    image's mean colour, "blurred" (sigma a tenth of the longer side). sign: as in input_gradient.
+    """
+
+    steps: int = 32
+    baseline: Baseline = "black"
+    sign: Sign = "absolute"
+    route: str = "auto"
+
+    name: ClassVar[str] = "integrated_gradients"
+    needs: ClassVar[frozenset[str]] = frozenset({"input"})
+    source: ClassVar[str] = "Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1"
+
+    def __post_init__(self) -> None:
+        if self.sign not in SIGNS:
+            raise unknown("sign", self.sign, SIGNS)
+        if self.baseline not in BASELINES:
+            raise unknown("baseline", self.baseline, BASELINES)
+        if self.steps < 1:
+            raise WhyboxError(f"steps must be at least 1, got {self.steps}")
+
+    def __call__(
+        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[HeatMaps]:
+        """One HeatMaps a target; `names` are the targets' names."""
+        if not len(detections):
+            return [HeatMaps((), trace.frame, name, self.name, asdict(self)) for name in names]
+        baseline = draw_fill(self.baseline, trace.image)
+        difference = self._input(model, trace, trace.image, detections) - self._input(model, trace, baseline, detections)
+
+        def draw(gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+            under = FeatureGradient(gradient.gradient, difference, gradient.origin)
+            return gradient.paste(integrated_gradients_map(under.activation(), gradient.gradient))
+
+        way = self._way(baseline, trace.image)
+        found, routes = average_maps(model, trace, detections, targets, way, draw, self.route)
+        return [
+            HeatMaps(tuple(take_sign(one, self.sign) for one in maps), trace.frame, name, self.name, asdict(self), routes)
+            for maps, name in zip(found, names, strict=True)
+        ]
+
+    def _way(self, start: Tensor, end: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """The images from start to end, both with half the weight of the others."""
+        for i in range(self.steps + 1):
+            weight = (0.5 if i in (0, self.steps) else 1) / self.steps
+            yield weight, start + i / self.steps * (end - start)
+
+    def _input(self, model: Model, trace: Trace, image: Tensor, detections: Detections) -> Tensor:
+        """(3,Hn,Wn) what the network sees of an image."""
+        with torch.inference_mode(False):
+            changed = model.trace(image)
+            one = follow(detections[:1], trace.candidates, changed.candidates)
+            return next(iter(model.pullbacks(changed, one, "input", self.route))).features
