@@ -17,19 +17,30 @@ CUSTOM = {"qk_norm": True, "scale_heads": True, "scale_attn_inner": True, "scale
 IN_TIMM = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 0}
 ResPost = timm.models.vision_transformer.ResPostBlock
 EVA = {"use_rot_pos_emb": False, "init_values": 0.5}
+
+
+class Gated(timm.layers.Attention):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options, gated=True)
+
+
+Gated.__name__ = "Attention"
+ViT = timm.models.VisionTransformer
+BLOCKS = timm.models.vision_transformer
+EVA = {"use_rot_pos_emb": False, "init_values": 0.5}
 TRUNKS = {
-    "tiny_siglip": (timm.models.VisionTransformer, {"class_token": False, "global_pool": "map"}),
-    "tiny_token": (
-        timm.models.VisionTransformer,
-        {"pre_norm": True, "qk_norm": True, "scale_attn_norm": True, "init_values": 0.5},
-    ),
-    "tiny_mean": (timm.models.VisionTransformer, {"reg_tokens": 2, "no_embed_class": True, "global_pool": "avg"}),
-    "tiny_any_size": (timm.models.VisionTransformer, {"dynamic_img_size": True}),
-    "tiny_post_norm": (timm.models.VisionTransformer, {"block_fn": ResPost, "init_values": 0.5}),
+    "tiny_siglip": (ViT, {"class_token": False, "global_pool": "map"}),
+    "tiny_token": (ViT, {"pre_norm": True, "qk_norm": True, "scale_attn_norm": True, "init_values": 0.5}),
+    "tiny_mean": (ViT, {"reg_tokens": 2, "no_embed_class": True, "global_pool": "avg"}),
+    "tiny_any_size": (ViT, {"dynamic_img_size": True}),
+    "tiny_post_norm": (ViT, {"block_fn": BLOCKS.ResPostBlock, "init_values": 0.5}),
+    "tiny_parallel": (ViT, {"block_fn": BLOCKS.ParallelThingsBlock}),
+    "tiny_pool_behind_token": (ViT, {"global_pool": "map"}),
     "tiny_eva": (timm.models.Eva, EVA),
     "tiny_eva_apart": (timm.models.Eva, {"use_rot_pos_emb": False, "qkv_fused": False, "scale_attn_inner": True}),
     "tiny_eva_post_norm": (timm.models.Eva, {"use_rot_pos_emb": False, "use_post_norm": True, "global_pool": "token"}),
     "tiny_eva_rotary": (timm.models.Eva, {**EVA, "use_rot_pos_emb": True}),
+    "tiny_gated": (ViT, {"attn_layer": Gated}),
 }
 
 
@@ -92,6 +103,7 @@ KINDS = {
     "siglip": lambda: clip(timm_vision("tiny_siglip")),
     "timm_token": lambda: clip(timm_vision("tiny_token", timm_proj="mlp")),
     "timm_mean": lambda: clip(timm_vision("tiny_mean")),
+    "timm_any_size": lambda: clip(timm_vision("tiny_any_size")),
     "timm_post_norm": lambda: clip(timm_vision("tiny_post_norm")),
     "eva": lambda: clip(timm_vision("tiny_eva")),
     "eva_apart": lambda: clip(timm_vision("tiny_eva_apart")),

@@ -59,9 +59,10 @@ def _refuse_unknown(trunk: Any) -> None:
     if not blocks or kind not in ("VisionTransformer", "Eva"):
         raise refused(f"timm's {kind}")
     for block in blocks:
-        if type(block).__name__ not in _BLOCKS or type(block.attn).__name__ not in _ATTENTION:
-            raise refused(f"timm's {kind} of {type(block).__name__} with {type(block.attn).__name__}")
-        if getattr(block.attn, "gate", None) is not None:
+        attention = getattr(block, "attn", None)
+        if type(block).__name__ not in _BLOCKS or type(attention).__name__ not in _ATTENTION:
+            raise refused(f"timm's {kind} of {type(block).__name__} with {type(attention).__name__}")
+        if getattr(attention, "gate", None) is not None:
             raise refused("attention with a gate")
     if getattr(trunk, "rope", None) is not None:
         raise refused(f"timm's {kind} with rotary position embeddings")

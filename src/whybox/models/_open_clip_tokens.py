@@ -4,6 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import accumulate
+from re import finditer
 from typing import Any
 
 import torch
@@ -94,8 +95,8 @@ def _find_own(row: Sequence[int], own: Sequence[int], text: str) -> tuple[int, i
     return -start, count
 
 
-def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """How many ids or letters are the same from the start on."""
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids are the same from the start on."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
@@ -122,21 +123,29 @@ def _span(places: Sequence[tuple[int, int]], cleaned: str, start: int, end: int)
 def align(original: str, cleaned: str) -> list[tuple[int, int]]:
     """For each character of the cleaned text, (start, end) of what it stands for in the original.
 
-    Cleaning lower-cases, mends broken encodings, resolves HTML and drops blanks or punctuation: most characters stay. What
-    is the same at both ends is taken as it is, the middle by the longest common runs.
+    Cleaning lower-cases, mends broken encodings, resolves HTML and drops blanks or punctuation. Most texts keep their number
+    of words, and are aligned word by word; the others as a whole. Within these the longest common runs say what is the same.
     """
-    one, other = _folded(original), _folded(cleaned)
-    before = _shared(one, other)
-    behind = _shared(one[before:][::-1], other[before:][::-1])
-    places = [(i, i + 1) for i in range(before)]
-    middle = SequenceMatcher(None, one[before : len(one) - behind], other[before : len(other) - behind], autojunk=False)
-    for kind, start, end, first, last in middle.get_opcodes():
-        if kind == "equal":
-            places += [(before + i, before + i + 1) for i in range(start, end)]
-        else:
-            places += [(before + start, before + end)] * (last - first)
-    places += [(i, i + 1) for i in range(len(one) - behind, len(one))]
+    ours, theirs = ([found.span() for found in finditer(r"\S+", text)] for text in (original, cleaned))
+    if len(ours) != len(theirs):
+        return [_visible(original, *place) for place in _align_run(original, cleaned)]
+    places: list[tuple[int, int]] = []
+    for (start, end), (first, last) in zip(ours, theirs, strict=True):
+        places += (places[-1:] or [(start, start)]) * (first - len(places))
+        places += [(start + i, start + j) for i, j in _align_run(original[start:end], cleaned[first:last])]
     return [_visible(original, *place) for place in places]
+
+
+def _align_run(original: str, cleaned: str) -> list[tuple[int, int]]:
+    """As `align`; the place of a character that was added is empty."""
+    places: list[tuple[int, int]] = []
+    runs = SequenceMatcher(None, _folded(original), _folded(cleaned), autojunk=False)
+    for kind, start, end, first, last in runs.get_opcodes():
+        if kind == "equal":
+            places += [(i, i + 1) for i in range(start, end)]
+        else:
+            places += [(start, end)] * (last - first)
+    return places
 
 
 def _folded(text: str) -> str:

@@ -121,14 +121,10 @@ def build(name: str, weights: str | None = "default", **options: Any) -> WholeIm
         import open_clip
     except ImportError as error:
         raise WhyboxError("open_clip is not installed: pip install 'whybox[open_clip]'") from error
-    kind, tag = (name, None) if ":" in name else _parse(open_clip, name, weights)
-    settings = {} if tag is None else {"force_quick_gelu": _quick(open_clip, kind, tag)}
+    kind, tag = _parse(open_clip, name, weights)
     try:
-        network = open_clip.create_model(
-            kind, tag, load_weights=weights is not None, pretrained_text=weights is not None, **settings
-        )
-        options.setdefault("tokenizer", None)
-        if options["tokenizer"] is None:
+        network = _create(open_clip, kind, tag, weights is not None)
+        if options.get("tokenizer") is None:
             options["tokenizer"] = open_clip.get_tokenizer(kind)
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -139,8 +135,21 @@ def build(name: str, weights: str | None = "default", **options: Any) -> WholeIm
     return wrap(network.eval(), **{"name": f"{PREFIX}/{name}", **options})
 
 
+def _create(open_clip: Any, kind: str, tag: str | None, filled: bool) -> Any:
+    """The network. filled: with weights, which open_clip would otherwise leave random where a folder has none."""
+    settings = {"load_weights": filled, "require_pretrained": filled, "pretrained_text": filled}
+    if tag is not None:
+        # The architecture's name alone does not say whether these weights were trained with QuickGELU.
+        settings["force_quick_gelu"] = bool(open_clip.get_pretrained_cfg(kind, tag).get("quick_gelu", False))
+    return open_clip.create_model(kind, tag, **settings)
+
+
 def _parse(open_clip: Any, name: str, weights: str | None) -> tuple[str, str | None]:
     """The architecture and the tag of the weights. OpenAI's old names have a slash themselves: "ViT-B/16"."""
+    if ":" in name:
+        if weights not in ("default", None):
+            raise WeightsError(f"{PREFIX}/{name} takes its own weights, a file or None, got weights={weights!r}")
+        return name, None
     known = open_clip.list_models()
     kind, tag = name.replace("/", "-"), None
     if kind not in known:
@@ -159,8 +168,3 @@ def _parse(open_clip: Any, name: str, weights: str | None) -> tuple[str, str | N
     if tag not in tags:
         raise unknown(f"tag of {kind}'s weights", tag, tags)
     return kind, tag
-
-
-def _quick(open_clip: Any, kind: str, tag: str) -> bool:
-    """Whether the weights were trained with QuickGELU: the architecture's name alone does not say so."""
-    return bool(open_clip.get_pretrained_cfg(kind, tag).get("quick_gelu", False))
