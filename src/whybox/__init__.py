@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from whybox.api import detect, explain, load, open_data, trace
+    from whybox.attention import Text, TokenMaps
     from whybox.data.images import read_image
     from whybox.errors import WhyboxError
     from whybox.explanation import Explanation
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "whybox.api": ("detect", "explain", "load", "open_data", "trace"),
+    "whybox.attention": ("Text", "TokenMaps"),
     "whybox.data.images": ("read_image",),
     "whybox.errors": ("WhyboxError",),
     "whybox.explanation": ("Explanation",),
@@ -49,6 +51,8 @@ __all__ = [
     "Pullback",
     "Sample",
     "Target",
+    "Text",
+    "TokenMaps",
     "Trace",
     "Truth",
     "WhyboxError",
