@@ -71,6 +71,17 @@ def to_patches(pixels: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     return cells.reshape(batch, rows * columns, -1), torch.tensor([[rows, columns]] * batch, device=pixels.device)
 
 
+def other_size(pixels: Tensor, own: Size) -> bool:
+    """Whether the input is of another size than the network was made for: its position embeddings are interpolated then."""
+    size = (pixels.shape[-2], pixels.shape[-1])
+    if size != own and own[0] != own[1]:
+        raise WhyboxError(
+            f"this network was made for images of {own[0]}x{own[1]} pixels, no square, and transformers interpolates position "
+            f"embeddings of squares alone: it cannot take {size[0]}x{size[1]}; leave size out, with a processor that fits"
+        )
+    return size != own
+
+
 def mean_colour(processor: Any) -> tuple[float, float, float]:
     """The colour in 0..1 that the network sees as zero."""
     if not processor.do_normalize:

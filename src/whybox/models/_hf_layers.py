@@ -27,9 +27,7 @@ def pre_norm_layer(block: Any, name: str) -> AttentionLayer:
             return after_mlp
         return tokens + block.mlp(after(tokens))  # type: ignore[no-any-return]
 
-    return AttentionLayer(
-        name, heads, scale, lambda tokens: project(before(tokens)), out, finish, (block,), normalise=before
-    )
+    return AttentionLayer(name, heads, scale, lambda tokens: project(before(tokens)), out, finish, (block,), normalise=before)
 
 
 def post_norm_layer(block: Any, name: str) -> AttentionLayer:

@@ -1,6 +1,8 @@
 """Texts through a Hugging Face tokenizer: what the network reads, and where each token stands in the text."""
 
+import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -20,18 +22,26 @@ def check_texts(texts: Any) -> None:
             raise WhyboxError(f"a text is empty ({text!r}): write what to look for")
 
 
-def has_words(tokenizer: Any) -> bool:
-    """Whether it knows more than its special tokens: from a folder without a vocabulary an empty tokenizer may come."""
-    return len(tokenizer) > len(tokenizer.all_special_ids)
+def check_tokenizer(tokenizer: Any) -> Any:
+    """Refuse what is none, or knows nothing: from a folder without a vocabulary an empty one may come."""
+    if not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise WhyboxError(f"tokenizer must be one of transformers' tokenizers, got {type(tokenizer).__name__}")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise WhyboxError(f"the {type(tokenizer).__name__} knows no words: give tokenizer= with the vocabulary of the model")
+    return tokenizer
 
 
-def encode(tokenizer: Any, texts: Sequence[str], context: int, *, full: bool) -> Any:
-    """The tokenizer's answer for T texts, at most `context` tokens each, padded to the longest or, where full, to `context`."""
+def encode(tokenizer: Any, texts: Sequence[str], context: int, *, full: bool, side: str) -> Any:
+    """The tokenizer's answer for T texts, at most `context` tokens each, padded to the longest or, where full, to `context`.
+
+    side: where the padding stands.
+    """
     if tokenizer.pad_token is None and (full or len(texts) > 1):
         raise WhyboxError(f"{type(tokenizer).__name__} has no token for padding: set its pad_token")
     return tokenizer(
         list(texts),
         padding="max_length" if full else len(texts) > 1,
+        padding_side=side,
         truncation=True,
         max_length=context,
         return_tensors="pt",
@@ -42,30 +52,60 @@ def encode(tokenizer: Any, texts: Sequence[str], context: int, *, full: bool) ->
 
 def own_tokens(encoded: Any) -> Tensor:
     """(T,N) which tokens are the text's own."""
-    own = encoded["special_tokens_mask"] == 0
+    own: Tensor = encoded["special_tokens_mask"] == 0
     return own & (encoded["attention_mask"] > 0) if "attention_mask" in encoded else own
 
 
 def read_texts(tokenizer: Any, texts: Sequence[str], encoded: Any) -> tuple[Text, ...]:
     """Each text with its tokens, their places, and what was cut off."""
-    return tuple(_read(tokenizer, text, encoded, row) for row, text in enumerate(texts))
+    own = own_tokens(encoded)
+    return tuple(_read(tokenizer, text, int(own[row].sum())) for row, text in enumerate(texts))
 
 
-def _read(tokenizer: Any, text: str, encoded: Any, row: int) -> Text:
-    own = own_tokens(encoded)[row]
-    if tokenizer.is_fast:
-        places = [(int(start), int(end)) for start, end in encoded["offset_mapping"][row][own]]
-    else:
-        places = _align(text, tokenizer.convert_ids_to_tokens(encoded["input_ids"][row][own].tolist()))
-    if not places:
+def _read(tokenizer: Any, text: str, count: int) -> Text:
+    """count: how many of its tokens fit into the context."""
+    if not count:
         raise WhyboxError(f"the tokenizer finds no token in the text {text!r}: nothing of it would reach the model")
-    spans = tuple(_without_blanks(text, place) for place in places)
-    whole = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    spans = tuple(_without_blanks(text, place) for place in _places(tokenizer, text))
+    at_end = tokenizer.truncation_side != "left"
+    kept = spans[:count] if at_end else spans[-count:]
     cut = ""
-    if whole > len(spans):
-        left = tokenizer.truncation_side == "left"
-        cut = text[: spans[0][0]].strip() if left else text[max(end for _, end in spans) :].strip()
-    return Text(text, tuple(text[start:end] for start, end in spans), spans, cut)
+    if count < len(spans):
+        cut = text[max(end for _, end in kept) :] if at_end else text[: kept[0][0]]
+    return Text(text, tuple(text[start:end] for start, end in kept), kept, cut.strip())
+
+
+def _places(tokenizer: Any, text: str) -> list[Span]:
+    """Where the text's tokens stand in it; of tokenizers that do not tell, found word by word."""
+    if tokenizer.is_fast:
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        return [(int(start), int(end)) for start, end in offsets]
+    pieces = tokenizer.tokenize(text)
+    words = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    apart = [tokenizer.tokenize(text[start:end]) for start, end in words]
+    if list(chain(*apart)) != pieces:
+        return _align(text, pieces, (0, len(text)))
+    return list(chain(*(_align(text, own, word) for own, word in zip(apart, words, strict=True))))
+
+
+def _align(text: str, pieces: Sequence[str], within: Span) -> list[Span]:
+    """Places of the pieces of one stretch of text, each looked for from the end of the last one on, in any case. One that is
+    not there, because it stands for an unknown character, is put on the next character; if it is alone, on all of them."""
+    at, end = within
+    if len(pieces) == 1:
+        return [within]
+    folded = text.lower() if len(text.lower()) == len(text) else text
+    places = []
+    for piece in pieces:
+        letters = piece.removeprefix("##").strip("▁Ġ ").removesuffix("</w>").lower()
+        found = folded.find(letters, at, end)
+        if found < 0:
+            start = next((i for i in range(at, end) if not text[i].isspace()), end - 1)
+            places.append((start, start + 1))
+        else:
+            at = found + len(letters)
+            places.append((found, at))
+    return places
 
 
 def _without_blanks(text: str, place: Span) -> Span:
@@ -79,23 +119,3 @@ def _without_blanks(text: str, place: Span) -> Span:
         last = len(text.rstrip()) - 1
         start = end = next((at for at in range(start, last) if not text[at].isspace()), last)
     return start, end
-
-
-def _align(text: str, pieces: Sequence[str]) -> list[Span]:
-    """Places of pieces that come without offsets: each is looked for from the end of the last one on, in any case. One that
-    is not there, because it stands for an unknown character, is put on the next character."""
-    folded, at, places = text.lower(), 0, []
-    if len(folded) != len(text):
-        folded = text
-    for piece in pieces:
-        letters = piece.removeprefix("##").strip("▁Ġ ").removesuffix("</w>").lower()
-        found = folded.find(letters, at)
-        if found < 0:
-            start = min(at, len(text) - 1)
-            while start < len(text) - 1 and text[start].isspace():
-                start += 1
-            places.append((start, start + 1))
-            continue
-        at = found + len(letters)
-        places.append((found, at))
-    return places

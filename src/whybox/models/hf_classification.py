@@ -11,7 +11,7 @@ from whybox.attention import Transformer
 from whybox.errors import WhyboxError
 from whybox.frame import Size
 from whybox.models import hf
-from whybox.models._hf_images import SizeOption, mean_colour, preparation
+from whybox.models._hf_images import SizeOption, mean_colour, other_size, preparation
 from whybox.models._hf_layers import pre_norm_layer
 from whybox.models._whole_image import Encoders, WholeImage
 
@@ -97,7 +97,7 @@ def _encoders(net: Any, family: Family, processor: Any, classes: Sequence[str] |
         preparation(net, processor, patch, size),
         Transformer(
             tuple(pre_norm_layer(block, f"layers.{i}") for i, block in enumerate(blocks)),
-            lambda pixels: (body.embeddings(pixels, interpolate_pos_encoding=_size(pixels) != own), None),
+            lambda pixels: (body.embeddings(pixels, interpolate_pos_encoding=other_size(pixels, own)), None),
             lambda rows: body.layernorm(rows[:, 0]),
             (body.layernorm, net.classifier),
         ),
@@ -111,12 +111,8 @@ def _encoders(net: Any, family: Family, processor: Any, classes: Sequence[str] |
 
 
 def _class_token(body: Any, own: Size, pixels: Tensor) -> Tensor:
-    seen = body(pixels, interpolate_pos_encoding=_size(pixels) != own)
+    seen = body(pixels, interpolate_pos_encoding=other_size(pixels, own))
     return seen.last_hidden_state[:, 0]  # type: ignore[no-any-return]
-
-
-def _size(pixels: Tensor) -> Size:
-    return pixels.shape[-2], pixels.shape[-1]
 
 
 def _pair(extent: Any) -> Size:

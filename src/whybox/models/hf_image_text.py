@@ -12,9 +12,9 @@ from whybox.attention import AttentionLayer, Transformer
 from whybox.errors import WhyboxError
 from whybox.frame import Size
 from whybox.models import hf
-from whybox.models._hf_images import SizeOption, mean_colour, patch_preparation, preparation, to_patches
+from whybox.models._hf_images import SizeOption, mean_colour, other_size, patch_preparation, preparation, to_patches
 from whybox.models._hf_layers import first_of, pooling_layer, post_norm_layer, pre_norm_layer
-from whybox.models._hf_texts import check_texts, encode, has_words, own_tokens, read_texts
+from whybox.models._hf_texts import check_texts, check_tokenizer, encode, own_tokens, read_texts
 from whybox.models._whole_image import Encoders, TokenBatch, WholeImage
 
 Inputs = dict[str, Tensor]
@@ -80,8 +80,8 @@ def wrap(
     if kind not in FAMILIES[package].models:
         raise _one_sided(kind, package)
     images = _image_processor(module, package, processor)
-    words = getattr(tokenizer, "tokenizer", tokenizer) or getattr(processor, "tokenizer", None) or _kept_tokenizer(module)
-    return WholeImage(_ENCODERS[kind](module, images, words, size), name or f"{hf.PREFIX}/{package}")
+    words = _tokenizer(module, processor) if tokenizer is None else getattr(tokenizer, "tokenizer", tokenizer)
+    return WholeImage(_ENCODERS[kind](module, images, check_tokenizer(words), size), name or f"{hf.PREFIX}/{package}")
 
 
 def _one_sided(kind: str, package: str) -> WhyboxError:
@@ -109,13 +109,16 @@ def _image_processor(module: Any, package: str, processor: Any) -> Any:
     return kind(size={"height": vision.image_size, "width": vision.image_size})
 
 
-def _kept_tokenizer(module: Any) -> Any:
+def _tokenizer(module: Any, processor: Any) -> Any:
+    """The processor's, or the one kept beside the weights."""
     import transformers
 
-    kept = hf.kept(transformers.AutoTokenizer, module)
-    if kept is None or not has_words(kept):
+    found = getattr(processor, "tokenizer", None)
+    if found is None:
+        found = hf.kept(transformers.AutoTokenizer, module)
+    if found is None:
         raise WhyboxError(f"{type(module).__name__} comes without a tokenizer, which reads the texts: give tokenizer=")
-    return kept
+    return found
 
 
 def _clip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
@@ -188,7 +191,7 @@ def _blip_retrieval(net: Any, processor: Any, tokenizer: Any, size: SizeOption) 
     image_end, text_end = (vision.post_layernorm, net.vision_proj), (net.text_proj,)
 
     def image_features(pixels: Tensor) -> Tensor:
-        seen = vision(pixel_values=pixels, interpolate_pos_encoding=_other_size(vision, pixels))
+        seen = vision(pixel_values=pixels, interpolate_pos_encoding=other_size(pixels, _own_size(vision)))
         return net.vision_proj(seen.last_hidden_state[:, 0])  # type: ignore[no-any-return]
 
     def text_features(inputs: Inputs) -> Tensor:
@@ -260,14 +263,12 @@ def _grid(vision: Any) -> Callable[[Size], Size]:
     return lambda network: (network[0] // patch, network[1] // patch)
 
 
-def _other_size(vision: Any, pixels: Tensor) -> bool:
-    """Whether the input is of another size than the network was made for."""
-    own = vision.config.image_size
-    return tuple(pixels.shape[-2:]) != (own, own)
+def _own_size(vision: Any) -> Size:
+    return vision.config.image_size, vision.config.image_size
 
 
 def _embed_pixels(vision: Any, pixels: Tensor) -> tuple[Tensor, None]:
-    tokens = vision.embeddings(pixels, interpolate_pos_encoding=_other_size(vision, pixels))
+    tokens = vision.embeddings(pixels, interpolate_pos_encoding=other_size(pixels, _own_size(vision)))
     return vision.pre_layrnorm(tokens) if hasattr(vision, "pre_layrnorm") else tokens, None
 
 
@@ -277,7 +278,7 @@ def _embed_patches(vision: Any, pixels: Tensor) -> tuple[Tensor, None]:
 
 
 def _image_features(net: Any, pixels: Tensor) -> Tensor:
-    other = _other_size(net.vision_model, pixels)
+    other = other_size(pixels, _own_size(net.vision_model))
     return _pooled(net.get_image_features(pixel_values=pixels, interpolate_pos_encoding=other))
 
 
@@ -326,13 +327,15 @@ def _bias(hidden: Tensor, tokens: Tensor) -> Tensor:
 def _tokenize(
     encoder: Any, tokenizer: Any, rows: Callable[[Tensor], Tensor], *, full: bool = False
 ) -> Callable[[Sequence[str], bool], TokenBatch]:
-    """Texts to a batch. rows: ids (T,N) -> the position that is read. full: always padded to the context."""
+    """Texts to a batch. rows: ids (T,N) -> the position that is read. full: always padded to the context, on the tokenizer's
+    side; otherwise on the right, where it moves no position and one text's answer does not depend on the others."""
     known = first_of(encoder.embeddings, "token_embedding", "word_embeddings").num_embeddings
     context = first_of(encoder.embeddings, "position_embedding", "position_embeddings").num_embeddings
 
     def tokenize(texts: Sequence[str], padded: bool) -> TokenBatch:
         check_texts(texts)
-        encoded = encode(tokenizer, texts, context, full=full or padded)
+        side = tokenizer.padding_side if full else "right"
+        encoded = encode(tokenizer, texts, context, full=full or padded, side=side)
         inputs = {key: encoded[key].to(encoder.device) for key in ("input_ids", "attention_mask") if key in encoded}
         highest = int(inputs["input_ids"].max())
         if highest >= known:
