@@ -249,20 +249,22 @@ def test_legrad_pools_the_tokens_after_every_layer(pooled):
 
 
 def test_where_the_answer_is_a_mean_the_map_is_the_mean_of_the_rows(seen):
-    """The same CLIP, made to read the mean of its tokens."""
+    """The same CLIP, made to read the mean of its patches, the class token left out."""
     model, trace, image, _, _ = seen
     vision, project = image.net.vision_model, image.net.visual_projection
     passed = model.transformer(trace)
     read = passed.transformer.read
-    averaging = replace(passed.transformer, reads="all", read=lambda rows: read(rows.mean(1, keepdim=True)))
+    averaging = replace(passed.transformer, reads="all", read=lambda rows: read(rows[:, 1:].mean(1, keepdim=True)))
     averaged = copy.copy(model)
     averaged.transformer = lambda trace: replace(passed, transformer=averaging)
     attention = [one[0] for one in image.attention]
-    assert_near(draw(RawAttention(), averaged, trace)[0], on_grid(attention[-1].detach().mean((0, 1))))
-    assert_near(draw(Rollout(), averaged, trace)[0], on_grid(rolled(attention, 17).mean(0)))
-    mean = project(vision.post_layernorm(image.after[-1][0].mean(0)))
+    assert_near(draw(RawAttention(), averaged, trace)[0], on_grid(attention[-1].detach().mean(0)[1:].mean(0)))
+    assert_near(draw(Rollout(), averaged, trace)[0], on_grid(rolled(attention, 17)[1:].mean(0)))
+    mean = project(vision.post_layernorm(image.after[-1][0, 1:].mean(0)))
     value = cosine_similarity(mean, image.output.text_embeds[0], dim=0)
-    assert_near(draw(Game(), averaged, trace)[0], on_grid(relevance(image.weighed(value), 17).mean(0)))
+    assert_near(draw(Game(), averaged, trace)[0], on_grid(relevance(image.weighed(value), 17)[1:].mean(0)))
+    (slope,) = torch.autograd.grad(value, image.attention[-1], retain_graph=True)
+    assert_near(draw(LeGrad(layers=1), averaged, trace)[0], on_grid(slope[0].clamp(min=0).mean((0, 1))))
 
 
 def test_a_classifiers_logit_is_explained():
@@ -352,7 +354,9 @@ def test_rollout_and_flow_by_hand():
 
 def test_means_by_hand():
     assert torch.equal(legrad_map(torch.tensor([[[1.0, -1.0], [3.0, 2.0]]])), torch.tensor([2.0, 1.0]))
-    assert torch.equal(raw_attention_map(torch.tensor([[[[0.25, 0.75]], [[0.75, 0.25]]]])), torch.tensor([[0.5, 0.5]]))
+    assert torch.equal(
+        raw_attention_map(torch.tensor([[[[0.25, 0.75]], [[1.0, 0.0]]]]), torch.tensor([[0.5]])), torch.tensor([[0.3125, 0.1875]])
+    )
 
 
 def test_options_that_do_not_fit_are_refused(seen):

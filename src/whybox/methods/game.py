@@ -76,8 +76,8 @@ class AttentionModel(Model, Protocol):
 class Game:
     """GAME over all layers from `start_layer` on, for image-text models, classifiers and detection transformers.
 
-    Transformers that read one row, or a mean of rows: R = I, and after each layer R + mean_h ReLU(dA o A) R; the map is R's
-    row that is read. A layer that pools adds nothing to its own row before, so that its row is A-bar R.
+    Transformers that read one row, or the mean of the patches' rows: R = I, and after each layer R + mean_h ReLU(dA o A) R;
+    the map is the row of R that is read. A layer that pools has no row before it, so that its row is A-bar R.
     Detectors with object queries: the paper's rules for encoder, decoder and cross attention; the map is the detection's
     query. There start_layer counts the encoder's layers.
     """

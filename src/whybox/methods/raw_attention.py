@@ -8,13 +8,13 @@ from torch import Tensor
 
 from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError
-from whybox.ops.attention_flow import check_layer, chosen_texts, layer_attention, maps_on_grid, own_tokens
+from whybox.ops.attention_flow import check_layer, chosen_texts, flow_back, layer_attention, maps_on_grid, own_tokens, rows_read
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 
-def raw_attention_map(probabilities: Tensor) -> Tensor:
-    """H_j = mean over heads and rows of A_hij: probabilities (B,heads,n,N), n most often the one row read -> (B,N)."""
-    return probabilities.mean((1, 2))
+def raw_attention_map(probabilities: Tensor, read: Tensor) -> Tensor:
+    """H_j = sum_i r_i mean_h A_hij: probabilities (B,heads,n,N), the rows' parts in what is read (B,n) -> (B,N)."""
+    return flow_back(read, [probabilities.mean(1)])
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class RawAttention:
     """The attention of the class token, of a pooling layer's query, or of a text's end, averaged over the model's own heads.
 
     It is the same map for every text or class: it says where the model looks, not why it answers so.
-    layer: the number of an attention layer, from 0 or, negative, from the end; None: the last. Where no single row is read
-    (a mean over the tokens; layers below one that pools) all rows are averaged.
+    layer: the number of an attention layer, from 0 or, negative, from the end; None: the last. Where the answer
+    is a mean over the patches, their rows are averaged; in layers below one that pools, all rows.
     """
 
     layer: int | None = None
@@ -56,6 +56,8 @@ class RawAttention:
     def _draw(self, passed: TransformerPass) -> Tensor:
         """(B,N) over all tokens."""
         index = check_layer("layer", -1 if self.layer is None else self.layer, len(passed.transformer.layers))
-        layers = passed.transformer.layers
-        one_row = passed.transformer.reads == "row" and (layers[index].pools or not layers[-1].pools)
-        return raw_attention_map(layer_attention(passed, index, passed.row if one_row else None))
+        probabilities, read = layer_attention(passed, index), rows_read(passed)
+        if passed.transformer.layers[-1].pools and not passed.transformer.layers[index].pools:
+            count = probabilities.shape[-2]
+            read = read.new_full((len(read), count), 1 / count)
+        return raw_attention_map(probabilities, read)

@@ -33,7 +33,7 @@ class Rollout:
     """Attention rollout, over all layers from `start_layer` on, read at the class token, the pooling query or the text's end.
 
     It is the same map for every text or class. A layer that pools has no residual: its probabilities are taken as they are.
-    Where the answer is a mean over the tokens, all rows are averaged.
+    Where the answer is a mean over the patches, their rows are averaged.
     """
 
     start_layer: int = 0

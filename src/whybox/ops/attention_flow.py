@@ -22,11 +22,11 @@ def ready(*modules: nn.Module) -> Iterator[None]:
         yield
 
 
-def layer_attention(passed: TransformerPass, index: int, rows: Tensor | None = None) -> Tensor:
-    """The probabilities (B,heads,n,N) of one layer, without a graph. rows: (B,) the one row wanted of each item; None: all."""
+def layer_attention(passed: TransformerPass, index: int) -> Tensor:
+    """The probabilities (B,heads,n,N) of one layer, without a graph."""
     layer = passed.transformer.layers[index]
     with ready(*layer.modules), torch.no_grad():
-        attended = attend(layer, passed.tokens[index].float(), passed.mask, rows=rows, probabilities=True)
+        attended = attend(layer, passed.tokens[index].float(), passed.mask, probabilities=True)
     assert attended.probabilities is not None
     return attended.probabilities
 
@@ -43,12 +43,15 @@ def live_attention(passed: TransformerPass, start: int) -> tuple[list[Tensor], T
 
 
 def rows_read(passed: TransformerPass) -> Tensor:
-    """(B,n) the part that each row after the last layer has in what is read: one row's, or all rows' alike."""
+    """(B,n) the part that each row after the last layer has in what is read: one row's alone, or all patches' alike."""
     last, (batch, count, _) = passed.transformer.layers[-1], passed.tokens[-1].shape
     if last.pools:
         return passed.embedding.new_ones((batch, 1), dtype=torch.float32)
     if passed.transformer.reads == "all":
-        return passed.embedding.new_full((batch, count), 1 / count, dtype=torch.float32)
+        # Class and register tokens have no part in the mean of any of the families.
+        shares = passed.embedding.new_zeros((batch, count), dtype=torch.float32)
+        shares[:, passed.patches] = 1 / shares[:, passed.patches].shape[1]
+        return shares
     return one_hot(passed.row, count).to(passed.embedding.device, torch.float32)
 
 
