@@ -5,7 +5,7 @@ import tiny_clip
 import torch
 
 import whybox
-from models import hf_models
+from models import hf_models, open_clip_models
 from whybox.errors import WhyboxError
 from whybox.methods.clip_surgery import ClipSurgery, clip_surgery_map
 
@@ -120,6 +120,26 @@ def test_a_pooling_head_attends_by_its_values():
         features = tiny_clip.unit(pooled + head.mlp(head.layernorm(pooled)))
         texts = model.embed_texts(["tree", "a photo of a"])
     torch.testing.assert_close(maps[0].flatten(), features @ (texts[0] - texts[1]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_resnets_pool_attends_by_its_values():
+    net = open_clip_models.network("resnet")
+    model = whybox.load(net, tokenizer=open_clip_models.tokenizer()).prompt(["a tree"])
+    picture = tiny_clip.image(64, 64)
+    trace = model.trace(picture)
+    (maps,) = ClipSurgery()(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+    cells = []
+    handle = net.visual.layer4.register_forward_hook(lambda module, args, output: cells.append(output[0].flatten(1).T))
+    model.predict(picture[None])
+    handle.remove()
+    pool = net.visual.attnpool
+    with torch.no_grad():
+        tokens = torch.cat([cells[0].mean(0, keepdim=True), cells[0]]) + pool.positional_embedding
+        values = pool.v_proj(tokens)
+        parts = [(v @ v.T / v.shape[1] ** 0.5).softmax(1) @ v for v in values.chunk(pool.num_heads, -1)]
+        features = tiny_clip.unit(pool.c_proj(torch.cat(parts, -1))[1:])
+        texts = model.embed_texts(["a tree", "a photo of a"])
+    torch.testing.assert_close(maps.values.flatten(), features @ (texts[0] - texts[1]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

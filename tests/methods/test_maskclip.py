@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 import whybox
-from models import hf_models
+from models import hf_models, open_clip_models
 from whybox.methods.maskclip import MaskClip
 from whybox.ops.dense_features import dense_features
 from whybox.targets import ClassLogit, Contrast
@@ -110,6 +110,47 @@ def test_a_pooling_head_is_given_each_patch_alone():
     torch.testing.assert_close(maps.values[0], (patches @ model.embed_texts(["tree"])[0]).reshape(4, 4), rtol=1e-4, atol=1e-5)
     with pytest.raises(whybox.WhyboxError, match="weigh_by_key compares with the class token, and hf/siglip has none"):
         MaskClip(weigh_by_key=True)(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+
+
+def open_clip_model(kind):
+    net = open_clip_models.network(kind)
+    model = whybox.load(net, tokenizer=open_clip_models.tokenizer()).prompt(["a tree"])
+    trace = model.trace(tiny_clip.image(64, 64))
+    (maps,) = MaskClip()(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+    return net, model, maps.values.flatten()
+
+
+def output_of(part, run):
+    """What the module gives while something runs."""
+    kept = []
+    handle = part.register_forward_hook(lambda module, args, output: kept.append((args, output)))
+    run()
+    handle.remove()
+    return kept[0]
+
+
+def test_a_mean_over_the_tokens_is_read_at_each_patch():
+    net, model, values = open_clip_model("mean")
+    block = net.visual.transformer.resblocks[-1]
+    (tokens,), _ = output_of(block.ln_1, lambda: model.predict(tiny_clip.image(64, 64)[None]))
+    attention = block.attn
+    with torch.no_grad():
+        v = block.ln_1(tokens) @ attention.in_proj_weight[-32:].T + attention.in_proj_bias[-32:]
+        dense = tokens + attention.out_proj(v)
+        dense = dense + block.mlp(block.ln_2(dense))
+        patches = tiny_clip.unit(net.visual.ln_post(dense[0, 1:]) @ net.visual.proj)
+    torch.testing.assert_close(values, patches @ model.embed_texts(["a tree"])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_resnets_pool_becomes_two_convolutions():
+    """As in the paper: of the pool only the projections of values and of what leaves it are kept."""
+    net, model, values = open_clip_model("resnet")
+    _, cells = output_of(net.visual.layer4, lambda: model.predict(tiny_clip.image(64, 64)[None]))
+    pool = net.visual.attnpool
+    with torch.no_grad():
+        placed = cells[0].flatten(1).T + pool.positional_embedding[1:]
+        patches = tiny_clip.unit(pool.c_proj(pool.v_proj(placed)))
+    torch.testing.assert_close(values, patches @ model.embed_texts(["a tree"])[0], rtol=1e-4, atol=1e-5)
 
 
 def test_no_text_gives_no_map_and_nothing_is_left_on_the_model():

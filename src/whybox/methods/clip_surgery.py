@@ -35,7 +35,7 @@ def dual_path_features(passed: TransformerPass, count: int) -> Tensor:
     """(h*w,D) unit features of the patches from the second path through the last `count` layers.
 
     x'_{i+1} = x'_i + attention(v_i, v_i, v_i), without MLP; v_i are the values of the model's own path, from whose tokens the
-    second path starts. A layer that pools has no residual: there the second path is its attention on values alone.
+    second path starts. A layer without residual, as heads that pool are: there the second path is its attention on values alone.
     Source: Li, Wang, Duan, Li, "CLIP Surgery", arXiv 2304.05653, architecture surgery: v-v attention and dual paths.
     """
     layers = passed.transformer.layers
@@ -44,8 +44,13 @@ def dual_path_features(passed: TransformerPass, count: int) -> Tensor:
         path = passed.tokens[start].float()
         for layer, tokens in zip(layers[start:], passed.tokens[start:], strict=True):
             added = layer.out(layer.mix(_attend_values(layer, tokens.float(), passed.mask)))
-            path = layer.finish(path, added) if layer.pools else path + added
+            path = path + added if _has_residual(layer, path, added) else layer.finish(path, added)
         return normalize(read_patches(passed, path), dim=-1)
+
+
+def _has_residual(layer: AttentionLayer, tokens: Tensor, added: Tensor) -> bool:
+    """Whether the layer adds to its tokens; one that pools looks at them through its attention alone."""
+    return not torch.equal(layer.finish(tokens, added), layer.finish(torch.zeros_like(tokens), added))
 
 
 def _attend_values(layer: AttentionLayer, tokens: Tensor, mask: Tensor | None) -> Tensor:

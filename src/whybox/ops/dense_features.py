@@ -33,5 +33,8 @@ def key_similarity(passed: TransformerPass) -> Tensor:
 
 
 def read_patches(passed: TransformerPass, tokens: Tensor) -> Tensor:
-    """(h*w,D): the head on each patch of the tokens (1,N,C) after the last layer, as if it were the token that is read."""
-    return passed.transformer.read(tokens[:, passed.patches].transpose(0, 1))
+    """(h*w,D): the head on each patch of the tokens (1,N,C) after the last layer, as if it were the token that is read, or,
+    where the mean over all tokens is read, each of them."""
+    alone = tokens[:, passed.patches].transpose(0, 1)
+    everywhere = alone.expand(-1, passed.first + 1, -1)
+    return passed.transformer.read(everywhere if passed.transformer.reads == "all" else alone)
