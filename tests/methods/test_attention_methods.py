@@ -112,7 +112,8 @@ def test_raw_attention_is_the_class_tokens_row(seen):
         expected = on_grid(image.attention[index][0].detach().mean(0)[0])
         for one in draw(RawAttention(layer=index), model, trace):
             assert_near(one, expected)
-    assert torch.equal(draw(RawAttention(), model, trace), draw(RawAttention(layer=-1), model, trace))
+    for last in (-1, "-1", "2"):
+        assert torch.equal(draw(RawAttention(), model, trace), draw(RawAttention(layer=last), model, trace))
     assert_near(draw(RawAttention(), model, trace)[1], expected)
 
 

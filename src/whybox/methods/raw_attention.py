@@ -26,14 +26,15 @@ class RawAttention:
     is a mean over the patches, their rows are averaged; in layers below one that pools, all rows.
     """
 
-    layer: int | None = None
+    layer: int | str | None = None
 
     name: ClassVar[str] = "raw_attention"
     needs: ClassVar[frozenset[str]] = frozenset({"transformer"})
     source: ClassVar[str] = "the common baseline, as in Chefer, Gur, Wolf: Generic Attention-model Explainability, ICCV 2021"
 
     def __post_init__(self) -> None:
-        if self.layer is not None and type(self.layer) is not int:
+        # The command line's --layer is a text.
+        if isinstance(self.layer, bool) or (self.layer is not None and not str(self.layer).removeprefix("-").isdecimal()):
             raise WhyboxError(f"layer of raw_attention must be the number of an attention layer, got {self.layer!r}")
 
     def __call__(
@@ -55,7 +56,7 @@ class RawAttention:
 
     def _draw(self, passed: TransformerPass) -> Tensor:
         """(B,N) over all tokens."""
-        index = check_layer("layer", -1 if self.layer is None else self.layer, len(passed.transformer.layers))
+        index = check_layer("layer", -1 if self.layer is None else int(self.layer), len(passed.transformer.layers))
         probabilities, read = layer_attention(passed, index), rows_read(passed)
         if passed.transformer.layers[-1].pools and not passed.transformer.layers[index].pools:
             count = probabilities.shape[-2]
