@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import typer
 
+from whybox.cli.analyse import analyse
 from whybox.cli.compare import compare
 from whybox.cli.demo import demo
 from whybox.cli.detect import detect
 from whybox.cli.errors import errors
 from whybox.cli.evaluate import evaluate
 from whybox.cli.explain import explain
+from whybox.cli.match import match
 from whybox.cli.methods import methods
 from whybox.cli.metrics import metrics
 from whybox.cli.models import models
@@ -26,13 +28,14 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="whybox",
-    help="Why did the detector draw this box? Heat maps for every detection, its class and each side of its box.",
+    help="Why did the detector draw this box, and why does this text fit the image? Heat maps for detections, texts and words.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = (demo, explain, detect, evaluate, compare, reproduce, errors, train, train_clip, models, methods, targets, metrics)
+COMMANDS = (demo, explain, match, detect, evaluate, compare, reproduce, errors, analyse)
+COMMANDS += (train, train_clip, models, methods, targets, metrics)
 for command in COMMANDS:
     app.command()(command)
 

@@ -1,0 +1,83 @@
+"""`whybox match`: which pixels and which words of a text match an image, kept in a folder with a page to look at."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whybox.cli.options import AsJson, Device, Weights, read_options, read_weights
+from whybox.cli.output import free_folder, say_json, warn
+from whybox.errors import WhyboxError
+
+MODEL = "whybox/scenes-clip"
+EXAMPLE = "open_clip/ViT-B-16"
+
+
+def match(
+    image: Annotated[Path, typer.Argument(help="An image file.", show_default=False)],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="What to look for.", show_default=False)] = None,
+    model: Annotated[str, typer.Option(help=f"An image-text model: {EXAMPLE}, hf/..., or a folder.")] = MODEL,
+    weights: Weights = "default",
+    method: Annotated[str, typer.Option(help="See `whybox methods`.")] = "grad_eclip",
+    heads: Annotated[
+        str | None, typer.Option(help="For grad_eclip: native, the model as it is, or single, as in the paper.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="keep: nothing is cropped; or HxW in pixels. By default as the model has it.")
+    ] = None,
+    option: Annotated[list[str] | None, typer.Option(help="A setting of the method.", metavar="KEY=VALUE")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder; by default whybox- and the image's name.")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a match: a heat map for every text, the weights of its words, and a map of each word alone."""
+    asked = _read_texts(texts or [])
+    folder = out or free_folder(f"whybox-{image.stem}")
+    settings = read_options(option or []) | ({} if heads is None else {"heads": heads})
+    shape = {} if size is None else {"size": _read_size(size)}
+
+    from whybox import api
+    from whybox.data.images import read_image
+    from whybox.report.folder import check_new_folder
+
+    check_new_folder(folder)
+    pixels = read_image(image)
+    network = api.load(model, weights=read_weights(weights), device=device, **shape)
+    if "text" not in network.gives:
+        raise WhyboxError(f"{model} does not read texts: give an image-text model, such as --model {EXAMPLE}")
+    found = api.explain(network, pixels, text=asked, method=method, top=len(asked), name=image.name, **settings)
+    for text, note in zip(asked, found.notes, strict=True):
+        if note:
+            warn(f"{text[:40]!r}: {note}")
+    found.save(folder)
+    _say(found.to_dict(), folder, as_json)
+
+
+def _read_texts(texts: list[str]) -> list[str]:
+    if not texts:
+        raise WhyboxError('say what to match, in quotes: whybox match dog.jpg "a dog on the grass"')
+    if not all(text.strip() for text in texts):
+        raise WhyboxError("a text is empty; say what to match")
+    return texts
+
+
+def _read_size(text: str) -> str | tuple[int, int]:
+    if text == "keep":
+        return text
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise WhyboxError(f"--size {text!r}: expected keep, or height and width in pixels such as 224x336")
+    return int(height), int(width)
+
+
+def _say(told: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+    """A line a text, its words below it, and where the page is."""
+    page = folder / "index.html"
+    if as_json:
+        return say_json({"folder": str(folder), "page": str(page), "explanation": told})
+    for row in told["detections"]:
+        print(f"{row['name']}: cosine {row['score']:.3f}, presence {row['presence']:.3g}")
+        if "words" in row:
+            print("  " + "  ".join(f"{word} {weight:.3g}" for word, weight in row["words"]))
+    print(f"page: {page.resolve().as_uri()}")
