@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from whybox.attention import TokenMaps
 from whybox.frame import Frame
 from whybox.types import Candidates, Detections
 
@@ -21,6 +22,7 @@ class Truth:
     ids: G names, those of the annotations. ignore (G,) bool: regions where nothing is counted (crowds, masked people).
     masks (G,H,W) bool of the visible pixels, or None. parts: more boxes (G,4) by name ("visible", "head"), NaN where
     there is none. fixations: G entries, each (F,3) x, y in image pixels and duration, or None where nobody looked; or ().
+    phrases: G texts, each object in words of its own ("red ball"); or ().
     """
 
     boxes: Tensor
@@ -30,6 +32,7 @@ class Truth:
     masks: Tensor | None = None
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     fixations: tuple[Tensor | None, ...] = ()
+    phrases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -38,8 +41,9 @@ class Truth:
         for name in ("labels", "ignore"):
             if getattr(self, name).shape != (count,):
                 raise ValueError(f"{name} must have the shape ({count},), got {tuple(getattr(self, name).shape)}")
-        if len(self.ids) != count or len(self.fixations) not in (0, count):
-            raise ValueError(f"{count} objects with {len(self.ids)} ids and {len(self.fixations)} entries of fixations")
+        if len(self.ids) != count or len(self.fixations) not in (0, count) or len(self.phrases) not in (0, count):
+            entries = f"{len(self.fixations)} entries of fixations and {len(self.phrases)} phrases"
+            raise ValueError(f"{count} objects with {len(self.ids)} ids, {entries}")
         if self.masks is not None and (self.masks.ndim != 3 or len(self.masks) != count or self.masks.dtype != torch.bool):
             raise ValueError(f"masks must be bool ({count}, H, W), got {self.masks.dtype} {tuple(self.masks.shape)}")
 
@@ -57,6 +61,7 @@ class Truth:
             None if self.masks is None else self.masks[rows],
             {name: boxes[rows] for name, boxes in self.parts.items()},
             tuple(self.fixations[i] for i in chosen) if self.fixations else (),
+            tuple(self.phrases[i] for i in chosen) if self.phrases else (),
         )
 
 
@@ -102,6 +107,8 @@ class Case:
     redraw: the same method's maps (N,H,W) of the same objects on a changed image (3,H,W).
     randomised: the same maps while the model's weights are replaced by random ones, layer by layer from the output
     on: (the layer's name, maps (N,H,W)) after each; the weights come back at the end.
+    whole: the model answers for the whole image, so a detection's box is the image's, whatever box its object has.
+    words: the same method's maps of the N texts. score_texts: texts -> the score of each with the image.
     """
 
     image: Tensor
@@ -114,37 +121,49 @@ class Case:
     batch: int = 8
     redraw: Callable[[Tensor], Tensor] | None = None
     randomised: Callable[[], Iterator[tuple[str, Tensor]]] | None = None
+    whole: bool = False
+    words: TokenMaps | None = None
+    score_texts: Callable[[Sequence[str]], Tensor] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.detections)
         for name in ("matched", "seeds"):
             if getattr(self, name).shape != (count,):
                 raise ValueError(f"{name} must have the shape ({count},), got {tuple(getattr(self, name).shape)}")
+        if self.words is not None and len(self.words) != count:
+            raise ValueError(f"{count} detections and words of {len(self.words)} texts")
 
     def __len__(self) -> int:
         return len(self.detections)
 
     def __getitem__(self, rows: Any) -> "Case":
         """The same case for some of the detections. What draws maps again would draw them for all: it is left out."""
+        own = rows.to(self.seeds.device) if isinstance(rows, Tensor) else rows
         return replace(
             self,
             detections=self.detections[rows],
             matched=self.matched[rows],
-            seeds=self.seeds[rows.to(self.seeds.device) if isinstance(rows, Tensor) else rows],
+            seeds=self.seeds[own],
             redraw=None,
             randomised=None,
+            words=None if self.words is None else _some_words(self.words, torch.arange(len(self))[own].reshape(-1).tolist()),
         )
 
     @property
     def gives(self) -> frozenset[str]:
-        """What a metric may need: "box", "mask", "fixations", "predict", "redraw", "randomised"."""
+        """What a metric may need: "box", "mask", "fixations", "predict", "redraw", "randomised", "whole", "words"."""
         found = {name for name in ("predict", "redraw", "randomised") if getattr(self, name) is not None}
-        found |= {"box"} | ({"mask"} if self.truth.masks is not None else set())
+        found |= {"box"} | ({"mask"} if self.truth.masks is not None else set()) | ({"whole"} if self.whole else set())
+        found |= {"words"} if self.words is not None and self.score_texts is not None else set()
         return frozenset(found | ({"fixations"} if self.truth.fixations else set()))
 
     def generator(self, index: int) -> torch.Generator:
         """Detection `index`'s own source of randomness, on the CPU, so that every device draws the same."""
         return torch.Generator().manual_seed(int(self.seeds[index]))
+
+
+def _some_words(words: TokenMaps, chosen: Sequence[int]) -> TokenMaps:
+    return replace(words, values=tuple(words.values[i] for i in chosen), texts=tuple(words.texts[i] for i in chosen))
 
 
 @dataclass(frozen=True)

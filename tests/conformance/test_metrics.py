@@ -4,7 +4,7 @@ A new metric needs an entry in TRIALS, and then all tests of this file run on it
 metric looks for, the entry is `of_the_map`, with the metric's options if it needs any to work on a picture this small.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from whybox import registry
+from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.truth import Case, Measured, Metric, Truth
@@ -29,7 +30,9 @@ ROWS, COLUMNS = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) +
 DISTANCES = ((COLUMNS - CENTRES[:, 0, None, None]) ** 2 + (ROWS - CENTRES[:, 1, None, None]) ** 2).sqrt()
 DISCS = RADII[:, None, None] > DISTANCES
 IMAGE = torch.rand((3, *SIZE), generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1
-KNOWN_NEEDS = {"box", "mask", "fixations", "predict", "redraw", "randomised"}
+KNOWN_NEEDS = {"box", "mask", "fixations", "predict", "redraw", "randomised", "whole", "words"}
+WEIGHTS = {"a": 0.01, "small": 0.05, "red": 0.15, "ball": 0.3, "here": -0.02}
+TEXT = Text(" ".join(WEIGHTS), tuple(WEIGHTS), ((0, 1), (2, 7), (8, 11), (12, 16), (17, 21)))
 
 
 class Trial(NamedTuple):
@@ -100,6 +103,24 @@ def changes(**options: object) -> Callable[[type], Trial]:
     )
 
 
+def score_texts(texts: Sequence[str]) -> Tensor:
+    """A model for which every word of a text counts for itself."""
+    return torch.tensor([sum(WEIGHTS[word] for word in text.split()) for text in texts])
+
+
+def with_words(values: Tensor) -> Case:
+    """The case with maps of words, values (N,5) of the same text for every detection."""
+    words = TokenMaps(tuple(values), (TEXT,) * len(values), "made up")
+    return case(whole=True, words=words, score_texts=score_texts)
+
+
+def of_the_words(**options: object) -> Callable[[type], Trial]:
+    """The words' own weights, random ones, and the weights upside down."""
+    weights = torch.tensor(list(WEIGHTS.values())).expand(len(OWN), -1)
+    chance = torch.rand(weights.shape, generator=torch.Generator().manual_seed(12))
+    return lambda metric: Trial(metric(**options), [(noise(1), with_words(values)) for values in (weights, chance, -weights)])
+
+
 TRIALS: dict[str, Callable[[type], Trial]] = {
     "attention_correlation": of_the_map(sigma_pixels=4.0),
     "attention_cosine": of_the_map(sigma_pixels=4.0),
@@ -110,10 +131,15 @@ TRIALS: dict[str, Callable[[type], Trial]] = {
     "energy_pointing_game": of_the_map(),
     "insertion": of_the_map(),
     "leakage": of_the_map(),
+    "mask_iou": of_the_map(),
     "odi": of_the_map(),
+    "pixel_accuracy": of_the_map(),
+    "pixel_ap": of_the_map(),
     "pointing_game": of_the_map(),
     "randomisation": changes(),
     "stability": stays(),
+    "text_deletion": of_the_words(),
+    "text_insertion": of_the_words(),
     "vea": of_the_map(),
 }
 
@@ -147,12 +173,14 @@ def tried(name):
 
 
 def names_of(kind: str) -> list[str]:
-    """The metrics with an option `region`, those that draw no map anew, or those that look at annotations alone."""
+    """The metrics with an option `region`, those that draw no map anew, those that look at annotations alone, or those that
+    look at the image's maps."""
     made = {name: metric() for name, metric in registry.metrics().items()}
     chosen = {
         "of regions": lambda metric: "region" in {option.name for option in fields(metric)},
         "not redrawn": lambda metric: not metric.needs & {"redraw", "randomised"},
-        "of annotations": lambda metric: not metric.needs & {"predict", "redraw", "randomised"},
+        "of annotations": lambda metric: not metric.needs & {"predict", "redraw", "randomised", "words"},
+        "of images": lambda metric: "words" not in metric.needs,
     }
     return sorted(name for name, metric in made.items() if chosen[kind](metric))
 
@@ -185,6 +213,7 @@ def test_it_needs_nothing_that_it_does_not_name(tried):
     for need in {"mask", "fixations"} - tried.metric.needs:
         truth = replace(truth, **({"masks": None} if need == "mask" else {"fixations": ()}))
     unasked = {"predict", "redraw", "randomised"} - tried.metric.needs
+    unasked |= set() if "words" in tried.metric.needs else {"words", "score_texts"}
     bare = replace(whole, truth=truth, **dict.fromkeys(unasked))
     torch.testing.assert_close(tried.metric(maps, bare).values, tried.metric(maps, whole).values, equal_nan=True)
 
@@ -259,6 +288,7 @@ def test_what_is_compared_with_an_annotation_is_nan_without_one(tried):
     torch.testing.assert_close(values[3:], expected[3:])
 
 
+@pytest.mark.parametrize("name", names_of("of images"), indirect=True)
 def test_a_map_that_is_not_a_number_is_never_good(tried):
     """NaN, or refused."""
     maps, whole = tried.ranking[0]

@@ -27,6 +27,7 @@ WITHIN_ROW = {
     ("types", "errors"),
     ("truth", "types"),
     ("truth", "frame"),
+    ("truth", "attention"),
     ("attention", "types"),
     ("attention", "frame"),
 }

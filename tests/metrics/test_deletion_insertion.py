@@ -287,11 +287,100 @@ def test_the_papers_options_are_a_word_that_the_page_names(module):
     assert (metric.fill, metric.relative) == (("random", True) if name == "deletion" else ("black", False))
 
 
+class Matcher:
+    """Answers for the whole image: column 0 has the share of its left half that is as in the image, less a half; column 1
+    has nothing, column 2 a quarter, others the column's number in hundredths below nothing."""
+
+    def __init__(self, image, columns=3):
+        self.image, self.columns = image, columns
+
+    def __call__(self, images):
+        seen = (images == self.image).all(1)[:, :, : SIDE // 2].float().mean((1, 2))
+        fixed = [0.0, 0.25, *(-k / 100 for k in range(3, self.columns))][: self.columns - 1]
+        whole = torch.tensor([[0.0, 0, SIDE, SIDE]])
+        return [Candidates(whole, torch.tensor([[share - 0.5, *fixed]]), torch.zeros(1, dtype=torch.long)) for share in seen]
+
+
+def whole_case(labels=(0,), columns=3):
+    """A model that is asked for texts; the object of each is the left half, whose box is no box of the model's."""
+    case = toy(BOXES[:1].expand(len(labels), 4), truth=torch.tensor([[0.0, 0, SIDE / 4, SIDE]]), matched=[0] * len(labels))
+    labels, image = torch.tensor(labels), torch.tensor([[0.0, 0, SIDE, SIDE]])
+    found = Detections(image.expand(len(labels), 4), torch.ones(len(labels)), labels, torch.zeros_like(labels))
+    return replace(case, detections=found, predict=Matcher(case.image, columns), whole=True)
+
+
+def left_first():
+    return (torch.arange(SIDE) < SIDE // 2).float().expand(1, SIDE, SIDE)
+
+
+def test_of_the_whole_image_the_score_is_the_texts_own_cosine():
+    """The object's box is not what is tracked: with it, the model's one candidate would lie off it and score 0."""
+    falls = Deletion(extent="image", relative=False, points=5)(left_first(), whole_case())
+    torch.testing.assert_close(falls.curves, torch.tensor([[0.5, 0, -0.5, -0.5, -0.5]]))
+    rises = Insertion(extent="image", points=5)(left_first(), whole_case())
+    torch.testing.assert_close(rises.curves, torch.tensor([[-0.5, 0, 0.5, 0.5, 0.5]]))
+    assert Deletion.relative is True
+    share = Deletion(extent="image", points=5)(left_first(), whole_case())
+    # Of a cosine that falls below 0 nothing is left.
+    torch.testing.assert_close(share.curves, torch.tensor([[1.0, 0, 0, 0, 0]]))
+    assert Deletion()(left_first(), whole_case(labels=(1,))).values.isnan()
+
+
+def test_a_step_of_the_box_is_a_hundredth_of_the_whole_image():
+    box, image = (Deletion(extent=extent, relative=False)(left_first(), whole_case()) for extent in ("box", "image"))
+    assert torch.equal(box.curves, image.curves)
+
+
+def test_half_of_the_image_in_half_per_cents():
+    """400 pixels: 2 a step, 20 a point; the left half is all of them."""
+    falls = Deletion(**deletion.GRAD_ECLIP | {"score": "class"})(left_first(), whole_case())
+    torch.testing.assert_close(falls.curves, torch.linspace(0.5, -0.5, 11)[None])
+
+
+def test_leading_asks_whether_the_column_is_among_the_highest():
+    """0.5 falls in quarters: it leads, ties with the column at 0.25, and is below it."""
+    options = {"relative": False, "extent": "half", "points": 5}
+    falls = Deletion(score="top1", **options)(left_first(), whole_case())
+    torch.testing.assert_close(falls.curves, torch.tensor([[1.0, 0.5, 0, 0, 0]]))
+    torch.testing.assert_close(falls.values, torch.tensor([0.25]))
+    other = Deletion(score="top1", **options)(left_first(), whole_case(labels=(2,)))
+    torch.testing.assert_close(other.curves, 1 - falls.curves)
+    rises = Insertion(score="top1", extent="half", points=5)(left_first(), whole_case())
+    torch.testing.assert_close(rises.curves, falls.curves.flip(1))
+
+
+def test_among_five_and_with_too_few_columns():
+    """Of eight columns the own one ties with another at 0 and 0.25, and at -0.25 is the lowest."""
+    options = {"relative": False, "extent": "half", "points": 5}
+    falls = Deletion(score="top5", **options)(left_first(), whole_case(columns=8))
+    torch.testing.assert_close(falls.curves, torch.tensor([[1.0, 1, 1, 0, 0]]))
+    for columns, score in ((5, "top5"), (1, "top1")):
+        few = Deletion(score=score, **options)(left_first(), whole_case(columns=columns))
+        assert few.values.isnan().all(), "every column is among the highest"
+
+
+def test_ranks_are_refused_of_a_detector():
+    assert Deletion(score="top1").needs == {"predict", "whole"}
+    assert Insertion().needs == {"predict"}
+    with pytest.raises(WhyboxError, match="score 'top1' is of models that answer for the whole image; take 'class'"):
+        Deletion(score="top1")(ideal(), toy())
+
+
+@pytest.mark.parametrize("module", [deletion, insertion], ids=lambda module: module.__name__)
+def test_the_zero_shot_protocol_is_a_word_that_the_page_names(module):
+    name = module.__name__.split(".")[-1]
+    metric = metrics()[name](**module.GRAD_ECLIP)
+    assert (metric.score, metric.extent, metric.points, metric.relative) == ("top1", "half", 11, False)
+    assert metric.fill == ("random" if name == "deletion" else "black")
+    assert format_spec(name, module.GRAD_ECLIP) in (DOCS / f"{name}.md").read_text()
+
+
 def test_titles_and_ranges_follow_the_options():
     assert Deletion().title == "Deletion"
     assert Insertion(fill="blurred", extent="image", legacy_iou=True).title == "Insertion (blurred, image, legacy_iou true)"
     assert Deletion().range == (0.0, float("inf"))
-    assert Insertion().range == (0.0, 1.0)
+    assert Insertion().range == (-1.0, 1.0)
+    assert Insertion(score="top1").range == Insertion(score="iou_x_probability").range == (0.0, 1.0)
     assert Insertion().higher_is_better
     assert not Deletion().higher_is_better
 

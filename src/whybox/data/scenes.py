@@ -330,6 +330,7 @@ class SceneData:
             torch.zeros(len(scene.labels), dtype=torch.bool),
             torch.from_numpy(scene.masks),
             {"visible": torch.from_numpy(scene.visible)},
+            phrases=scene.phrases,
         )
         return Sample(self._name(place), scene.image, truth)
 

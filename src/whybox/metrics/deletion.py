@@ -8,6 +8,9 @@ from whybox.ops.pixel_curves import PixelCurves
 
 PAPER: Mapping[str, Any] = {"legacy_iou": True, "resolution": "network", "floor": 0.05, "most": 500}
 """The options of the ODAM paper's numbers that are not the default here."""
+GRAD_ECLIP: Mapping[str, Any] = {"extent": "half", "score": "top1", "relative": False}
+"""Those of the Grad-ECLIP paper's zero-shot accuracy: its reference code takes .5 % of the pixels a step, 100 steps, and looks
+every ten."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ PAPER: Mapping[str, Any] = {
     "first_zero": True,
 }
 """The options of the ODAM paper's numbers that are not the default here."""
+GRAD_ECLIP: Mapping[str, Any] = {"extent": "half", "score": "top1"}
+"""Those of the Grad-ECLIP paper's zero-shot accuracy, but for its last point: there the reference code shows the whole image."""
 
 
 @dataclass(frozen=True)

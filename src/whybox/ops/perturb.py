@@ -10,7 +10,7 @@ from torch import Tensor
 from whybox.frame import Size
 
 Fill = Literal["random", "black", "mean", "blurred"]
-Extent = Literal["box", "image"]
+Extent = Literal["box", "image", "half"]
 
 BLUR = 0.1
 """Sigma of the blurred fill as a share of the image's longer side: at 640 pixels, nothing narrower than 64 keeps a shape."""
@@ -58,10 +58,12 @@ def count_pixels(box: Tensor, size: Size, extent: Extent, points: int) -> list[i
     """How many pixels are changed at each of the points, from none on.
 
     "box": 100 steps of max(1, int(area / 100)) pixels, area the part of the box (4,) inside the image; never more than
-    the image has. "image": up to all of its pixels.
+    the image has. "image": up to all of its pixels. "half": 100 steps of max(1, int(pixels / 200)).
     """
     height, width = size
     total = height * width
+    if extent == "half":
+        total = 100 * max(1, total // 200)
     if extent == "box":
         x1, y1, x2, y2 = box.double().tolist()
         area = max(0.0, min(x2, width) - max(x1, 0)) * max(0.0, min(y2, height) - max(y1, 0))

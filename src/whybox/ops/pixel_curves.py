@@ -10,7 +10,7 @@ from torch import Tensor
 from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size, resize_maps
 from whybox.ops.perturb import Extent, Fill, Way, count_pixels, draw_fill, draw_steps, rank_pixels
-from whybox.ops.tracking import Score, track_scores
+from whybox.ops.tracking import LEADING, Score, lead_scores, track_scores
 from whybox.truth import Case, Measured
 from whybox.types import Candidates
 
@@ -47,10 +47,13 @@ class PixelCurves:
 
     fill: what stands where pixels are missing: "random" (drawn anew for every detection), "black", "mean" (the image's
     colour) or "blurred". extent: where the curve ends: at as many pixels as the object's box has ("box"), wherever they
-    lie, or at the whole image ("image"). points: of the curve, both ends among them.
+    lie, at the whole image ("image"), or at "half" of it. points: of the curve, both ends among them.
     track: the class and box that are scored: of the annotation that a detection stands for ("truth"; without one, the
-    detection's own), or the "detection"'s own. score: "class" or "iou_x_probability", see `track_scores`.
-    relative: divide by the score in the whole image; NaN where that is 0. auc: the rule for the area under the curve.
+    detection's own), or the "detection"'s own. A model that answers for the whole image is asked about that alone.
+    score: "class" or "iou_x_probability", see `track_scores`; for models that answer for the whole image also "top1" and
+    "top5", see `lead_scores`, and there "class" is a text's cosine or a class's probability.
+    relative: divide by the score in the whole image; NaN where that is not above 0, and what falls below 0, as a cosine
+    may, counts as 0. auc: the rule for the area under the curve.
     legacy_iou: boxes end on a pixel (sides x2 - x1 + 1). floor, most: only candidates with a class probability above
     `floor`, and of these the `most` best of an image, count.
     resolution: "image" changes the pixels of the user's image, which the model then resizes as ever; "network" resizes
@@ -71,7 +74,6 @@ class PixelCurves:
 
     name: ClassVar[str]
     removes: ClassVar[bool]
-    needs: ClassVar[frozenset[str]] = frozenset({"predict"})
 
     def __post_init__(self) -> None:
         for option, choices in CHOICES.items():
@@ -92,14 +94,22 @@ class PixelCurves:
         return f"{self.name.capitalize()} ({', '.join(words)})" if words else self.name.capitalize()
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Ranks are those of a model that answers for the whole image."""
+        return frozenset({"predict"} | ({"whole"} if self.score in LEADING else set()))
+
+    @property
     def range(self) -> tuple[float, float]:
-        """A relative score may exceed 1: a detector can be surer of an object in a damaged image."""
-        return (0.0, float("inf") if self.relative else 1.0)
+        """A relative score may exceed 1: a detector can be surer of an object in a damaged image. A cosine may be negative."""
+        if self.relative:
+            return (0.0, float("inf"))
+        return (-1.0 if self.score == "class" else 0.0, 1.0)
 
     @property
     def across(self) -> str:
         """What runs along a curve's x axis."""
-        return f"{'removed' if self.removes else 'shown'}, in {'box areas' if self.extent == 'box' else 'images'}"
+        unit = {"box": "box areas", "image": "images", "half": "halves of the image"}[self.extent]
+        return f"{'removed' if self.removes else 'shown'}, in {unit}"
 
     @property
     def starts_at_zero(self) -> bool:
@@ -110,13 +120,20 @@ class PixelCurves:
     def __call__(self, maps: Tensor, case: Case) -> Measured:
         """The area under the curve of every map (N,H,W) on the image's pixels, and the curves (N,points). A map that is not
         finite ranks nothing: NaN."""
-        _check(self.name, maps, case)
+        self._check(maps, case)
         at = torch.linspace(0, 1, self.points, device=case.image.device)
         curves = at.new_full((len(case), self.points), torch.nan)
         ranked = torch.nonzero(maps.isfinite().all(-1).all(-1))[:, 0]
         if len(ranked):
             curves[ranked.to(at.device)] = self._curves(maps[ranked], case[ranked.to(case.matched.device)])
         return Measured(torch.trapezoid(curves, at) if self.auc == "trapezoid" else curves.mean(1), curves, at)
+
+    def _check(self, maps: Tensor, case: Case) -> None:
+        wanted = (len(case), *case.image.shape[-2:])
+        if tuple(maps.shape) != wanted:
+            raise WhyboxError(f"{self.name}: expected a map a detection on the image's pixels, {wanted}, got {tuple(maps.shape)}")
+        if self.score in LEADING and not case.whole:
+            raise WhyboxError(f"{self.name}: score {self.score!r} is of models that answer for the whole image; take 'class'")
 
     def _curves(self, maps: Tensor, case: Case) -> Tensor:
         """(N,points). What the objects share is looked at once: the whole image, and a start without randomness."""
@@ -132,7 +149,7 @@ class PixelCurves:
         self._follow(curves[:, first:], case, objects, self._ways(maps, case, objects, shared, first))
         if whole is None or not self.relative:
             return curves
-        return curves / torch.where(whole > 0, whole, torch.nan)[:, None]
+        return curves.clamp(min=0) / torch.where(whole > 0, whole, torch.nan)[:, None]
 
     def _begin(self, case: Case, objects: Objects, shared: Tensor | None) -> Tensor | None:
         """The first point (N,) of insertion; None where every object has an image of its own there."""
@@ -165,6 +182,8 @@ class PixelCurves:
         return self._score(_predict(case, image[None])[0], objects, slice(None)).float().to(image.device)
 
     def _score(self, candidates: Candidates, objects: Objects, rows: slice) -> Tensor:
+        if self.score in LEADING:
+            return lead_scores(candidates, objects.labels[rows], LEADING[self.score])
         return track_scores(
             candidates,
             objects.boxes[rows],
@@ -182,7 +201,7 @@ def find_objects(case: Case, track: Track, resolution: Resolution) -> Objects:
     resized and not padded."""
     boxes, labels = case.detections.boxes, case.detections.labels
     truth = case.truth
-    if track == "truth" and len(truth):
+    if track == "truth" and len(truth) and not case.whole:
         rows = case.matched.to(boxes.device)
         wanted = rows.clamp(min=0).to(truth.boxes.device)
         boxes = torch.where((rows >= 0)[:, None], truth.boxes[wanted].to(boxes), boxes)
@@ -203,9 +222,3 @@ def _predict(case: Case, images: Tensor) -> list[Candidates]:
     if case.predict is None:
         raise WhyboxError("deletion and insertion look at changed images: the case needs `predict`, got None")
     return case.predict(images)
-
-
-def _check(name: str, maps: Tensor, case: Case) -> None:
-    wanted = (len(case), *case.image.shape[-2:])
-    if tuple(maps.shape) != wanted:
-        raise WhyboxError(f"{name}: expected a map a detection on the image's pixels, {wanted}, got {tuple(maps.shape)}")

@@ -9,7 +9,9 @@ from whybox.frame import Size
 from whybox.ops.matching import pairwise_iou
 from whybox.types import Candidates
 
-Score = Literal["class", "iou_x_probability"]
+Score = Literal["class", "iou_x_probability", "top1", "top5"]
+LEADING = {"top1": 1, "top5": 5}
+"""Scores that ask for a rank: among so many highest."""
 
 
 def track_scores(
@@ -74,3 +76,17 @@ def overlaps(boxes: Tensor, places: Tensor, *, legacy: bool = False) -> Tensor:
     if places.ndim == 2:
         return pairwise_iou(boxes, places, legacy)
     return torch.cat([pairwise_iou(box[None], own, legacy) for box, own in zip(boxes, places, strict=True)])
+
+
+def lead_scores(candidates: Candidates, labels: Tensor, count: int) -> Tensor:
+    """Is the column of each label (N,) among the `count` highest of the one candidate's columns? 1 or 0, (N,).
+
+    Columns that tie across the border have the part of them that a random choice would take. NaN where there are no more
+    columns than `count`: then every one of them is among the highest.
+    Source: zero-shot classification, as Zhao et al., Grad-ECLIP, ICML 2024, follow it through deletion and insertion.
+    """
+    scores = candidates.scores[0]
+    own = scores[labels.to(scores.device)][:, None]
+    higher, tied = (scores > own).sum(1), (scores == own).sum(1)
+    led = ((count - higher) / tied).clamp(0, 1)
+    return led if len(scores) > count else torch.full_like(led, torch.nan)

@@ -1,0 +1,50 @@
+"""Mask IoU: how well the pixels above the map's mean cover the object."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from whybox.ops.pixel_truth import Threshold, above, check_threshold, judge_pixels
+from whybox.ops.regions import Region, check_region
+from whybox.truth import Case, Measured
+
+
+@dataclass(frozen=True)
+class MaskIou:
+    """Intersection over union of the object with the pixels where the map is above a threshold.
+
+    region: the object's "mask", or its "box". threshold: the map's "mean", or a number, of the map scaled to 0..1. Ignored
+    regions of the object's class do not count.
+    Source: Chefer, Gur, Wolf, CVPR 2021, segmentation: the map is cut at its mean. Ours is the IoU of the object alone; tables
+    of segmentation often average it with the background's.
+    """
+
+    region: Region = "mask"
+    threshold: Threshold = "mean"
+
+    name: ClassVar[str] = "mask_iou"
+    higher_is_better: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    source: ClassVar[str] = "after Chefer, Gur, Wolf, CVPR 2021, segmentation; Zhao et al.: Grad-ECLIP, ICML 2024"
+
+    def __post_init__(self) -> None:
+        check_region(self.region)
+        check_threshold(self.threshold)
+
+    @property
+    def title(self) -> str:
+        return f"IoU above {self.threshold} ({self.region})"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"box", self.region})
+
+    def __call__(self, maps: Tensor, case: Case) -> Measured:
+        """The IoU of each map."""
+
+        def iou(values: Tensor, own: Tensor) -> Tensor:
+            shown = above(values, self.threshold)
+            return (shown & own).sum() / (shown | own).sum()
+
+        return Measured(judge_pixels(maps, case, self.region, iou))

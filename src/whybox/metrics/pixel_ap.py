@@ -1,0 +1,58 @@
+"""Pixel AP: how well the map ranks the object's pixels before all others."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from whybox.ops.pixel_truth import judge_pixels
+from whybox.ops.regions import Region, check_region
+from whybox.truth import Case, Measured
+
+
+def average_precision(values: Tensor, positive: Tensor) -> Tensor:
+    """sum_n (R_n - R_{n-1}) P_n over the distinct values, the highest first: values (P,), positive (P,) bool -> ().
+
+    P_n, R_n: precision and recall of the pixels with at least the n-th value, so that equal values come together; nothing
+    is interpolated. A constant map has the share of the positive pixels, as chance has on average.
+    """
+    ranked, order = values.sort(descending=True)
+    last = torch.cat([torch.nonzero(ranked[1:] != ranked[:-1])[:, 0], ranked.new_tensor([len(ranked) - 1], dtype=torch.long)])
+    # Integers are exact where float32 stops counting, at 2**24 pixels.
+    hits = positive[order].cumsum(0)[last]
+    recall = hits.double() / hits[-1]
+    gained = torch.diff(recall, prepend=recall.new_zeros(1))
+    return (gained * hits / (last + 1)).sum()
+
+
+@dataclass(frozen=True)
+class PixelAp:
+    """Average precision of pixels, the map as their score, the object as what is to be found.
+
+    region: the object's "mask", or its "box". Ignored regions of its class do not count.
+    Source: the segmentation test of Chefer, Gur, Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR
+    2021, which Zhao et al., Grad-ECLIP, ICML 2024, take over. Ours is the AP of the object's pixels alone, each image by itself.
+    """
+
+    region: Region = "mask"
+
+    name: ClassVar[str] = "pixel_ap"
+    higher_is_better: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    source: ClassVar[str] = "after Chefer, Gur, Wolf, CVPR 2021, segmentation; Zhao et al.: Grad-ECLIP, ICML 2024"
+
+    def __post_init__(self) -> None:
+        check_region(self.region)
+
+    @property
+    def title(self) -> str:
+        return f"Pixel AP ({self.region})"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"box", self.region})
+
+    def __call__(self, maps: Tensor, case: Case) -> Measured:
+        """The average precision of each map."""
+        return Measured(judge_pixels(maps, case, self.region, average_precision))
