@@ -385,6 +385,21 @@ def test_tokenizers_that_cannot_be_followed_are_refused(reader, told):
         whybox.load(network("native"), tokenizer=reader())
 
 
+@pytest.mark.parametrize("kind", ["native", "beside", "coca"])
+def test_without_a_tokenizer_clips_own_is_taken_where_the_vocabulary_is_clips(kind):
+    ours, theirs = whybox.load(network(kind)).prompt(PROMPTS), load(kind).prompt(PROMPTS)
+    assert ours.texts == theirs.texts
+    assert torch.equal(ours.trace(picture()).candidates.scores, theirs.trace(picture()).candidates.scores)
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers_is_told():
+    net = clip(text={"vocab_size": 1000})
+    with pytest.raises(WhyboxError, match="does not have CLIP's vocabulary of 49408 tokens"):
+        whybox.load(net)
+    with pytest.raises(WhyboxError, match="gives the id 49407, and CLIP knows 1000"):
+        load(net).prompt(["a red ball"])
+
+
 def test_a_tokenizer_whose_calls_give_other_ids_is_refused():
     reader = open_clip.SimpleTokenizer(context_length=16)
 

@@ -15,11 +15,13 @@ from whybox.models._open_clip_vision import refused
 @dataclass(frozen=True)
 class TextTower:
     """A text tower. transformer: None where whybox cannot take it apart. context: how many tokens it takes, 0 where the
-    tokenizer says so. rows: ids (T,N) -> (T,) the position that is read. appended: tokens that the tower adds behind the text.
-    trims: whether the columns behind the longest text can go without changing an answer."""
+    tokenizer says so. vocabulary: how many ids it knows. rows: ids (T,N) -> (T,) the position that is read.
+    appended: tokens that the tower adds behind the text. trims: whether the columns behind the longest text can go without
+    changing an answer."""
 
     transformer: Transformer | None
     context: int
+    vocabulary: int
     rows: Callable[[Tensor], Tensor]
     appended: int = 0
     trims: bool = False
@@ -29,7 +31,7 @@ def text_tower(net: Any) -> TextTower:
     """The text tower of a CLIP, which holds it itself, of a CustomTextCLIP or a CoCa."""
     tower = getattr(net, "text", net)
     if type(tower).__name__ == "HFTextEncoder":
-        return TextTower(None, 0, _first)
+        return TextTower(None, 0, tower.vocab_size, _first)
     if not hasattr(tower.transformer, "resblocks"):
         raise refused(f"a text tower of {type(tower.transformer).__name__}")
     pool = tower.text_pool_type if tower is net else tower.pool_type
@@ -41,7 +43,9 @@ def text_tower(net: Any) -> TextTower:
     used = (tower.ln_final,) if held is None else (tower.ln_final, held)
     transformer = Transformer(block_layers(tower.transformer), embed, _reader(tower), used)
     trims = tower.attn_mask is not None and not appended and pool in ("argmax", "first", "eos")
-    return TextTower(transformer, tower.context_length, _rows(pool, end, appended), appended, trims)
+    return TextTower(
+        transformer, tower.context_length, tower.token_embedding.num_embeddings, _rows(pool, end, appended), appended, trims
+    )
 
 
 def _embed_on_model(net: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:

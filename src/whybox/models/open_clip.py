@@ -71,7 +71,7 @@ def _image_tower(visual: Any) -> Tower:
 def _default_tokenizer(net: Any, texts: TextTower) -> Any:
     from open_clip import SimpleTokenizer
 
-    if texts.transformer is None or net.vocab_size != _CLIP_VOCABULARY:
+    if texts.vocabulary != _CLIP_VOCABULARY or not texts.context:
         raise WhyboxError(
             f"{type(net).__name__} does not have CLIP's vocabulary of {_CLIP_VOCABULARY} tokens: say which tokenizer goes with "
             "it, tokenizer=open_clip.get_tokenizer(NAME)"
@@ -100,6 +100,11 @@ def _embed_text(net: Any, texts: TextTower) -> Callable[[Tensor], Tensor]:
 def _tokenize(net: Any, reader: Any, texts: TextTower) -> Callable[[Sequence[str], bool], TokenBatch]:
     def tokenize(given: Sequence[str], padded: bool) -> TokenBatch:
         ids, words, read = read_texts(reader, given, texts.context)
+        if int(ids.max()) >= texts.vocabulary:
+            raise WhyboxError(
+                f"the tokenizer gives the id {int(ids.max())}, and {type(net).__name__} knows {texts.vocabulary}: use the "
+                "tokenizer that the model was trained with, tokenizer=open_clip.get_tokenizer(NAME)"
+            )
         rows = texts.rows(ids)
         if texts.trims and not padded:
             longest = 1 + int(max(rows.max(), words.nonzero()[:, 1].max()))
