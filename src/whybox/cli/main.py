@@ -34,9 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = (demo, explain, match, detect, evaluate, compare, reproduce, errors, analyse)
-COMMANDS += (train, train_clip, models, methods, targets, metrics)
-for command in COMMANDS:
+WORK = (demo, explain, match, detect, evaluate, compare, reproduce, errors, train, train_clip)
+LISTS = (models, methods, targets, metrics)
+for command in (*WORK, *LISTS):
     app.command()(command)
 
 
