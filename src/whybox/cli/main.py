@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-WORK = (demo, explain, match, detect, evaluate, compare, reproduce, errors, train, train_clip)
+WORK = (demo, explain, match, analyse, detect, evaluate, compare, reproduce, errors, train, train_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
     app.command()(command)
