@@ -1,0 +1,188 @@
+"""One analysis from its questions to its folder: the numbers with their intervals, the table, the page."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whybox import api
+from whybox.errors import WhyboxError, unknown
+from whybox.ops.statistics import bootstrap_mean
+from whybox.report.analysis import Analysis, Measure, Number, Panel, analysis_markdown, write_analysis
+from whybox.report.folder import json_text, new_folder
+from whybox.report.overlay import overlay, shrink
+from whybox.report.results import Cell
+from whybox.runs.analyses.asking import CUT, Answers, Observation, Question, Study, ask
+from whybox.runs.analyses.attributes import ATTRIBUTES
+from whybox.runs.analyses.composition import COMPOSITION
+from whybox.runs.analyses.concreteness import CONCRETENESS, rate
+from whybox.runs.analyses.objects import OBJECTS
+from whybox.specs import parse_spec
+from whybox.types import Model
+
+STUDIES: Mapping[str, Study] = {
+    "composition": COMPOSITION,
+    "attributes": ATTRIBUTES,
+    "concreteness": CONCRETENESS,
+    "objects": OBJECTS,
+}
+PAGE = "index.html"
+EXAMPLES = 4
+LONGEST = 320
+"""Pixels of a picture's longer side on the page."""
+
+Seen = tuple[str, Observation]
+"""The image's name, and what was observed there."""
+Tick = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """An analysis that was run: its name and settings, how many images were asked, and the result."""
+
+    name: str
+    model: str
+    count: int
+    seed: int
+    images: int
+    result: Analysis
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: what analysis.json holds."""
+        titles = {measure.key: measure.title for measure in self.result.measures}
+        rows = [
+            {"method": method, "measure": key, "title": titles[key], **_plain(found)}
+            for (method, key), found in self.result.numbers.items()
+        ]
+        facts: dict[str, Any] = {"analysis": self.name, "model": self.model, "methods": list(self.result.methods)}
+        facts |= {"count": self.count, "seed": self.seed, "images": self.images}
+        return {"schema": 1, "kind": "analysis", **facts, "numbers": rows, "remarks": list(self.result.remarks)}
+
+
+def _plain(found: Number) -> dict[str, Any]:
+    cell = found.cell
+    return {
+        "mean": cell.mean,
+        "low": cell.low,
+        "high": cell.high,
+        "chance": found.chance,
+        "values": cell.count,
+        "images": found.images,
+    }
+
+
+def analyse(
+    name: str,
+    model: Model,
+    *,
+    methods: Sequence[str] = ("grad_eclip",),
+    count: int = 100,
+    seed: int = 0,
+    ratings: Mapping[str, float] | None = None,
+    tick: Tick = lambda name, part: None,
+) -> Analysed:
+    """Run an analysis of `STUDIES` over generated scenes that no training uses.
+
+    methods: names with settings, "rise:masks=500". count: scenes (mosaics for "objects"). ratings: of words, for "concreteness".
+    """
+    study = _study(name, count, seed, ratings)
+    made = _methods(model, methods, study)
+    seen: dict[str, list[Seen]] = {method: [] for method in methods}
+    examples: list[tuple[str, Sequence[Panel]]] = []
+    images, started = 0, time.perf_counter()
+    for images, question in enumerate(study.questions(count, seed), start=1):
+        answers = ask(model, question, made)
+        for method, answer in zip(methods, answers, strict=True):
+            seen[method] += [(str(images), one) for one in question.observe(answer)]
+        if len(examples) < EXAMPLES:
+            examples.append((question.title, _panels(question, answers[0])))
+        tick(f"image {images}", 1)
+    numbers = {
+        (method, measure.key): found
+        for method in methods
+        for measure in study.measures
+        if (found := _number(seen[method], measure, ratings, seed)) is not None
+    }
+    facts = [("model", model.name), ("methods", ", ".join(methods)), ("images", str(images)), ("seed", str(seed))]
+    facts.append(("took", f"{time.perf_counter() - started:.0f} s"))
+    remarks = [study.remark, *_cut(seen[methods[0]]), *_empty(study, numbers)]
+    result = Analysis(study.title, study.lead, tuple(methods), study.measures, numbers, facts, remarks, examples)
+    return Analysed(name, model.name, count, seed, images, result)
+
+
+def _study(name: str, count: int, seed: int, ratings: Mapping[str, float] | None) -> Study:
+    if name not in STUDIES:
+        raise unknown("analysis", name, STUDIES)
+    if type(count) is not int or type(seed) is not int or count < 1 or seed < 0:
+        raise WhyboxError(f"count is a whole number from 1 and seed one from 0, got count={count} and seed={seed}")
+    if ratings is not None and name != "concreteness":
+        raise WhyboxError(f"ratings are for the analysis of concreteness; {name} has no use for them")
+    return STUDIES[name]
+
+
+def _methods(model: Model, names: Sequence[str], study: Study) -> list[Any]:
+    """The methods behind the names; refused where the model reads no text or a method has no maps that the analysis needs."""
+    if "text" not in model.gives:
+        raise WhyboxError(f"{model.name} reads no text; an analysis needs an image-text model such as CLIP")
+    made = []
+    for name in names:
+        plain, options = parse_spec(name)
+        made.append(api.make_method(plain, model, **options))
+        if study.needs_words and not hasattr(made[-1], "explain_text"):
+            raise WhyboxError(f"method {plain!r} gives no maps of words, which this analysis is about; use grad_eclip")
+    return made
+
+
+def _number(seen: Sequence[Seen], measure: Measure, ratings: Mapping[str, float] | None, seed: int) -> Number | None:
+    """Mean and interval of a measure; None where there is no value."""
+    if measure.key.startswith("rated "):
+        return _rated(seen, measure.key.removeprefix("rated "), ratings or {}, seed)
+    known = [(image, one) for image, one in seen if one.measure == measure.key and np.isfinite(one.value)]
+    if not known:
+        return None
+    images = [image for image, _ in known]
+    estimate = bootstrap_mean([one.value for _, one in known], images, seed=seed)
+    chances = [one.chance for _, one in known]
+    return Number(Cell(*estimate, len(known)), len(set(images)), float(np.mean(chances)))
+
+
+def _rated(seen: Sequence[Seen], what: str, ratings: Mapping[str, float], seed: int) -> Number | None:
+    values = [(image, one.item, one.value) for image, one in seen if one.measure.startswith(f"{what} ")]
+    found = rate(values, ratings, seed=seed)
+    return Number(Cell(found.mean, found.low, found.high, found.words), found.images, 0.0) if np.isfinite(found.mean) else None
+
+
+def _empty(study: Study, numbers: Mapping[tuple[str, str], Number]) -> list[str]:
+    """A sentence that names the measures without a value."""
+    known = {key for _, key in numbers}
+    lacking = [measure.title for measure in study.measures if measure.key not in known and not measure.key.startswith("rated ")]
+    return [f"Without a value in these images: {'; '.join(lacking)}."] if lacking else []
+
+
+def _cut(seen: Sequence[Seen]) -> list[str]:
+    """A sentence on the texts that the model could not read to their end."""
+    values = [one.value for _, one in seen if one.measure == CUT]
+    lost = round(sum(values))
+    return [f"{lost} of {len(values)} texts were longer than the model's context and are left out."] if lost else []
+
+
+def _panels(question: Question, answers: Answers) -> list[Panel]:
+    """The image, and over it the maps of the texts that are shown."""
+    explanation = answers.explanation
+    picture = shrink(explanation.image, LONGEST)
+    panels = [Panel(picture, "the image")]
+    for text in question.shown:
+        row = explanation.names.index(text)
+        panels.append(Panel(overlay(picture, explanation.maps[row]), text))
+    return panels
+
+
+def keep(analysed: Analysed, out: Path) -> None:
+    """Write analysis.json, table.md and the page into the new folder `out`."""
+    with new_folder(out) as draft:
+        (draft / "analysis.json").write_text(json_text(analysed.as_dict()), encoding="utf-8")
+        (draft / "table.md").write_text(analysis_markdown(analysed.result), encoding="utf-8")
+        (draft / PAGE).write_text(write_analysis(analysed.result), encoding="utf-8")
