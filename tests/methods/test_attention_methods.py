@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity, layer_norm
 import whybox
 from models.hf_models import WORDS, clip, siglip, stirred, tokenizer, vit
 from whybox.errors import GradientError, WhyboxError
-from whybox.methods.game import Game
+from whybox.methods.game import Game, carry_back
 from whybox.methods.legrad import LeGrad, legrad_map
 from whybox.methods.raw_attention import RawAttention, raw_attention_map
 from whybox.methods.rollout import Rollout, rollout_matrix
@@ -263,7 +263,7 @@ def test_where_the_answer_is_a_mean_the_map_is_the_mean_of_the_rows(seen):
     assert_near(draw(Rollout(), averaged, trace)[0], on_grid(rolled(attention, 17)[1:].mean(0)))
     mean = project(vision.post_layernorm(image.after[-1][0, 1:].mean(0)))
     value = cosine_similarity(mean, image.output.text_embeds[0], dim=0)
-    assert_near(draw(Game(), averaged, trace)[0], on_grid(relevance(image.weighed(value), 17)[1:].mean(0)))
+    assert_near(draw(Game(), averaged, trace)[0], on_grid((relevance(image.weighed(value), 17) - torch.eye(17))[1:].mean(0)))
     (slope,) = torch.autograd.grad(value, image.attention[-1], retain_graph=True)
     assert_near(draw(LeGrad(layers=1), averaged, trace)[0], on_grid(slope[0].clamp(min=0).mean((0, 1))))
 
@@ -346,11 +346,20 @@ def test_through_the_public_door(method):
 
 def test_rollout_and_flow_by_hand():
     first, second = torch.tensor([[[0.5, 0.5], [0.0, 1.0]]]), torch.tensor([[[1.0, 0.0], [0.25, 0.75]]])
-    matrices = [rollout_matrix(one + torch.eye(2)) for one in (first, second)]
+    matrices = [rollout_matrix(one) for one in (first, second)]
     # Rows: 0.5 * ([.5 .5], [0 1]) + 0.5 I = [.75 .25], [0 1]; second [1 0], [.125 .875].
     assert torch.equal(matrices[0], torch.tensor([[[0.75, 0.25], [0.0, 1.0]]]))
     read = flow_back(torch.tensor([[0.0, 1.0]]), matrices)
     assert torch.equal(read, torch.tensor([[0.125 * 0.75, 0.125 * 0.25 + 0.875]]))
+
+
+def test_carrying_back_by_hand():
+    first, second = torch.tensor([[[0.5, 0.0], [1.0, 0.25]]]), torch.tensor([[[0.0, 2.0], [0.0, 0.0]]])
+    # R - I = (I + second) (I + first) - I, its first row: [0.5 + 2 * 1, 2 + 2 * 0.25].
+    assert torch.equal(carry_back(torch.tensor([[1.0, 0.0]]), [first, second], [False, False]), torch.tensor([[2.5, 2.5]]))
+    # A pool that takes [4 1] of the rows of I + first, [1.5 0] and [1 1.25].
+    pool = torch.tensor([[[4.0, 1.0]]])
+    assert torch.equal(carry_back(torch.ones(1, 1), [first, pool], [False, True]), torch.tensor([[7.0, 1.25]]))
 
 
 def test_means_by_hand():

@@ -1,7 +1,7 @@
 """GAME (generic attention-model explainability): relevance carried through all attention, weighed by its gradient."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -11,13 +11,11 @@ from whybox.attention import AttentionMap, ImageTextModel, TokenMaps, Transforme
 from whybox.ops.attention_flow import (
     check_layer,
     chosen_texts,
-    flow_back,
     live_attention,
     maps_on_grid,
     own_tokens,
     ready,
     rows_read,
-    with_residual,
 )
 from whybox.ops.gradients import chunk_rows, gradients_on, level_gradients
 from whybox.ops.maps import ordinary
@@ -34,21 +32,36 @@ def weigh_attention(probabilities: Tensor, gradient: Tensor) -> Tensor:
     return (gradient * probabilities).relu().mean(-3)
 
 
-def normalise_relevance(relevance: Tensor) -> Tensor:
-    """R-bar = (R - I) / its rows' sums + I: (N,N) -> (N,N). A row that nothing was carried to stays a row of I.
+def normalise_relevance(carried: Tensor) -> Tensor:
+    """R-bar: carried = R - I (N,N), divided by its rows' sums, plus I. A row that nothing was carried to is a row of I.
 
     Source: Chefer et al., eqs. 8 and 9.
     """
-    identity = _identity(len(relevance), relevance)
-    carried = relevance - identity
     total = carried.sum(-1, keepdim=True)
+    identity = torch.eye(len(carried), device=carried.device, dtype=carried.dtype)
     return torch.where(total > 0, carried / torch.where(total > 0, total, 1), 0) + identity
+
+
+def carry_back(read: Tensor, weighed: Sequence[Tensor], pools: Sequence[bool]) -> Tensor:
+    """read (R - I): the rows' parts in what is read (B,n), A-bar of each layer (B,n,N), the first layer's first -> (B,N).
+
+    From the last layer down, so that only vectors are multiplied with matrices. A layer that pools carries all of its row.
+    Source: Chefer et al., eq. 6.
+    """
+    carried = torch.zeros_like(read)
+    for matrix, pooled in zip(reversed(weighed), reversed(pools), strict=True):
+        step = ((read + carried)[:, None] @ matrix)[:, 0]
+        carried, read = (step, torch.zeros_like(step)) if pooled else (carried + step, read)
+    return carried
 
 
 @dataclass(frozen=True)
 class Relevance:
     """What was carried so far. image: (N,N) among the encoder's tokens; queries: (M,M) among object queries; cross: (M,N)
-    from the encoder's tokens to the queries."""
+    from the encoder's tokens to the queries.
+
+    The first two are R - I: beside the ones of I, small relevance would drown in rounding.
+    """
 
     image: Tensor
     queries: Tensor
@@ -57,11 +70,12 @@ class Relevance:
     def add(self, kind: str, weighed: Tensor) -> "Relevance":
         """After one attention layer, with its A-bar. Source: Chefer et al., eqs. 6 and 7, and eq. 10 for cross attention."""
         if kind == "image":
-            return Relevance(self.image + weighed @ self.image, self.queries, self.cross)
+            return replace(self, image=self.image + weighed + weighed @ self.image)
         if kind == "query":
-            return Relevance(self.image, self.queries + weighed @ self.queries, self.cross + weighed @ self.cross)
+            queries = self.queries + weighed + weighed @ self.queries
+            return replace(self, queries=queries, cross=self.cross + weighed @ self.cross)
         added = normalise_relevance(self.queries).T @ weighed @ normalise_relevance(self.image)
-        return Relevance(self.image, self.queries, self.cross + added)
+        return replace(self, cross=self.cross + added)
 
 
 class AttentionModel(Model, Protocol):
@@ -77,7 +91,7 @@ class Game:
     """GAME over all layers from `start_layer` on, for image-text models, classifiers and detection transformers.
 
     Transformers that read one row, or the mean of the patches' rows: R = I, and after each layer R + mean_h ReLU(dA o A) R;
-    the map is the row of R that is read. A layer that pools has no row before it, so that its row is A-bar R.
+    the map is the row of R - I that is read. A layer that pools has no row before it, so that its row is A-bar R.
     Detectors with object queries: the paper's rules for encoder, decoder and cross attention; the map is the detection's
     query. There start_layer counts the encoder's layers.
     """
@@ -155,7 +169,7 @@ def _carry(passed: TransformerPass, start: int, probabilities: Sequence[Tensor],
     """(B,N) the relevance of all tokens for what is read, from the gradient of one value."""
     gradients = level_gradients(value[None], probabilities)
     weighed = [weigh_attention(one.detach(), slope[0]) for one, slope in zip(probabilities, gradients, strict=True)]
-    return flow_back(rows_read(passed), with_residual(passed, start, weighed))
+    return carry_back(rows_read(passed), weighed, [layer.pools for layer in passed.transformer.layers[start:]])
 
 
 def _carry_texts(passed: TransformerPass, start: int, detections: Detections, targets: Sequence[Target]) -> list[Tensor]:
@@ -178,11 +192,7 @@ def _carry_to_queries(shown: Sequence[AttentionMap], value: Tensor, count: int) 
     tensors = [one.probabilities for one in shown]
     gradients = level_gradients(value[None], tensors)
     tokens, queries = tensors[0].shape[-1], count if shown[-1].kind == "cross" else 0
-    relevance = Relevance(_identity(tokens, value), _identity(queries, value), value.new_zeros((queries, tokens)))
+    relevance = Relevance(*(value.new_zeros(shape) for shape in ((tokens, tokens), (queries, queries), (queries, tokens))))
     for one, slope in zip(shown, gradients, strict=True):
         relevance = relevance.add(one.kind, weigh_attention(one.probabilities.detach(), slope[0])[0])
     return relevance.cross if queries else relevance.image[-count:, :-count]
-
-
-def _identity(size: int, like: Tensor) -> Tensor:
-    return torch.eye(size, device=like.device, dtype=like.dtype)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
@@ -15,17 +16,16 @@ from whybox.ops.attention_flow import (
     maps_on_grid,
     own_tokens,
     rows_read,
-    with_residual,
 )
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def rollout_matrix(attention: Tensor) -> Tensor:
-    """A + I (B,n,N), the mean over the heads with the residual, with its rows brought to sum 1 -> (B,n,N).
+    """0.5 A + 0.5 I: the mean over the heads (B,N,N), whose rows have sum 1, with the residual.
 
     Source: Abnar, Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3: A = 0.5 W_att + 0.5 I.
     """
-    return attention / attention.sum(-1, keepdim=True)
+    return 0.5 * attention + 0.5 * torch.eye(attention.shape[-1], device=attention.device, dtype=attention.dtype)
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,8 @@ class Rollout:
     def _draw(self, passed: TransformerPass) -> Tensor:
         """(B,N) over all tokens."""
         start = check_layer("start_layer", self.start_layer, len(passed.transformer.layers))
-        heads_averaged = [layer_attention(passed, i).mean(1) for i in range(start, len(passed.transformer.layers))]
-        return flow_back(rows_read(passed), [rollout_matrix(one) for one in with_residual(passed, start, heads_averaged)])
+        matrices = []
+        for i, layer in enumerate(passed.transformer.layers[start:], start):
+            attention = layer_attention(passed, i).mean(1)
+            matrices.append(attention if layer.pools else rollout_matrix(attention))
+        return flow_back(rows_read(passed), matrices)

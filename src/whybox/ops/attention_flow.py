@@ -65,14 +65,6 @@ def flow_back(read: Tensor, attention: Sequence[Tensor]) -> Tensor:
     return read
 
 
-def with_residual(passed: TransformerPass, start: int, attention: Sequence[Tensor]) -> list[Tensor]:
-    """I added to the matrices (B,N,N) of the layers from `start` on; one that pools, (B,1,N), has no residual and stays."""
-    return [
-        one if layer.pools else one + torch.eye(one.shape[-1], device=one.device, dtype=one.dtype)
-        for one, layer in zip(attention, passed.transformer.layers[start:], strict=True)
-    ]
-
-
 def check_layer(option: str, value: int, depth: int) -> int:
     """The number of one of `depth` layers, counted from 0; a negative one counts from the end."""
     if not -depth <= value < depth:
