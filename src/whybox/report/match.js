@@ -13,6 +13,7 @@
     const [left, top] = [Math.max(0, x), Math.max(0, y)];
     return { x: left, y: top, w: Math.min(1, x + w) - left, h: Math.min(1, y + h) - top };
   })();
+  const [kind, kinds] = match.score === "cosine" ? ["text", "texts"] : ["class", "classes"];
   const view = (() => {
     const [x, y, w, h] = match.area;
     return { x: (seen.x - x) / w, y: (seen.y - y) / h, w: seen.w / w, h: seen.h / h };
@@ -84,17 +85,16 @@
     const text = match.texts[choice.text];
     const word = wordOf(choice);
     const one = drawn(choice);
-    const name = make("em", { textContent: word ? word.text : text.name, dir: "auto" });
-    const before = match.score === "cosine" ? "What speaks for " : "Why ";
+    const name = make("em", { textContent: word && one === text ? word.text : one.name, dir: "auto" });
     const score = make("small", { textContent: `${match.score} ${writeScore(one.score)}` });
     if (word && one === text) find("question").replaceChildren("How much does ", name, " weigh?");
-    else find("question").replaceChildren(before, name, word ? ", asked alone?" : "?", score);
+    else find("question").replaceChildren("What speaks for ", name, word ? ", asked alone?" : "?", score);
     find("question").classList.toggle("long", find("question").textContent.length > 70);
     find("meaning").textContent = [word ? weigh(word) : "", one === text && word ? "" : meaning(one.map)].filter(Boolean).join(" ");
   }
 
   function weigh(word) {
-    const parts = word.tokens.map(([token, value]) => `${token} ${write(value)}`);
+    const parts = word.tokens.map(([token, value]) => `“${token}” ${write(value)}`);
     const tokens = parts.length > 1 ? ` (${parts.join(" + ")})` : "";
     return `In the text this word weighs ${write(word.weight)}${tokens}, ${writeShare(word.share)} of all words.`;
   }
@@ -122,11 +122,11 @@
   }
 
   function compare(one) {
-    if (strongest === 0) return many ? "The maps of all texts are zero." : "";
+    if (strongest === 0) return many ? `The maps of all ${kinds} are zero.` : "";
     const part = peak(one.map) / strongest;
     if (match.texts.includes(one) && (part === 1 || !many)) return many ? "The strongest map of these." : "";
     const size = part < 0.01 ? "less than 1" : Math.round(part * 100);
-    return `Peaks at ${size} % of ${many ? "the strongest text's map" : "the text's map"}.`;
+    return `Peaks at ${size} % of ${many ? `the strongest ${kind}'s map` : `the ${kind}'s map`}.`;
   }
 
   function showFacts() {
@@ -152,14 +152,16 @@
   // ---- the texts and their words --------------------------------------------------------------------------------
 
   function layList() {
-    const kind = match.score === "cosine" ? "text" : "class";
-    find("count").textContent = many ? `${match.texts.length} ${kind === "text" ? "texts" : "classes"}` : `1 ${kind}`;
-    if (match.texts.some((text) => wordsOf(text).length)) {
+    const worded = match.texts.some((text) => wordsOf(text).length);
+    find("count").textContent = many ? `${match.texts.length} ${kinds}` : `1 ${kind}`;
+    if (worded) {
       find("count").append(make("small", { textContent: "Under each word: its share of the text's weight, in %." }));
     }
-    find("one-scale").textContent = many ? `One scale for all ${kind === "text" ? "texts" : "classes"}` : "The text's scale";
+    find("one-scale").textContent = many ? `One scale for all ${kinds}` : `The ${kind}'s scale`;
     document.querySelector(".scale").hidden = !many && !match.words.length;
-    find("keys").hidden = !many && !match.words.length;
+    find("text-keys").hidden = !many;
+    find("text-keys").append(kind);
+    find("word-keys").hidden = !worded;
     find("texts").replaceChildren(...match.texts.map(layText));
   }
 
@@ -238,8 +240,7 @@
     const width = 208;
     const canvas = make("canvas", { width, height: Math.max(1, Math.round((width * match.height) / match.width)) });
     canvas.style.aspectRatio = String(match.width / match.height);
-    const name = choice.word === null ? one.name : wordOf(choice).text;
-    const button = make("button", { type: "button", title: name }, canvas, make("span", { textContent: name, dir: "auto" }));
+    const button = make("button", { type: "button", title: one.name }, canvas, make("span", { textContent: one.name, dir: "auto" }));
     Object.assign(button, { one, choice });
     button.addEventListener("click", () => set({ ...choice, peek: null }));
     return button;
@@ -250,7 +251,7 @@
     const texts = many ? match.texts.map((one, i) => thumb(one, { text: i, word: null })) : [];
     const words = match.words.length ? wordsOf(match.texts[text]).map((word, place) => [word, { text, word: place }]) : [];
     const alone = words.filter(([word]) => word.alone !== null).map(([, choice]) => thumb(drawn(choice), choice));
-    const rows = [[match.score === "cosine" ? "All texts" : "All classes", texts], ["Its words, each asked alone", alone]];
+    const rows = [[`All ${kinds}`, texts], ["Its words, each asked alone", alone]];
     const laid = rows.filter(([, buttons]) => buttons.length).map(([title, buttons]) =>
       make("div", { className: "row" }, make("h3", { textContent: title }), make("div", {}, ...buttons)));
     find("sheet").replaceChildren(...laid);
@@ -307,8 +308,7 @@
     const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
     const choice = active();
     compose(canvas, drawn(choice).map);
-    const name = wordOf(choice)?.text ?? match.texts[choice.text].name;
-    const words = [match.name.replace(/\.[^.]*$/, ""), name.slice(0, 60), match.method];
+    const words = [match.name.replace(/\.[^.]*$/, ""), drawn(choice).name.slice(0, 60), match.method];
     make("a", { href: canvas.toDataURL("image/png"), download: `${words.join("-")}.png` }).click();
   }
 
