@@ -192,7 +192,7 @@ def _carry_to_queries(shown: Sequence[AttentionMap], value: Tensor, count: int) 
     tensors = [one.probabilities for one in shown]
     gradients = level_gradients(value[None], tensors)
     tokens, queries = tensors[0].shape[-1], count if shown[-1].kind == "cross" else 0
-    relevance = Relevance(*(value.new_zeros(shape) for shape in ((tokens, tokens), (queries, queries), (queries, tokens))))
+    relevance = Relevance(*(tensors[0].new_zeros(shape) for shape in ((tokens, tokens), (queries, queries), (queries, tokens))))
     for one, slope in zip(shown, gradients, strict=True):
         relevance = relevance.add(one.kind, weigh_attention(one.probabilities.detach(), slope[0])[0])
     return relevance.cross if queries else relevance.image[-count:, :-count]
