@@ -607,3 +607,58 @@ def test_names_without_published_weights_or_with_too_many_are_refused():
 def test_towers_that_are_not_known_are_refused_in_one_line(vision, told):
     with pytest.raises(WhyboxError, match=told):
         load(clip(vision))
+
+
+# The same weights in transformers
+
+
+def in_transformers(net):
+    """transformers' CLIP with the weights of an open_clip CLIP, and CLIP's tokenizer in its form."""
+    ids = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_act": "gelu"}
+    vision = {**sizes, "image_size": 64, "patch_size": 16}
+    text = {**sizes, "vocab_size": 49408, "max_position_embeddings": 16, **ids}
+    made = transformers.CLIPModel(transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=24))
+    ours, theirs = net.state_dict(), {"logit_scale": net.logit_scale.detach()}
+    theirs["visual_projection.weight"] = ours["visual.proj"].T
+    theirs["text_projection.weight"] = ours["text_projection"].T
+    theirs["vision_model.embeddings.class_embedding"] = ours["visual.class_embedding"]
+    theirs["vision_model.embeddings.patch_embedding.weight"] = ours["visual.conv1.weight"]
+    theirs["vision_model.embeddings.position_embedding.weight"] = ours["visual.positional_embedding"]
+    theirs["text_model.embeddings.token_embedding.weight"] = ours["token_embedding.weight"]
+    theirs["text_model.embeddings.position_embedding.weight"] = ours["positional_embedding"]
+    names = {"visual.ln_pre": "vision_model.pre_layrnorm", "visual.ln_post": "vision_model.post_layernorm"}
+    names["ln_final"] = "text_model.final_layer_norm"
+    for tower, name in (("visual.transformer", "vision_model"), ("transformer", "text_model")):
+        for i in range(2):
+            block, layer = f"{tower}.resblocks.{i}", f"{name}.encoder.layers.{i}"
+            names |= {f"{block}.ln_1": f"{layer}.layer_norm1", f"{block}.ln_2": f"{layer}.layer_norm2"}
+            names |= {f"{block}.mlp.c_fc": f"{layer}.mlp.fc1", f"{block}.mlp.c_proj": f"{layer}.mlp.fc2"}
+            names[f"{block}.attn.out_proj"] = f"{layer}.self_attn.out_proj"
+            for kind in ("weight", "bias"):
+                parts = zip("qkv", ours[f"{block}.attn.in_proj_{kind}"].chunk(3), strict=True)
+                theirs |= {f"{layer}.self_attn.{part}_proj.{kind}": value for part, value in parts}
+    theirs |= {f"{new}.{kind}": ours[f"{old}.{kind}"] for old, new in names.items() for kind in ("weight", "bias")}
+    left = made.load_state_dict(theirs, strict=False)
+    assert not left.unexpected_keys
+    assert all("position_ids" in key for key in left.missing_keys)
+    special = {"bos_token": "<start_of_text>", "eos_token": "<end_of_text>", "pad_token": "<end_of_text>"}
+    words = tokenizer()
+    vocabulary, merges = dict(words.encoder), list(words.bpe_ranks)
+    reader = transformers.CLIPTokenizer(vocabulary, merges, unk_token="<end_of_text>", model_max_length=16, **special)
+    return made.eval(), reader
+
+
+SAID = [*PROMPTS, "  Two   GREEN trees!!", "it's 3x the caf\u00e9's \U0001f9ff"]
+
+
+def test_the_same_weights_in_transformers_give_the_same_scores_maps_and_places():
+    net, reader = in_transformers(network("native"))
+    ours, theirs = load("native"), whybox.load(net, tokenizer=reader)
+    one, other = (whybox.explain(model, picture(), text=SAID) for model in (ours, theirs))
+    assert torch.allclose(one.detections.scores, other.detections.scores, atol=1e-5)
+    assert one.maps.values.any()
+    assert torch.allclose(one.maps.values, other.maps.values, rtol=1e-3, atol=1e-5)
+    for text, same in zip(ours.prompt(SAID).texts, theirs.prompt(SAID).texts, strict=True):
+        assert text.spans == same.spans
+        assert text.words == same.words
