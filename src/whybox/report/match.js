@@ -91,6 +91,12 @@
     else find("question").replaceChildren("What speaks for ", name, word ? ", asked alone?" : "?", score);
     find("question").classList.toggle("long", find("question").textContent.length > 70);
     find("meaning").textContent = [word ? weigh(word) : "", one === text && word ? "" : meaning(one.map)].filter(Boolean).join(" ");
+    holdHeight(document.querySelector(".ask"));
+  }
+
+  /** What has grown stays so high: the photograph below must not jump while words are pointed at. */
+  function holdHeight(block) {
+    block.style.minHeight = `${block.offsetHeight}px`;
   }
 
   function weigh(word) {
@@ -366,6 +372,7 @@
       document.documentElement.dataset.theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
     });
     document.addEventListener("keydown", key);
+    addEventListener("resize", () => { document.querySelector(".ask").style.minHeight = ""; });
   }
 
   document.documentElement.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
