@@ -344,6 +344,13 @@ def test_a_folder_is_loaded_by_name(name, tmp_path):
     assert torch.allclose(found.embed_texts(TEXTS), model_of(name).embed_texts(TEXTS), atol=1e-6)
 
 
+def test_a_folder_without_a_processor_takes_the_usual_one(tmp_path):
+    network("clip").save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    trace = whybox.load(f"hf/{tmp_path}").prompt(TEXTS).trace(image())
+    assert torch.allclose(trace.candidates.scores, model_of("clip").trace(image()).candidates.scores, atol=1e-6)
+
+
 def test_weights_from_a_file(tmp_path):
     net = network("clip")
     net.save_pretrained(tmp_path / "one")

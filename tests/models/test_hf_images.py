@@ -8,7 +8,7 @@ import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from whybox.errors import WhyboxError
-from whybox.models._hf_images import mean_colour, patch_preparation, preparation, to_patches
+from whybox.models._hf_images import check_processor, mean_colour, patch_preparation, preparation, to_patches
 
 NET = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
 PLAIN = {"do_normalize": False}
@@ -150,6 +150,19 @@ def test_the_colour_that_the_network_sees_as_zero():
 def test_sizes_that_are_none_are_refused(size):
     with pytest.raises(WhyboxError, match=r'size must be None, "keep" or \(height, width\) of at least a patch'):
         preparation(NET, PROCESSORS["crop"], (8, 8), size)
+
+
+@pytest.mark.parametrize("processor", [3, transformers.CLIPTokenizer])
+def test_what_is_no_image_processor_is_refused(processor):
+    with pytest.raises(WhyboxError, match="processor must be one of transformers' image processors, got"):
+        check_processor(processor)
+
+
+def test_processors_of_patches_and_of_images_are_not_mixed():
+    with pytest.raises(WhyboxError, match="SigLIP 2 takes images in patches: give its Siglip2ImageProcessor, not Siglip"):
+        patch_preparation(NET, PROCESSORS["squeezed"], 8)
+    with pytest.raises(WhyboxError, match=r"an image processor with size \{\} is not known"):
+        preparation(NET, transformers.Siglip2ImageProcessor(), (8, 8), None)(torch.rand(1, 3, 40, 60))
 
 
 def test_processors_whose_settings_say_too_little_are_refused():

@@ -170,6 +170,8 @@ def test_texts_of_unequal_length():
 def test_empty_texts_are_refused(texts):
     with pytest.raises(WhyboxError, match="a text is empty"):
         check_texts(texts)
+    with pytest.raises(WhyboxError, match="there is no text: give at least one"):
+        check_texts([])
 
 
 @pytest.mark.parametrize("texts", ["a red ball", [3], [None], ["a", b"b"]])

@@ -25,6 +25,13 @@ class _Placing:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+def check_processor(processor: Any) -> Any:
+    """Refuse what is no image processor."""
+    if not hasattr(processor, "image_mean"):
+        raise WhyboxError(f"processor must be one of transformers' image processors, got {type(processor).__name__}")
+    return processor
+
+
 def preparation(net: Any, processor: Any, patch: Size, size: SizeOption) -> Callable[[Tensor], tuple[Tensor, Frame]]:
     """A function that makes the network's input of images (B,3,H,W) in 0..1, and its frame.
 
@@ -50,6 +57,8 @@ def preparation(net: Any, processor: Any, patch: Size, size: SizeOption) -> Call
 
 def patch_preparation(net: Any, processor: Any, patch: int) -> Callable[[Tensor], tuple[Tensor, Frame]]:
     """The same for a processor that cuts every image into as many patches as fit a budget (NaFlex), padding left out."""
+    if not hasattr(processor, "max_num_patches"):
+        raise WhyboxError(f"SigLIP 2 takes images in patches: give its Siglip2ImageProcessor, not {type(processor).__name__}")
 
     def prepare(images: Tensor) -> tuple[Tensor, Frame]:
         given = processed(processor, images)
@@ -133,7 +142,7 @@ def _crop_offset(canvas: int, resized: int, upwards: bool) -> int:
 
 def _resized(size: Any, image: Size) -> Size:
     """The size of an image after the processor's resizing."""
-    wanted = {key: value for key, value in dict(size).items() if value is not None}
+    wanted = {key: value for key, value in dict(size or {}).items() if value is not None}
     if wanted.keys() == {"height", "width"}:
         return wanted["height"], wanted["width"]
     if wanted.keys() != {"shortest_edge"}:

@@ -17,6 +17,8 @@ def check_texts(texts: Any) -> None:
     """Refuse what is no list of texts."""
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise WhyboxError(f"texts must be a list of texts, got {texts!r}")
+    if not texts:
+        raise WhyboxError("there is no text: give at least one")
     for text in texts:
         if not text.strip():
             raise WhyboxError(f"a text is empty ({text!r}): write what to look for")

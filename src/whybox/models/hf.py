@@ -1,5 +1,6 @@
 """What the Hugging Face families have in common: loading by name, and images through an image processor."""
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -54,12 +55,19 @@ def fetch(kind: Any, name: str) -> Any:
             ) from error
 
 
+def fetch_beside(kind: Any, name: str) -> Any:
+    """A processor or tokenizer from where the weights are; None where a local folder holds none."""
+    return _on_this_machine(kind, name) if Path(name).is_dir() else fetch(kind, name)
+
+
 def kept(kind: Any, module: Any) -> Any:
     """What is kept on this machine beside the weights that the module was loaded with, or None."""
-    if not module.name_or_path:
-        return None
+    return _on_this_machine(kind, module.name_or_path) if module.name_or_path else None
+
+
+def _on_this_machine(kind: Any, name: str) -> Any:
     try:
-        return kind.from_pretrained(module.name_or_path, local_files_only=True)
+        return kind.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError, ImportError):
         return None
 

@@ -11,7 +11,7 @@ from whybox.attention import Transformer
 from whybox.errors import WhyboxError
 from whybox.frame import Size
 from whybox.models import hf
-from whybox.models._hf_images import SizeOption, mean_colour, other_size, preparation
+from whybox.models._hf_images import SizeOption, check_processor, mean_colour, other_size, preparation
 from whybox.models._hf_layers import pre_norm_layer
 from whybox.models._whole_image import Encoders, WholeImage
 
@@ -49,7 +49,7 @@ def build(name: str, weights: str | None = "default", **options: Any) -> WholeIm
     family = FAMILIES[hf.fetch(transformers.AutoConfig, name).model_type]
     module = hf.fetch_network(getattr(transformers, family.model), name, weights)
     if "processor" not in options:
-        options["processor"] = hf.fetch(transformers.AutoImageProcessor, name)
+        options["processor"] = hf.fetch_beside(transformers.AutoImageProcessor, name)
     return wrap(module, **{"name": f"{hf.PREFIX}/{name}", **options})
 
 
@@ -72,8 +72,8 @@ def wrap(
     if kind != family.model:
         raise WhyboxError(f"{kind} has no single classifier to explain: load {family.model}")
     net: Any = module
-    processor = _image_processor(net, family) if processor is None else processor
-    return WholeImage(_encoders(net, family, processor, classes, size), name or f"{hf.PREFIX}/{package}")
+    images = check_processor(_image_processor(net, family) if processor is None else processor)
+    return WholeImage(_encoders(net, family, images, classes, size), name or f"{hf.PREFIX}/{package}")
 
 
 def _image_processor(net: Any, family: Family) -> Any:

@@ -12,7 +12,15 @@ from whybox.attention import AttentionLayer, Transformer
 from whybox.errors import WhyboxError
 from whybox.frame import Size
 from whybox.models import hf
-from whybox.models._hf_images import SizeOption, mean_colour, other_size, patch_preparation, preparation, to_patches
+from whybox.models._hf_images import (
+    SizeOption,
+    check_processor,
+    mean_colour,
+    other_size,
+    patch_preparation,
+    preparation,
+    to_patches,
+)
 from whybox.models._hf_layers import first_of, pooling_layer, post_norm_layer, pre_norm_layer
 from whybox.models._hf_texts import check_texts, check_tokenizer, encode, own_tokens, read_texts
 from whybox.models._whole_image import Encoders, TokenBatch, WholeImage
@@ -60,9 +68,9 @@ def build(name: str, weights: str | None = "default", **options: Any) -> WholeIm
         raise _one_sided(made, config.model_type)
     module = hf.fetch_network(getattr(transformers, made), name, weights)
     if "processor" not in options:
-        options["processor"] = hf.fetch(transformers.AutoImageProcessor, name)
+        options["processor"] = hf.fetch_beside(transformers.AutoImageProcessor, name)
     if "tokenizer" not in options and not hasattr(options["processor"], "tokenizer"):
-        options["tokenizer"] = hf.fetch(transformers.AutoTokenizer, name)
+        options["tokenizer"] = hf.fetch_beside(transformers.AutoTokenizer, name)
     return wrap(module, **{"name": f"{hf.PREFIX}/{name}", **options})
 
 
@@ -79,7 +87,7 @@ def wrap(
     package, kind = hf.package_of(module)
     if kind not in FAMILIES[package].models:
         raise _one_sided(kind, package)
-    images = _image_processor(module, package, processor)
+    images = check_processor(_image_processor(module, package, processor))
     words = _tokenizer(module, processor) if tokenizer is None else getattr(tokenizer, "tokenizer", tokenizer)
     return WholeImage(_ENCODERS[kind](module, images, check_tokenizer(words), size), name or f"{hf.PREFIX}/{package}")
 
