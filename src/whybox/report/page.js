@@ -1,5 +1,5 @@
-"use strict";
 (() => {
+  const { bytes, make, write, writeTime, paint, paintBar } = heat;
   const find = (id) => document.getElementById(id);
   const page = JSON.parse(find("page").textContent);
   const bodies = [...document.querySelectorAll("script.photo")];
@@ -10,35 +10,13 @@
 
   // ---- small pieces ---------------------------------------------------------------------------------------------
 
-  function bytes(base64) {
-    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  }
-
-  function make(tag, properties = {}, ...children) {
-    const node = Object.assign(document.createElement(tag), properties);
-    node.append(...children);
-    return node;
-  }
-
   function draw(tag, attributes) {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
     return node;
   }
 
-  /** 0.0123 stays so; very small and very large numbers become 1.23×10⁻⁵. */
-  function write(value) {
-    if (value === null) return "not a number";
-    if (value === 0) return "0";
-    const size = Math.abs(value);
-    if (size >= 0.01 && size < 10000) return String(Number(value.toPrecision(3)));
-    const [digits, power] = value.toExponential(2).split("e");
-    const raised = [...String(Number(power))].map((sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]).join("");
-    return `${digits}×10${raised}`;
-  }
-
   const writeScore = (score) => (score === null ? "–" : score.toFixed(2));
-  const writeTime = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(seconds * 1000))} ms` : `${seconds.toFixed(1)} s`);
   const wordsOf = (target) => photo.layers.find((one) => one.target === target)?.words ?? page.silent;
 
   // ---- what is shown --------------------------------------------------------------------------------------------
@@ -61,76 +39,25 @@
     return steps;
   }
 
-  /** Lowest and highest value that the colours stand for. */
-  function rangeOf(one, map) {
-    const [low, high] = state.own ? [map.low, map.high] : [one.low, one.high];
+  /** What the colours stand for: from the lowest to the highest value of the map, or of all maps of its layer. */
+  function scaleOf(one, map) {
+    const { low, high } = state.own ? map : one;
     const most = Math.max(Math.abs(low), Math.abs(high));
-    return one.signed ? [-most, most] : [low, high];
+    const [signed, table] = one.signed ? [true, tables.signed] : [false, tables.positive];
+    return { low: signed ? -most : low, high: signed ? most : high, signed, table, opacity: state.opacity };
   }
 
   const peak = (map) => Math.max(Math.abs(map.low), Math.abs(map.high));
   const strongest = (one) => Math.max(...one.maps.map(peak));
 
-  // ---- colours --------------------------------------------------------------------------------------------------
-
-  /** RGBA for a value, as `blend` in overlay.py has it: opacity * t * (2 - t). */
-  function color(value, low, high, signed) {
-    const place = high > low ? Math.min(1, Math.max(0, (value - low) / (high - low))) : signed ? 0.5 : 0;
-    const strength = signed ? Math.abs(2 * place - 1) : place;
-    const row = Math.round(place * 255) * 3;
-    const table = signed ? tables.signed : tables.positive;
-    return [table[row], table[row + 1], table[row + 2], 255 * state.opacity * strength * (2 - strength)];
-  }
-
-  const STEPS = 4;
-
-  /** Colours for every quarter of the 256 stored steps of a map. */
-  function paletteOf(one, map) {
-    const [low, high] = rangeOf(one, map);
-    const palette = new Uint8ClampedArray((255 * STEPS + 1) * 4);
-    for (let i = 0; i <= 255 * STEPS; i++) {
-      palette.set(color(map.low + (i / (255 * STEPS)) * (map.high - map.low), low, high, one.signed), i * 4);
-    }
-    return palette;
-  }
-
-  /** For each of `count` pixels over cells `start` to `start + length` of `cells`: two neighbours and the second's share. */
-  function neighbours(count, start, length, cells) {
-    return Array.from({ length: count }, (_, i) => {
-      const at = Math.min(cells - 1, Math.max(0, start + ((i + 0.5) / count) * length - 0.5));
-      const first = Math.floor(at);
-      return [first, Math.min(cells - 1, first + 1), at - first];
-    });
-  }
-
-  /** Paint the part `view` (x, y, w, h as shares of the photograph) of a map; bilinear, as HeatMaps.at_image is. */
-  function paint(canvas, one, map, view) {
-    const { width, height } = canvas;
-    const palette = paletteOf(one, map);
-    const across = neighbours(width, view.x * map.w, view.w * map.w, map.w);
-    const down = neighbours(height, view.y * map.h, view.h * map.h, map.h);
-    const image = new ImageData(width, height);
-    const pixels = new Uint32Array(image.data.buffer);
-    const colors = new Uint32Array(palette.buffer);
-    let at = 0;
-    for (const [top, bottom, low] of down) {
-      for (const [left, right, far] of across) {
-        const above = map.values[top * map.w + left] * (1 - far) + map.values[top * map.w + right] * far;
-        const below = map.values[bottom * map.w + left] * (1 - far) + map.values[bottom * map.w + right] * far;
-        pixels[at++] = colors[Math.round((above * (1 - low) + below * low) * STEPS)];
-      }
-    }
-    canvas.getContext("2d").putImageData(image, 0, 0);
-  }
-
   const WHOLE = { x: 0, y: 0, w: 1, h: 1 };
 
   function paintStage() {
-    const heat = find("heat");
+    const canvas = find("heat");
     const index = active();
     const one = layer();
-    if (index === null || !one) return heat.getContext("2d").clearRect(0, 0, heat.width, heat.height);
-    paint(heat, one, mapOf(one, index), WHOLE);
+    if (index === null || !one) return canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    paint(canvas, mapOf(one, index), WHOLE, scaleOf(one, mapOf(one, index)));
   }
 
   // ---- the photograph and its boxes -----------------------------------------------------------------------------
@@ -253,11 +180,11 @@
     find("legend").hidden = !one || !photo.detections.length;
     if (find("legend").hidden) return;
     const map = index === null ? null : mapOf(one, index);
-    const all = { low: one.low, high: one.high };
-    const [low, high] = rangeOf(one, map ?? all);
+    const scale = scaleOf(one, map ?? one);
+    const { low, high } = scale;
     find("low").textContent = write(low);
     find("high").textContent = write(high);
-    paintBar(low, high, one.signed);
+    paintBar(find("bar"), scale);
     find("reach").hidden = state.own || !map;
     if (map && high > low) {
       find("reach").style.left = `${((map.low - low) / (high - low)) * 100}%`;
@@ -272,13 +199,6 @@
     if (own === most) return "The strongest map of this kind in the picture.";
     const share = (own / most) * 100;
     return `Peaks at ${share < 1 ? "less than 1" : Math.round(share)} % of the strongest map here.`;
-  }
-
-  function paintBar(low, high, signed) {
-    const context = find("bar").getContext("2d");
-    const strip = context.createImageData(256, 1);
-    for (let i = 0; i < 256; i++) strip.data.set(color(low + (i / 255) * (high - low), low, high, signed), i * 4);
-    context.putImageData(strip, 0, 0);
   }
 
   /** The map's own cells; and, where it is much finer than what is stored here, how many of them one drawn cell averages. */
@@ -435,15 +355,15 @@
     const w = view.w * photo.width * scale;
     const h = view.h * photo.height * scale;
     const [left, top] = [(W - w) / 2, (H - h) / 2];
-    const heat = make("canvas", { width: Math.max(1, Math.round(w)), height: Math.max(1, Math.round(h)) });
-    paint(heat, one, map, view);
+    const drawn = make("canvas", { width: Math.max(1, Math.round(w)), height: Math.max(1, Math.round(h)) });
+    paint(drawn, map, view, scaleOf(one, map));
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, W, H);
     context.filter = find("grey").checked ? "grayscale(1)" : "none";
     const [nw, nh] = [image.naturalWidth, image.naturalHeight];
     context.drawImage(image, view.x * nw, view.y * nh, view.w * nw, view.h * nh, left, top, w, h);
     context.filter = "none";
-    context.drawImage(heat, left, top, w, h);
+    context.drawImage(drawn, left, top, w, h);
     const at = (x, y) => [left + (x / photo.width - view.x) * photo.width * scale, top + (y / photo.height - view.y) * photo.height * scale];
     outline(context, at(box[0], box[1]), at(box[2], box[3]), 1.5);
   }
