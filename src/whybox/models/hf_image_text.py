@@ -149,13 +149,10 @@ def _clip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoder
 
 def _siglip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
     vision = net.vision_model
-    if not vision.use_head:
-        raise WhyboxError(f"{type(net).__name__} has no head that pools its patches (vision_use_head=False): it gives no score")
-    layers = (*_layers(vision), pooling_layer(vision.post_layernorm, vision.head, "head"))
     return Encoders(
         net,
         preparation(net, processor, _patch(vision), size),
-        Transformer(layers, partial(_embed_pixels, vision), partial(_read, ()), ()),
+        Transformer(_pooled_layers(net), partial(_embed_pixels, vision), partial(_read, ()), ()),
         _grid(vision),
         partial(_image_features, net),
         first=0,
@@ -168,17 +165,23 @@ def _siglip2(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Enco
     vision = net.vision_model
     if size is not None:
         raise WhyboxError("SigLIP 2 keeps the aspect by itself: leave size out, and set max_num_patches of its image processor")
-    layers = (*_layers(vision), pooling_layer(vision.post_layernorm, vision.head, "head"))
     return Encoders(
         net,
         patch_preparation(net, processor, vision.config.patch_size),
-        Transformer(layers, partial(_embed_patches, vision), partial(_read, ()), ()),
+        Transformer(_pooled_layers(net), partial(_embed_patches, vision), partial(_read, ()), ()),
         _grid(vision),
         partial(_patch_features, net),
         first=0,
         fill=mean_colour(processor),
         **_siglip_text(net, tokenizer),
     )
+
+
+def _pooled_layers(net: Any) -> tuple[AttentionLayer, ...]:
+    vision = net.vision_model
+    if not vision.use_head:
+        raise WhyboxError(f"{type(net).__name__} has no head that pools its patches (vision_use_head=False): it gives no score")
+    return (*_layers(vision), pooling_layer(vision.post_layernorm, vision.head, "head"))
 
 
 def _siglip_text(net: Any, tokenizer: Any) -> dict[str, Any]:
