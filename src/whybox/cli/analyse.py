@@ -36,6 +36,7 @@ def analyse(
     folder = out or free_folder(f"whybox-{analysis}")
     check_new_folder(folder)
     known = None if ratings is None else read_ratings(ratings)
+    run.study_of(analysis, count, seed, known)
     network = api.load(model, weights=read_weights(weights), device=device)
     with bar(count, f"analysing {analysis}") as tick:
         found = run.analyse(analysis, network, methods=read_list(methods), count=count, seed=seed, ratings=known, tick=tick)

@@ -74,7 +74,8 @@ def analysis_rows(analysis: Analysis) -> list[dict[str, Any]]:
 
 def _cell(one: Number, digits: int) -> dict[str, str]:
     ends = interval(one.cell, digits)
-    return {"mean": number(one.cell.mean, digits), "ends": ends, "counted": f"{one.cell.count} in {one.images} images"}
+    images = f"{one.images} image{'s' * (one.images != 1)}"
+    return {"mean": number(one.cell.mean, digits), "ends": ends, "counted": f"{one.cell.count} in {images}"}
 
 
 def analysis_markdown(analysis: Analysis) -> str:

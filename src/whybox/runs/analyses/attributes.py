@@ -137,8 +137,8 @@ def _question(scene: Scene, others: Sequence[Phrase]) -> Question | None:
 
     texts = [ask.text for asks in pairs for ask in asks]
     texts += [text for one in relations for text in (one.text, one.turned, one.swapped, one.converse, one.foreign)]
-    shown = texts if not relations else [*texts[: 4 if pairs else 0], relations[0].text, relations[0].turned]
-    return Question(scene.image, texts, observe, scene.captions[0], list(dict.fromkeys(shown))[:6])
+    shown = texts if not relations else [*texts[: 3 if pairs else 0], relations[0].text, relations[0].turned]
+    return Question(scene.image, texts, observe, scene.captions[0], list(dict.fromkeys(shown))[:5])
 
 
 def _observe_pair(answers: Answers, asks: Sequence[Ask]) -> Iterator[Observation]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from whybox.data._sprites import COLOURS
 from whybox.data.captions import PLURALS, WHERE
@@ -139,7 +139,7 @@ def _ranked(sums: NDArray[np.float64], counts: NDArray[np.float64], ratings: NDA
     means, rated = sums[there] / counts[there], ratings[there]
     if len(means) < 3 or np.ptp(means) == 0 or np.ptp(rated) == 0:
         return np.nan
-    return float(spearmanr(means, rated).statistic)
+    return float(np.corrcoef(rankdata(means), rankdata(rated))[0, 1])
 
 
 CONCRETENESS = Study(

@@ -88,7 +88,7 @@ def analyse(
 
     methods: names with settings, "rise:masks=500". count: scenes (mosaics for "objects"). ratings: of words, for "concreteness".
     """
-    study = _study(name, count, seed, ratings)
+    study = study_of(name, count, seed, ratings)
     made = _methods(model, methods, study)
     seen: dict[str, list[Seen]] = {method: [] for method in methods}
     examples: list[tuple[str, Sequence[Panel]]] = []
@@ -113,7 +113,8 @@ def analyse(
     return Analysed(name, model.name, count, seed, images, result)
 
 
-def _study(name: str, count: int, seed: int, ratings: Mapping[str, float] | None) -> Study:
+def study_of(name: str, count: int, seed: int, ratings: Mapping[str, float] | None = None) -> Study:
+    """The study of a name; an error where it or its settings are none."""
     if name not in STUDIES:
         raise unknown("analysis", name, STUDIES)
     if type(count) is not int or type(seed) is not int or count < 1 or seed < 0:
