@@ -1,4 +1,4 @@
-"""`whybox evaluate`: how far the explanations of a detector can be trusted, measured over a data set."""
+"""`whybox evaluate`: how far the explanations of a model can be trusted, measured over a data set."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from whybox.runs.evaluate import Evaluation
 
 Data = Annotated[str, typer.Option(help="scenes:count=40, coco:FOLDER:split=val, coco:FILE.json, crowdhuman:FOLDER.")]
-Methods = Annotated[str, typer.Option(help="Methods between commas, with settings behind colons: drise:masks=500.")]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        help="Methods between commas, with settings behind colons: drise:masks=500.",
+        show_default="odam,gradcam,gradcam_pp,drise:masks=500; of image-text models grad_eclip,game,maskclip,raw_attention",
+    ),
+]
 Metrics = Annotated[str, typer.Option(help="standard, all, a group, or metrics between commas: see `whybox metrics`.")]
 Engine = Annotated[str, typer.Option(help="local, or ray.")]
 NumWorkers = Annotated[int, typer.Option(help="Processes, or actors of the cluster.")]
@@ -23,18 +29,19 @@ Limit = Annotated[int | None, typer.Option(help="Only the first images.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: skip and name them, or refuse.")]
 
-METHODS = "odam,gradcam,gradcam_pp,drise:masks=500"
-"""D-RISE's paper takes 5000 masks; a tenth of them lets the default run end in minutes on a CPU."""
-
 
 def evaluate(
     out: Annotated[Path, typer.Option(help="The run's folder; one that was begun goes on.")],
     data: Data = "scenes:count=20",
     model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder of `whybox train`.")] = "whybox/scenes",
     weights: Weights = "default",
-    methods: Methods = METHODS,
+    methods: Methods = None,
     metrics: Metrics = "standard",
-    target: Annotated[str, typer.Option(help="What is explained.")] = "score",
+    target: Annotated[str | None, typer.Option(help="What is explained.", show_default="score; of classifiers the logit")] = None,
+    prompts: Annotated[
+        str, typer.Option(help="Of image-text models: texts of the classes, or the objects' own: phrase.")
+    ] = "class",
+    template: Annotated[str, typer.Option(help="With --prompts class: the text, {} the class.")] = "a photo of a {}",
     select: Annotated[str, typer.Option(help="well: found with an IoU over --iou; all; or failures.")] = "well",
     iou: Annotated[float, typer.Option(help="For --select well.")] = 0.9,
     score_threshold: Annotated[float, typer.Option(help="Lowest score of a detection.")] = 0.1,
@@ -59,7 +66,9 @@ def evaluate(
 
     network = api.load(model, weights=read.read_weights(weights), device=device)
     opened = api.open_data(data, on_problem=on_problem)
-    plan: dict[str, Any] = {"methods": read.read_list(methods), "metrics": read.read_list(metrics), "target": target}
+    plan: dict[str, Any] = {"metrics": read.read_list(metrics), "prompts": prompts, "template": template}
+    plan |= {} if methods is None else {"methods": read.read_list(methods)}
+    plan |= {} if target is None else {"target": target}
     plan |= {"select": select, "iou": iou, "score_threshold": score_threshold, "top": top, "limit": limit}
     plan |= {"seed": seed, "batch": batch, "threads": threads}
     with bar(min(len(opened), limit or len(opened)), "evaluating") as tick:
@@ -86,6 +95,8 @@ def say_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
 
         return say_json({**summary_of(done), "folder": str(out)})
     _say_table(done)
+    if done.report.seconds:
+        print(f"seconds a map: {', '.join(f'{row} {seconds:.2g}' for row, seconds in done.report.seconds.items())}")
     for remark in done.report.remarks:
         print(remark)
     print(f"report: {(out / 'index.html').resolve().as_uri()}")

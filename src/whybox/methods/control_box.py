@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from whybox.attention import ImageTextModel, TokenMaps
 from whybox.frame import Frame, Size
 from whybox.types import Detections, HeatMaps, Model, Target, Trace
 
@@ -23,7 +24,8 @@ def control_box_map(boxes: Tensor, size: Size) -> Tensor:
 @dataclass(frozen=True)
 class ControlBox:
     """The predicted box as a map. It looks at nothing but the detector's answer, so a metric on which it wins does not measure
-    what a method has found out; where ties are broken at random it is a random order of the box's pixels."""
+    what a method has found out; where ties are broken at random it is a random order of the box's pixels. Of a text every word
+    is alike: a random order of words."""
 
     name: ClassVar[str] = "control_box"
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
@@ -35,3 +37,12 @@ class ControlBox:
         """One HeatMaps a target, all the same; `names` are the targets' names."""
         native = tuple(control_box_map(detections.boxes, trace.frame.image))
         return [HeatMaps(native, Frame.same(trace.frame.image), name, self.name) for name in names]
+
+    def explain_text(
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+    ) -> list[TokenMaps]:
+        """One TokenMaps a target, all the same: every word has 1, shared by its tokens."""
+        texts = tuple(model.texts[label] for label in detections.labels.tolist())
+        words = [torch.tensor(text.word_of(), dtype=torch.long, device=trace.image.device) for text in texts]
+        values = tuple(1 / word.bincount()[word] for word in words)
+        return [TokenMaps(values, texts, self.name, name) for name in names]

@@ -32,6 +32,8 @@ NEEDS = {
     "predict": "the model’s answers to changed images",
     "redraw": "maps drawn again on changed images",
     "randomised": "maps of the model with random weights",
+    "whole": "a model that answers for the whole image",
+    "words": "the text’s map, and the scores of changed texts",
 }
 """What a metric needs, in words, by the names of Case.gives."""
 

@@ -89,7 +89,8 @@ class EvaluationReport:
 
     facts: (name, text): model, data, objects, seed, versions. cells, versus, curves: by (row key, column key).
     versus: the mean difference to the better control of the column on the same objects, signed so that positive is better
-    than the control. remarks: sentences. failed: (image, reason). problems: lines, what was left out of the data set.
+    than the control. seconds: of one map, by row key, where they are shown. remarks: sentences. failed: (image, reason).
+    problems: lines, what was left out of the data set.
     """
 
     title: str
@@ -100,6 +101,7 @@ class EvaluationReport:
     versus: Mapping[Key, Cell] = field(default_factory=dict)
     curves: Mapping[Key, Curve] = field(default_factory=dict)
     examples: Sequence[Example] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     failed: Sequence[tuple[str, str]] = ()
     problems: Sequence[str] = ()

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from whybox import api
+from whybox import api, registry
 from whybox.errors import WhyboxError, unknown
 from whybox.report.evaluation import write_report
 from whybox.report.figures import write_figures
@@ -22,10 +22,21 @@ from whybox.runs.detector_accuracy import detector_accuracy
 from whybox.runs.engines import ENGINES, Setup, measure_here, measure_in_processes, measure_on_ray
 from whybox.runs.labels import lacking
 from whybox.runs.measure import Shard
-from whybox.runs.plan import Plan, identity, make_methods, make_metrics
+from whybox.runs.plan import METHODS_OF_WHOLE, OF_WHOLE, Plan, identity, make_methods, make_metrics
 from whybox.runs.results import Results, gather, write_json, write_parquet
 from whybox.runs.shards import RunFolder, failures
-from whybox.runs.summary import describe, examples, left_out, mean_cells, mean_curves, table_columns, table_rows, versus_controls
+from whybox.runs.summary import (
+    describe,
+    examples,
+    left_out,
+    mean_cells,
+    mean_curves,
+    table_columns,
+    table_rows,
+    versus_controls,
+    without_words,
+)
+from whybox.runs.texts import answers_for_image, check_prompts, leading
 from whybox.truth import DataSet, Metric
 from whybox.types import Model
 
@@ -99,17 +110,19 @@ def evaluate(
     warn: Callable[[str], None] = lambda line: warnings.warn(line, stacklevel=4),
     **plan: Any,
 ) -> Evaluation:
-    """Explain the detections of a data set by several methods, and measure how far each can be trusted.
+    """Explain the detections of a data set, or the texts and classes that are true of its images, by several methods, and
+    measure how far each can be trusted.
 
     model, data: as `load` and `open_data` take them. The other settings are those of `Plan`: methods, metrics, target, select,
-    iou, score_threshold, top, seed, limit, batch, threads, route. out: a folder; where the same evaluation was begun there it
+    iou, score_threshold, top, seed, limit, batch, threads, route, prompts, template; what is not given follows the model's
+    kind. out: a folder; where the same evaluation was begun there it
     goes on, and the result is the same, bit by bit, as if it had not been broken off; with a larger limit it is extended.
     Without one only the result is returned. engine, workers, address: as in `Workers`. tick: hears of every image; warn: of what
     goes wrong on the way, by default as a Python warning.
     """
-    chosen = _plan(plan)
     hands = Workers(engine, workers, address)
-    setup = Setup(api.load(model), api.open_data(data, on_problem=on_problem), chosen)
+    loaded = api.load(model)
+    setup = Setup(loaded, api.open_data(data, on_problem=on_problem), _plan(plan, loaded))
     _check(setup, warn)
     if out is not None and not isinstance(out, (str, Path)):
         raise WhyboxError(f"out must be a folder's name, got {out!r}")
@@ -149,13 +162,15 @@ def _check(setup: Setup, warn: Callable[[str], None]) -> None:
         warn(line)
     if (more := len(setup.data.problems) - MOST_TOLD) > 0:
         warn(f"{more} more like these; all are in summary.json and in the report")
-    if missing := lacking(setup.data.classes, setup.model.classes):
+    check_prompts(setup.model, setup.data.classes, setup.plan)
+    if "text" not in setup.model.gives and (missing := lacking(setup.data.classes, setup.model.classes)):
         warn(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
 
 
-def _plan(settings: Mapping[str, Any]) -> Plan:
-    """The plan, with names as a list or as text between commas, and the user's own objects among them."""
-    read = dict(settings)
+def _plan(settings: Mapping[str, Any], model: Model) -> Plan:
+    """The plan, with names as a list or as text between commas, and the user's own objects among them; what is not set is
+    what suits the model."""
+    read = {**_suited(model), **settings}
     for kind in ("methods", "metrics"):
         given = read.get(kind)
         if given is None:
@@ -170,7 +185,18 @@ def _plan(settings: Mapping[str, Any]) -> Plan:
     for name in settings:
         if name not in known:
             raise unknown("setting of evaluate", name, known)
+    if answers_for_image(model):
+        read["metrics"] = tuple(own for name in read["metrics"] for own in OF_WHOLE.get(name, (name,)))
     return Plan(**read)
+
+
+def _suited(model: Model) -> dict[str, Any]:
+    """The settings of a model that answers for the whole image where they differ from a detector's."""
+    if not answers_for_image(model):
+        return {}
+    known: Mapping[str, Any] = registry.methods()
+    methods = [name for name in METHODS_OF_WHOLE if known[name].needs <= model.gives]
+    return {"methods": methods, "metrics": ["standard"], "target": getattr(model, "default_target", "score")}
 
 
 def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
@@ -178,7 +204,8 @@ def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
     shards = list(folder.shards(list(setup.data.names)[: setup.plan.limit]))
     plan, classes = setup.plan, setup.model.classes
     results = gather(shards, plan.rows(), plan.columns(), classes)
-    accuracy = detector_accuracy(shards, classes, setup.data.name)
+    whole = answers_for_image(setup.model)
+    accuracy = leading(results.objects) if whole else detector_accuracy(shards, classes, setup.data.name)
     report = _report(setup, results, shards, accuracy, folder)
     done = Evaluation(results, report, failures(shards), accuracy, folder.path if keep else None)
     if keep:
@@ -217,14 +244,18 @@ def _report(
         versus=versus_controls(results, columns, cells, plan.seed),
         curves=mean_curves(results, columns, plan.seed),
         examples=shown,
-        remarks=[*_remarks(plan, results, metrics), *missing],
+        remarks=[*_remarks(setup, results, shards, metrics), *missing],
+        seconds=results.seconds if answers_for_image(setup.model) else {},
         failed=failures(shards),
         problems=setup.data.problems,
     )
 
 
-def _remarks(plan: Plan, results: Results, metrics: Mapping[str, Metric]) -> list[str]:
+def _remarks(setup: Setup, results: Results, shards: Sequence[Shard], metrics: Mapping[str, Metric]) -> list[str]:
     """What a reader has to know beside the numbers."""
+    plan = setup.plan
+    if answers_for_image(setup.model):
+        return _remarks_on_texts(results, shards, metrics)
     if not len(results):
         ways = {"well": f"lower iou ({plan.iou:g}) or score_threshold ({plan.score_threshold:g}), or select all"}
         return [f"No detection was selected, so nothing was measured: {ways.get(plan.select, 'lower score_threshold')}."]
@@ -232,25 +263,56 @@ def _remarks(plan: Plan, results: Results, metrics: Mapping[str, Metric]) -> lis
     return left_out(results, metrics, frozenset(given))
 
 
+def _remarks_on_texts(results: Results, shards: Sequence[Shard], metrics: Mapping[str, Metric]) -> list[str]:
+    if not len(results):
+        return ["No image shows an object that the model was to be asked about, so nothing was measured."]
+    given = frozenset({"box", "mask", "predict", "redraw", "randomised", "whole"})
+    told = [*left_out(results, metrics, given), *without_words(results, metrics)]
+    if any(shard.get("masks") == "boxes" for shard in shards):
+        told.append("The data has no masks: where a metric asks for one, the objects' boxes stand for it.")
+    return told
+
+
 def _facts(setup: Setup, results: Results, shards: Sequence[Shard], accuracy: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     plan = setup.plan
-    chosen = {
-        "well": f"detections that match an object of their class with an IoU over {plan.iou:g}, one to one",
-        "all": "all detections",
-        "failures": "detections that match no object",
-    }[plan.select]
     used = f"{len(results)} in {len(set(results.images.tolist()))} of {len(shards)} images"
     versions = ", ".join(f"{name} {_version(name)}" for name in ("whybox", "torch", "torchvision"))
     return (
         ("Model", setup.model.name),
         ("Data", setup.data.name),
-        ("Objects", used),
-        ("Selection", f"{chosen}; score at least {plan.score_threshold:g}"),
+        ("Texts" if "text" in setup.model.gives else "Objects", used),
+        ("Selection", _selection(setup)),
         ("Target", plan.target if isinstance(plan.target, str) else getattr(plan.target, "__name__", "your own")),
-        ("Detector's AP50", "unknown" if accuracy.get("ap50") is None else f"{accuracy['ap50']:.3f}"),
+        _accuracy_fact(accuracy) if answers_for_image(setup.model) else _detector_fact(accuracy),
         ("Seed", str(plan.seed)),
         ("Versions", versions),
     )
+
+
+def _selection(setup: Setup) -> str:
+    """Which detections, texts or classes are explained."""
+    plan, classes = setup.plan, len(setup.data.classes)
+    if "text" in setup.model.gives:
+        own = f"“{plan.template}” of the classes in each image, among {classes}"
+        return own if plan.prompts == "class" else "the objects' own phrases, among those of the image"
+    if answers_for_image(setup.model):
+        return f"the classes in each image, among {len(setup.model.classes or ())}"
+    chosen = {
+        "well": f"detections that match an object of their class with an IoU over {plan.iou:g}, one to one",
+        "all": "all detections",
+        "failures": "detections that match no object",
+    }[plan.select]
+    return f"{chosen}; score at least {plan.score_threshold:g}"
+
+
+def _detector_fact(accuracy: Mapping[str, Any]) -> tuple[str, str]:
+    return ("Detector's AP50", "unknown" if accuracy.get("ap50") is None else f"{accuracy['ap50']:.3f}")
+
+
+def _accuracy_fact(accuracy: Mapping[str, Any]) -> tuple[str, str]:
+    """Of the untouched images: how often what is explained leads all columns."""
+    told = "unknown" if not accuracy else f"{accuracy['top1']:.3f} first, {accuracy['top5']:.3f} among five"
+    return ("Rank of what is explained", told)
 
 
 def summary_of(done: Evaluation) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""One image of an evaluation: which detections are explained, their maps by every method, and every metric of every map."""
+"""One image of an evaluation: which detections or texts are explained, their maps by every method, every metric of each map."""
 
 import base64
 import hashlib
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 from torchvision.ops import clip_boxes_to_image
 
 from whybox import api
 from whybox.errors import MetricError, WhyboxError
+from whybox.explanation import Explanation, class_name
 from whybox.frame import Size, resize_maps
 from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.ops.randomise import cascade
 from whybox.runs.labels import to_columns
 from whybox.runs.plan import Plan, make_methods, make_metrics
-from whybox.truth import Case, DataSet, Measured, Metric, Truth
+from whybox.runs.texts import answers_for_image, ask_about, group_by_text, prompted, rank_of, read_again, texts_in
+from whybox.truth import Case, DataSet, Measured, Metric, Sample, Truth
 from whybox.types import Detections, HeatMaps, Model, Trace, to_unit
 
 CHUNK = 16
@@ -50,39 +53,72 @@ class Measurer:
 
     @classmethod
     def of(cls, model: Model, data: DataSet, plan: Plan) -> "Measurer":
-        """With the plan's methods and metrics made."""
-        return cls(model, data, plan, make_methods(plan, model), make_metrics(plan))
+        """With the plan's methods and metrics made, and an image-text model asked about the texts of all images."""
+        return cls(prompted(model, data.classes, plan), data, plan, make_methods(plan, model), make_metrics(plan))
 
     def __call__(self, index: int) -> Shard:
         """Measure image `index`."""
         sample = self.data[index]
+        if answers_for_image(self.model):
+            model, truth = ask_about(self.model, sample, self.data.classes, self.plan)
+            return {"index": index, **replace(self, model=model)._of_texts(sample, truth)}
+        return {"index": index, **self._of_detections(sample)}
+
+    def _of_detections(self, sample: Sample) -> Shard:
+        """What a detector finds, and what its maps are worth."""
         truth = to_columns(sample.truth, self.data.classes, self.model.classes)
         passed = api.trace(self.model, sample.image)
         found = api.detect(self.model, passed, score_threshold=self.plan.score_threshold, top=self.plan.top)
         found, matched = select(found, truth, passed.frame.image, self.plan)
+        case = self._case(sample, passed, found, truth, matched)
+        kept = {"found": self._found(passed), "truth": _annotated(truth)}
+        return {**self._measured(sample, passed, case, _objects(case)), **kept}
+
+    def _of_texts(self, sample: Sample, truth: Truth) -> Shard:
+        """The texts or classes that are true of the image, and what their maps are worth."""
+        passed = api.trace(self.model, sample.image)
+        objects = group_by_text(truth, passed.frame.image)
+        found, matched = texts_in(passed, objects, self.plan.top)
+        case = replace(self._case(sample, passed, found, objects, matched), whole=True)
+        if "text" in self.model.gives:
+            case = replace(case, score_texts=partial(self._score_texts, passed))
+        rows = _texts(case, passed, self.model.classes)
+        return {**self._measured(sample, passed, case, rows), "masks": "boxes" if truth.masks is None else "masks"}
+
+    def _case(self, sample: Sample, passed: Trace, found: Detections, truth: Truth, matched: Tensor) -> Case:
         seeds = torch.tensor([_seed(self.plan.seed, sample.name, i) for i in range(len(found))], dtype=torch.long)
-        case = Case(passed.image, passed.frame, found, truth, matched, seeds, self._predict, self.plan.batch)
-        shard = {"index": index, "image": sample.name, "size": list(passed.frame.image)}
-        shard |= {"objects": _objects(case), "found": self._found(passed), "truth": _annotated(truth)}
-        return shard | {"rows": {spec: self._of_method(spec, passed, case) for spec in self.methods} if len(case) else {}}
+        return Case(passed.image, passed.frame, found, truth, matched, seeds, self._predict, self.plan.batch)
+
+    def _measured(self, sample: Sample, passed: Trace, case: Case, objects: list[dict[str, Any]]) -> Shard:
+        rows = {spec: self._of_method(spec, passed, case) for spec in self.methods} if len(case) else {}
+        return {"image": sample.name, "size": list(passed.frame.image), "objects": objects, "rows": rows}
 
     def _of_method(self, spec: str, passed: Trace, case: Case) -> dict[str, Any]:
         """One method's maps of the case's detections, and what the metrics say of them."""
         method, started = self.methods[spec], time.perf_counter()
-        maps = self._explain(method, passed, case.detections)
-        seconds = time.perf_counter() - started
+        explained = self._explain(method, passed, case.detections)
+        seconds, maps = time.perf_counter() - started, explained.maps
         whole = replace(case, redraw=partial(self._redraw, method, case))
         if hasattr(self.model, "net"):
             whole = replace(whole, randomised=partial(self._randomised, method, case))
+        if explained.read_words is not None and any("words" in metric.needs for metric in self.metrics.values()):
+            whole = replace(whole, words=explained.token_maps)
         results = {}
         for name, metric in self.metrics.items():
             if frozenset(metric.needs) <= whole.gives:
                 results[name] = _plain(_measure(metric, maps, whole))
         return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))]}
 
-    def _explain(self, method: Any, passed: Trace, found: Detections) -> HeatMaps:
-        maps: HeatMaps = api.explain(self.model, passed, method=method, target=self.plan.target, detections=found).maps
-        return maps
+    def _explain(self, method: Any, passed: Trace, found: Detections) -> Explanation:
+        return api.explain(self.model, passed, method=method, target=self.plan.target, detections=found)
+
+    def _score_texts(self, passed: Trace, texts: Sequence[str]) -> Tensor:
+        """The cosines (T,) of other texts with the image."""
+        if passed.embedding is None:
+            raise WhyboxError(f"{self.model.name} keeps no embedding of the image in its trace: no text can be matched with it")
+        known: Any = self.model
+        embedded: Tensor = known.embed_texts(texts)
+        return embedded @ normalize(passed.embedding.float(), dim=-1)[0].to(embedded)
 
     def _found(self, passed: Trace) -> dict[str, Any]:
         best = api.detect(self.model, passed, score_threshold=0.0, top=FOUND)
@@ -93,7 +129,7 @@ class Measurer:
             return self.model.predict(images)
 
     def _redraw(self, method: Any, case: Case, image: Tensor) -> Tensor:
-        """The maps of the same objects on a changed image, or by a changed model: of the candidates closest to their boxes."""
+        """The maps of the same objects on a changed image: of the candidates closest to their boxes."""
         drawn = {"boxes": case.detections.boxes, "labels": case.detections.labels}
         one = api.explain(self.model, image, method=method, target=self.plan.target, detections=drawn)
         return one.maps.at_image()
@@ -102,8 +138,10 @@ class Measurer:
         network: Any = self.model.net  # type: ignore[attr-defined]
         with cascade(network, lambda: self._predict(case.image[None]), seed=self.plan.seed) as stages:
             for layer in stages:
+                # The texts were encoded by the weights of before.
+                changed = replace(self, model=read_again(self.model))
                 try:
-                    yield layer, self._redraw(method, case, case.image)
+                    yield layer, changed._redraw(method, case, case.image)
                 except WhyboxError:
                     # Random weights may leave no candidate at all: then there is no map to compare with.
                     yield layer, case.image.new_full((len(case), *case.frame.image), torch.nan)
@@ -172,6 +210,16 @@ def _objects(case: Case) -> list[dict[str, Any]]:
         score = float(case.detections.scores[i])
         rows.append({"label": label, "score": score, "box": box.tolist(), **known})
     return rows
+
+
+def _texts(case: Case, passed: Trace, classes: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The explained texts: their words, their place among all columns, and the objects that they name."""
+    ranks = rank_of(case.detections, passed)
+    told = []
+    for one, rank in zip(_objects(case), ranks, strict=True):
+        # An overlap with the whole image says nothing of a text.
+        told.append({**one, "iou": None, "class": class_name(one["label"], classes), "rank": rank})
+    return told
 
 
 def _annotated(truth: Truth) -> dict[str, Any]:

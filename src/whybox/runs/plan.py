@@ -24,6 +24,8 @@ def is_control(spec: str) -> bool:
 
 
 SELECTIONS = ("well", "all", "failures")
+PROMPTS = ("class", "phrase")
+TEMPLATE = "a photo of a {}"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "faithfulness": ("deletion", "deletion:fill=blurred", "insertion", "insertion:fill=blurred"),
     "localisation": (
@@ -47,10 +49,36 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "insertion:fill=mean",
         "insertion:fill=blurred",
     ),
+    "matching": (
+        "deletion:extent=image:relative=false",
+        "insertion:extent=image",
+        "deletion:extent=image:score=top1:relative=false",
+        "insertion:extent=image:score=top1",
+        "pointing_game:region=mask",
+        "energy_pointing_game:region=mask",
+        "pixel_ap",
+        "mask_iou",
+        "pixel_accuracy",
+        "text_deletion",
+        "text_insertion",
+    ),
+    "zero_shot": (
+        "deletion:extent=image:score=top1:relative=false",
+        "insertion:extent=image:score=top1",
+        "deletion:extent=image:score=top5:relative=false",
+        "insertion:extent=image:score=top5",
+    ),
+    "words": ("text_deletion", "text_insertion"),
 }
 """Names for several metrics at once."""
 STANDARD = ("faithfulness", "localisation", "discrimination", "attention")
 """The groups of "standard"; "all" adds the sanity checks, which explain every object ten times more."""
+OF_WHOLE = {"standard": ("matching",), "all": ("matching", "sanity")}
+"""What these two stand for with a model that answers for the whole image."""
+METHODS = ("odam", "gradcam", "gradcam_pp", "drise:masks=500")
+"""D-RISE's paper takes 5000 masks; a tenth of them lets the default run end in minutes on a CPU."""
+METHODS_OF_WHOLE = ("grad_eclip", "game", "maskclip", "raw_attention")
+"""The default methods of a model that answers for the whole image, those that it can serve."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +91,13 @@ class Plan:
     IoU over `iou`, the paper's choice; "all": every one, with its object where one matches over .5; "failures": those
     that match none over .5. threads: of each process; another number may change the last bits of a sum.
     batch: perturbed images a forward pass, for the same reason. limit: only the first images.
+    prompts, template: what an image-text model is asked about. "class": the classes present in the image, among all classes
+    of the data, each in the template; "phrase": every object's own phrase, among those of the image. With it, and with a
+    classifier, select, iou and score_threshold have no meaning.
     own_methods, own_metrics: objects of the user's, known by their `name`.
     """
 
-    methods: tuple[str, ...] = ("odam", "gradcam", "gradcam_pp", "drise:masks=500")
+    methods: tuple[str, ...] = METHODS
     metrics: tuple[str, ...] = ("standard",)
     target: str | Target = "score"
     select: str = "well"
@@ -78,6 +109,8 @@ class Plan:
     batch: int = 8
     threads: int = 1
     route: str = "auto"
+    prompts: str = "class"
+    template: str = TEMPLATE
     own_methods: tuple[Any, ...] = ()
     own_metrics: tuple[Metric, ...] = ()
 
@@ -93,6 +126,10 @@ class Plan:
             raise WhyboxError(f"target must be a name or a callable, got {self.target!r}")
         if self.select not in SELECTIONS:
             raise unknown("selection", str(self.select), SELECTIONS)
+        if self.prompts not in PROMPTS:
+            raise unknown("prompts", str(self.prompts), PROMPTS)
+        if not isinstance(self.template, str) or self.template.count("{}") != 1:
+            raise WhyboxError(f"template must be a text with one {{}} where the class name stands, got {self.template!r}")
         for name in ("iou", "score_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise WhyboxError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
@@ -279,6 +316,17 @@ _TITLES = {
     "ssgradcam_pp": "SSGrad-CAM++",
     "input_gradient": "Gradient x input",
     "drise": "D-RISE",
+    "grad_eclip": "Grad-ECLIP",
+    "game": "GAME",
+    "maskclip": "MaskCLIP",
+    "raw_attention": "Raw attention",
+    "rollout": "Attention rollout",
+    "legrad": "LeGrad",
+    "clip_surgery": "CLIP Surgery",
+    "m2ib": "M2IB",
+    "rise": "RISE",
+    "smoothgrad": "SmoothGrad",
+    "integrated_gradients": "Integrated gradients",
     "control_blob": "Control: blob",
     "control_box": "Control: box",
 }

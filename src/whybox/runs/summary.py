@@ -150,7 +150,13 @@ def _overlay(shown: Image.Image, kept: str) -> Image.Image:
     return Image.fromarray(blend(np.asarray(shown), values, 0.0, 1.0))
 
 
-_WORDS = {"box": "objects that the detections stand for", "mask": "annotated masks", "fixations": "annotated fixations"}
+_WORDS = {
+    "box": "objects that the detections stand for",
+    "mask": "annotated masks",
+    "fixations": "annotated fixations",
+    "whole": "a model that answers for the whole image",
+    "words": "an image-text model and a method that gives maps of words",
+}
 
 
 def left_out(results: Results, metrics: Mapping[str, Metric], gives: frozenset[str]) -> list[str]:
@@ -163,3 +169,11 @@ def left_out(results: Results, metrics: Mapping[str, Metric], gives: frozenset[s
             reason = f"for want of {' and '.join(words)}" if needs else "no object has a value"
             why.setdefault(reason, []).append(spec)
     return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in why.items()]
+
+
+def without_words(results: Results, metrics: Mapping[str, Metric]) -> list[str]:
+    """A sentence on the methods that are missing from the columns of words, where others are there."""
+    asked = [spec for spec in results.columns if "words" in metrics[spec].needs and results.common(spec).any()]
+    silent = [row for row in results.rows if asked and not np.isfinite(results.of(row, asked[0])).any()]
+    named = titles(silent)
+    return [f"No maps of words, so no value for {', '.join(asked)}: {', '.join(named.values())}."] if silent else []
