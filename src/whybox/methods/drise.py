@@ -119,6 +119,8 @@ class DRise:
         self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[HeatMaps]:
         """One HeatMaps a target; `names` are the targets' names, and may only be "score"."""
+        if "transformer" in model.gives:
+            raise WhyboxError(f"drise compares boxes, and {model.name} answers for the whole image: use rise")
         for name in names:
             if name not in self.targets:
                 raise WhyboxError(f"drise explains a detection as a whole, not {name!r} alone; use target 'score'")
