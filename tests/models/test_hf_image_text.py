@@ -405,6 +405,18 @@ def test_a_missing_tokenizer_is_told_in_one_line(tmp_path):
         whybox.load(f"hf/{tmp_path}")
 
 
+def test_a_missing_package_is_told_in_one_line(tmp_path, monkeypatch):
+    def missing(name, **options):
+        raise ImportError("\nSiglipTokenizer requires the SentencePiece library\nCheck out the instructions")
+
+    network("siglip").save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", missing)
+    for loaded in (f"hf/{tmp_path}", transformers.SiglipModel.from_pretrained(tmp_path)):
+        with pytest.raises(WhyboxError, match="needs a package that is missing: SiglipTokenizer requires the Sent") as error:
+            whybox.load(loaded)
+        assert "\n" not in str(error.value)
+
+
 def test_a_tokenizer_of_another_model_is_told_in_one_line():
     torch.manual_seed(0)
     model = whybox.load(clip(vocab_size=10), tokenizer=tokenizer())

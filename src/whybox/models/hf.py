@@ -43,16 +43,26 @@ def _family(config: Any, name: str) -> ModuleType:
 def fetch(kind: Any, name: str) -> Any:
     """`kind`.from_pretrained; without a connection from the local cache."""
     try:
-        return kind.from_pretrained(name)
-    except (OSError, ValueError, ImportError) as error:
+        return _load(kind, name)
+    except (OSError, ValueError) as error:
         try:
-            return kind.from_pretrained(name, local_files_only=True)
-        except (OSError, ValueError, ImportError):
-            told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            return _load(kind, name, local_files_only=True)
+        except (OSError, ValueError):
             raise WeightsError(
                 f"{PREFIX}/{name} is neither a folder nor to be had from the hub or its local cache: check the name and the "
-                f"connection, or give the path of a downloaded folder ({told})"
+                f"connection, or give the path of a downloaded folder ({_first_line(error)})"
             ) from error
+
+
+def _load(kind: Any, name: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(name, **options)
+    except ImportError as error:
+        raise WhyboxError(f"{PREFIX}/{name} needs a package that is missing: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def fetch_beside(kind: Any, name: str) -> Any:
@@ -67,8 +77,8 @@ def kept(kind: Any, module: Any) -> Any:
 
 def _on_this_machine(kind: Any, name: str) -> Any:
     try:
-        return kind.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError, ImportError):
+        return _load(kind, name, local_files_only=True)
+    except (OSError, ValueError):
         return None
 
 
