@@ -496,6 +496,15 @@ def test_explain_gives_maps_of_images_and_texts(kind):
         assert not result.maps.at_image()[:, :, :10].any()  # cut off by the crop of a wide image
 
 
+@pytest.mark.parametrize("kind", ["native", "custom", "beside", "last", "coca"])
+def test_every_token_of_a_text_has_a_value(kind):
+    result = whybox.explain(load(kind, size="keep"), picture(80, 120), text=PROMPTS)
+    assert [len(tokens) for tokens in result.tokens] == [3, 9, 1]
+    values = torch.tensor([value for tokens in result.tokens for _, value in tokens])
+    assert values.isfinite().all()
+    assert values.any()
+
+
 # Names and refusals
 
 
@@ -659,6 +668,8 @@ def test_the_same_weights_in_transformers_give_the_same_scores_maps_and_places()
     assert torch.allclose(one.detections.scores, other.detections.scores, atol=1e-5)
     assert one.maps.values.any()
     assert torch.allclose(one.maps.values, other.maps.values, rtol=1e-3, atol=1e-5)
+    for own, same in zip(one.tokens, other.tokens, strict=True):
+        assert [value for _, value in own] == pytest.approx([value for _, value in same], rel=1e-3, abs=1e-6)
     for text, same in zip(ours.prompt(SAID).texts, theirs.prompt(SAID).texts, strict=True):
         assert text.spans == same.spans
         assert text.words == same.words

@@ -35,7 +35,8 @@ def text_tower(net: Any) -> TextTower:
     if not hasattr(tower.transformer, "resblocks"):
         raise refused(f"a text tower of {type(tower.transformer).__name__}")
     pool = tower.text_pool_type if tower is net else tower.pool_type
-    end = tower.text_eos_id if tower is net else tower.eos_id
+    # open_clip 3.0 does not pool by "eos" yet.
+    end = getattr(tower, "text_eos_id" if tower is net else "eos_id", 0)
     appended = 0 if getattr(tower, "cls_emb", None) is None else 1
     embed = _embed_on_model(tower) if tower is net else _embed_in_tower(tower)
     projection = tower.text_projection
