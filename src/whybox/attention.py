@@ -181,3 +181,12 @@ class ImageTextModel(TransformerModel, Protocol):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(K,D) unit embeddings of other texts."""
         ...
+
+
+@runtime_checkable
+class AttentionModel(Model, Protocol):
+    """A detector that shows its attention."""
+
+    def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
+        """The trace narrowed to the detections, with its graph, and all attention in that graph, the first layer first."""
+        ...

@@ -204,6 +204,15 @@ def test_nothing_is_left_on_the_model(clip, model):
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in clip.modules())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(model, mode):
+    expected = whybox.explain(model, image())
+    with mode():
+        found = whybox.explain(model, image())
+        assert torch.equal(found.maps.values, expected.maps.values)
+        assert torch.equal(found.token_maps.values[1], expected.token_maps.values[1])
+
+
 def test_a_contrast_of_two_texts_is_a_target(model):
     found = whybox.explain(model, image(), target=f"contrast:{TEXTS[1]}", text=TEXTS)
     assert found.maps.native[1].abs().max() == 0

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from whybox.attention import AttentionMap, ImageTextModel, TokenMaps, TransformerModel, TransformerPass
+from whybox.attention import AttentionMap, AttentionModel, ImageTextModel, TokenMaps, TransformerModel, TransformerPass
 from whybox.ops.attention_flow import (
     check_layer,
     chosen_texts,
@@ -20,7 +20,7 @@ from whybox.ops.attention_flow import (
 from whybox.ops.gradients import chunk_rows, gradients_on, level_gradients
 from whybox.ops.maps import ordinary
 from whybox.ops.transformer import modules_from
-from whybox.types import Detections, HeatMaps, Model, Target, Trace
+from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def weigh_attention(probabilities: Tensor, gradient: Tensor) -> Tensor:
@@ -76,14 +76,6 @@ class Relevance:
             return replace(self, queries=queries, cross=self.cross + weighed @ self.cross)
         added = normalise_relevance(self.queries).T @ weighed @ normalise_relevance(self.image)
         return replace(self, cross=self.cross + added)
-
-
-class AttentionModel(Model, Protocol):
-    """A detector that shows its attention."""
-
-    def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
-        """The trace narrowed to the detections, with its graph, and all attention in that graph, the first layer first."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Grad-ECLIP: which patches of an image, and which tokens of a text, made a contrastive model's image and text match."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from whybox.attention import AttentionLayer, ImageTextModel, TokenMaps, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError, unknown
+from whybox.ops.attention_flow import chosen_texts, maps_on_grid, own_tokens, ready
 from whybox.ops.gradients import gradients_on
-from whybox.ops.hooks import frozen
-from whybox.ops.transformer import Attended, attend, in_float32, loosened_attention, modules_from, take_rows
+from whybox.ops.maps import ordinary
+from whybox.ops.transformer import Attended, attend, loosened_attention, modules_from, take_rows
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 Heads = Literal["native", "single"]
@@ -79,14 +80,12 @@ class GradEclip:
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[HeatMaps]:
         """One HeatMaps a target; `names` are the targets' names."""
-        passed = model.transformer(trace)
-        count = min(self.layers, len(passed.transformer.layers))
-        kept: Tensor | slice = passed.patches
-        found = self._explain(model, passed, detections, targets, count, kept, sum_first=False)
-        grid = passed.grid
-        assert grid is not None
+        with gradients_on():
+            passed = model.transformer(trace)
+            count = min(self.layers, len(passed.transformer.layers))
+            found = self._explain(passed, ordinary(detections), targets, count, passed.patches, sum_first=False)
         return [
-            HeatMaps(tuple(maps[:, passed.patches].reshape(-1, *grid)), trace.frame, name, self.name, self._options(scores))
+            HeatMaps(maps_on_grid(maps, passed), trace.frame, name, self.name, self._options(scores))
             for (maps, scores), name in zip(found, names, strict=True)
         ]
 
@@ -94,16 +93,17 @@ class GradEclip:
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
-        whole = model.text_transformer(trace, padded=self.text_kept == "all")
-        passed = _items(whole, detections.labels)
-        depth = len(passed.transformer.layers)
-        count = min(depth, self.text_layers or max(1, round(TEXT_LAYERS * depth)))
-        assert passed.words is not None
-        kept = torch.ones_like(passed.words) if self.text_kept == "all" else passed.words
-        found = self._explain(model, passed, detections, targets, count, kept, sum_first=True)
+        with gradients_on():
+            whole = model.text_transformer(trace, padded=self.text_kept == "all")
+            passed = chosen_texts(whole, detections.labels)
+            depth = len(passed.transformer.layers)
+            count = min(depth, self.text_layers or max(1, round(TEXT_LAYERS * depth)))
+            assert passed.words is not None
+            kept = torch.ones_like(passed.words) if self.text_kept == "all" else passed.words
+            found = self._explain(passed, ordinary(detections), targets, count, kept, sum_first=True)
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
         return [
-            TokenMaps(_own_tokens(maps, passed.words), texts, self.name, name, self._options(scores))
+            TokenMaps(own_tokens(maps, passed), texts, self.name, name, self._options(scores))
             for (maps, scores), name in zip(found, names, strict=True)
         ]
 
@@ -113,7 +113,6 @@ class GradEclip:
 
     def _explain(
         self,
-        model: TransformerModel,
         passed: TransformerPass,
         detections: Detections,
         targets: Sequence[Target],
@@ -128,8 +127,7 @@ class GradEclip:
             return [(passed.embedding.new_zeros((0, passed.tokens[0].shape[1])), _Scores([], [])) for _ in targets]
         start = len(transformer.layers) - count
         alone = count == 1 and transformer.reads == "row"
-        net: Any = model.net  # type: ignore[attr-defined]
-        with in_float32(*modules_from(transformer, start)), frozen(net), gradients_on():
+        with ready(*modules_from(transformer, start)):
             run = self._read_row if alone else self._run_layers
             watched, embeddings = run(passed, len(detections), start)
             live = passed.answer(embeddings, detections)
@@ -201,22 +199,3 @@ def _gradients(values: Tensor, nodes: Sequence[Tensor]) -> list[Tensor]:
         return list(torch.autograd.grad(values.sum(), nodes, retain_graph=True))
     rows = [torch.autograd.grad(value, nodes, retain_graph=True) for value in values]
     return [torch.cat(column) for column in zip(*rows, strict=True)]
-
-
-def _items(passed: TransformerPass, labels: Tensor) -> TransformerPass:
-    """The pass of some of its texts, one a detection."""
-    rows = labels.to(passed.row.device)
-    mask = passed.mask if passed.mask is None or len(passed.mask) == 1 else passed.mask[rows]
-    return replace(
-        passed,
-        tokens=tuple(tokens[rows] for tokens in passed.tokens),
-        row=passed.row[rows],
-        embedding=passed.embedding[rows],
-        mask=mask,
-        words=None if passed.words is None else passed.words[rows],
-    )
-
-
-def _own_tokens(maps: Tensor, words: Tensor) -> tuple[Tensor, ...]:
-    """Of maps (n,N) each text's own tokens, in order."""
-    return tuple(values[own] for values, own in zip(maps, words, strict=True))
