@@ -452,18 +452,29 @@ def test_a_layers_gradient_is_the_slope_of_the_score(layer, size):
 
 
 def in_half(kind, dtype):
-    module = shaken(KINDS[kind]()).eval()
-    if dtype == "fp16_weights":
-        convert_weights_to_lp(module, torch.float16)
-        return module
-    return module.to(dtype)
+    torch.manual_seed(0)
+    return shaken(KINDS[kind]()).eval().to(dtype)
+
+
+@pytest.mark.parametrize("size", [None, "keep"])
+def test_open_clips_own_mixture_of_half_and_full_precision(size):
+    torch.manual_seed(0)
+    net = shaken(clip(cast_dtype=torch.float16)).eval()
+    full = whybox.explain(load(net, size=size), picture(80, 64), text=PROMPTS)
+    convert_weights_to_lp(net, torch.float16)
+    kinds = {name: weight.dtype for name, weight in net.named_parameters()}
+    assert set(kinds.values()) == {torch.float16, torch.float32}
+    half = whybox.explain(load(net, size=size), picture(80, 64), text=PROMPTS)
+    assert torch.allclose(half.detections.scores, full.detections.scores, atol=5e-3)
+    assert torch.allclose(half.maps.values, full.maps.values, atol=0.05 * float(full.maps.values.max()))
+    assert half.tokens[0]
+    assert {name: weight.dtype for name, weight in net.named_parameters()} == kinds
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["native", "custom", "coca", "resnet", "siglip", "eva"])
 @pytest.mark.parametrize("size", [None, (96, 32)])
 def test_half_precision_is_explained_in_float32(kind, dtype, size):
-    torch.manual_seed(0)
     net = in_half(kind, dtype)
     weights = {name: value.data_ptr() for name, value in net.named_parameters()}
     model = load(net, size=size).prompt(PROMPTS)
@@ -478,7 +489,6 @@ def test_half_precision_is_explained_in_float32(kind, dtype, size):
 
 
 def test_half_precision_gives_the_maps_of_the_same_weights_in_full():
-    torch.manual_seed(0)
     half = in_half("native", torch.bfloat16)
     full = clip().eval()
     full.load_state_dict({name: value.float() for name, value in half.state_dict().items()})
