@@ -1,5 +1,6 @@
 """Evaluations of models that answer for the whole image: what is asked, what it is judged against, and the numbers."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 import whybox
 from runs.small import make_model
-from runs.small_clip import DATA, PLAN, make_classifier, make_clip
+from runs.small_clip import DATA, PLAN, make_classifier, make_clip, make_tokenizer
 from whybox import api
 from whybox.attention import TokenMaps
 from whybox.data.scenes import CLASSES
@@ -260,6 +261,30 @@ def test_changed_texts_are_scored_as_the_model_scores_its_own(model):
     assert measurer.model.classes == [*ARTICLES, "a photo of a dog"]
     with pytest.raises(WhyboxError, match="keeps no embedding of the image"):
         measurer._score_texts(replace(passed, embedding=None), ["a dog"])
+
+
+def test_workers_come_to_the_same(whole, model, tmp_path):
+    evaluate(model, DATA, out=tmp_path / "run", workers=2, **PLAN)
+    for name in ("results.parquet", "curves.parquet", "summary.json", "table.md"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("make", [make_clip, make_classifier])
+def test_a_model_is_sent_with_what_it_was_made_of(make):
+    """The parts of a network taken apart are functions, which cannot be sent; the network and the options can."""
+    model = make()
+    sent = pickle.loads(pickle.dumps(model.prompt(["a red ball", "a dog"]) if "text" in model.gives else model))
+    asked = model.prompt(["a red ball", "a dog"]) if "text" in model.gives else model
+    picture = api.open_data(DATA)[0].image
+    assert sent.net is not model.net
+    assert (sent.name, sent.classes, sent.settings) == (asked.name, asked.classes, asked.settings)
+    assert torch.equal(whybox.trace(sent, picture).candidates.scores, whybox.trace(asked, picture).candidates.scores)
+
+
+def test_another_size_of_the_same_weights_is_another_model(whole, model):
+    other = whybox.load(model.net, tokenizer=make_tokenizer(), size=(64, 96))
+    with pytest.raises(WhyboxError, match="differs in: model settings"):
+        evaluate(other, DATA, out=whole.folder, **PLAN)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ network is taken apart (`Encoders`); everything else is here, once.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec
 from weakref import WeakSet
 
 import torch
@@ -22,6 +23,7 @@ from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers
 from whybox.ops.transformer import attend, embedding_from, in_float32, modules_from, read_embedding, run_layer
 from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
 
+Options = ParamSpec("Options")
 NORMED = "normed"
 TOKENS = "tokens"
 BLOCKS = "blocks"
@@ -99,6 +101,8 @@ class WholeImage:
         self.gives = frozenset({"candidates", "features", "input", "transformer", "attention"})
         self.default_target = "logit" if encoders.classify else "score"
         self.fill = encoders.fill
+        self.settings = ""
+        self._made_by: Callable[[], WholeImage] | None = None
         self._paths = {**encoders.features, **_norm_path(encoders)}
         if encoders.tokenize is not None:
             self.gives |= {"text"}
@@ -125,7 +129,15 @@ class WholeImage:
         """The same model asked about these texts; they are encoded once, here."""
         if self.encoders.tokenize is None:
             raise WhyboxError(f"{self.name} reads no text: it has classes of its own; leave text out")
-        return WholeImage(self.encoders, self.name, texts)
+        asked = WholeImage(self.encoders, self.name, texts)
+        asked.settings, asked._made_by = self.settings, self._made_by
+        return asked
+
+    def __reduce__(self) -> Any:
+        """To a worker go the network and the family's options; there it is taken apart again."""
+        if self._made_by is None:
+            return super().__reduce__()
+        return _make_again, (self._made_by, [text.text for text in self.texts])
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(K,D) unit embeddings of texts."""
@@ -347,3 +359,29 @@ def _in_float32(pull: Callable[[Tensor], Tensor], modules: Sequence[nn.Module]) 
             return pull(values)
 
     return wide
+
+
+def made_again(wrap: Callable[Options, WholeImage]) -> Callable[Options, WholeImage]:
+    """For a family's `wrap`: what it gives can be sent to other processes, and `settings` says in words what it was given."""
+
+    @wraps(wrap)
+    def wrapped(*parts: Options.args, **options: Options.kwargs) -> WholeImage:
+        model = wrap(*parts, **options)
+        model._made_by = partial(wrapped, *parts, **options)
+        model.settings = ", ".join(f"{name}={_in_words(value)}" for name, value in sorted(options.items()))
+        return model
+
+    return wrapped
+
+
+def _in_words(value: Any) -> str:
+    """The same in every process."""
+    if value is None or isinstance(value, (bool, int, float, str, tuple, list, dict)):
+        return repr(value)
+    described = getattr(value, "to_dict", None)
+    return f"{type(value).__name__}{sorted(described().items()) if callable(described) else ''}"
+
+
+def _make_again(made_by: Callable[[], WholeImage], texts: Sequence[str]) -> WholeImage:
+    model = made_by()
+    return model.prompt(texts) if texts else model

@@ -13,7 +13,7 @@ from whybox.frame import Size
 from whybox.models import hf
 from whybox.models._hf_images import SizeOption, check_processor, mean_colour, other_size, preparation
 from whybox.models._hf_layers import pre_norm_layer
-from whybox.models._whole_image import Encoders, WholeImage
+from whybox.models._whole_image import Encoders, WholeImage, made_again
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def build(name: str, weights: str | None = "default", **options: Any) -> WholeIm
     return wrap(module, **{"name": f"{hf.PREFIX}/{name}", **options})
 
 
+@made_again
 def wrap(
     module: nn.Module,
     *,

@@ -23,7 +23,7 @@ from whybox.models._hf_images import (
 )
 from whybox.models._hf_layers import first_of, pooling_layer, post_norm_layer, pre_norm_layer
 from whybox.models._hf_texts import check_texts, check_tokenizer, encode, own_tokens, read_texts
-from whybox.models._whole_image import Encoders, TokenBatch, WholeImage
+from whybox.models._whole_image import Encoders, TokenBatch, WholeImage, made_again
 
 Inputs = dict[str, Tensor]
 
@@ -74,6 +74,7 @@ def build(name: str, weights: str | None = "default", **options: Any) -> WholeIm
     return wrap(module, **{"name": f"{hf.PREFIX}/{name}", **options})
 
 
+@made_again
 def wrap(
     module: nn.Module, *, name: str | None = None, processor: Any = None, tokenizer: Any = None, size: SizeOption = None
 ) -> WholeImage:

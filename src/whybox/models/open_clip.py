@@ -12,7 +12,7 @@ from whybox.models._open_clip_text import TextTower, text_tower
 from whybox.models._open_clip_timm import timm_tower
 from whybox.models._open_clip_tokens import check_tokenizer, read_texts
 from whybox.models._open_clip_vision import Tower, refused, resnet, vision_transformer
-from whybox.models._whole_image import Encoders, TokenBatch, WholeImage
+from whybox.models._whole_image import Encoders, TokenBatch, WholeImage, made_again
 
 PREFIX = "open_clip"
 _KINDS = ("CLIP", "CustomTextCLIP", "CoCa")
@@ -24,6 +24,7 @@ def matches(module: nn.Module) -> bool:
     return any(kind.__module__.split(".")[0] == "open_clip" and kind.__name__ in _KINDS for kind in type(module).__mro__)
 
 
+@made_again
 def wrap(
     module: nn.Module, *, name: str | None = None, tokenizer: Any = None, preprocess: Any = None, size: WantedSize = None
 ) -> WholeImage:
