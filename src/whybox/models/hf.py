@@ -1,6 +1,9 @@
 """What the Hugging Face families have in common: loading by name, and images through an image processor."""
 
 from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -68,6 +71,21 @@ def _first_line(error: BaseException) -> str:
 def fetch_beside(kind: Any, name: str) -> Any:
     """A processor or tokenizer from where the weights are; None where a local folder holds none."""
     return _on_this_machine(kind, name) if Path(name).is_dir() else fetch(kind, name)
+
+
+@contextmanager
+def _silent(local: bool) -> Iterator[None]:
+    """No progress bar for what takes no time; a download has one."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if local:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if local and shown:
+            logging.enable_progress_bar()
 
 
 def kept(kind: Any, module: Any) -> Any:
