@@ -119,10 +119,10 @@ def test_smoothgrad_of_a_linear_network(toy):
     image[:, 18, 22] += 0.5
     moved = model.trace(image).candidates.scores[detections.source[0], 0] - detections.scores[0]
     torch.testing.assert_close(slope.values[0, 18, 22], moved / 0.5, rtol=1e-3, atol=1e-4)
-    (maps,) = SmoothGrad(samples=400, noise=0.1, sign="signed")(model, trace, detections, [score], ["score"])
+    (maps,) = SmoothGrad(samples=80, noise=0.1, sign="signed")(model, trace, detections, [score], ["score"])
     (plain,) = InputGradient(sign="signed")(model, trace, detections, [score], ["score"])
     # The noise has mean 0: its product with the gradient averages out.
-    assert (maps.values - plain.values).abs().max() < 0.1 * plain.values.abs().max()
+    assert (maps.values - plain.values).abs().max() < 0.2 * plain.values.abs().max()
 
 
 def test_smoothgrad_without_noise_is_gradient_x_input(curved):

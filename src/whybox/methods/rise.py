@@ -57,7 +57,7 @@ class Rise:
         if len(trace.candidates) != 1:
             raise WhyboxError(
                 f"rise explains a model with one answer for the whole image, and {model.name} gives {len(trace.candidates)} "
-                "candidates; for detectors there is method 'drise'"
+                "candidates; for detectors use drise"
             )
         size = (trace.image.shape[-2], trace.image.shape[-1])
         maps = self._accumulate(model, trace, detections, targets, size) if len(detections) else [()] * len(targets)
