@@ -1,6 +1,5 @@
 """What the Hugging Face families have in common: loading by name, and images through an image processor."""
 
-from pathlib import Path
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +58,8 @@ def fetch(kind: Any, name: str) -> Any:
 
 def _load(kind: Any, name: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(name, **options)
+        with _silent(Path(name).is_dir()):
+            return kind.from_pretrained(name, **options)
     except ImportError as error:
         raise WhyboxError(f"{PREFIX}/{name} needs a package that is missing: {_first_line(error)}") from error
 
