@@ -26,12 +26,13 @@ docs: $(DOCS_STAMP)
 bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.detectors
 	$(BIN)/python -m benchmarks.perturbation
+	$(BIN)/python -m benchmarks.matching
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) -e '.[hf]'
 	touch $@
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
