@@ -510,7 +510,7 @@ def test_a_number_as_explain_gives_it(clip):
 def test_texts_longer_than_the_context_are_told(clip):
     result = run.analyse("objects", clip, count=2).result
     assert any("longer than the model's context" in remark for remark in result.remarks)
-    assert ("grad_eclip", "own_1") in result.numbers
+    assert ("grad_eclip", "energy_1") in result.numbers
 
 
 def test_rated_words(clip):

@@ -95,7 +95,8 @@ def _question(mosaic: Mosaic, order: Sequence[int]) -> Question:
         yield from _observe_alone(answers, ((phrase, mosaic.quadrant(i)) for i, phrase in enumerate(mosaic.phrases)))
 
     whole = prompt_of([mosaic.phrases[place] for place in order])
-    return Question(mosaic.image, [*prompts, *mosaic.phrases], observe, whole, [*prompts, *mosaic.phrases])
+    texts = list(dict.fromkeys([*prompts, *mosaic.phrases]))
+    return Question(mosaic.image, texts, observe, whole, texts)
 
 
 def _observe_prompt(answers: Answers, prompt: str, regions: Sequence[Tensor]) -> Iterator[Observation]:
@@ -116,7 +117,7 @@ def _observe_alone(answers: Answers, things: Iterable[tuple[str, Tensor]]) -> It
 
 
 def _limit(named: int) -> str:
-    return "" if named == 1 else f"At best {number(1 / named, 3)} on average." if named < TILES else "0.250 whatever the map is."
+    return f"At best {number(1 / named, 3)} on average." if named < TILES else "0.250 whatever the map is."
 
 
 EVEN = "1: all named objects alike; 0: one is passed over."
@@ -135,10 +136,10 @@ OBJECTS = Study(
     measures=(
         # All four named, the first and the fourth of these could only be 1.
         *(Measure(f"energy_{named}", f"{named} named: energy in the named quadrants") for named in range(1, TILES)),
-        *(Measure(f"own_{named}", f"{named} named: energy in an object's own quadrant", _limit(named)) for named in SIZES),
+        *(Measure(f"own_{named}", f"{named} named: energy in an object's own quadrant", _limit(named)) for named in SIZES[1:]),
         *(Measure(f"weakest_{named}", f"{named} named: the weakest one's energy, times {named}", EVEN) for named in SIZES[1:]),
         *(Measure(f"any_{named}", f"{named} named: peak in a named quadrant") for named in range(1, TILES)),
-        *(Measure(f"peak_{named}", f"{named} named: peak in an object's own quadrant", _limit(named)) for named in SIZES),
+        *(Measure(f"peak_{named}", f"{named} named: peak in an object's own quadrant", _limit(named)) for named in SIZES[1:]),
         Measure("alone_energy", "each phrase alone: energy in its quadrant", "Of all four objects."),
         Measure("alone_peak", "each phrase alone: peak in its quadrant"),
     ),
