@@ -13,7 +13,7 @@ from PIL import Image
 from report.made_up import FRAME, made_up_detections, made_up_maps
 from report.made_up_match import CROPPED, TEXTS, made_up_asked, made_up_tokens, read_text
 from whybox.errors import WhyboxError
-from whybox.explanation import Explanation, cut_note, page_of, photo_of
+from whybox.explanation import Explanation, page_of, photo_of, reading_note
 from whybox.types import Detections, HeatMaps
 
 
@@ -326,10 +326,17 @@ def test_no_text_is_a_page_too():
     assert "Nothing was found" in nothing._repr_html_()
 
 
-def test_what_was_cut_is_said():
-    assert cut_note(read_text("a dog")) == ""
-    told = cut_note(read_text("a red ball on the grass", cut="the grass"))
-    assert told == "longer than the model's context: it read 4 tokens and not 'the grass'"
+def test_what_was_not_read_is_said():
+    assert reading_note(read_text("a dog")) == ""
+    cut = read_text("a red ball on the grass", cut="the grass")
+    told = "longer than the model's context: it read 4 tokens and not 'the grass'"
+    assert reading_note(cut) == told
+    strange = "not in the model's vocabulary: 'red', 'ball'"
+    assert reading_note(replace(cut, unknown=("red", "ball"))) == f"{told}; {strange}"
+    assert reading_note(replace(cut, cut="", unknown=("red", "ball"))) == strange
+    long = reading_note(replace(cut, cut="grass " * 100))
+    assert long.endswith("grass '... (600 characters)")
+    assert len(long) < 250
 
 
 def test_texts_that_do_not_fit_are_refused():

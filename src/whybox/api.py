@@ -16,7 +16,7 @@ from whybox import registry
 from whybox.attention import Text, TokenMaps
 from whybox.data.images import ImageSource, read_image
 from whybox.errors import WeightsError, WhyboxError, unknown
-from whybox.explanation import Explanation, cut_note
+from whybox.explanation import Explanation, reading_note
 from whybox.missed import match_drawn
 from whybox.specs import parse_spec
 from whybox.targets import COMBINED, SIDES, find_target
@@ -294,7 +294,7 @@ def _texts_read(model: Any, found: Detections, notes: tuple[str, ...]) -> tuple[
     if "text" not in model.gives:
         return (), notes
     texts = tuple(model.texts[label] for label in found.labels.tolist())
-    told = [[cut_note(text), note] for text, note in zip(texts, notes, strict=True)]
+    told = [[reading_note(text), note] for text, note in zip(texts, notes, strict=True)]
     return texts, tuple("; ".join(part for part in parts if part) for parts in told)
 
 

@@ -100,13 +100,15 @@ class Text:
     """One text as a model reads it.
 
     tokens: the pieces of its own, without start, end and padding, as a reader would write them. spans: where each stands in
-    `text`, (start, end) of characters. cut: what did not fit into the model's context, "" where nothing was cut.
+    `text`, (start, end) of characters. cut: what did not fit into the model's context, "" where nothing was cut. unknown: what
+    the model's vocabulary does not hold, and reads as one and the same token.
     """
 
     text: str
     tokens: tuple[str, ...]
     spans: tuple[tuple[int, int], ...]
     cut: str = ""
+    unknown: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.spans):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept")
 LONGEST_OVERLAY = 1024
+LONGEST_QUOTE = 120
 WORD = "word."
 """Before the names of tensors that belong to the words asked alone."""
 SCHEMA = 1
@@ -333,12 +334,20 @@ def match_of(explanation: Explanation) -> Match:
     )
 
 
-def cut_note(text: Text) -> str:
-    """What to say of a text that the model did not read to its end; "" where it did."""
-    if not text.cut:
-        return ""
-    count = len(text.tokens)
-    return f"longer than the model's context: it read {count} token{'s' * (count != 1)} and not {text.cut!r}"
+def reading_note(text: Text) -> str:
+    """What the model did not read of a text, because it was too long or is not in its vocabulary; "" where it read all."""
+    told = []
+    if text.cut:
+        count = len(text.tokens)
+        told.append(f"longer than the model's context: it read {count} token{'s' * (count != 1)} and not {_quoted(text.cut)}")
+    if text.unknown:
+        told.append(f"not in the model's vocabulary: {', '.join(_quoted(one) for one in text.unknown)}")
+    return "; ".join(told)
+
+
+def _quoted(text: str) -> str:
+    """In quotes, and of a long text the start alone."""
+    return repr(text) if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]!r}... ({len(text)} characters)"
 
 
 def photo_of(explanations: Sequence[Explanation]) -> Photo:
@@ -351,7 +360,7 @@ def photo_of(explanations: Sequence[Explanation]) -> Photo:
 
 def _text(row: Mapping[str, Any]) -> Text:
     spans = tuple((start, end) for start, end in row["spans"])
-    return Text(row["text"], tuple(row["tokens"]), spans, row["cut"])
+    return Text(row["text"], tuple(row["tokens"]), spans, row["cut"], tuple(row["unknown"]))
 
 
 def _plain(value: Any) -> Any:

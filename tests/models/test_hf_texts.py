@@ -139,6 +139,26 @@ def test_unknown_characters_break_nothing(make, text):
     assert found.cut == ""
 
 
+@pytest.mark.parametrize(
+    ("make", "text", "unknown"),
+    [
+        (tokenizer, "a zebra red zebra, 名前", ("zebra", ",", "名前")),
+        (bert_tokenizer, "a zebra red zebra 名", ("zebra", "名")),
+        (clip_tokenizer, "a zebra 名前", ()),
+        (tokenizer, "a red ball", ()),
+    ],
+)
+def test_what_is_not_in_the_vocabulary_is_told(make, text, unknown):
+    assert read(make(), text).unknown == unknown
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_only_what_was_read_can_be_unknown(left):
+    side = "left" if left else "right"
+    found = read(tokenizer(truncation_side=side), "zebra red ball giraffe", context=5)
+    assert (found.cut, found.unknown) == (("zebra", ("giraffe",)) if left else ("giraffe", ("zebra",)))
+
+
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 def test_what_does_not_fit_is_told(make):
     own = make()

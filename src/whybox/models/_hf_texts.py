@@ -74,7 +74,16 @@ def _read(tokenizer: Any, text: str, count: int) -> Text:
     cut = ""
     if count < len(spans):
         cut = text[max(end for _, end in kept) :] if at_end else text[: kept[0][0]]
-    return Text(text, tuple(text[start:end] for start, end in kept), kept, cut.strip())
+    tokens = tuple(text[start:end] for start, end in kept)
+    return Text(text, tokens, kept, cut.strip(), _unknown(tokenizer, text, tokens, at_end))
+
+
+def _unknown(tokenizer: Any, text: str, tokens: Sequence[str], at_end: bool) -> tuple[str, ...]:
+    """Which of the kept tokens the vocabulary does not hold, each once."""
+    numbers = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    kept = numbers[: len(tokens)] if at_end else numbers[-len(tokens) :]
+    strange = (token for token, number in zip(tokens, kept, strict=True) if number == tokenizer.unk_token_id)
+    return tuple(dict.fromkeys(strange))
 
 
 def _places(tokenizer: Any, text: str) -> list[Span]:
