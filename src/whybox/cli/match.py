@@ -77,7 +77,7 @@ def _say(told: Mapping[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
         return say_json({"folder": str(folder), "page": str(page), "explanation": told})
     for row in told["detections"]:
-        print(f"{row['name']}: cosine {row['score']:.3f}, presence {row['presence']:.3g}")
+        print(f"{' '.join(row['name'].split())}: cosine {row['score']:.3f}, presence {row['presence']:.3g}")
         if "words" in row:
             print("  " + "  ".join(f"{word} {weight:.3g}" for word, weight in row["words"]))
     print(f"page: {page.resolve().as_uri()}")

@@ -264,14 +264,18 @@
     find("sheet").text = text;
   }
 
+  let painted = null;
+
   function paintSheet() {
-    if (find("sheet").text !== active().text) laySheet();
     const choice = active();
+    if (find("sheet").text !== choice.text) laySheet();
+    const look = JSON.stringify([choice.text, state.own, state.opacity, find("grey").checked, find("photo").naturalWidth]);
     for (const button of find("sheet").querySelectorAll("button")) {
       const here = button.choice.text === choice.text && button.choice.word === choice.word;
       button.setAttribute("aria-pressed", String(here));
-      compose(button.querySelector("canvas"), button.one.map);
+      if (look !== painted) compose(button.querySelector("canvas"), button.one.map);
     }
+    painted = look;
   }
 
   /** Photograph, hatching and heat on one canvas. */
