@@ -114,6 +114,8 @@ def _built(prefix: str, rest: str, name: str, weights: str | Path | None, given:
     if not isinstance(built, nn.Module):
         if file:
             load_weights(_network(built), file)
+        if classes is not None:
+            built.classes = classes
         return built  # type: ignore[no-any-return]
     if file:
         load_weights(built, file)

@@ -1,12 +1,18 @@
 """What all models of whole images share: layers, ways back to them, and the check that they answer as they are."""
 
+import pickle
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
+from transformers import ViTImageProcessor
 
 import whybox
 from methods.small_clip import TEXTS, image, load_small, make_clip
+from models import hf_models
 from whybox.errors import WhyboxError
+
+SQUARE = {"height": 32, "width": 32}
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +101,19 @@ def test_only_some_texts_can_be_asked_for(model):
     assert one.names == (TEXTS[1],)
     assert torch.allclose(one.maps.native[0], whybox.explain(model, image()).maps.native[1])
     assert len(one.words) == 1
+
+
+def test_a_model_travels_to_another_process_as_it_is(model):
+    classifier = whybox.load(hf_models.stirred(hf_models.vit()), name="mine", processor=ViTImageProcessor(size=SQUARE))
+    classifier.classes = ["cat", "dog", "car", "tree", "ball"]
+    there = pickle.loads(pickle.dumps(classifier))
+    assert (there.name, list(there.classes)) == ("mine", list(classifier.classes))
+    assert torch.equal(there.trace(image()).candidates.scores, classifier.trace(image()).candidates.scores)
+    asked = pickle.loads(pickle.dumps(model))
+    assert list(asked.classes) == TEXTS
+    assert torch.equal(asked.trace(image()).candidates.scores, model.trace(image()).candidates.scores)
+
+
+def test_a_model_of_texts_has_no_class_names_of_its_own(model):
+    with pytest.raises(WhyboxError, match="leave classes out"):
+        model.classes = ["cat"]

@@ -120,6 +120,12 @@ class WholeImage:
         """The texts, or a classifier's class names."""
         return [text.text for text in self.texts] if "text" in self.gives else self.encoders.classes
 
+    @classes.setter
+    def classes(self, names: Sequence[str]) -> None:
+        if "text" in self.gives:
+            raise WhyboxError(f"{self.name} has texts for its classes: leave classes out, and give text")
+        self.encoders = replace(self.encoders, classes=list(names))
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Names that `pullbacks` takes, the default first."""
@@ -137,7 +143,8 @@ class WholeImage:
         """To a worker go the network and the family's options; there it is taken apart again."""
         if self._made_by is None:
             return super().__reduce__()
-        return _make_again, (self._made_by, [text.text for text in self.texts])
+        own = None if "text" in self.gives else self.encoders.classes
+        return _make_again, (self._made_by, self.name, [text.text for text in self.texts], own)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(K,D) unit embeddings of texts."""
@@ -382,6 +389,9 @@ def _in_words(value: Any) -> str:
     return f"{type(value).__name__}{sorted(described().items()) if callable(described) else ''}"
 
 
-def _make_again(made_by: Callable[[], WholeImage], texts: Sequence[str]) -> WholeImage:
+def _make_again(made_by: Callable[[], WholeImage], name: str, texts: Sequence[str], classes: Sequence[str] | None) -> WholeImage:
     model = made_by()
+    model.name = name
+    if classes is not None:
+        model.classes = classes
     return model.prompt(texts) if texts else model
