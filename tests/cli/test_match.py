@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from models import hf_models
+from whybox import api
 from whybox.cli.match import _read_size
 from whybox.errors import WhyboxError
 from whybox.explanation import Explanation
+from whybox.methods.grad_eclip import GradEclip
 
-TEXTS = ("a red ball, left of a tree", "a dog")
+TEXTS = ("a red ball left of a tree", "a dog")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,17 @@ def test_texts_become_a_folder_with_a_page(whybox, clip, pictures):
     assert "What speaks for" in (pictures / "whybox-one" / "index.html").read_text()
 
 
+def test_words_are_drawn_by_the_same_model_and_method(whybox, clip, pictures):
+    words = ("--heads", "single", "--size", "40x48")
+    assert whybox("match", "one.png", TEXTS[0], "--model", clip, "--out", "out", *words)[0] == 0
+    read = Explanation.load(pictures / "out")
+    model = api.load(clip, size=(40, 48))
+    for i, word in enumerate(read.single_words.names):
+        own = api.explain(model, pictures / "one.png", text=word, method=GradEclip(heads="single"))
+        assert torch.allclose(read.single_words.maps.native[i], own.maps.native[0], atol=1e-6)
+        assert float(read.single_words.detections.scores[i]) == pytest.approx(float(own.detections.scores[0]), abs=1e-6)
+
+
 def test_json_is_all_that_is_printed(whybox, clip, pictures):
     code, out, _ = whybox("match", "one.png", *TEXTS, "--model", clip, "--out", "out", "--json")
     told = json.loads(out)
@@ -72,6 +85,12 @@ def test_a_text_that_is_too_long_is_cut_and_told(whybox, clip, pictures):
     read = Explanation.load(pictures / "out")
     assert read.notes == (note,)
     assert '"cut":true' in (pictures / "out" / "index.html").read_text()
+
+
+def test_a_word_that_the_model_does_not_know_is_told(whybox, clip, pictures):
+    code, _, err = whybox("match", "one.png", "a red 名前", "--model", clip, "--out", "out")
+    assert (code, said(err)) == (0, ["whybox: 'a red 名前': not in the model's vocabulary: '名前'"])
+    assert Explanation.load(pictures / "out").texts[0].unknown == ("名前",)
 
 
 def test_a_method_without_maps_of_words_says_scores_alone(whybox, clip, pictures):
