@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from whybox import registry
 from whybox.attention import Text, TokenMaps
@@ -276,6 +276,8 @@ def explain(
     check_target(chosen_method, target)
     started = time.perf_counter()
     passed = _own_trace(model, image) if isinstance(image, Trace) else trace(model, image)  # type: ignore[arg-type]
+    if text is not None and isinstance(image, Trace):
+        passed = model.answer(passed)  # type: ignore[attr-defined]
     traced = time.perf_counter()
     found, notes = _choose(passed, detections, model, score_threshold, top)
     maps = _maps(chosen_method, model, passed, found, target)
@@ -286,7 +288,7 @@ def explain(
     image_name = name or _name_of(image)
     texts, notes = _texts_read(model, found, notes)
     asks_alike = texts and target in ("score", "logit")
-    ask = partial(_ask_alike, model, passed.image, chosen_method, target, image_name) if asks_alike else None
+    ask = partial(_ask_alike, model, passed, chosen_method, target, image_name) if asks_alike else None
     whole = "transformer" in model.gives
     return Explanation(found, maps, passed.image, model.name, model.classes, image_name, notes, seconds, words, whole, texts, ask)
 
@@ -300,9 +302,9 @@ def _texts_read(model: Any, found: Detections, notes: tuple[str, ...]) -> tuple[
     return texts, tuple("; ".join(part for part in parts if part) for parts in told)
 
 
-def _ask_alike(model: Model, image: Tensor, method: Any, target: Any, name: str, texts: Sequence[str]) -> Explanation:
+def _ask_alike(model: Model, passed: Trace, method: Any, target: Any, name: str, texts: Sequence[str]) -> Explanation:
     """Other texts of the same image, explained in the same way."""
-    return explain(model, image, text=list(texts), method=method, target=target, top=len(texts), name=name)
+    return explain(model, passed, text=list(texts), method=method, target=target, top=len(texts), name=name)
 
 
 _DEFAULT_METHODS = {False: "odam", True: "grad_eclip"}

@@ -96,6 +96,20 @@ def test_a_list_of_images_takes_a_text_each_or_one_for_all():
     assert [one.classes for one in whybox.explain(bare, [image()] * 2, text="a car")] == [["a car"]] * 2
 
 
+@pytest.mark.parametrize("before", [(), ("a dog",), TEXTS])
+def test_one_trace_serves_texts_that_came_later(model, before):
+    first = model.prompt(before) if before else load_small(model.net)
+    passed = whybox.trace(first, image())
+    later = whybox.explain(first, passed, text=["a red ball", "a tree"])
+    alone = whybox.explain(first, image(), text=["a red ball", "a tree"])
+    assert torch.allclose(later.detections.scores, alone.detections.scores, atol=1e-6)
+    assert torch.equal(later.detections.boxes, alone.detections.boxes)
+    assert torch.allclose(later.maps.values, alone.maps.values, atol=1e-6)
+    assert later.words == alone.words
+    assert torch.equal(later.single_words.maps.values, alone.single_words.maps.values)
+    assert len(passed.detections) == len(before), "the trace itself is as it was"
+
+
 def test_only_some_texts_can_be_asked_for(model):
     one = whybox.explain(model, image(), detections={"labels": [TEXTS[1]]})
     assert one.names == (TEXTS[1],)

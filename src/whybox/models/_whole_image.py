@@ -171,6 +171,11 @@ class WholeImage:
         features = FeatureMap(self._on_grid(entering[-1][0], frame), self._stride(frame), TOKENS)
         return Trace(image, frame, (features,), candidates, self._detections(candidates), embedding=embedding, state=state)
 
+    def answer(self, trace: Trace) -> Trace:
+        """A trace that was made before these texts were asked about, answered with them: the image is not encoded again."""
+        candidates = self._candidates(self._known(trace).embedding, trace.frame)
+        return replace(trace, candidates=candidates, detections=self._detections(candidates))
+
     def _read_out(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(B,D) from what enters the last layer; of that layer only the row that is read is computed."""
         vision = self.encoders.vision
