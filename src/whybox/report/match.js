@@ -85,7 +85,7 @@
     const text = match.texts[choice.text];
     const word = wordOf(choice);
     const one = drawn(choice);
-    const name = make("em", { textContent: word && one === text ? word.text : one.name, dir: "auto" });
+    const name = make("em", { textContent: shorten(word && one === text ? word.text : one.name), dir: "auto" });
     const score = make("small", { textContent: `${match.score} ${writeScore(one.score)}` });
     if (word && one === text) find("question").replaceChildren("How much does ", name, " weigh?");
     else find("question").replaceChildren("What speaks for ", name, word ? ", asked alone?" : "?", score);
@@ -98,6 +98,8 @@
   function holdHeight(block) {
     block.style.minHeight = `${block.offsetHeight}px`;
   }
+
+  const shorten = (text) => (text.length > 140 ? `${text.slice(0, 139)}…` : text);
 
   function weigh(word) {
     const parts = word.tokens.map(([token, value]) => `“${token}” ${write(value)}`);
@@ -256,7 +258,8 @@
     const { text } = active();
     const texts = many ? match.texts.map((one, i) => thumb(one, { text: i, word: null })) : [];
     const words = match.words.length ? wordsOf(match.texts[text]).map((word, place) => [word, { text, word: place }]) : [];
-    const alone = words.filter(([word]) => word.alone !== null).map(([, choice]) => thumb(drawn(choice), choice));
+    const firsts = words.filter(([word], i) => word.alone !== null && words.findIndex(([other]) => other.alone === word.alone) === i);
+    const alone = firsts.map(([, choice]) => thumb(drawn(choice), choice));
     const rows = [[`All ${kinds}`, texts], ["Its words, each asked alone", alone]];
     const laid = rows.filter(([, buttons]) => buttons.length).map(([title, buttons]) =>
       make("div", { className: "row" }, make("h3", { textContent: title }), make("div", {}, ...buttons)));
@@ -271,8 +274,7 @@
     if (find("sheet").text !== choice.text) laySheet();
     const look = JSON.stringify([choice.text, state.own, state.opacity, find("grey").checked, find("photo").naturalWidth]);
     for (const button of find("sheet").querySelectorAll("button")) {
-      const here = button.choice.text === choice.text && button.choice.word === choice.word;
-      button.setAttribute("aria-pressed", String(here));
+      button.setAttribute("aria-pressed", String(button.one === drawn(choice)));
       if (look !== painted) compose(button.querySelector("canvas"), button.one.map);
     }
     painted = look;
