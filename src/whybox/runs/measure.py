@@ -83,7 +83,8 @@ class Measurer:
         if "text" in self.model.gives:
             case = replace(case, score_texts=partial(self._score_texts, passed))
         rows = _texts(case, passed, self.model.classes)
-        return {**self._measured(sample, passed, case, rows), "masks": "boxes" if truth.masks is None else "masks"}
+        drawn = "boxes" if truth.masks is None and len(truth) else "masks"
+        return {**self._measured(sample, passed, case, rows), "masks": drawn}
 
     def _case(self, sample: Sample, passed: Trace, found: Detections, truth: Truth, matched: Tensor) -> Case:
         seeds = torch.tensor([_seed(self.plan.seed, sample.name, i) for i in range(len(found))], dtype=torch.long)
