@@ -104,8 +104,9 @@ class Explanation:
     def single_words(self) -> "Explanation | None":
         """The distinct words of all texts, each asked alone of the same image; None where the method has no maps of words.
         Computed when it is first read."""
-        words = distinct_words(self.token_maps.texts) if self.read_words is not None and self.ask is not None else []
-        return replace(self.ask(words), read_words=None, ask=None) if self.ask is not None and words else None
+        if self.read_words is None or self.ask is None or not len(self):
+            return None
+        return replace(self.ask(distinct_words(self.token_maps.texts)), read_words=None, ask=None)
 
     def overlay(self, index: int, *, longest: int = LONGEST_OVERLAY, opacity: float = 0.85) -> Image.Image:
         """Detection `index` as a picture: its map over the image, on the map's own scale, its box, class and score; of a text
