@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from typing import Any
@@ -91,12 +92,23 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
 def _in_flight(submit: Callable[..., "Future[Shard]"], indices: Sequence[int], most: int) -> Iterator[Shard]:
     """Results as they come, with at most `most` images under way."""
     left = iter(indices)
-    running = {submit(_measure, index) for _, index in zip(range(most), left, strict=False)}
+    with _interrupted_later():
+        running = {submit(_measure, index) for _, index in zip(range(most), left, strict=False)}
     while running:
         done, running = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
             yield future.result()
             running |= {submit(_measure, index) for _, index in zip(range(1), left, strict=False)}
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """While workers begin, Ctrl-C waits: one that was sent half of its setup would print a traceback. They inherit the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _own: list[Measurer | str] = []
