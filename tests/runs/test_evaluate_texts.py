@@ -204,6 +204,11 @@ def test_without_masks_boxes_stand_for_them(model):
     assert np.isfinite(done.results.of("grad_eclip", "pixel_ap")).all()
 
 
+def test_texts_of_one_word_have_no_value_in_the_columns_of_words(model):
+    done = evaluate(model, DATA, **CHEAP, template="{}", limit=1)
+    assert "Not in the table (no object has a value): text_deletion." in done.report.remarks
+
+
 def test_images_without_an_object_are_no_failure(model):
     done = evaluate(model, Changed(lambda truth: truth[truth.labels > 9]), **CHEAP)
     assert not len(done.results)

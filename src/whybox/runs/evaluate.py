@@ -266,8 +266,10 @@ def _remarks(setup: Setup, results: Results, shards: Sequence[Shard], metrics: M
 def _remarks_on_texts(results: Results, shards: Sequence[Shard], metrics: Mapping[str, Metric]) -> list[str]:
     if not len(results):
         return ["No image shows an object that the model was to be asked about, so nothing was measured."]
-    given = frozenset({"box", "mask", "predict", "redraw", "randomised", "whole"})
-    told = [*left_out(results, metrics, given), *without_words(results, metrics)]
+    given = {"box", "mask", "predict", "redraw", "randomised", "whole"}
+    judged = {spec for shard in shards for row in shard.get("rows", {}).values() for spec in row["metrics"]}
+    given |= {need for spec in judged for need in metrics[spec].needs}
+    told = [*left_out(results, metrics, frozenset(given)), *without_words(results, metrics)]
     if any(shard.get("masks") == "boxes" for shard in shards):
         told.append("The data has no masks: where a metric asks for one, the objects' boxes stand for it.")
     return told
