@@ -128,6 +128,13 @@ def test_a_detector_reads_no_texts(whybox, network, pictures):
     assert "does not read texts: give an image-text model" in err
 
 
+def test_an_unknown_model_is_told_with_one_that_is_known(whybox, pictures):
+    code, _, err = whybox("match", "one.png", "a dog", "--model", "whybox/nothing", "--out", "out")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "unknown" in err
+    assert "--model takes an image-text model, such as open_clip/ViT-B-16" in err
+
+
 def test_a_missing_tokenizer_is_one_line(whybox, clip, pictures, tmp_path):
     folder = tmp_path / "bare"
     folder.mkdir()

@@ -8,7 +8,7 @@ import typer
 
 from whybox.cli.options import AsJson, Device, Weights, read_options, read_weights
 from whybox.cli.output import free_folder, say_json, warn
-from whybox.errors import WhyboxError
+from whybox.errors import UnknownNameError, WhyboxError
 
 MODEL = "whybox/scenes-clip"
 EXAMPLE = "open_clip/ViT-B-16"
@@ -43,7 +43,10 @@ def match(
 
     check_new_folder(folder)
     pixels = read_image(image)
-    network = api.load(model, weights=read_weights(weights), device=device, **shape)
+    try:
+        network = api.load(model, weights=read_weights(weights), device=device, **shape)
+    except UnknownNameError as error:
+        raise WhyboxError(f"{error} --model takes an image-text model, such as {EXAMPLE}") from error
     if "text" not in network.gives:
         raise WhyboxError(f"{model} does not read texts: give an image-text model, such as --model {EXAMPLE}")
     found = api.explain(network, pixels, text=asked, method=method, top=len(asked), name=image.name, **settings)
