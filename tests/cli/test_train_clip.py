@@ -30,6 +30,7 @@ def test_train_and_resume(run, tmp_path):
     command = json.loads((tmp_path / "card.json").read_text())["trained"]["command"]
     assert command.startswith("whybox train-clip --data scenes --steps 2 --batch 2")
     assert "--patches 0.5" in command
+    assert not (tmp_path / "drawn").exists(), "half a gigabyte that nobody needs any more"
     assert transformers.CLIPModel.from_pretrained(tmp_path).config.vision_config.num_hidden_layers > 1
     again = run("--out", tmp_path, "--seed", 7, "--patches", 0.5, "--resume", "--json", *FEW)
     assert json.loads(again.stdout)["trained"]["steps"] == 2

@@ -4,20 +4,23 @@ import json
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from whybox import zoo
 from whybox.data.captions import Phrase
 from whybox.data.scenes import HELD_OUT_SEED, draw_scene
 from whybox.errors import WhyboxError
-from whybox.training import captioned_scenes, clip
+from whybox.training import captioned_scenes, clip, clip_scores, clip_words
 from whybox.training.captioned_scenes import PHRASES
 from whybox.training.detector import Recipe
 
 transformers = pytest.importorskip("transformers")
 
+SHIPPED = Path(zoo.__file__).parent / "scenes_clip"
 SMALL = clip.Plan(side=32, patch=16, width=16, depth=2, text_width=16, text_depth=1, heads=2, shared=8, context=40)
 RECIPE = Recipe(6, batch=4, seed=4, warmup=2, zoom=clip.ZOOM)
 
@@ -37,7 +40,7 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words():
-    return clip.tokenizer(48)
+    return clip_words.tokenizer(48)
 
 
 def begin(drawn, recipe=RECIPE, patches=0.0, plan=SMALL):
@@ -170,7 +173,9 @@ def test_what_is_kept_is_a_folder_for_transformers(drawn, tmp_path):
     assert given["pixel_values"].shape == (1, 3, 32, 32)
     with torch.no_grad():
         found = network(**given).logits_per_image[0] / network.logit_scale.exp()
-    assert torch.allclose(found, clip.cosines(network, processor, [draw_scene(0).image], ["a red ball", "a dog"])[0], atol=1e-5)
+    assert torch.allclose(
+        found, clip_scores.cosines(network, processor, [draw_scene(0).image], ["a red ball", "a dog"])[0], atol=1e-5
+    )
     assert transformers.AutoTokenizer.from_pretrained(tmp_path)("a dog").input_ids == processor.tokenizer("a dog").input_ids
 
 
@@ -192,26 +197,26 @@ def perfect(network, processor, images, texts):
 
 def test_who_sees_everything_scores_one_and_the_opposite_nought(monkeypatch):
     network = torch.nn.Linear(1, 1)
-    monkeypatch.setattr(clip, "cosines", perfect)
-    assert clip.score(network, None, 4) == {"object": 1, "colour": 1, "both": 1, "auc": 1}
-    monkeypatch.setattr(clip, "cosines", lambda *given: -perfect(*given))
-    assert clip.score(network, None, 4) == {"object": 0, "colour": 0, "both": 0, "auc": 0}
+    monkeypatch.setattr(clip_scores, "cosines", perfect)
+    assert clip_scores.score(network, None, 4) == {"object": 1, "colour": 1, "both": 1, "auc": 1}
+    monkeypatch.setattr(clip_scores, "cosines", lambda *given: -perfect(*given))
+    assert clip_scores.score(network, None, 4) == {"object": 0, "colour": 0, "both": 0, "auc": 0}
 
 
 def test_hits_and_areas_worked_by_hand():
     values = torch.zeros(len(PHRASES))
     row = {phrase: column for column, phrase in enumerate(PHRASES)}
     values[row[Phrase("ball")]], values[row[Phrase("ball", "red")]], values[row[Phrase("dog", "brown")]] = 1, 0.5, 0.7
-    assert clip._hits(values, Phrase("ball", "red")) == (True, True, False)
-    assert clip._hits(values, Phrase("dog", "brown")) == (False, True, True)
-    assert clip._hits(values, Phrase("ball", "blue")) == (True, False, False)
+    assert clip_scores._hits(values, Phrase("ball", "red")) == (True, True, False)
+    assert clip_scores._hits(values, Phrase("dog", "brown")) == (False, True, True)
+    assert clip_scores._hits(values, Phrase("ball", "blue")) == (True, False, False)
     scene = draw_scene(3, seed=2)
     given = np.random.default_rng(0).normal(0, 1, len(PHRASES)).astype(np.float32)
     there = set(zip(scene.names, scene.colours, strict=True))
     true = [value for phrase, value in zip(PHRASES, given, strict=True) if phrase in there]
     false = [value for phrase, value in zip(PHRASES, given, strict=True) if phrase.colour and phrase not in there]
     assert true
-    assert clip._area(given, scene) == pytest.approx(np.mean([[a > b for b in false] for a in true]))
+    assert clip_scores._area(given, scene) == pytest.approx(np.mean([[a > b for b in false] for a in true]))
 
 
 def test_colours_are_changed_a_little():
@@ -220,6 +225,21 @@ def test_colours_are_changed_a_little():
     assert 0.01 < (changed - images).abs().mean() < 0.12
     assert changed.min() >= 0
     assert changed.max() <= 1
+
+
+def test_a_second_training_starts_from_the_first_and_says_so(drawn, tmp_path):
+    first = begin(drawn)
+    clip.fit(first, tmp_path / "a", interim=0)
+    clip.keep(first, tmp_path / "a", "the first", 2)
+    second = clip.begin("scenes", RECIPE, 2, 0.0, tmp_path / "b", init=tmp_path / "a")
+    assert all(torch.allclose(value, first.averaged[f"clip.{key}"], atol=1e-3) for key, value in second.clip.state_dict().items())
+    clip.fit(second, tmp_path / "b", interim=0)
+    card = clip.keep(second, tmp_path / "b", "the second", 2)
+    assert [training["command"] for training in card["before"]] == ["the first"]
+    third = clip.begin("scenes", RECIPE, 2, 0.0, tmp_path / "c", init=tmp_path / "b")
+    assert [training["command"] for training in third.before] == ["the first", "the second"]
+    with pytest.raises(WhyboxError, match="holds no CLIP"):
+        clip.begin("scenes", RECIPE, 2, 0.0, tmp_path / "d", init=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -240,3 +260,19 @@ def test_without_transformers_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(WhyboxError, match=r"pip install 'whybox\[hf\]'"):
         clip.start(SMALL, 0)
+
+
+def test_the_shipped_model_knows_objects_and_colours_as_its_card_says():
+    card = json.loads((SHIPPED / "card.json").read_text())["trained"]
+    assert card["held_out"] >= 400
+    assert min(card["scores"]["object"], card["scores"]["colour"]) >= 0.89
+    network, processor = clip.read(SHIPPED)
+    scores = clip_scores.score(network, processor, 60)
+    for name, value in scores.items():
+        # Three deviations of a rate over 60 scenes.
+        assert abs(value - card["scores"][name]) < 3 * math.sqrt(max(0.01, value * (1 - value)) / 60), name
+
+
+def test_the_shipped_folder_is_small_and_its_words_are_those_of_the_command(words):
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 6_000_000
+    assert transformers.AutoTokenizer.from_pretrained(SHIPPED).get_vocab() == words.get_vocab()

@@ -20,6 +20,7 @@ def train_clip(
     seed: Annotated[int, typer.Option(help="Seed of the scenes, their order, the windows and the weights.")] = 0,
     count: Annotated[int, typer.Option(help="Scenes to train on; they are drawn once, before the first step.")] = 8000,
     patches: Annotated[float, typer.Option(help="Weight of a second loss, on the patches of objects; 0: none.")] = 0.0,
+    init: Annotated[Path | None, typer.Option(help="Start from this folder's weights.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 where the processor has it.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Processor threads; by default torch decides.")] = None,
@@ -37,10 +38,10 @@ def train_clip(
         torch.set_num_threads(threads)
     recipe = Recipe(steps, batch, seed, lr, precision=precision, zoom=clip.ZOOM)
     with progress_bar(steps) as (say, tick):
-        run = clip.begin(data, recipe, count, patches, out / "drawn", say)
+        run = clip.begin(data, recipe, count, patches, out, init=init, say=say)
         clip.fit(run, out, resume=resume, every=every, interim=min(100, held_out), say=say, tick=tick)
     options = {"data": data, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "count": count, "patches": patches}
-    options |= {"precision": precision, "threads": threads, "held-out": held_out}
+    options |= {"precision": precision, "threads": threads, "held-out": held_out, "init": init}
     card = clip.keep(run, out, _command(options), held_out)
     print(json.dumps(card, indent=2) if as_json else _summary(card, out))
 

@@ -1,35 +1,34 @@
-"""Fit a tiny CLIP on captioned scenes, and score what it has learned of objects and colours on scenes it has not seen."""
+"""Fit a tiny CLIP on captioned scenes."""
 
-import re
+import json
+import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
 from whybox import zoo
-from whybox.data.captions import TEMPLATES, WHERE, Phrase, overview
-from whybox.data.scenes import CLASSES, HELD_OUT_SEED, Scene, draw_scene
+from whybox.data.scenes import CLASSES, HELD_OUT_SEED
 from whybox.errors import WhyboxError
+from whybox.models.hf import fetch
 from whybox.training import captioned_scenes as scenes
-from whybox.training.captioned_scenes import PHRASES, RELATIONS, Drawn
+from whybox.training.captioned_scenes import PHRASES, Drawn
+from whybox.training.clip_scores import score
+from whybox.training.clip_words import hugging_face, tokenizer
 from whybox.training.detector import Example, Examples, Fit, Recipe, Task
 
 # Drawn finer than the network looks, so that a window of a scene is not blurred.
 FINER = 1.25
 MEAN, SPREAD = 0.5, 0.25
-# What CLIP's tokenizer writes at the end of a word.
-END = "</w>"
+# Where the drawn scenes lie until the training is done.
+DRAWN = "drawn"
 # The sides of the windows that training sees, as parts of a scene's.
 ZOOM = (0.7, 1.1)
 
@@ -47,15 +46,6 @@ class Plan:
     heads: int = 4
     shared: int = 96
     context: int = 48
-
-
-def hugging_face() -> Any:
-    """The transformers package."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise WhyboxError("CLIP is trained with transformers: pip install 'whybox[hf]'") from error
-    return transformers
 
 
 def start(plan: Plan, seed: int) -> tuple[nn.Module, Any]:
@@ -90,51 +80,6 @@ def start(plan: Plan, seed: int) -> tuple[nn.Module, Any]:
     size = {"height": plan.side, "width": plan.side}
     pixels = hf.CLIPImageProcessor(size=size, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[SPREAD] * 3)
     return network, hf.CLIPProcessor(pixels, words)
-
-
-def tokenizer(context: int) -> Any:
-    """CLIP's tokenizer with a vocabulary of its own: all bytes, the words of the scenes, the start and the end of a text."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    merges = merge_letters(vocabulary())
-    letters = sorted(ByteLevel.alphabet())
-    tokens = [*letters, *(letter + END for letter in letters), *("".join(pair) for pair in merges)]
-    ids = {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return hugging_face().CLIPTokenizer(ids, merges, model_max_length=context)
-
-
-def merge_letters(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Merges, first to last, that make one token of every word out of its letters.
-
-    Byte-pair encoding, Sennrich et al., ACL 2016, algorithm 1, until no word is left in pieces. The tokenizers package learns
-    merges too, but settles ties by chance: another run would number the tokens anew.
-    """
-    pieces = [(*word[:-1], word[-1] + END) for word in sorted(words)]
-    merges = []
-    while counts := Counter(pair for word in pieces for pair in pairwise(word)):
-        best = max(counts, key=lambda pair: (counts[pair], pair))
-        merges.append(best)
-        pieces = [_merged(word, best) for word in pieces]
-    return merges
-
-
-def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    """The word with every occurrence of the pair, from the left, as one piece."""
-    pieces: list[str] = []
-    for piece in word:
-        if pieces and (pieces[-1], piece) == pair:
-            pieces[-1] += piece
-        else:
-            pieces.append(piece)
-    return tuple(pieces)
-
-
-def vocabulary() -> set[str]:
-    """Every word that a text of the scenes is made of."""
-    many = [overview([name] * count, ["red"] * count, place) for name in CLASSES for count in range(2, 8) for place in WHERE]
-    others = overview([], [], "room"), overview(CLASSES, ["red"] * len(CLASSES), "room")
-    texts = [*map(str, PHRASES), *many, *others, *TEMPLATES, *RELATIONS]
-    return {word for text in texts for word in re.findall(r"\w+|,", text)}
 
 
 class Matcher(nn.Module):
@@ -175,16 +120,16 @@ class Matcher(nn.Module):
 class Matching(Fit):
     """A training of a Matcher in progress."""
 
-    def __init__(self, network: Matcher, processor: Any, drawn: Drawn, recipe: Recipe) -> None:
+    def __init__(self, network: Matcher, processor: Any, drawn: Drawn, recipe: Recipe, before: Sequence[Any] = ()) -> None:
         super().__init__(network, Task(CLASSES, Examples(len(drawn), _no_boxes), {}), recipe)
         self.processor, self.drawn, self.patches = processor, drawn, network.patches
+        self.before = before
         self.clip = network.clip
         self.side: int = self.clip.config.vision_config.image_size
         self.grid = self.side // self.clip.config.vision_config.patch_size
 
     def _batch(self, step: int) -> Any:
         """The images, texts and truth of a step, a function of seed and step alone."""
-
         rng = np.random.default_rng((self.recipe.seed, 1, step))
         rows = rng.integers(len(self.drawn), size=self.recipe.batch).tolist()
         words = [self.drawn.words[row] for row in rows]
@@ -238,80 +183,38 @@ def patch_truth(cells: NDArray[np.int8], known: scenes.Words) -> Tensor:
     return table[torch.from_numpy(cells.astype(np.int64)).flatten()]
 
 
-@torch.no_grad()
-def cosines(network: nn.Module, processor: Any, images: Sequence[Image.Image], texts: Sequence[str], batch: int = 50) -> Tensor:
-    """How well each image fits each text: (N,T), the cosine of their embeddings, as the written model would be used."""
-    clip: Any = network
-    read = processor.tokenizer(list(texts), padding=True, return_tensors="pt")
-    words = functional.normalize(clip.text_projection(clip.text_model(**read).pooler_output), dim=-1)
-    rows = []
-    for start_ in range(0, len(images), batch):
-        pixels = processor.image_processor(images[start_ : start_ + batch], return_tensors="pt")["pixel_values"]
-        seen = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
-        rows.append(functional.normalize(seen, dim=-1) @ words.T)
-    return torch.cat(rows)
-
-
-def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:
-    """What the network knows of `count` held-out scenes with a single object and as many mixed ones; prompts as "a red ball".
-
-    object: the right one of the classes; colour: the right one of the colours that the class comes in; both: the right one of
-    all classes in all colours (parts of the single scenes). auc: how often a phrase of an object in a mixed scene scores above
-    a phrase of none (mean of the scenes' areas under the ROC curve).
-    """
-    was_training = network.training
-    network.eval()
-    single, mixed = (
-        [draw_scene(index, seed=HELD_OUT_SEED, variant=kind) for index in range(count)] for kind in ("single", "mixed")
-    )
-    texts = [str(phrase) for phrase in PHRASES]
-    values = cosines(network, processor, [scene.image for scene in single], texts)
-    truths = [Phrase(scene.names[0], scene.colours[0]) for scene in single]
-    hits = np.asarray([_hits(row, truth) for row, truth in zip(values, truths, strict=True)])
-    values = cosines(network, processor, [scene.image for scene in mixed], texts)
-    areas = [area for row, scene in zip(values, mixed, strict=True) if (area := _area(row.numpy(), scene)) is not None]
-    network.train(was_training)
-    names = ("object", "colour", "both")
-    return {**dict(zip(names, hits.mean(0).tolist(), strict=True)), "auc": float(np.mean(areas))}
-
-
-def _hits(values: Tensor, truth: Phrase) -> tuple[bool, bool, bool]:
-    """Whether the best class, the best colour of the true class, and the best of all phrases with a colour are right."""
-    groups = [
-        (Phrase(truth.name), [phrase.colour is None for phrase in PHRASES]),
-        (truth, [phrase.name == truth.name and phrase.colour is not None for phrase in PHRASES]),
-        (truth, [phrase.colour is not None for phrase in PHRASES]),
-    ]
-    best = [PHRASES[int(values.masked_fill(~torch.tensor(among), -torch.inf).argmax())] == right for right, among in groups]
-    return best[0], best[1], best[2]
-
-
-def _area(values: NDArray[np.float32], scene: Scene) -> float | None:
-    """The area under the ROC curve of the phrases with a colour, those of the scene's objects against the others."""
-    coloured = [(phrase, value) for phrase, value in zip(PHRASES, values, strict=True) if phrase.colour is not None]
-    there = set(zip(scene.names, scene.colours, strict=True))
-    true = np.asarray([(phrase.name, phrase.colour) in there for phrase, _ in coloured])
-    if true.all() or not true.any():
-        return None
-    ranks = rankdata([value for _, value in coloured])
-    return float((ranks[true].sum() - true.sum() * (true.sum() + 1) / 2) / (true.sum() * (~true).sum()))
-
-
 def begin(
-    data: str, recipe: Recipe, count: int, patches: float, folder: Path, say: Callable[[str], None] = lambda text: None
+    data: str,
+    recipe: Recipe,
+    count: int,
+    patches: float,
+    folder: Path,
+    *,
+    init: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Matching:
-    """A training on `count` scenes, drawn now or read from the folder."""
+    """A training on `count` scenes, drawn into the folder, or read there where an earlier run has drawn them.
+
+    init: a folder that `keep` wrote, to start from its weights; None: random ones.
+    """
     if data != "scenes":
         raise WhyboxError(f"data is scenes, not {data!r}: only they say which texts are true of which images")
     if recipe.seed == HELD_OUT_SEED:
         raise WhyboxError(f"seed {recipe.seed} is kept for the held-out scenes; choose another")
     if count < 1 or patches < 0:
         raise WhyboxError(f"count is at least 1 and patches at least 0, not {count} and {patches}")
-    plan = Plan()
-    network, processor = start(plan, recipe.seed)
-    say(f"drawing {count} scenes into {folder}")
-    drawn = scenes.draw(count, recipe.seed, round(plan.side * FINER), folder)
-    return Matching(Matcher(network, patches), processor, drawn, recipe)
+    network, processor = read(init) if init else start(Plan(), recipe.seed)
+    side: int = processor.image_processor.size["height"]
+    say(f"drawing {count} scenes into {folder / DRAWN}")
+    drawn = scenes.draw(count, recipe.seed, round(side * FINER), folder / DRAWN)
+    return Matching(Matcher(network, patches), processor, drawn, recipe, _trained(init) if init else ())
+
+
+def _trained(folder: Path) -> list[Any]:
+    """How the weights of a folder came to be: the trainings of its card, the first one first."""
+    file = folder / "card.json"
+    card = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return [*card.get("before", []), *([card["trained"]] if "trained" in card else [])]
 
 
 def fit(
@@ -362,8 +265,10 @@ def save(network: nn.Module, processor: Any, card: Mapping[str, Any], folder: Pa
 def read(folder: Path) -> tuple[nn.Module, Any]:
     """The network, in evaluation mode, and the processor that a folder holds."""
     hf = hugging_face()
-    network: nn.Module = hf.CLIPModel.from_pretrained(folder, dtype=torch.float32)
-    return network.eval(), hf.CLIPProcessor.from_pretrained(folder)
+    if not (folder / "config.json").is_file():
+        raise WhyboxError(f"{folder} holds no CLIP: name a folder that whybox train-clip has written")
+    network: nn.Module = fetch(hf.CLIPModel, str(folder))
+    return network.eval(), fetch(hf.CLIPProcessor, str(folder))
 
 
 def keep(run: Matching, folder: Path, command: str, held_out: int) -> dict[str, Any]:
@@ -385,5 +290,7 @@ def keep(run: Matching, folder: Path, command: str, held_out: int) -> dict[str, 
         "held_out": held_out,
         "scores": {name: round(value, 4) for name, value in score(*read(folder), held_out).items()},
     }
+    card |= {"before": list(run.before)} if run.before else {}
     save(clip, run.processor, card, folder)
+    shutil.rmtree(folder / DRAWN, ignore_errors=True)
     return card

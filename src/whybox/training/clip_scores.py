@@ -1,0 +1,75 @@
+"""What a CLIP knows of objects and colours, scored on scenes that training never sees."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torch.nn import functional
+
+from whybox.data.captions import Phrase
+from whybox.data.scenes import HELD_OUT_SEED, Scene, draw_scene
+from whybox.training.captioned_scenes import PHRASES
+
+
+@torch.no_grad()
+def cosines(network: nn.Module, processor: Any, images: Sequence[Image.Image], texts: Sequence[str], batch: int = 50) -> Tensor:
+    """How well each image fits each text: (N,T), the cosine of their embeddings, as the written model would be used."""
+    clip: Any = network
+    read = processor.tokenizer(list(texts), padding=True, return_tensors="pt")
+    words = functional.normalize(clip.text_projection(clip.text_model(**read).pooler_output), dim=-1)
+    rows = []
+    for start in range(0, len(images), batch):
+        pixels = processor.image_processor(images[start : start + batch], return_tensors="pt")["pixel_values"]
+        seen = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
+        rows.append(functional.normalize(seen, dim=-1) @ words.T)
+    return torch.cat(rows)
+
+
+def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:
+    """What the network knows of `count` held-out scenes with a single object and as many mixed ones; prompts as "a red ball".
+
+    object: the right one of the classes; colour: the right one of the colours that the class comes in; both: the right one of
+    all classes in all colours (parts of the single scenes). auc: how often a phrase of an object in a mixed scene scores above
+    a phrase of none (mean of the scenes' areas under the ROC curve).
+    """
+    was_training = network.training
+    network.eval()
+    single, mixed = (
+        [draw_scene(index, seed=HELD_OUT_SEED, variant=kind) for index in range(count)] for kind in ("single", "mixed")
+    )
+    texts = [str(phrase) for phrase in PHRASES]
+    values = cosines(network, processor, [scene.image for scene in single], texts)
+    truths = [Phrase(scene.names[0], scene.colours[0]) for scene in single]
+    hits = np.asarray([_hits(row, truth) for row, truth in zip(values, truths, strict=True)])
+    values = cosines(network, processor, [scene.image for scene in mixed], texts)
+    areas = [area for row, scene in zip(values, mixed, strict=True) if (area := _area(row.numpy(), scene)) is not None]
+    network.train(was_training)
+    names = ("object", "colour", "both")
+    return {**dict(zip(names, hits.mean(0).tolist(), strict=True)), "auc": float(np.mean(areas))}
+
+
+def _hits(values: Tensor, truth: Phrase) -> tuple[bool, bool, bool]:
+    """Whether the best class, the best colour of the true class, and the best of all phrases with a colour are right."""
+    groups = [
+        (Phrase(truth.name), [phrase.colour is None for phrase in PHRASES]),
+        (truth, [phrase.name == truth.name and phrase.colour is not None for phrase in PHRASES]),
+        (truth, [phrase.colour is not None for phrase in PHRASES]),
+    ]
+    best = [PHRASES[int(values.masked_fill(~torch.tensor(among), -torch.inf).argmax())] == right for right, among in groups]
+    return best[0], best[1], best[2]
+
+
+def _area(values: NDArray[np.float32], scene: Scene) -> float | None:
+    """The area under the ROC curve of the phrases with a colour, those of the scene's objects against the others."""
+    coloured = [(phrase, value) for phrase, value in zip(PHRASES, values, strict=True) if phrase.colour is not None]
+    there = set(zip(scene.names, scene.colours, strict=True))
+    true = np.asarray([(phrase.name, phrase.colour) in there for phrase, _ in coloured])
+    if true.all() or not true.any():
+        return None
+    ranks = rankdata([value for _, value in coloured])
+    return float((ranks[true].sum() - true.sum() * (true.sum() + 1) / 2) / (true.sum() * (~true).sum()))

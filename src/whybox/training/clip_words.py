@@ -1,0 +1,69 @@
+"""The words of a tiny CLIP: CLIP's own tokenizer, with the vocabulary of the scenes."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+from whybox.data.captions import TEMPLATES, WHERE, overview
+from whybox.data.scenes import CLASSES
+from whybox.errors import WhyboxError
+from whybox.training.captioned_scenes import PHRASES, RELATIONS
+
+# What CLIP's tokenizer writes at the end of a word.
+END = "</w>"
+
+
+def hugging_face() -> Any:
+    """The transformers package."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise WhyboxError("CLIP is trained with transformers: pip install 'whybox[hf]'") from error
+    return transformers
+
+
+def tokenizer(context: int) -> Any:
+    """CLIP's tokenizer with a vocabulary of its own: all bytes, the words of the scenes, the start and the end of a text."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = merge_letters(vocabulary())
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(letter + END for letter in letters), *("".join(pair) for pair in merges)]
+    ids = {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    return hugging_face().CLIPTokenizer(ids, merges, model_max_length=context)
+
+
+def merge_letters(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Merges, first to last, that make one token of every word out of its letters.
+
+    Byte-pair encoding, Sennrich et al., ACL 2016, algorithm 1, until no word is left in pieces. The tokenizers package learns
+    merges too, but settles ties by chance: another run would number the tokens anew.
+    """
+    pieces = [(*word[:-1], word[-1] + END) for word in sorted(words)]
+    merges = []
+    while counts := Counter(pair for word in pieces for pair in pairwise(word)):
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        pieces = [_merged(word, best) for word in pieces]
+    return merges
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """The word with every occurrence of the pair, from the left, as one piece."""
+    pieces: list[str] = []
+    for piece in word:
+        if pieces and (pieces[-1], piece) == pair:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    return tuple(pieces)
+
+
+def vocabulary() -> set[str]:
+    """Every word that a text of the scenes is made of."""
+    many = [overview([name] * count, ["red"] * count, place) for name in CLASSES for count in range(2, 8) for place in WHERE]
+    others = overview([], [], "room"), overview(CLASSES, ["red"] * len(CLASSES), "room")
+    texts = [*map(str, PHRASES), *many, *others, *TEMPLATES, *RELATIONS]
+    return {word for text in texts for word in re.findall(r"\w+|,", text)}
