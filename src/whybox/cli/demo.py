@@ -1,14 +1,19 @@
-"""`whybox demo`: generated scenes, the detector that comes with the package, and the page about them."""
+"""`whybox demo`: generated scenes, the models that come with the package, and the pages about them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whybox.cli.options import AsJson
 from whybox.cli.output import bar, say_outcome, warn
+from whybox.errors import WhyboxError
+
+if TYPE_CHECKING:
+    from whybox.types import Model
 
 MODEL = "whybox/scenes"
+READER = "whybox/scenes-clip"
 TARGETS = ("score", "x1", "y1", "x2", "y2", "combined")
 
 
@@ -31,5 +36,16 @@ def demo(
     network = api.load(MODEL)
     question = Question(methods=("odam", "gradcam"), targets=TARGETS, score_threshold=0.5)
     with bar(scenes * len(question), "explaining") as tick:
-        outcome = explain_scenes(network, question, out, scenes, seed, tick=tick, warn=warn)
+        outcome = explain_scenes(network, question, out, scenes, seed, reader=_reader(), tick=tick, warn=warn)
     say_outcome(outcome, out, as_json)
+
+
+def _reader() -> "Model | None":
+    """The image-text model; it needs a package that the detector does without."""
+    from whybox import api
+
+    try:
+        return api.load(READER)
+    except WhyboxError as error:
+        warn(f"no page about texts: {error}")
+        return None

@@ -55,12 +55,15 @@ def say_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
             print(_row(row))
     if outcome.page is not None:
         print(f"page: {outcome.page.resolve().as_uri()}")
+    if outcome.match is not None:
+        print(f"page about texts: {outcome.match.resolve().as_uri()}")
 
 
 def _outcome(outcome: "Outcome", folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "page": None if outcome.page is None else str(outcome.page),
+        **({} if outcome.match is None else {"match": str(outcome.match)}),
         "images": [{"image": kept.image, "folder": str(kept.folder), "explanations": kept.explanations} for kept in outcome.kept],
         "failed": [{"image": name, "error": error} for name, error in outcome.failed],
     }

@@ -73,11 +73,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run. failed: the name of each image that could not be explained, with the reason in one line."""
+    """What became of a run. failed: the name of each image that could not be explained, with the reason in one line.
+    match: the page about texts, where there is one."""
 
     page: Path | None
     kept: tuple[Kept, ...]
     failed: tuple[tuple[str, str], ...]
+    match: Path | None = None
 
 
 def explain_images(
