@@ -229,3 +229,9 @@ def test_a_class_name_for_every_column():
 def test_settings_are_refused_before_anything_runs(model, options, message):
     with pytest.raises(WhyboxError, match=message):
         whybox.explain(model, "no such file: it is not even looked for", **options)
+
+
+def test_the_word_none_is_a_name_where_an_option_has_names(model):
+    """As a command line reads it: odam:smoothing=none."""
+    result = whybox.explain(model, image(), method="odam", smoothing=None, score_threshold=0.1, top=1)
+    assert result.maps.options["smoothing"] == "none"

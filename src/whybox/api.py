@@ -368,6 +368,9 @@ def make_method(method: str | Any, model: Model, **options: Any) -> Any:
         raise WhyboxError(f"method {method!r} has no option {key!r}; it takes {', '.join(sorted(allowed)) or 'none'}")
     for option in fields(kind):
         if option.name in given:
+            # On a command line the word none stands for None, and for some options it is a name.
+            if given[option.name] is None and isinstance(option.default, str) and "None" not in str(option.type):
+                given[option.name] = "none"
             check_value(f"method {method!r}", option, given[option.name])
     if options.get("route", "auto") not in ROUTES:
         raise unknown("route", str(options["route"]), ROUTES)
@@ -417,13 +420,18 @@ def _check_object(method: Any, model: Model, options: Mapping[str, Any]) -> Any:
 
 
 def _check_needs(kind: Any, model: Model, known: Mapping[str, Any]) -> None:
-    missing = kind.needs - model.gives
-    if missing:
-        works = [name for name, other in known.items() if other.needs <= model.gives]
-        raise WhyboxError(
-            f"method {kind.name!r} needs {', '.join(sorted(missing))}, which {model.name} does not give; "
-            f"what works with it: {', '.join(works) or 'nothing'}"
-        )
+    missing, unfit = kind.needs - model.gives, _not_for(kind) & model.gives
+    if missing or unfit:
+        works = [name for name, other in known.items() if other.needs <= model.gives and not _not_for(other) & model.gives]
+        lacks = f"needs {', '.join(sorted(missing))}, which {model.name} does not give"
+        reason = lacks if missing else f"has nothing to compare where a model answers for the whole image, as {model.name} does"
+        raise WhyboxError(f"method {kind.name!r} {reason}; what works with it: {', '.join(works) or 'nothing'}")
+
+
+def _not_for(kind: Any) -> frozenset[str]:
+    """What a model may not give, for a method that makes no sense then."""
+    found: frozenset[str] = getattr(kind, "not_for", frozenset())
+    return found
 
 
 def _maps(method: Any, model: Model, passed: Trace, found: Detections, target: str | Target) -> HeatMaps:
@@ -473,7 +481,9 @@ def _choose(passed: Trace, wanted: Any, model: Model, score_threshold: float, to
         raise WhyboxError(f"detections must be Detections or a mapping with boxes and labels, got {type(wanted).__name__}")
     if whole and "labels" in wanted and "boxes" not in wanted:
         wanted = {**wanted, "boxes": passed.candidates.boxes.expand(len(wanted["labels"]), 4)}
-    return match_drawn(passed, wanted, model.classes, score_threshold)
+    found, notes = match_drawn(passed, wanted, model.classes, score_threshold)
+    # There was one candidate to choose from: how it fits the box says nothing.
+    return found, ("",) * len(found) if whole else notes
 
 
 def _name_of(image: Any) -> str:

@@ -8,7 +8,7 @@ def models(as_json: AsJson = False) -> None:
     """List the models that can be loaded by name, and the families a module of yours may belong to."""
     from whybox import registry, zoo
 
-    names = {f"whybox/{name}": "comes with the package" for name in zoo.shipped()}
+    names = {f"whybox/{name}": "comes with the package" for name in (*zoo.shipped(), *zoo.shipped_folders())}
     names |= {f"{prefix}/...": _summary(loader) for prefix, loader in registry.loaders().items()}
     families = {name: _summary(family) for name, family in registry.models().items()}
     if as_json:

@@ -105,6 +105,7 @@ class DRise:
 
     name: ClassVar[str] = "drise"
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    not_for: ClassVar[frozenset[str]] = frozenset({"transformer"})
     targets: ClassVar[frozenset[str]] = frozenset({"score"})
     source: ClassVar[str] = "Petsiuk et al.: Black-box Explanation of Object Detectors via Saliency Maps, CVPR 2021"
 
@@ -119,8 +120,6 @@ class DRise:
         self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[HeatMaps]:
         """One HeatMaps a target; `names` are the targets' names, and may only be "score"."""
-        if "transformer" in model.gives:
-            raise WhyboxError(f"drise compares boxes, and {model.name} answers for the whole image: use rise")
         for name in names:
             if name not in self.targets:
                 raise WhyboxError(f"drise explains a detection as a whole, not {name!r} alone; use target 'score'")

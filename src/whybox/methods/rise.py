@@ -40,7 +40,7 @@ class Rise:
     progress: Callable[[int, int], None] | None = field(default=None, compare=False, repr=False)
 
     name: ClassVar[str] = "rise"
-    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates", "transformer"})
     source: ClassVar[str] = "Petsiuk, Das, Saenko: RISE, BMVC 2018, eq. 6"
 
     def __post_init__(self) -> None:
