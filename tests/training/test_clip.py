@@ -265,7 +265,7 @@ def test_without_transformers_it_says_what_to_install(monkeypatch):
 def test_the_shipped_model_knows_objects_and_colours_as_its_card_says():
     card = json.loads((SHIPPED / "card.json").read_text())["trained"]
     assert card["held_out"] >= 400
-    assert min(card["scores"]["object"], card["scores"]["colour"]) >= 0.89
+    assert min(card["scores"]["object"], card["scores"]["colour"]) >= 0.9
     network, processor = clip.read(SHIPPED)
     scores = clip_scores.score(network, processor, 60)
     for name, value in scores.items():
