@@ -224,8 +224,17 @@ def detect(
 ) -> Detections:
     """The model's detections with a score of at least `score_threshold`, the `top` best, in the model's own order."""
     _check_selection(score_threshold, top)
-    found = image if isinstance(image, Trace) else trace(model, image)
+    found = _answered(load(model), image) if isinstance(image, Trace) else trace(model, image)
     return _best(found.detections, score_threshold, top)
+
+
+def _answered(model: Model, passed: Trace) -> Trace:
+    """A trace of this model's, which may be older than the texts that the model is asked about now."""
+    _own_trace(model, passed)
+    if "text" not in model.gives:
+        return passed
+    answered: Trace = model.answer(passed)  # type: ignore[attr-defined]
+    return answered
 
 
 @overload
@@ -241,7 +250,7 @@ def explain(
     target: str | Target | None = None,
     detections: Detections | Mapping[str, Any] | Sequence[Any] | None = None,
     score_threshold: float = 0.3,
-    top: int = 100,
+    top: int | None = None,
     route: str = "auto",
     layer: str | tuple[str, ...] | None = None,
     name: str | None = None,
@@ -255,7 +264,8 @@ def explain(
     one text for all.
     target: a name (`whybox targets` lists them: score, logit, x1, y1, x2, y2, combined, contrast:CLASS ...) or your own
     callable. None: the score; of a classifier the logit.
-    detections: which to explain. None: the model's own, filtered by score_threshold and top. A mapping with "boxes" (N,4) in
+    detections: which to explain. None: the model's own, filtered by score_threshold and top (None: 100 of a detector, all
+    texts). A mapping with "boxes" (N,4) in
     image pixels and "labels" (names or columns): the best candidate for each box that you draw, also where the model
     missed it; `notes` then say why its score is low. For a list of images, a list of these, one an image.
     For classifiers and image-text models a mapping with "labels" alone (names or columns) is enough.
@@ -275,28 +285,35 @@ def explain(
     chosen_method = make_method(method, model, route=route, layer=layer, **options)
     check_target(chosen_method, target)
     started = time.perf_counter()
-    passed = _own_trace(model, image) if isinstance(image, Trace) else trace(model, image)  # type: ignore[arg-type]
-    if text is not None and isinstance(image, Trace):
-        passed = model.answer(passed)  # type: ignore[attr-defined]
+    passed = _answered(model, image) if isinstance(image, Trace) else trace(model, image)  # type: ignore[arg-type]
     traced = time.perf_counter()
     found, notes = _choose(passed, detections, model, score_threshold, top)
     maps = _maps(chosen_method, model, passed, found, target)
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
-    words = None
-    if hasattr(chosen_method, "explain_text") and "text" in model.gives and target != COMBINED:
-        words = partial(_token_maps, chosen_method, model, passed, found, target)
     image_name = name or _name_of(image)
-    texts, notes = _texts_read(model, found, notes)
-    asks_alike = texts and target in ("score", "logit")
-    ask = partial(_ask_alike, model, passed, chosen_method, target, image_name) if asks_alike else None
-    whole = "transformer" in model.gives
-    return Explanation(found, maps, passed.image, model.name, model.classes, image_name, notes, seconds, words, whole, texts, ask)
+    parts = (found, maps, passed.image, model.name, model.classes, image_name)
+    if "text" not in model.gives:
+        return Explanation(*parts, notes, seconds, whole_image="transformer" in model.gives)
+    return _of_texts(Explanation(*parts, notes, seconds, whole_image=True), model, passed, chosen_method, target)
+
+
+def _of_texts(plain: Explanation, model: Any, passed: Trace, method: Any, target: str | Target) -> Explanation:
+    """With the texts as the model read them, and what draws maps of their words and asks about others when they are wanted.
+
+    These keep the trace without what it can be continued from: many explanations would hold it all.
+    """
+    texts, notes = _texts_read(model, plain.detections, plain.notes)
+    light = replace(passed, state=None, features=())
+    words = ask = None
+    if hasattr(method, "explain_text") and target != COMBINED:
+        words = partial(_token_maps, method, model, light, plain.detections, target)
+    if target in ("score", "logit"):
+        ask = partial(_ask_alike, model, light, method, target, plain.name)
+    return replace(plain, notes=notes, texts=texts, read_words=words, ask=ask)
 
 
 def _texts_read(model: Any, found: Detections, notes: tuple[str, ...]) -> tuple[tuple[Text, ...], tuple[str, ...]]:
     """The texts behind the detections, as the model read them; and the notes, which say what it did not read of them."""
-    if "text" not in model.gives:
-        return (), notes
     texts = tuple(model.texts[label] for label in found.labels.tolist())
     told = [[reading_note(text), note] for text, note in zip(texts, notes, strict=True)]
     return texts, tuple("; ".join(part for part in parts if part) for parts in told)
@@ -304,7 +321,7 @@ def _texts_read(model: Any, found: Detections, notes: tuple[str, ...]) -> tuple[
 
 def _ask_alike(model: Model, passed: Trace, method: Any, target: Any, name: str, texts: Sequence[str]) -> Explanation:
     """Other texts of the same image, explained in the same way."""
-    return explain(model, passed, text=list(texts), method=method, target=target, top=len(texts), name=name)
+    return explain(model, passed, text=list(texts), method=method, target=target, name=name)
 
 
 _DEFAULT_METHODS = {False: "odam", True: "grad_eclip"}
@@ -348,7 +365,7 @@ def _for_each(detections: Any, count: int) -> Sequence[Any]:
 
 
 def _check_selection(score_threshold: Any, top: Any) -> None:
-    if isinstance(top, bool) or not isinstance(top, int) or top < 0:
+    if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 0):
         raise WhyboxError(f"top must be a whole number of detections, 0 or more, got {top!r}")
     if not isinstance(score_threshold, (int, float)) or score_threshold != score_threshold:
         raise WhyboxError(f"score_threshold must be a number, got {score_threshold!r}")
@@ -464,11 +481,19 @@ def _best(found: Detections, score_threshold: float, top: int) -> Detections:
     return found[kept]
 
 
-def _choose(passed: Trace, wanted: Any, model: Model, score_threshold: float, top: int) -> tuple[Detections, tuple[str, ...]]:
+MOST_DETECTIONS = 100
+"""How many detections of an image are explained where nobody says."""
+
+
+def _choose(
+    passed: Trace, wanted: Any, model: Model, score_threshold: float, top: int | None
+) -> tuple[Detections, tuple[str, ...]]:
     whole = "transformer" in model.gives
     if wanted is None:
         # A text is asked for by its user, whatever its score; of a classifier the best class is.
-        found = _best(passed.detections, -1.0 if "text" in model.gives else score_threshold, top)
+        asked = "text" in model.gives
+        most = top if top is not None else len(passed.detections) if asked else MOST_DETECTIONS
+        found = _best(passed.detections, -torch.inf if asked else score_threshold, most)
         found = passed.detections[:1] if whole and not len(found) else found
         return found, ("",) * len(found)
     if isinstance(wanted, Detections):

@@ -117,15 +117,15 @@ class Text:
     @property
     def words(self) -> tuple[str, ...]:
         """The words between blanks that have a token."""
-        return tuple(self.text[start:end] for start, end in self._words())
+        return tuple(self.text[start:end] for start, end in self.word_spans())
 
     def word_of(self) -> tuple[int, ...]:
         """For each token the word that it belongs to."""
-        places = self._words()
+        places = self.word_spans()
         return tuple(next(i for i, (_, end) in enumerate(places) if start < end) for start, _ in self.spans)
 
-    def _words(self) -> list[tuple[int, int]]:
-        """Runs of characters between blanks that hold a token's start."""
+    def word_spans(self) -> list[tuple[int, int]]:
+        """Where each word stands in the text: runs of characters between blanks that hold a token's start."""
         found, start = [], 0
         for piece in self.text.split():
             start = self.text.index(piece, start)
@@ -176,8 +176,9 @@ class ImageTextModel(TransformerModel, Protocol):
 
     texts: Sequence[Text]
 
-    def text_transformer(self, trace: Trace, *, padded: bool = False) -> TransformerPass:
-        """The texts' pass, answered with the image of the trace; padded: to the full context."""
+    def text_transformer(self, trace: Trace, labels: Tensor | None = None, *, padded: bool = False) -> TransformerPass:
+        """The pass of the texts `labels` (n,), one item each, or of all; answered with the image of the trace. padded: to the
+        full context."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

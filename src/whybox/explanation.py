@@ -159,13 +159,20 @@ class Explanation:
             "target": self.maps.target,
             "options": {name: _plain(value) for name, value in self.maps.options.items()},
             "seconds": dict(self.seconds),
-            "detections": [self._row(i, name) for i, name in enumerate(self.names)],
+            "detections": self._rows(),
         }
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = [self._row(i, name) for i, name in enumerate(self.names)]
+        columns: dict[str, Sequence[Any]] = {"presence": self.presence} if self.whole_image else {}
+        columns |= {"text": [asdict(text) for text in self.texts]} if self.texts else {}
+        columns |= {"tokens": self.tokens, "words": self.words} if self.read_words is not None else {}
+        return [row | {name: column[i] for name, column in columns.items()} for i, row in enumerate(rows)]
 
     def _row(self, index: int, name: str) -> dict[str, Any]:
         native = self.maps.native[index]
         low, high = value_range([native])
-        row = {
+        return {
             "name": name,
             "label": int(self.detections.labels[index]),
             "score": float(self.detections.scores[index]),
@@ -175,10 +182,6 @@ class Explanation:
             "route": self.maps.routes[index] if self.maps.routes else "",
             "map": {"height": native.shape[0], "width": native.shape[1], "low": low, "high": high},
         }
-        row |= {"presence": self.presence[index]} if self.whole_image else {}
-        row |= {"text": asdict(self.texts[index])} if self.texts else {}
-        row |= {"tokens": self.tokens[index], "words": self.words[index]} if self.read_words is not None else {}
-        return row
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """COCO's result form, one dict a detection: bbox is x, y, width, height; category_id is the label."""

@@ -27,6 +27,11 @@ def minmax(values):
     return (values - values.min()) / (values.max() - values.min())
 
 
+def with_one_head(attention):
+    """The module itself as one head over its full width."""
+    attention.num_heads, attention.head_dim, attention.scale = 1, attention.embed_dim, attention.embed_dim**-0.5
+
+
 def by_hooks(clip, model, index, weighting="cosine"):
     """The map of text `index` from hooks on the last layer of the running module: nothing of whybox but the pixels and ids."""
     attention = clip.vision_model.encoder.layers[-1].self_attn
@@ -64,6 +69,16 @@ def test_the_map_is_that_of_hooks_on_the_module(clip, model, weighting):
         assert torch.allclose(result.maps.native[i], expected, rtol=1e-4, atol=1e-7)
         assert result.maps.options["explained_score"][i] == pytest.approx(score, abs=1e-5)
         assert result.maps.options["own_score"][i] == pytest.approx(score, abs=1e-5)
+
+
+def test_a_single_head_is_the_module_with_one_head_in_its_last_layer(model):
+    changed = make_clip()
+    with_one_head(changed.vision_model.encoder.layers[-1].self_attn)
+    found = whybox.explain(model, image(), heads="single")
+    for i in range(len(TEXTS)):
+        expected, score = by_hooks(changed, model, i)
+        assert torch.allclose(found.maps.native[i], expected, rtol=1e-4, atol=1e-7)
+        assert found.maps.options["explained_score"][i] == pytest.approx(score, abs=1e-5)
 
 
 def test_several_texts_at_once_are_the_same_as_one_by_one(model):
@@ -115,8 +130,8 @@ def test_several_layers_add_up_after_the_relu(model):
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-8)
 
 
-def text_by_hooks(clip, model, index, layers):
-    """The text's tokens by hooks on the running text encoder, unpadded."""
+def text_by_hooks(clip, model, index, layers, published=False):
+    """The text's tokens by hooks on the running text encoder; published: padded, and every position in the min-max."""
     seen = {}
     handles = []
     for number, block in enumerate(clip.text_model.encoder.layers[-layers:]):
@@ -131,8 +146,10 @@ def text_by_hooks(clip, model, index, layers):
             part = getattr(attention, f"{name}_proj")
             hook = lambda _, __, out, name=name, number=number: seen.__setitem__((name, number), out)
             handles.append(part.register_forward_hook(hook))
-    ids = tokenizer()([TEXTS[index]], return_tensors="pt")["input_ids"]
-    embedding = clip.get_text_features(input_ids=ids)
+    padding = {"padding": "max_length", "max_length": 16} if published else {}
+    given = tokenizer()([TEXTS[index]], return_tensors="pt", **padding)
+    ids = given["input_ids"]
+    embedding = clip.get_text_features(input_ids=ids, attention_mask=given["attention_mask"])
     embedding = getattr(embedding, "pooler_output", embedding)
     pixels, _ = model.encoders.prepare(image()[None])
     picture = clip.get_image_features(pixel_values=pixels)
@@ -140,12 +157,14 @@ def text_by_hooks(clip, model, index, layers):
     gradients = torch.autograd.grad(score.sum(), [seen["o", number] for number in range(layers)])
     for handle in handles:
         handle.remove()
-    end = ids.shape[1] - 1
+    end = int((ids[0] == 1).nonzero()[0])
+    kept = slice(0, 16) if published else slice(1, end)
     total = torch.zeros(end - 1)
     for number, gradient in enumerate(gradients):
         query, keys, values = (seen[name, number][0].detach() for name in "qkv")
-        weights = minmax(cosine_similarity(query[end : end + 1], keys[1:end]))
-        total += weights * (values[1:end] @ gradient[0, end])
+        likeness = cosine_similarity(query[end : end + 1], keys)
+        low, high = likeness[kept].min(), likeness[kept].max()
+        total += (likeness[1:end] - low) / (high - low) * (values[1:end] @ gradient[0, end])
     return total.relu()
 
 
@@ -154,6 +173,12 @@ def test_the_words_are_those_of_hooks_on_the_text_encoder(clip, model, layers):
     result = whybox.explain(model, image(), text_layers=layers)
     for i, values in enumerate(result.token_maps.values):
         assert torch.allclose(values, text_by_hooks(clip, model, i, layers), rtol=1e-4, atol=1e-7)
+
+
+def test_all_positions_of_the_padded_context_as_published(clip, model):
+    result = whybox.explain(model, image(), text_kept="all", text_layers=2)
+    for i, values in enumerate(result.token_maps.values):
+        assert torch.allclose(values, text_by_hooks(clip, model, i, 2, published=True), rtol=1e-4, atol=1e-7)
 
 
 def test_tokens_and_words_are_those_of_the_text(model):

@@ -138,3 +138,16 @@ def test_a_single_head_works_on_every_kind(kind):
     found = whybox.explain(model, image(), heads="single", layers=2)
     assert found.maps.values.isfinite().all()
     assert found.maps.options["explained_score"] != pytest.approx(found.maps.options["own_score"], abs=1e-7)
+
+
+def test_below_a_pool_no_patch_is_special():
+    """Without positions, patches that change places change places in the map, in every layer that is explained."""
+    net = hf_models.stirred(hf_models.siglip())
+    with torch.no_grad():
+        net.vision_model.embeddings.position_embedding.weight.zero_()
+    processor = hf_models.transformers.SiglipImageProcessor(size={"height": 32, "width": 32}, resample=0)
+    model = whybox.load(net, processor=processor, tokenizer=hf_models.tokenizer(start="")).prompt(TEXTS)
+    picture = (image(32) * 255).round() / 255
+    for layers in (1, 2, 3):
+        one, other = (whybox.explain(model, each, layers=layers).maps.values for each in (picture, picture.roll((8, 16), (1, 2))))
+        assert torch.allclose(one.roll((1, 2), (1, 2)), other, rtol=1e-3, atol=1e-5 * float(one.max()))

@@ -131,3 +131,44 @@ def test_a_model_travels_to_another_process_as_it_is(model):
 def test_a_model_of_texts_has_no_class_names_of_its_own(model):
     with pytest.raises(WhyboxError, match="leave classes out"):
         model.classes = ["cat"]
+
+
+def test_a_trace_of_other_texts_is_answered_with_these(model):
+    """A trace keeps the image; what is asked about it may be newer."""
+    others = ["a ball", "the photo of a car", "a tree"]
+    asked = model.prompt(others)
+    old = model.trace(image())
+    found = whybox.explain(asked, old)
+    assert found.names == tuple(others)
+    assert torch.equal(found.detections.scores, asked.trace(image()).detections.scores)
+    assert torch.equal(whybox.detect(asked, old, score_threshold=-1.0).scores, found.detections.scores)
+
+
+def test_every_text_that_was_asked_for_is_explained(model):
+    many = [f"a {'red ' * (i % 4)}ball {'left ' * (i // 4)}" for i in range(120)]
+    assert len(whybox.explain(model, image(), text=many)) == 120
+    assert len(whybox.explain(model, image(), text=many, top=7)) == 7
+
+
+def test_explanations_do_not_keep_what_the_trace_is_continued_from(model):
+    result = whybox.explain(model, image())
+    kept = [part for part in (*result.read_words.args, *result.ask.args) if hasattr(part, "state")]
+    assert len(kept) == 2
+    assert all(part.state is None and not part.features for part in kept)
+
+
+def test_a_text_encoder_that_answers_otherwise_is_refused():
+    clip = make_clip()
+    attention = clip.text_model.encoder.layers[1].self_attn
+    own = attention.forward
+    attention.forward = lambda hidden_states, **rest: (own(hidden_states, **rest)[0] * 3, None)
+    result = whybox.explain(load_small(clip), image(), text="a car")
+    with pytest.raises(WhyboxError, match="the text encoder answers otherwise"):
+        result.words  # noqa: B018
+
+
+def test_texts_encoded_apart_are_those_of_the_whole(model):
+    trace = model.trace(image())
+    both, second = model.text_transformer(trace), model.text_transformer(trace, torch.tensor([1]))
+    assert torch.allclose(both.embedding[1:], second.embedding, atol=1e-5)
+    assert model.text_transformer(trace, torch.zeros(0, dtype=torch.long)).embedding.shape == (0, 24)

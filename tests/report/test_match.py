@@ -13,7 +13,7 @@ from report.made_up_match import CROPPED, TEXTS, made_up_asked, made_up_match, m
 from report.test_page import HOSTILE, Parts
 from whybox.attention import Text, TokenMaps
 from whybox.frame import Frame
-from whybox.report.match import Asked, alone, distinct_words, word_spans, write_match
+from whybox.report.match import Asked, alone, distinct_words, write_match
 from whybox.report.page import LONGEST_MAP
 from whybox.types import HeatMaps
 
@@ -90,7 +90,7 @@ def test_the_pieces_are_the_text(text):
     read = match.texts[0]
     assert "".join(piece["text"] for piece in pieces) == read.text
     assert tuple(piece["text"] for piece in pieces if "weight" in piece) == read.words
-    assert tuple(read.text[start:end] for start, end in word_spans(read)) == read.words
+    assert tuple(read.text[start:end] for start, end in read.word_spans()) == read.words
 
 
 @pytest.mark.parametrize(("text", "cut"), [("a red ball on the grass", "the grass"), ("on the grass a red ball", "on the grass")])

@@ -50,7 +50,8 @@ def dual_path_features(passed: TransformerPass, count: int) -> Tensor:
 
 def _has_residual(layer: AttentionLayer, tokens: Tensor, added: Tensor) -> bool:
     """Whether the layer adds to its tokens; one that pools looks at them through its attention alone."""
-    return not torch.equal(layer.finish(tokens, added), layer.finish(torch.zeros_like(tokens), added))
+    one, its = tokens[:, :1], added[:, :1]
+    return not torch.equal(layer.finish(one, its), layer.finish(torch.zeros_like(one), its))
 
 
 def _attend_values(layer: AttentionLayer, tokens: Tensor, mask: Tensor | None) -> Tensor:

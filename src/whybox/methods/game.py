@@ -108,7 +108,7 @@ class Game:
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
         with gradients_on():
-            passed = chosen_texts(model.text_transformer(trace), detections.labels)
+            passed = model.text_transformer(trace, detections.labels)
             maps = self._draw_texts(passed, ordinary(detections), targets)
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
         return [

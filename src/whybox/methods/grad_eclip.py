@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from whybox.attention import AttentionLayer, ImageTextModel, TokenMaps, TransformerModel, TransformerPass
+from whybox.attention import AttentionLayer, ImageTextModel, TokenMaps, Transformer, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError, unknown
-from whybox.ops.attention_flow import chosen_texts, maps_on_grid, own_tokens, ready
+from whybox.ops.attention_flow import maps_on_grid, own_tokens, ready
 from whybox.ops.gradients import gradients_on
 from whybox.ops.maps import ordinary
 from whybox.ops.transformer import Attended, attend, loosened_attention, modules_from, take_rows
@@ -94,8 +94,7 @@ class GradEclip:
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
         with gradients_on():
-            whole = model.text_transformer(trace, padded=self.text_kept == "all")
-            passed = chosen_texts(whole, detections.labels)
+            passed = model.text_transformer(trace, detections.labels, padded=self.text_kept == "all")
             depth = len(passed.transformer.layers)
             count = min(depth, self.text_layers or max(1, round(TEXT_LAYERS * depth)))
             assert passed.words is not None
@@ -166,11 +165,10 @@ class GradEclip:
     def _draw(self, one: _Watched, gradient: Tensor, passed: TransformerPass, kept: Tensor | slice) -> Tensor:
         """Signed maps (n,N) of one layer from its gradient (n,R,E)."""
         attended = one.attended
-        if passed.transformer.reads == "row" and gradient.shape[1] > 1:
-            gradient = take_rows(gradient, passed.row.expand(len(gradient)))
         queries = attended.queries.detach()
-        if queries.shape[1] > 1 and passed.transformer.reads == "row":
-            queries = take_rows(queries, passed.row)
+        if _one_row_is_read(one.layer, passed.transformer):
+            gradient = take_rows(gradient, passed.row.expand(len(gradient))) if gradient.shape[1] > 1 else gradient
+            queries = take_rows(queries, passed.row) if queries.shape[1] > 1 else queries
         weights = self._weights(one.layer, queries, attended.keys.detach(), kept)
         return grad_eclip_map(gradient, attended.values.detach(), weights)
 
@@ -191,6 +189,11 @@ class _Scores:
 
     explained: list[float]
     own: list[float]
+
+
+def _one_row_is_read(layer: AttentionLayer, transformer: Transformer) -> bool:
+    """Whether one row of the layer is read, or all: below a layer that pools, every token is looked at."""
+    return transformer.reads == "row" and (layer.pools or not transformer.layers[-1].pools)
 
 
 def _gradients(values: Tensor, nodes: Sequence[Tensor]) -> list[Tensor]:

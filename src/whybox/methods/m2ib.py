@@ -92,8 +92,8 @@ class M2ib:
         labels = detections.labels.tolist()
         texts = tuple(model.texts[label] for label in labels)
         with torch.inference_mode(False):
-            passed = model.text_transformer(trace) if labels else None
-            items = [_text_alone(passed, label) for label in labels if passed is not None]
+            passed = model.text_transformer(trace, detections.labels)
+            items = [_text_alone(passed, i) for i in range(len(labels))]
             found = [self._explain(model, items, detections, target) for target in targets]
         return [TokenMaps(tuple(values), texts, self.name, name, asdict(self)) for values, name in zip(found, names, strict=True)]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError
-from whybox.ops.attention_flow import check_layer, chosen_texts, flow_back, layer_attention, maps_on_grid, own_tokens, rows_read
+from whybox.ops.attention_flow import check_layer, flow_back, layer_attention, maps_on_grid, own_tokens, rows_read
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 
@@ -49,7 +49,7 @@ class RawAttention:
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
-        passed = chosen_texts(model.text_transformer(trace), detections.labels)
+        passed = model.text_transformer(trace, detections.labels)
         values = own_tokens(self._draw(passed), passed)
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
         return [TokenMaps(values, texts, self.name, name, asdict(self)) for name in names]

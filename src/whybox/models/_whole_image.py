@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from whybox.attention import Text, Transformer, TransformerPass
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.ops.attention_flow import chosen_texts
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen
 from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, token_layer
@@ -173,7 +174,7 @@ class WholeImage:
 
     def answer(self, trace: Trace) -> Trace:
         """A trace that was made before these texts were asked about, answered with them: the image is not encoded again."""
-        candidates = self._candidates(self._known(trace).embedding, trace.frame)
+        candidates = self._candidates(self._image_embedding(trace), trace.frame)
         return replace(trace, candidates=candidates, detections=self._detections(candidates))
 
     def _read_out(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
@@ -191,15 +192,18 @@ class WholeImage:
         if self.net in _CHECKED:
             return
         own = self.encoders.embed_image(pixels).float()
-        away = float((own - embedding.float()).norm() / own.norm().clamp(min=1e-12))
         if not own.isfinite().all():
             raise WeightsError(f"{self.name} gave an embedding that is NaN or infinite: look at its weights and its input")
-        if away > (1e-3 if embedding.dtype == torch.float32 else 5e-2):
-            raise WhyboxError(
-                f"{self.name}: taken apart into its layers it answers otherwise than by its own forward pass (they differ by "
-                f"{away:.2g} of the embedding's length): this variant of its architecture is not known to whybox"
-            )
+        self._compare(own, embedding.float(), embedding.dtype, "the image encoder")
         _CHECKED.add(self.net)
+
+    def _compare(self, whole: Tensor, apart: Tensor, dtype: torch.dtype, what: str) -> None:
+        away = float(((whole - apart).norm(dim=-1) / whole.norm(dim=-1).clamp(min=1e-12)).amax())
+        if not away <= (1e-3 if dtype == torch.float32 else 5e-2):
+            raise WhyboxError(
+                f"{self.name}: taken apart into its layers, {what} answers otherwise than by its own forward pass (they differ "
+                f"by {away:.2g} of the embedding's length): this variant of its architecture is not known to whybox"
+            )
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """One candidate for each of the images (B,3,H,W) in 0..1 of one size, by the network's own forward pass."""
@@ -209,20 +213,19 @@ class WholeImage:
             pixels, frame = self.encoders.prepare(images)
             return [self._candidates(one[None], frame) for one in self.encoders.embed_image(pixels)]
 
-    def _candidates(self, embeddings: Tensor, frame: Frame, texts: Tensor | None = None) -> Candidates:
-        """Embeddings (n,D) -> n candidates, each the whole image. texts: (T,D), or (n,T,D) each its own."""
-        height, width = frame.image
-        boxes = torch.tensor([[0.0, 0.0, width, height]], device=embeddings.device).expand(len(embeddings), 4)
-        level = torch.zeros(len(embeddings), dtype=torch.long, device=embeddings.device)
-        if self.encoders.classify is not None:
-            logits = self.encoders.classify(embeddings).float()
-            return Candidates(boxes, logits.softmax(-1), level, logits)
-        known = self._text_embeddings(embeddings) if texts is None else texts
-        unit = normalize(embeddings.float(), dim=-1)
-        cosine = unit @ known.T if known.ndim == 2 else (known @ unit[:, :, None])[..., 0]
+    def _candidates(self, embeddings: Tensor, frame: Frame) -> Candidates:
+        """Embeddings (n,D) -> n candidates, each the whole image."""
+        if self.encoders.classify is None:
+            unit = normalize(embeddings.float(), dim=-1)
+            return self._of_cosines(unit @ self._text_embeddings(embeddings).T, frame)
+        logits = self.encoders.classify(embeddings).float()
+        return Candidates(*_whole(logits.softmax(-1), frame), logits)
+
+    def _of_cosines(self, cosines: Tensor, frame: Frame) -> Candidates:
+        """Cosines (n,T) of the image with the texts -> n candidates."""
         with torch.no_grad():
             scale, offset = self.encoders.scale()
-        return Candidates(boxes, cosine, level, scale * cosine + offset)
+        return Candidates(*_whole(cosines, frame), scale * cosines + offset)
 
     def _text_embeddings(self, like: Tensor) -> Tensor:
         if not self.texts:
@@ -269,14 +272,16 @@ class WholeImage:
             self._stride(trace.frame),
         )
 
-    def text_transformer(self, trace: Trace, *, padded: bool = False) -> TransformerPass:
-        """The texts' pass, answered with the image of the trace. padded: to the full context, as the reference code of
-        Grad-ECLIP has it; the answer does not depend on it."""
-        encoders = self.encoders
+    def text_transformer(self, trace: Trace, labels: Tensor | None = None, *, padded: bool = False) -> TransformerPass:
+        """The pass of the texts `labels` (n,), one item each, or of all; answered with the image of the trace. padded: to the
+        full context, as the reference code of Grad-ECLIP has it; the answer does not depend on it."""
+        encoders, embeddings = self.encoders, self._text_embeddings(self._image_embedding(trace))
         if encoders.text is None or encoders.tokenize is None:
             raise WhyboxError(f"{self.name} has no text encoder that can be taken apart")
-        batch = encoders.tokenize([text.text for text in self.texts], padded)
-        image = self._known(trace).embedding
+        rows = torch.arange(len(self.texts)) if labels is None else labels
+        # No text is no batch that a tokenizer takes: one is read and left out again.
+        read = rows.tolist() or [0]
+        batch = encoders.tokenize([self.texts[row].text for row in read], padded)
         with frozen(self.net), torch.inference_mode(False), torch.no_grad():
             tokens, mask = encoders.text.embed(batch.inputs)
             entering = [tokens]
@@ -284,16 +289,21 @@ class WholeImage:
                 entering.append(run_layer(layer, entering[-1], mask))
             last = run_layer(encoders.text.layers[-1], entering[-1], mask)
             embedding = read_embedding(encoders.text, last, batch.row)
+        self._compare(embeddings[read], normalize(embedding.float(), dim=-1), embedding.dtype, "the text encoder")
+        answer = partial(self._answer_texts, trace, embeddings)
+        passed = TransformerPass(encoders.text, tuple(entering), batch.row, embedding, answer, mask, words=batch.words)
+        return passed if len(rows) else chosen_texts(passed, rows)
 
-        def answer(embeddings: Tensor, detections: Detections) -> Trace:
-            known = self._text_embeddings(image)
-            own = (
-                torch.arange(len(known), device=known.device)[None, :, None] == detections.labels.to(known.device)[:, None, None]
-            )
-            live = torch.where(own, normalize(embeddings.float(), dim=-1)[:, None], known[None])
-            return trace.rows(self._candidates(image.expand(len(embeddings), -1), trace.frame, live), detections)
+    def _answer_texts(self, trace: Trace, known: Tensor, embeddings: Tensor, detections: Detections) -> Trace:
+        """The image's cosines with all texts, of which that of detection i is with embedding i."""
+        image = normalize(self._image_embedding(trace).float(), dim=-1)
+        own = (normalize(embeddings.float(), dim=-1) * image).sum(-1)
+        columns = torch.arange(len(known), device=known.device)
+        cosines = torch.where(columns == detections.labels.to(known.device)[:, None], own[:, None], image @ known.T)
+        return trace.rows(self._of_cosines(cosines, trace.frame), detections)
 
-        return TransformerPass(encoders.text, tuple(entering), batch.row, embedding, answer, mask, words=batch.words)
+    def _image_embedding(self, trace: Trace) -> Tensor:
+        return self._known(trace).embedding if trace.embedding is None else trace.embedding
 
     def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
         """Ways back to the features by autograd, from the layer on; a backward pass a detection."""
@@ -334,7 +344,7 @@ class WholeImage:
         named = self._paths.get(wanted, wanted)
         path = module_path(named)
         with in_float32(self.net), frozen(self.net), gradients_on():
-            tensors, embedding = self._watch(path, state.pixels.float())
+            tensors, embedding = self._watch(path, state, trace, last=wanted == NORMED)
             live = replace(trace, candidates=self._candidates(embedding, trace.frame))
         chosen = choose_layers(self._laid_out(path, tensors, trace.frame.network), named)
         for way in exact_pullbacks(live, detections, chosen[-1:]):
@@ -348,14 +358,27 @@ class WholeImage:
             return [token_layer(path, last, network, (height, width), self.encoders.first)]
         return find_layers(path, tensors, network)
 
-    def _watch(self, path: str, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The tensors of one module, as nodes of the graph, and the embedding."""
+    def _watch(self, path: str, state: _State, trace: Trace, *, last: bool) -> tuple[list[Tensor], Tensor]:
+        """The tensors of one module, as nodes of the graph, and the embedding. last: it is part of the last layer, and that
+        alone is run again."""
+        pixels = state.pixels.float()
         if path == INPUT:
             leaf = pixels.clone().requires_grad_()
             return [leaf], self.encoders.embed_image(leaf)
         with capture(self.net, [path]) as captured:
-            embedding = self.encoders.embed_image(pixels)
+            if last:
+                start = len(state.tokens) - 1
+                embedding = embedding_from(self.transformer(trace), start, state.tokens[start].detach().float())
+            else:
+                embedding = self.encoders.embed_image(pixels)
         return captured[path], embedding
+
+
+def _whole(scores: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    """boxes, scores and level of candidates that are the whole image, from their scores (n,K)."""
+    height, width = frame.image
+    boxes = torch.tensor([[0.0, 0.0, width, height]], device=scores.device).expand(len(scores), 4)
+    return boxes, scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device)
 
 
 def _norm_path(encoders: Encoders) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """One HTML page about one image and what was asked of it as a whole: texts with their words, or a classifier's classes."""
 
 import math
-import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,12 +62,6 @@ class Match:
         for what in (self.texts, self.notes, self.tokens or ()):
             if len(what) not in (0, count):
                 raise ValueError(f"{count} texts or classes need as many texts, weights and notes, or none")
-
-
-def word_spans(text: Text) -> list[tuple[int, int]]:
-    """Where the words of `text.words` stand: (start, end) of characters."""
-    pieces = (piece.span() for piece in re.finditer(r"\S+", text.text))
-    return [(start, end) for start, end in pieces if any(start <= begin < end for begin, _ in text.spans)]
 
 
 def alone(word: str) -> str:
@@ -149,7 +142,7 @@ def _pieces(text: Text, tokens: TokenMaps | None, index: int, places: Mapping[st
     """The text from its first character to its last, in pieces: words with their weights, what was cut, what is between.
     alone: the word's place among the words asked alone."""
     words = [] if tokens is None else _words(text, tokens, index, places)
-    marks = [(start, end, word) for (start, end), word in zip(word_spans(text), words, strict=False)]
+    marks = [(start, end, word) for (start, end), word in zip(text.word_spans(), words, strict=False)]
     if text.cut:
         marks.append((*_cut_span(text), {"cut": True}))
     pieces: list[dict[str, Any]] = []

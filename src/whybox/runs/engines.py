@@ -104,6 +104,9 @@ def _in_flight(submit: Callable[..., "Future[Shard]"], indices: Sequence[int], m
 @contextmanager
 def _interrupted_later() -> Iterator[None]:
     """While workers begin, Ctrl-C waits: one that was sent half of its setup would print a traceback. They inherit the mask."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has none
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
