@@ -4,8 +4,9 @@
 
 An open_clip model with random weights (the cost does not depend on them) on noise. Each method's time, from the image to the
 maps of all texts, is divided by the time of the network's own encode_image on the same pixels; the texts' embeddings are
-known to both. What needs hundreds of forward passes (rise, m2ib) is timed for one text and few passes, and the ratio is
-scaled up to its default number, marked with ~.
+known to both (clip_surgery embeds them, and its neutral one, again). What needs hundreds of forward passes (rise, smoothgrad,
+integrated_gradients) is timed with few, and the ratio is scaled up to its default number, marked with ~. What takes a pass for
+each text is timed for one.
 """
 
 import argparse
@@ -88,7 +89,9 @@ def main() -> None:
     height, width = net.visual.image_size
     image = torch.rand(3, height, width)
     known = registry.methods()
-    methods = chosen.methods or [name for name, kind in known.items() if kind.needs <= bare.gives and name != "drise"]
+    methods = chosen.methods or [
+        name for name, kind in known.items() if kind.needs <= bare.gives and not getattr(kind, "not_for", set()) & bare.gives
+    ]
     rows = []
     for count in chosen.texts:
         model = bare.prompt(texts(count))  # type: ignore[attr-defined]

@@ -98,15 +98,19 @@ class ClipSurgery:
             features = dual_path_features(passed, self.layers)
             overall = normalize(passed.embedding[0].float(), dim=-1)
             asked = [model.texts[label].text for label in detections.labels.tolist()]
+            others = list(self.distractors or (self.neutral,))
+            embedded = model.embed_texts([*asked, *others]).to(features)
+            own, beside = embedded[: len(asked)], embedded[len(asked) :]
             assert passed.grid is not None
-            maps = tuple(self._map(model, features, overall, text).reshape(passed.grid) for text in asked)
+            maps = tuple(
+                self._map(features, overall, text, row, beside).reshape(passed.grid) for text, row in zip(asked, own, strict=True)
+            )
         return [HeatMaps(maps, trace.frame, name, self.name, asdict(self)) for name in names]
 
-    def _map(self, model: ImageTextModel, features: Tensor, overall: Tensor, text: str) -> Tensor:
-        """(P,) for one text: features (P,D), the image's own embedding (D,)."""
-        others = [other for other in self.distractors if other != text]
-        if others:
-            texts = model.embed_texts([text, *others]).to(features)
+    def _map(self, features: Tensor, overall: Tensor, text: str, own: Tensor, beside: Tensor) -> Tensor:
+        """(P,) for one text, embedded (D,): features (P,D), the image's own embedding (D,), the other texts' (K,D)."""
+        kept = [other != text for other in self.distractors]
+        if any(kept):
+            texts = torch.cat([own[None], beside[kept]])
             return clip_surgery_map(features @ texts.T, texts @ overall)[:, 0]
-        both = model.embed_texts([text, self.neutral]).to(features)
-        return features @ (both[0] - both[1])
+        return features @ (own - beside[0])

@@ -62,7 +62,8 @@ class SmoothGrad:
         ]
 
     def _noisy(self, image: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """Noisy images, not clamped to 0..1, and their weights. The noise is drawn on the CPU, the same for every device."""
+        """Noisy images and their weights; a model whose preprocessing works on eight bits cuts them off at 0 and 1. The noise is
+        drawn on the CPU, the same for every device."""
         generator = torch.Generator().manual_seed(self.seed)
         deviation = self.noise * (image.max() - image.min())
         for _ in range(self.samples):
