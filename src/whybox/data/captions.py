@@ -17,6 +17,8 @@ WHERE = {
     "room": "in a room",
     "dusk": "at dusk",
 }
+OPPOSITES = {"left of": "right of", "right of": "left of", "in front of": "behind", "behind": "in front of"}
+"""The relations that captions name, each with its opposite."""
 TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "there is {}", "this is {}")
 
 

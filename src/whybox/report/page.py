@@ -98,7 +98,10 @@ METHODS = {
     "rise": "RISE",
     "smoothgrad": "SmoothGrad",
     "integrated_gradients": "Integrated gradients",
+    "control_blob": "Control: blob",
+    "control_box": "Control: box",
 }
+"""Methods' names as people write them; one that is not here is called by its own."""
 
 ROUTES = {
     "exact": "exact, through the whole model",

@@ -11,6 +11,7 @@ import torch
 import whybox
 from whybox import api, registry
 from whybox.errors import WhyboxError, unknown
+from whybox.report.page import METHODS as METHOD_TITLES
 from whybox.specs import format_spec, parse_spec
 from whybox.truth import DataSet, Metric
 from whybox.types import Model, Target
@@ -305,28 +306,6 @@ def titles(specs: Sequence[str]) -> dict[str, str]:
     for spec in specs:
         name, options = parse_spec(spec)
         settings = ", ".join(f"{key} {value}" for key, value in options.items())
-        named[spec] = f"{_TITLES.get(name, name)} ({settings})" if settings else _TITLES.get(name, name)
+        title = METHOD_TITLES.get(name, name)
+        named[spec] = f"{title} ({settings})" if settings else title
     return named
-
-
-_TITLES = {
-    "odam": "ODAM",
-    "gradcam": "Grad-CAM",
-    "gradcam_pp": "Grad-CAM++",
-    "ssgradcam_pp": "SSGrad-CAM++",
-    "input_gradient": "Gradient x input",
-    "drise": "D-RISE",
-    "grad_eclip": "Grad-ECLIP",
-    "game": "GAME",
-    "maskclip": "MaskCLIP",
-    "raw_attention": "Raw attention",
-    "rollout": "Attention rollout",
-    "legrad": "LeGrad",
-    "clip_surgery": "CLIP Surgery",
-    "m2ib": "M2IB",
-    "rise": "RISE",
-    "smoothgrad": "SmoothGrad",
-    "integrated_gradients": "Integrated gradients",
-    "control_blob": "Control: blob",
-    "control_box": "Control: box",
-}

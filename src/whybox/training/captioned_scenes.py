@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from whybox import zoo
-from whybox.data.captions import TEMPLATES, Phrase, class_phrases, colour_phrases, overview
+from whybox.data.captions import OPPOSITES, TEMPLATES, Phrase, class_phrases, colour_phrases, overview
 from whybox.data.scenes import Scene, draw_scene
 
 # Scenes of the variants by turns: single objects show what a word means, the others that it is one among several.
@@ -33,8 +33,7 @@ COLUMNS = {
     for phrase in colour_phrases()
 }
 ROWS = {str(phrase): column for column, phrase in enumerate(PHRASES)}
-RELATIONS = ("left of", "right of", "in front of", "behind")
-OPPOSITES = {"left of": "right of", "right of": "left of", "in front of": "behind", "behind": "in front of"}
+RELATIONS = tuple(OPPOSITES)
 MIRRORED = {"left of": "right of", "right of": "left of"}
 
 

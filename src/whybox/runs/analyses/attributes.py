@@ -7,14 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from whybox.data.captions import Phrase, colours_of
+from whybox.data.captions import OPPOSITES, Phrase, colours_of
 from whybox.data.scenes import HELD_OUT_SEED, Scene, draw_scene
 from whybox.ops.similarity import pearson
 from whybox.report.analysis import Measure
 from whybox.runs.analyses.asking import Answers, Observation, Question, Study
 from whybox.runs.analyses.energy import chosen, energy_inside, share_between
 
-OPPOSITES = {"left of": "right of", "right of": "left of", "in front of": "behind", "behind": "in front of"}
 MOST = 2
 """Pairs of a kind from one scene."""
 LEAST_AREA = 0.004
