@@ -341,6 +341,8 @@ def _asked(model: Model, text: Any) -> Model:
         raise WhyboxError(f"text must be a text or a list of texts, got {text!r}")
     if not texts:
         raise WhyboxError("text is an empty list; give at least one text")
+    if broken := [one for one in texts if any("\ud800" <= letter <= "\udfff" for letter in one)]:
+        raise WhyboxError(f"text {broken[0]!r} holds half a character (a lone surrogate); remove it")
     asked: Model = prompt(list(texts))
     return asked
 

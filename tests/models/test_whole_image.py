@@ -9,8 +9,8 @@ from transformers import ViTImageProcessor
 
 import whybox
 from methods.small_clip import TEXTS, image, load_small, make_clip
-from models import hf_models
-from whybox.errors import WhyboxError
+from models import hf_models, open_clip_models
+from whybox.errors import GradientError, WhyboxError
 
 SQUARE = {"height": 32, "width": 32}
 
@@ -172,3 +172,48 @@ def test_texts_encoded_apart_are_those_of_the_whole(model):
     both, second = model.text_transformer(trace), model.text_transformer(trace, torch.tensor([1]))
     assert torch.allclose(both.embedding[1:], second.embedding, atol=1e-5)
     assert model.text_transformer(trace, torch.zeros(0, dtype=torch.long)).embedding.shape == (0, 24)
+
+
+def test_autocast_does_not_reach_the_explained_layers(model):
+    plain = whybox.explain(model, image())
+    trace = model.trace(image())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = whybox.explain(model, trace)
+        assert inside.token_maps.values[1].dtype == torch.float32
+    assert torch.allclose(inside.maps.values, plain.maps.values, rtol=1e-5, atol=1e-8)
+
+
+def test_words_can_be_read_outside_the_autocast_of_the_explanation(model):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = whybox.explain(load_small(make_clip()), image(), text=TEXTS)
+    assert len(result.words) == 2
+
+
+@pytest.mark.parametrize("method", ["grad_eclip", "game", "legrad", "m2ib", "gradcam"])
+def test_a_target_that_does_not_depend_on_the_image_is_told(model, method):
+    with pytest.raises(GradientError, match="does not depend on"):
+        whybox.explain(model, image(), method=method, target="x1")
+
+
+def test_weights_made_under_inference_mode_are_told():
+    with torch.inference_mode():
+        clip = make_clip()
+    with pytest.raises(GradientError, match="inference_mode"):
+        whybox.explain(load_small(clip), image(), text="a car")
+
+
+def test_half_a_character_is_told(model):
+    with pytest.raises(WhyboxError, match="half a character"):
+        whybox.explain(model, image(), text="a \ud800 ball")
+
+
+def test_pixels_that_fill_no_patch_are_not_in_the_map():
+    """70 pixels hold 4 patches of 16: the last 6 rows and columns are not looked at."""
+    net = open_clip_models.shaken(open_clip_models.clip({"image_size": 70})).eval()
+    model = whybox.load(net, tokenizer=open_clip_models.tokenizer())
+    square = torch.rand((3, 140, 140), generator=torch.Generator().manual_seed(0))
+    result = whybox.explain(model, square, text="a car")
+    assert (result.maps.frame.network, result.maps.frame.resized) == ((64, 64), (70, 70))
+    assert result.maps.values.shape == (1, 4, 4)
+    assert whybox.explain(model, square, text="a car", method="input_gradient").maps.values.shape == (1, 64, 64)
+    assert result.maps.at_image()[0, 130:].abs().max() == 0

@@ -10,7 +10,7 @@ from torch import Tensor
 from whybox.attention import AttentionLayer, ImageTextModel, TokenMaps, Transformer, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError, unknown
 from whybox.ops.attention_flow import maps_on_grid, own_tokens, ready
-from whybox.ops.gradients import gradients_on
+from whybox.ops.gradients import check_connected, gradients_on
 from whybox.ops.maps import ordinary
 from whybox.ops.transformer import Attended, attend, loosened_attention, modules_from, take_rows
 from whybox.types import Detections, HeatMaps, Target, Trace
@@ -198,6 +198,7 @@ def _one_row_is_read(layer: AttentionLayer, transformer: Transformer) -> bool:
 
 def _gradients(values: Tensor, nodes: Sequence[Tensor]) -> list[Tensor]:
     """dY_i/do of each node, (n,R,E). Where every value has items of its own in the node, one backward pass serves all."""
+    check_connected(values)
     if len(nodes[0]) == len(values):
         return list(torch.autograd.grad(values.sum(), nodes, retain_graph=True))
     rows = [torch.autograd.grad(value, nodes, retain_graph=True) for value in values]

@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError
-from whybox.ops.gradients import gradients_on
+from whybox.ops.gradients import check_connected, gradients_on
 from whybox.ops.hooks import frozen
 from whybox.ops.transformer import embedding_from, in_float32, modules_from
 from whybox.types import Detections, HeatMaps, Target, Trace
@@ -131,6 +131,7 @@ class M2ib:
             changed = tokens.repeat(self.batch, 1, 1)
             changed[:, item.inside] = alpha.sigmoid() * own + (1 - alpha.sigmoid()) * noise
             values = score(embedding_from(item.passed, start, changed))
+            check_connected(values, "the bottleneck")
             loss = self.beta * _divergence(own, alpha, self.variance).mean() - values.mean()
             (alpha.grad,) = torch.autograd.grad(loss, [alpha])
             adam.step()

@@ -41,8 +41,10 @@ class Preparation:
                 resized = step(resized)
             prepared.append(resized)
         batch, like = torch.stack(prepared), self.like()
-        network = (batch.shape[-2], batch.shape[-1])
-        offset = (_offset(height, network[0]), _offset(width, network[1]))
+        canvas = (batch.shape[-2], batch.shape[-1])
+        offset = (_offset(height, canvas[0]), _offset(width, canvas[1]))
+        # Pixels that fill no patch are given to the network and not looked at.
+        network = (canvas[0] // self.patch[0] * self.patch[0], canvas[1] // self.patch[1] * self.patch[1])
         return batch.to(like.device, like.dtype), Frame(image, (height, width), network, offset)
 
     def _steps(self, image: Size) -> Any:

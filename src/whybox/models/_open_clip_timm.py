@@ -41,7 +41,7 @@ def timm_tower(visual: Any) -> Tower:
             return visual.head(trunk.forward_head(trunk.norm(rows)))  # type: ignore[no-any-return]
         return visual.head(trunk.head(trunk.fc_norm(rows[:, 0])))  # type: ignore[no-any-return]
 
-    used = (trunk.norm, trunk.fc_norm, trunk.head, visual.head)
+    used = (trunk.norm, trunk.fc_norm, trunk.head_drop, trunk.head, visual.head)
     row = pooled or trunk.global_pool == "token"
     transformer = Transformer(layers, embed, read, used, "row" if row else "all")
     return Tower(

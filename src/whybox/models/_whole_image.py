@@ -29,7 +29,8 @@ NORMED = "normed"
 TOKENS = "tokens"
 BLOCKS = "blocks"
 _CHECKED: "WeakSet[nn.Module]" = WeakSet()
-"""Networks that were seen to answer alike taken apart and whole."""
+_CHECKED_TEXTS: "WeakSet[nn.Module]" = WeakSet()
+"""Networks whose image encoder, and whose text encoder, was seen to answer alike taken apart and whole."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class WholeImage:
         return (*self._paths, TOKENS, INPUT)
 
     def prompt(self, texts: Sequence[str]) -> "WholeImage":
-        """The same model asked about these texts; they are encoded once, here."""
+        """The same model asked about these texts; they are encoded once, here: after a change of weights, prompt anew."""
         if self.encoders.tokenize is None:
             raise WhyboxError(f"{self.name} reads no text: it has classes of its own; leave text out")
         asked = WholeImage(self.encoders, self.name, texts)
@@ -289,7 +290,9 @@ class WholeImage:
                 entering.append(run_layer(layer, entering[-1], mask))
             last = run_layer(encoders.text.layers[-1], entering[-1], mask)
             embedding = read_embedding(encoders.text, last, batch.row)
-        self._compare(embeddings[read], normalize(embedding.float(), dim=-1), embedding.dtype, "the text encoder")
+            if self.net not in _CHECKED_TEXTS and encoders.embed_text is not None:
+                self._compare(encoders.embed_text(batch.inputs).float(), embedding.float(), embedding.dtype, "the text encoder")
+                _CHECKED_TEXTS.add(self.net)
         answer = partial(self._answer_texts, trace, embeddings)
         passed = TransformerPass(encoders.text, tuple(entering), batch.row, embedding, answer, mask, words=batch.words)
         return passed if len(rows) else chosen_texts(passed, rows)
@@ -354,6 +357,9 @@ class WholeImage:
         """The recorded tensors as layers: as many tokens as the encoder has lie on its grid, and nobody has to guess it."""
         height, width = self.encoders.grid(network)
         last = tensors[-1]
+        if path == INPUT:
+            # The network's input may be wider than the patches that it is cut into.
+            return [Layer(path, last, lambda values: values[..., : network[0], : network[1]], 1.0)]
         if last.ndim == 3 and last.shape[1] == self.encoders.first + height * width:
             return [token_layer(path, last, network, (height, width), self.encoders.first)]
         return find_layers(path, tensors, network)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from whybox.attention import TransformerPass
-from whybox.errors import WhyboxError
+from whybox.errors import GradientError, WhyboxError
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import frozen
 from whybox.ops.transformer import attend, in_float32, read_embedding
@@ -18,8 +18,13 @@ from whybox.ops.transformer import attend, in_float32, read_embedding
 @contextmanager
 def ready(*modules: nn.Module) -> Iterator[None]:
     """Inside, the modules are frozen and in float32, and gradients are recorded."""
-    with in_float32(*modules), frozen(nn.ModuleList(modules)), gradients_on():
-        yield
+    try:
+        with in_float32(*modules), frozen(nn.ModuleList(modules)), gradients_on():
+            yield
+    except RuntimeError as error:
+        if "nference tensor" not in str(error):
+            raise
+        raise GradientError("the model's weights were made under torch.inference_mode, which no gradient can pass") from error
 
 
 def layer_attention(passed: TransformerPass, index: int) -> Tensor:

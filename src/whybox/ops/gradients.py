@@ -28,8 +28,7 @@ def level_gradients(values: Tensor, features: Sequence[Tensor], *, name: str = "
     """dY_i/dA of several feature tensors at once: one tensor (n, *shape) each; zero where a value does not reach it."""
     if not len(values):
         return tuple(tensor.new_zeros((0, *tensor.shape)) for tensor in features)
-    if not values.requires_grad:
-        raise _not_connected(name)
+    check_connected(values, name)
     with gradients_on():
         rows = [torch.autograd.grad(value, features, retain_graph=True, allow_unused=True) for value in values]
     if all(gradient is None for row in rows for gradient in row):
@@ -46,6 +45,12 @@ def chunk_rows(rows: Tensor, elements: int, *, limit: int = 2**24) -> Iterator[T
     size = max(1, limit // max(1, elements))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
+
+
+def check_connected(values: Tensor, name: str = "the features") -> None:
+    """Refuse values that no gradient leads back from."""
+    if not values.requires_grad:
+        raise _not_connected(name)
 
 
 def _not_connected(name: str) -> GradientError:

@@ -1,7 +1,7 @@
 """Run a transformer's layers one by one, as they are or changed, from any layer on, with or without a graph."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -107,15 +107,20 @@ def embedding_from(passed: TransformerPass, start: int, tokens: Tensor, *, mask:
 
 @contextmanager
 def in_float32(*modules: nn.Module) -> Iterator[None]:
-    """Inside, the floating-point weights and buffers of the modules are float32; afterwards they are the very same as before."""
-    kept = []
+    """Inside, the floating-point weights and buffers of the modules are float32, and the caller's autocast is off; afterwards
+    they are the very same as before."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    devices = {weight.device.type for module in modules for weight in module.parameters()}
     try:
         for module in modules:
             for weight in [*module.parameters(), *module.buffers()]:
                 if weight.is_floating_point() and weight.dtype in (torch.float16, torch.bfloat16):
                     kept.append((weight, weight.data))
                     weight.data = weight.data.float()
-        yield
+        with ExitStack() as stack:
+            for device in devices - {"meta"}:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            yield
     finally:
         for weight, data in kept:
             weight.data = data

@@ -108,7 +108,7 @@ def _files(name: str) -> tuple[Path, Path]:
         return path / "model.safetensors", path / "card.json"
     if path.suffix == ".safetensors" and path.is_file():
         return path, path.with_suffix(".json") if path.stem != "model" else path.with_name("card.json")
-    raise unknown("network", name, [f"whybox/{known}" for known in shipped()])
+    raise unknown("network", name, [f"whybox/{known}" for known in (*shipped(), *shipped_folders())])
 
 
 def _read_card(file: Path) -> dict[str, Any]:
