@@ -73,6 +73,8 @@ def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
         found = _built(_HUB, folder, name, weights, options)
         found.name = name
         return found
+    if Path(name).is_dir() and not (Path(name) / "card.json").is_file():
+        raise WhyboxError(f"{name} holds no model: expected what whybox train wrote (card.json), or Hugging Face's config.json")
     if prefix == BUILT_IN or Path(name).is_dir():
         return _from_zoo(rest if prefix == BUILT_IN else name, weights, name, **options)
     loaders = registry.loaders()
@@ -224,7 +226,8 @@ def detect(
 ) -> Detections:
     """The model's detections with a score of at least `score_threshold`, the `top` best, in the model's own order."""
     _check_selection(score_threshold, top)
-    found = _answered(load(model), image) if isinstance(image, Trace) else trace(model, image)
+    model = _asked(load(model), None)
+    found = _answered(model, image) if isinstance(image, Trace) else trace(model, image)
     return _best(found.detections, score_threshold, top)
 
 
@@ -284,6 +287,7 @@ def explain(
     target = getattr(model, "default_target", "score") if target is None else target
     chosen_method = make_method(method, model, route=route, layer=layer, **options)
     check_target(chosen_method, target)
+    _check_has_boxes(model, target)
     started = time.perf_counter()
     passed = _answered(model, image) if isinstance(image, Trace) else trace(model, image)  # type: ignore[arg-type]
     traced = time.perf_counter()
@@ -292,6 +296,8 @@ def explain(
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
     image_name = name or _name_of(image)
     parts = (found, maps, passed.image, model.name, model.classes, image_name)
+    if getattr(chosen_method, "same_for_all", False):
+        notes = tuple(f"{chosen_method.name} takes no notice of what is asked: its map is the same for everything" for _ in notes)
     if "text" not in model.gives:
         return Explanation(*parts, notes, seconds, whole_image="transformer" in model.gives)
     return _of_texts(Explanation(*parts, notes, seconds, whole_image=True), model, passed, chosen_method, target)
@@ -332,7 +338,10 @@ def _asked(model: Model, text: Any) -> Model:
     prompt = getattr(model, "prompt", None)
     if text is None:
         if "text" in model.gives and not model.classes:
-            raise WhyboxError(f"{model.name} matches images with texts: say which, text='a red ball' or a list of texts")
+            raise WhyboxError(
+                f"{model.name} matches images with texts: say which, text='a red ball' or a list of texts; "
+                "on the command line: whybox match"
+            )
         return model
     if prompt is None:
         raise WhyboxError(f"{model.name} reads no text; leave text out, or load an image-text model such as CLIP")
@@ -410,6 +419,13 @@ def check_target(method: str | Any, target: str | Target) -> None:
     name = target if isinstance(target, str) else getattr(target, "name", None)
     if allowed is not None and name not in allowed:
         raise WhyboxError(f"{kind.name} explains a detection as a whole: target {' or '.join(allowed)}, not {name or 'your own'}")
+
+
+def _check_has_boxes(model: Model, target: str | Target) -> None:
+    if "transformer" in model.gives and target in (*SIDES, COMBINED):
+        raise WhyboxError(
+            f"target {target!r} is about a box, and {model.name} answers for the whole image: score, logit, contrast:NAME"
+        )
 
 
 _ENDLESS = (float("inf"), float("-inf"))

@@ -28,6 +28,10 @@ class WeightsError(WhyboxError):
     """Weights that do not fit the network, or that hold NaN."""
 
 
+FEW = 5
+"""So many names are listed even where one of them is close."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence's tail: the closest known names, else all of them."""
     names = sorted(known)
@@ -35,7 +39,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         known for known in names if name and name.lower() in known.lower()
     ]
     if close:
-        return f"did you mean {' or '.join(close)}?"
+        all_of_few = f" (known: {', '.join(names)})" if len(close) < len(names) <= FEW else ""
+        return f"did you mean {' or '.join(close)}?{all_of_few}"
     return f"known: {', '.join(names)}" if names else "none is known here"
 
 

@@ -36,7 +36,7 @@ SCHEMA = 1
 """Of the manifest; it rises when a reader of the former one would misread the files."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """N detections of one image and their heat maps.
 
@@ -70,6 +70,10 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.detections)
 
+    def __repr__(self) -> str:
+        what = "texts or classes" if self.whole_image else "detections"
+        return f"<Explanation of {self.name}: {len(self)} {what} of {self.model}, {self.maps.method} {self.maps.target}>"
+
     @property
     def names(self) -> tuple[str, ...]:
         """N class names; "class 7" where the model has no name for it."""
@@ -77,7 +81,7 @@ class Explanation:
 
     @property
     def presence(self) -> tuple[float, ...]:
-        """The largest raw value of each map: weak where the image holds nothing of what the text or class names."""
+        """The largest raw value of each map: how much there is to see, where a scaled map always looks like something."""
         return tuple(float(values.max()) for values in self.maps.native)
 
     @cached_property

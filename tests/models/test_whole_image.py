@@ -190,9 +190,31 @@ def test_words_can_be_read_outside_the_autocast_of_the_explanation(model):
 
 
 @pytest.mark.parametrize("method", ["grad_eclip", "game", "legrad", "m2ib", "gradcam"])
-def test_a_target_that_does_not_depend_on_the_image_is_told(model, method):
+def test_a_target_without_a_gradient_is_told(model, method):
     with pytest.raises(GradientError, match="does not depend on"):
-        whybox.explain(model, image(), method=method, target="x1")
+        whybox.explain(model, image(), method=method, target=lambda trace: trace.detections.scores * 1)
+
+
+@pytest.mark.parametrize("target", ["x1", "combined"])
+def test_a_text_has_no_box(model, target):
+    with pytest.raises(WhyboxError, match="is about a box"):
+        whybox.explain(model, image(), target=target)
+
+
+def test_methods_that_do_not_look_at_the_text_say_so(model):
+    assert all("takes no notice" in note for note in whybox.explain(model, image(), method="rollout").notes)
+    assert whybox.explain(model, image()).notes == ("", "")
+
+
+def test_more_layers_than_there_are_is_told(model):
+    with pytest.raises(WhyboxError, match="layers must be at most 3"):
+        whybox.explain(model, image(), layers=4)
+
+
+def test_what_comes_back_is_short_when_it_is_printed(model):
+    assert repr(model) == "<hf/clip: 2 texts>"
+    shown = repr(whybox.explain(model, image()))
+    assert shown == "<Explanation of image: 2 texts or classes of hf/clip, grad_eclip score>"
 
 
 def test_weights_made_under_inference_mode_are_told():

@@ -48,7 +48,9 @@ def match(
     except UnknownNameError as error:
         raise WhyboxError(f"{error} --model takes an image-text model, such as {EXAMPLE}") from error
     if "text" not in network.gives:
-        raise WhyboxError(f"{model} does not read texts: give an image-text model, such as --model {EXAMPLE}")
+        raise WhyboxError(
+            f"{model} does not read texts: give an image-text model, such as --model {EXAMPLE}, or use whybox explain"
+        )
     found = api.explain(network, pixels, text=asked, method=method, top=len(asked), name=image.name, **settings)
     for text, note in zip(asked, found.notes, strict=True):
         if note:

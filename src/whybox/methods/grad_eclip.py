@@ -82,7 +82,7 @@ class GradEclip:
         """One HeatMaps a target; `names` are the targets' names."""
         with gradients_on():
             passed = model.transformer(trace)
-            count = min(self.layers, len(passed.transformer.layers))
+            count = _at_most("layers", self.layers, len(passed.transformer.layers))
             found = self._explain(passed, ordinary(detections), targets, count, passed.patches, sum_first=False)
         return [
             HeatMaps(maps_on_grid(maps, passed), trace.frame, name, self.name, self._options(scores))
@@ -96,7 +96,7 @@ class GradEclip:
         with gradients_on():
             passed = model.text_transformer(trace, detections.labels, padded=self.text_kept == "all")
             depth = len(passed.transformer.layers)
-            count = min(depth, self.text_layers or max(1, round(TEXT_LAYERS * depth)))
+            count = _at_most("text_layers", self.text_layers or max(1, round(TEXT_LAYERS * depth)), depth)
             assert passed.words is not None
             kept = torch.ones_like(passed.words) if self.text_kept == "all" else passed.words
             found = self._explain(passed, ordinary(detections), targets, count, kept, sum_first=True)
@@ -189,6 +189,12 @@ class _Scores:
 
     explained: list[float]
     own: list[float]
+
+
+def _at_most(option: str, count: int, depth: int) -> int:
+    if count > depth:
+        raise WhyboxError(f"{option} must be at most {depth}, as many as there are, got {count}")
+    return count
 
 
 def _one_row_is_read(layer: AttentionLayer, transformer: Transformer) -> bool:

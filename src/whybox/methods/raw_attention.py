@@ -30,6 +30,7 @@ class RawAttention:
 
     name: ClassVar[str] = "raw_attention"
     needs: ClassVar[frozenset[str]] = frozenset({"transformer"})
+    same_for_all: ClassVar[bool] = True
     source: ClassVar[str] = "the common baseline, as in Chefer, Gur, Wolf: Generic Attention-model Explainability, ICCV 2021"
 
     def __post_init__(self) -> None:

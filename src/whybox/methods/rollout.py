@@ -39,6 +39,7 @@ class Rollout:
 
     name: ClassVar[str] = "rollout"
     needs: ClassVar[frozenset[str]] = frozenset({"transformer"})
+    same_for_all: ClassVar[bool] = True
     source: ClassVar[str] = "Abnar, Zuidema: Quantifying Attention Flow in Transformers, ACL 2020, section 3"
 
     def __call__(

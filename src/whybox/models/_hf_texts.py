@@ -29,7 +29,9 @@ def check_tokenizer(tokenizer: Any) -> Any:
     if not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise WhyboxError(f"tokenizer must be one of transformers' tokenizers, got {type(tokenizer).__name__}")
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise WhyboxError(f"the {type(tokenizer).__name__} knows no words: give tokenizer= with the vocabulary of the model")
+        raise WhyboxError(
+            f"the {type(tokenizer).__name__} knows no words: save the model's tokenizer into its folder, or give tokenizer="
+        )
     return tokenizer
 
 

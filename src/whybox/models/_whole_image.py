@@ -111,6 +111,9 @@ class WholeImage:
             if texts:
                 self._read(texts)
 
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self.texts)} texts>" if "text" in self.gives else f"<{self.name}>"
+
     def _read(self, texts: Sequence[str]) -> None:
         assert self.encoders.tokenize is not None
         batch = self.encoders.tokenize(texts, False)
