@@ -12,10 +12,12 @@ SETTINGS = {
     "drise": {"masks": 8, "candidate_threshold": 0.0},
     "rise": {"masks": 8},
     "m2ib": {"steps": 2, "batch": 2},
-    "smoothgrad": {"samples": 2},
+    "smoothgrad": {"samples": 1},
     "integrated_gradients": {"steps": 2},
 }
 """Options that keep a costly method quick here."""
+FEW = ("input_gradient", "smoothgrad", "integrated_gradients")
+"""Methods that go back to the input: a backward pass through the whole model for every detection."""
 FAMILIES = sorted(registry.models())
 SAME_FOR_ALL = ("control_blob", "control_box", "raw_attention", "rollout")
 """Controls know the box alone, and boxes may be shared; attention by itself does not know what was asked."""
@@ -30,7 +32,7 @@ def serves(family, method):
 def explain(family, method, picture, **options):
     model = sample(family)
     trace = whybox.trace(model, picture)
-    found = whybox.detect(model, trace, score_threshold=-1.0, top=6)
+    found = whybox.detect(model, trace, score_threshold=-1.0, top=2 if method in FEW else 6)
     return whybox.explain(
         model, trace, method=method, **{"detections": found, "target": "score"} | SETTINGS.get(method, {}) | options
     )

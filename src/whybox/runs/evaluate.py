@@ -170,7 +170,8 @@ def _check(setup: Setup, warn: Callable[[str], None]) -> None:
 def _plan(settings: Mapping[str, Any], model: Model) -> Plan:
     """The plan, with names as a list or as text between commas, and the user's own objects among them; what is not set is
     what suits the model."""
-    read = {**_suited(model), **{name: value for name, value in settings.items() if value is not None}}
+    unset = [name for name in ("methods", "metrics") if settings.get(name) is None]
+    read = {**_suited(model), **{name: value for name, value in settings.items() if name not in unset}}
     for kind in ("methods", "metrics"):
         given = read.get(kind)
         if given is None:
