@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import ViTImageProcessor
 
 import whybox
-from methods.small_clip import TEXTS, image, load_small, make_clip
+from methods.small_clip import TEXTS, image, load_small, make_clip, processor, tokenizer
 from models import hf_models, open_clip_models
 from whybox.errors import GradientError, WhyboxError
 
@@ -239,3 +239,9 @@ def test_pixels_that_fill_no_patch_are_not_in_the_map():
     assert result.maps.values.shape == (1, 4, 4)
     assert whybox.explain(model, square, text="a car", method="input_gradient").maps.values.shape == (1, 64, 64)
     assert result.maps.at_image()[0, 130:].abs().max() == 0
+
+
+def test_an_image_of_far_too_many_patches_is_refused():
+    model = whybox.load(make_clip(), processor=processor(), tokenizer=tokenizer(), size=(16, 16 * 20_000))
+    with pytest.raises(WhyboxError, match="are 20000 patches"):
+        whybox.explain(model, image(), text="a car")

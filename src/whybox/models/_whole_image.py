@@ -28,6 +28,8 @@ Options = ParamSpec("Options")
 NORMED = "normed"
 TOKENS = "tokens"
 BLOCKS = "blocks"
+MOST_PATCHES = 128 * 128
+"""2048x2048 pixels in patches of 16: seconds a layer on a processor; a slip such as 5000x5000 would take hours unsaid."""
 _CHECKED: "WeakSet[nn.Module]" = WeakSet()
 _CHECKED_TEXTS: "WeakSet[nn.Module]" = WeakSet()
 """Networks whose image encoder, and whose text encoder, was seen to answer alike taken apart and whole."""
@@ -165,6 +167,7 @@ class WholeImage:
         """One forward pass over an image (3,H,W) in 0..1, layer by layer, without a graph."""
         with frozen(self.net), torch.inference_mode(False), torch.no_grad():
             pixels, frame = self.encoders.prepare(image[None])
+            self._check_size(frame)
             tokens, mask = self.encoders.vision.embed(pixels)
             entering = [tokens]
             for layer in self.encoders.vision.layers[:-1]:
@@ -175,6 +178,14 @@ class WholeImage:
         state = _State(pixels, tuple(entering), mask, embedding)
         features = FeatureMap(self._on_grid(entering[-1][0], frame), self._stride(frame), TOKENS)
         return Trace(image, frame, (features,), candidates, self._detections(candidates), embedding=embedding, state=state)
+
+    def _check_size(self, frame: Frame) -> None:
+        height, width = self.encoders.grid(frame.network)
+        if height * width > MOST_PATCHES:
+            raise WhyboxError(
+                f"{frame.network[0]}x{frame.network[1]} pixels are {height * width} patches, and the attention's cost grows with "
+                f"their square: at most {MOST_PATCHES} are taken; give a smaller size"
+            )
 
     def answer(self, trace: Trace) -> Trace:
         """A trace that was made before these texts were asked about, answered with them: the image is not encoded again."""

@@ -189,14 +189,14 @@ ATTRIBUTES = Study(
     ),
     measures=(
         Measure("colour", "“a red ball” beside a blue ball: share on the red", "Only the colour tells them apart."),
-        Measure("colour_choice", "the same: right one of the two"),
+        Measure("colour_choice", "colour: right one of the two"),
         Measure("colour_alone", "“red” alone: share on the red ball"),
-        Measure("colour_alone_choice", "the same: right one of the two"),
+        Measure("colour_alone_choice", "colour alone: right one of the two"),
         Measure("colour_r", "r of the maps of “a red ball” and “a blue ball”", "1: the colour is not read."),
         Measure("noun", "“a red ball” beside a red car: share on the ball", "Only the noun tells them apart."),
-        Measure("noun_choice", "the same: right one of the two"),
+        Measure("noun_choice", "noun: right one of the two"),
         Measure("noun_alone", "“ball” alone: share on the ball"),
-        Measure("noun_alone_choice", "the same: right one of the two"),
+        Measure("noun_alone_choice", "noun alone: right one of the two"),
         Measure("noun_r", "r of the maps of “a red ball” and “a red car”", "1: the noun is not read."),
         Measure(
             "conflict", "“a red ball” between a blue ball and a red car: share on the ball", "Above 0.5 it follows the noun."
