@@ -1,194 +1,37 @@
-"""load, trace, explain: the verbs of the public page, and the only file that knows all model families."""
+"""load, trace, detect, explain: the verbs of the public page."""
 
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from torch import nn
 
-from whybox import registry
 from whybox.attention import Text, TokenMaps
 from whybox.data.images import ImageSource, read_image
-from whybox.errors import WeightsError, WhyboxError, unknown
+from whybox.errors import WeightsError, WhyboxError
 from whybox.explanation import Explanation, reading_note
+from whybox.loading import load, open_data
+from whybox.method_choice import check_target, check_value, make_method
 from whybox.missed import match_drawn
-from whybox.specs import parse_spec
 from whybox.targets import COMBINED, SIDES, find_target
-from whybox.truth import DataSet
 from whybox.types import Detections, HeatMaps, Model, Target, Trace, to_unit
-from whybox.weights import load_weights
 
-BUILT_IN = "whybox"
-ROUTES = ("auto", "fast", "exact")
-_PLAIN = "plain"
-
-
-def load(
-    model: str | Path | nn.Module | Model,
-    *,
-    weights: str | Path | None = "default",
-    device: str | torch.device | None = None,
-    **options: Any,
-) -> Model:
-    """A model that whybox can explain.
-
-    model: a name ("torchvision/fcos_resnet50_fpn", "hf/facebook/detr-resnet-50", "whybox/scenes"), the folder that
-    `whybox train` wrote, or a module that you have built; it is used as it is, on the device where it is.
-    weights, for names: "default", a file (safetensors, or a state dict that loads with weights_only), or None for random ones.
-    options go to the model family; `candidates=`, `features=` and `size=` bring in any nn.Module: see the page "plain".
-    """
-    if isinstance(model, nn.Module):
-        loaded = _wrap(model, **options)
-        if isinstance(weights, Path) or weights not in ("default", None):
-            load_weights(model, weights)
-    elif isinstance(model, (str, Path)):
-        loaded = _by_name(str(model), weights, **options)
-    elif isinstance(model, Model):
-        loaded = model
-    else:
-        raise WhyboxError(f"a model must be a name, a torch.nn.Module or a loaded model, got {type(model).__name__}")
-    if device is not None:
-        _move(_network(loaded), device)
-    return loaded
-
-
-def _move(network: nn.Module, device: str | torch.device) -> None:
-    try:
-        network.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise WhyboxError(f"device {str(device)!r} is not to be had: {str(error).splitlines()[0]}") from error
-
-
-def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
-    prefix, _, rest = name.partition("/")
-    if folder := _pretrained_folder(name):
-        if weights != "default":
-            raise WhyboxError(f"{name} comes with its own weights; load its module yourself to use others")
-        found = _built(_HUB, folder, name, weights, options)
-        found.name = name
-        return found
-    if Path(name).is_dir() and not (Path(name) / "card.json").is_file():
-        raise WhyboxError(f"{name} holds no model: expected what whybox train wrote (card.json), or Hugging Face's config.json")
-    if prefix == BUILT_IN or Path(name).is_dir():
-        return _from_zoo(rest if prefix == BUILT_IN else name, weights, name, **options)
-    loaders = registry.loaders()
-    if prefix not in loaders or not rest:
-        named = [f"{known}/{one}" for known, loader in loaders.items() for one in getattr(loader, "names", lambda: ["..."])()]
-        raise unknown("model", name, [*named, *(f"{BUILT_IN}/{one}" for one in _shipped())])
-    return _built(prefix, rest, name, weights, options)
-
-
-_HUB = "hf"
-
-
-def _pretrained_folder(name: str) -> str | None:
-    """The folder of a model in Hugging Face's form, shipped or the user's own; None for every other name."""
-    from whybox import zoo
-
-    prefix, _, rest = name.partition("/")
-    folder = zoo.shipped_folders().get(rest) if prefix == BUILT_IN else Path(name)
-    return str(folder) if folder is not None and (folder / "config.json").is_file() else None
-
-
-def _shipped() -> list[str]:
-    from whybox import zoo
-
-    return [*zoo.shipped(), *zoo.shipped_folders()]
-
-
-def _built(prefix: str, rest: str, name: str, weights: str | Path | None, given: Mapping[str, Any]) -> Model:
-    """A model from its family's loader; weights from a file go into what it has built."""
-    options = dict(given)
-    file = weights if isinstance(weights, Path) or (weights and Path(weights).suffix) else None
-    classes = options.pop("classes", None)
-    try:
-        built = registry.loaders()[prefix].build(rest, None if file else weights, **options)
-    except ModuleNotFoundError as error:
-        raise WhyboxError(f"{name} needs the package {error.name}: pip install 'whybox[{prefix}]'") from error
-    except TypeError as error:
-        raise WhyboxError(f"{name} cannot be loaded so: {error}") from error
-    if not isinstance(built, nn.Module):
-        if file:
-            load_weights(_network(built), file)
-        if classes is not None:
-            built.classes = classes
-        return built  # type: ignore[no-any-return]
-    if file:
-        load_weights(built, file)
-    return _wrap(built, name=name, classes=classes)
-
-
-def _from_zoo(name: str, weights: str | Path | None, title: str, **options: Any) -> Model:
-    from whybox import zoo
-
-    if weights != "default":
-        raise WhyboxError(f"{title} comes with its own weights; load its module yourself to use others")
-    network, classes, _ = zoo.load(name)
-    return _wrap(network, name=title, **{"classes": ("background", *classes), **options})
-
-
-def _wrap(module: nn.Module, **options: Any) -> Model:
-    families = registry.models()
-    if "candidates" in options:
-        return _wrap_as(families[_PLAIN], module, **options)
-    for name, family in families.items():
-        if name != _PLAIN and family.matches(module):
-            return _wrap_as(family, module, **options)
-    raise WhyboxError(
-        f"{type(module).__name__} is of no family that whybox knows ({', '.join(families)}); tell how to read its output: "
-        "whybox.load(module, candidates=fn, features=[...], size=(h, w))"
-    )
-
-
-def _wrap_as(family: Any, module: nn.Module, **options: Any) -> Model:
-    try:
-        model: Model = family.wrap(module, **options)
-    except TypeError as error:
-        raise WhyboxError(f"{type(module).__name__} cannot be loaded so: {error}") from error
-    return model
-
-
-def _network(model: Model) -> nn.Module:
-    network = getattr(model, "net", None)
-    if not isinstance(network, nn.Module):
-        raise WhyboxError(f"{model.name} has no module of its own to move or to fill with weights")
-    return network
-
-
-def open_data(data: str | DataSet, *, on_problem: str = "skip") -> DataSet:
-    """A data set by name: "scenes:count=40", "coco:FOLDER:split=val", "coco:FILE.json", "crowdhuman:FOLDER"; or your own.
-
-    on_problem: "skip" leaves out what is broken and names it in `problems`; "refuse" stops at it.
-    """
-    if on_problem not in ("skip", "refuse"):
-        raise unknown("on_problem", str(on_problem), ("skip", "refuse"))
-    if not isinstance(data, (str, Path)):
-        if isinstance(data, DataSet):
-            return data
-        raise WhyboxError(f"data must be a name or a data set (names, classes, len, [i]), got {type(data).__name__}")
-    kind, _, rest = str(data).partition(":")
-    known = registry.data_sets()
-    if kind not in known:
-        if Path(str(data)).exists():
-            raise WhyboxError(f"data {str(data)!r}: say what it is: coco:{data} or crowdhuman:{data}")
-        raise unknown("data", str(data), [f"{prefix}:..." for prefix in known])
-    parts = rest.split(":")
-    settings: list[str] = []
-    while parts and "=" in parts[-1]:
-        settings.insert(0, parts.pop())
-    _, options = parse_spec(":".join([kind, *settings]))
-    takes = [name for name in signature(known[kind].open_data).parameters if name not in ("rest", "on_problem")]
-    for name in options:
-        if name not in takes:
-            raise WhyboxError(f"data {kind!r} has no option {name!r}; it takes {', '.join(takes) or 'none'}")
-    opened: DataSet = known[kind].open_data(":".join(parts), on_problem=on_problem, **options)
-    return opened
+__all__ = [
+    "check_target",
+    "check_value",
+    "combine",
+    "detect",
+    "explain",
+    "load",
+    "make_method",
+    "open_data",
+    "trace",
+]
 
 
 def trace(model: str | nn.Module | Model, image: ImageSource) -> Trace:
@@ -382,91 +225,11 @@ def _check_selection(score_threshold: Any, top: Any) -> None:
         raise WhyboxError(f"score_threshold must be a number, got {score_threshold!r}")
 
 
-def make_method(method: str | Any, model: Model, **options: Any) -> Any:
-    """The method behind a name, with its options; refused where the model does not give what it needs."""
-    if not isinstance(method, str):
-        return _check_object(method, model, options)
-    known = registry.methods()
-    if method not in known:
-        raise unknown("method", method, known)
-    kind = known[method]
-    allowed = {field.name for field in fields(kind)}
-    given = {key: value for key, value in options.items() if key in allowed or (key, value) not in _DEFAULTS}
-    for key in given.keys() - allowed:
-        raise WhyboxError(f"method {method!r} has no option {key!r}; it takes {', '.join(sorted(allowed)) or 'none'}")
-    for option in fields(kind):
-        if option.name in given:
-            # On a command line the word none stands for None, and for some options it is a name.
-            if given[option.name] is None and isinstance(option.default, str) and "None" not in str(option.type):
-                given[option.name] = "none"
-            check_value(f"method {method!r}", option, given[option.name])
-    if options.get("route", "auto") not in ROUTES:
-        raise unknown("route", str(options["route"]), ROUTES)
-    _check_needs(kind, model, known)
-    try:
-        return kind(**given)
-    except (TypeError, ValueError) as error:
-        raise WhyboxError(f"method {method!r}: {error}") from error
-
-
-_DEFAULTS = (("route", "auto"), ("layer", None))
-
-
-def check_target(method: str | Any, target: str | Target) -> None:
-    """Refuse a target that a method cannot explain; most explain any."""
-    kind: Any = registry.methods()[method] if isinstance(method, str) else method
-    allowed = getattr(kind, "targets", None)
-    name = target if isinstance(target, str) else getattr(target, "name", None)
-    if allowed is not None and name not in allowed:
-        raise WhyboxError(f"{kind.name} explains a detection as a whole: target {' or '.join(allowed)}, not {name or 'your own'}")
-
-
 def _check_has_boxes(model: Model, target: str | Target) -> None:
     if "transformer" in model.gives and target in (*SIDES, COMBINED):
         raise WhyboxError(
             f"target {target!r} is about a box, and {model.name} answers for the whole image: score, logit, contrast:NAME"
         )
-
-
-_ENDLESS = (float("inf"), float("-inf"))
-
-
-def check_value(whose: str, option: Any, value: Any) -> None:
-    """A number where the default of a field is one, true or false where it is; else an error that says whose option it is."""
-    default = option.default
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}.get(type(default))
-    # Where the annotation allows more than the default's type, the class itself looks at the value.
-    if wanted is None or "|" in str(option.type):
-        return
-    fits = isinstance(value, (int, float) if isinstance(default, float) else type(default))
-    if not fits or isinstance(value, bool) != isinstance(default, bool) or value != value or value in _ENDLESS:
-        raise WhyboxError(f"{whose}: {option.name} must be {wanted}, got {value!r}")
-
-
-def _check_object(method: Any, model: Model, options: Mapping[str, Any]) -> Any:
-    """A method object has its options already."""
-    if not callable(method) or isinstance(method, type) or not hasattr(method, "needs"):
-        raise WhyboxError(f"method must be a name or a method object such as Odam(), got {method!r}")
-    given = [key for key, value in options.items() if (key, value) not in _DEFAULTS]
-    if given:
-        raise WhyboxError(f"{', '.join(given)}: set this on the method object, {type(method).__name__}(...)")
-    _check_needs(method, model, registry.methods())
-    return method
-
-
-def _check_needs(kind: Any, model: Model, known: Mapping[str, Any]) -> None:
-    missing, unfit = kind.needs - model.gives, _not_for(kind) & model.gives
-    if missing or unfit:
-        works = [name for name, other in known.items() if other.needs <= model.gives and not _not_for(other) & model.gives]
-        lacks = f"needs {', '.join(sorted(missing))}, which {model.name} does not give"
-        reason = lacks if missing else f"has nothing to compare where a model answers for the whole image, as {model.name} does"
-        raise WhyboxError(f"method {kind.name!r} {reason}; what works with it: {', '.join(works) or 'nothing'}")
-
-
-def _not_for(kind: Any) -> frozenset[str]:
-    """What a model may not give, for a method that makes no sense then."""
-    found: frozenset[str] = getattr(kind, "not_for", frozenset())
-    return found
 
 
 def _maps(method: Any, model: Model, passed: Trace, found: Detections, target: str | Target) -> HeatMaps:

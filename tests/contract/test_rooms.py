@@ -13,14 +13,17 @@ ROWS = [
     {"errors", "frame", "types", "truth", "attention"},
     {"ops"},
     {"targets", "weights", "specs", "models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"},
-    {"registry", "missed", "explanation", "api"},
+    {"registry", "loading", "method_choice", "missed", "explanation", "api"},
     {"runs", "training", "viewer", "study"},
     {"cli"},
 ]
 ROW_OF = {room: i for i, row in enumerate(ROWS) for room in row}
 WITHIN_ROW = {
     ("registry", "methods"),
-    ("api", "registry"),
+    ("loading", "registry"),
+    ("method_choice", "registry"),
+    ("api", "loading"),
+    ("api", "method_choice"),
     ("api", "missed"),
     ("api", "explanation"),
     ("types", "frame"),

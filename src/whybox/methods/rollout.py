@@ -1,19 +1,18 @@
 """Attention rollout: the attention of all layers multiplied, with the residual counted as looking at oneself."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
+from whybox.methods._attention_alone import image_maps, text_maps
 from whybox.ops.attention_flow import (
     check_layer,
     flow_back,
     layer_attention,
-    maps_on_grid,
-    own_tokens,
     rows_read,
 )
 from whybox.types import Detections, HeatMaps, Target, Trace
@@ -46,18 +45,13 @@ class Rollout:
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[HeatMaps]:
         """One HeatMaps a target; `names` are the targets' names."""
-        passed = model.transformer(trace)
-        native = maps_on_grid(self._draw(passed).expand(len(detections), -1), passed)
-        return [HeatMaps(native, trace.frame, name, self.name, asdict(self)) for name in names]
+        return image_maps(self, self._draw, model, trace, detections, names)
 
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
-        passed = model.text_transformer(trace, detections.labels)
-        values = own_tokens(self._draw(passed), passed)
-        texts = tuple(model.texts[label] for label in detections.labels.tolist())
-        return [TokenMaps(values, texts, self.name, name, asdict(self)) for name in names]
+        return text_maps(self, self._draw, model, trace, detections, names)
 
     def _draw(self, passed: TransformerPass) -> Tensor:
         """(B,N) over all tokens."""

@@ -130,22 +130,31 @@ def _tokenizer(module: Any, processor: Any) -> Any:
     return found
 
 
-def _clip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
-    vision, text = net.vision_model, net.text_model
-    image_end, text_end = (vision.post_layernorm, net.visual_projection), (text.final_layer_norm, net.text_projection)
-    rows = partial(_end_rows, end=net.config.text_config.eos_token_id)
+def _two_towers(
+    net: Any, processor: Any, size: SizeOption, image_end: tuple[Any, ...], words: Transformer, tokenize: Any
+) -> Encoders:
+    """A vision_model whose class token is read through `image_end`, beside an encoder of words; CLIP's way to name the rest."""
+    vision = net.vision_model
     return Encoders(
         net,
         preparation(net, processor, _patch(vision), size),
         Transformer(_layers(vision), partial(_embed_pixels, vision), partial(_read, image_end), image_end),
         _grid(vision),
         partial(_image_features, net),
-        text=Transformer(_layers(text), partial(_embed_causal, text), partial(_read, text_end), text_end),
-        tokenize=_tokenize(text, tokenizer, rows),
+        text=words,
+        tokenize=tokenize,
         embed_text=partial(_text_features, net),
         scale=lambda: (float(net.logit_scale.exp()), 0.0),
         fill=mean_colour(processor),
     )
+
+
+def _clip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
+    vision, text = net.vision_model, net.text_model
+    image_end, text_end = (vision.post_layernorm, net.visual_projection), (text.final_layer_norm, net.text_projection)
+    rows = partial(_end_rows, end=net.config.text_config.eos_token_id)
+    words = Transformer(_layers(text), partial(_embed_causal, text), partial(_read, text_end), text_end)
+    return _two_towers(net, processor, size, image_end, words, _tokenize(text, tokenizer, rows))
 
 
 def _siglip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
@@ -227,18 +236,8 @@ def _blip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoder
     vision, text = net.vision_model, net.text_model
     image_end = (vision.post_layernorm, vision.post_layernorm, net.visual_projection)
     text_end = (text.pooler.dense, text.pooler.activation, net.text_projection)
-    return Encoders(
-        net,
-        preparation(net, processor, _patch(vision), size),
-        Transformer(_layers(vision), partial(_embed_pixels, vision), partial(_read, image_end), image_end),
-        _grid(vision),
-        partial(_image_features, net),
-        text=Transformer(_bert_layers(text), partial(_embed_open, text), partial(_read, text_end), text_end),
-        tokenize=_tokenize(text, tokenizer, _first_rows),
-        embed_text=partial(_text_features, net),
-        scale=lambda: (float(net.logit_scale.exp()), 0.0),
-        fill=mean_colour(processor),
-    )
+    words = Transformer(_bert_layers(text), partial(_embed_open, text), partial(_read, text_end), text_end)
+    return _two_towers(net, processor, size, image_end, words, _tokenize(text, tokenizer, _first_rows))
 
 
 _ENCODERS: dict[str, Callable[[Any, Any, Any, SizeOption], Encoders]] = {
