@@ -100,6 +100,7 @@ def _embed_text(net: Any, texts: TextTower) -> Callable[[Tensor], Tensor]:
 
 def _tokenize(net: Any, reader: Any, texts: TextTower) -> Callable[[Sequence[str], bool], TokenBatch]:
     def tokenize(given: Sequence[str], padded: bool) -> TokenBatch:
+        """T texts -> ids (T,N); cut to the longest text where what follows it cannot change the answer, unless `padded`."""
         ids, words, read = read_texts(reader, given, texts.context)
         if int(ids.max()) >= texts.vocabulary:
             raise WhyboxError(

@@ -233,12 +233,7 @@ def fit(
     from its checkpoint and ends as the unbroken run would have.
     """
     file = folder / "checkpoint.pt"
-    if resume and file.exists():
-        run.read(file)
-    elif file.exists():
-        raise WhyboxError(f"{file} is from an earlier run; resume it, or name another folder")
-    else:
-        run.write(file)
+    run.begin(file, resume=resume)
     while run.progress.step < run.recipe.steps:
         losses = run.advance()
         tick(run.progress.step, losses)

@@ -242,6 +242,16 @@ class Fit:
         self.network.load_state_dict(current)
         return scores
 
+    def begin(self, file: Path, *, resume: bool) -> None:
+        """Go on from the checkpoint in the file, or write the first one there: a folder that cannot be written to is found
+        out now."""
+        if resume and file.exists():
+            self.read(file)
+        elif file.exists():
+            raise WhyboxError(f"{file} is from an earlier run; resume it, or name another folder")
+        else:
+            self.write(file)
+
     def write(self, file: Path) -> None:
         """Write everything that going on needs, whole or not at all."""
         buffer = io.BytesIO()
@@ -391,12 +401,7 @@ def fit(
     `resume`, an earlier run of the same recipe goes on from its checkpoint and ends as the unbroken run would have.
     """
     run, file = Fit(network, task, recipe), folder / "checkpoint.pt"
-    if resume and file.exists():
-        run.read(file)
-    elif file.exists():
-        raise WhyboxError(f"{file} is from an earlier run; resume it, or name another folder")
-    else:
-        run.write(file)  # a folder that cannot be written to is found out now, not at the first checkpoint
+    run.begin(file, resume=resume)
     if task.problems:
         say(f"problems in the data, left out or mended: {len(task.problems)}; the first: {task.problems[0]}")
     while run.progress.step < recipe.steps:
