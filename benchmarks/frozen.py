@@ -1,4 +1,4 @@
-"""How close maps with frozen normalisation statistics are to exact ones, by level, on the trained detector of the package.
+"""How close maps with frozen normalization statistics are to exact ones, by level, on the trained detector of the package.
 
 python -m benchmarks.frozen [--images 24] [--target score] [--size 240 480]
 """

@@ -29,7 +29,7 @@ SHORTENED: dict[str, tuple[dict[str, Any], float]] = {
     "integrated_gradients": ({"steps": 2}, 0.0),
 }
 """Settings for the timing of slow methods; the factor to their defaults, 0: taken from the fields."""
-ONE_TEXT = ("rise", "m2ib", "smoothgrad", "integrated_gradients", "game", "input_gradient")
+ONE_TEXT = ("rise", "m2ib", "smoothgrad", "integrated_gradients", "game", "input_x_gradient")
 """Methods whose cost grows with the texts: timed for one."""
 
 

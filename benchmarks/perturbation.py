@@ -24,7 +24,7 @@ from whybox.data.scenes import draw_scene
 from whybox.metrics import deletion, insertion
 from whybox.metrics.deletion import Deletion
 from whybox.metrics.insertion import Insertion
-from whybox.truth import Case, Truth
+from whybox.truth import MetricInput, Truth
 from whybox.types import Candidates, Detections, Model
 
 METRICS = {
@@ -46,7 +46,7 @@ def build(kind: str) -> tuple[Model, Tensor]:
     return whybox.load(net), torch.rand(3, 480, 640)
 
 
-def make_case(model: Model, image: Tensor, objects: int, batch: int) -> Case:
+def make_case(model: Model, image: Tensor, objects: int, batch: int) -> MetricInput:
     """The best candidates as detections without a match: what is tracked costs the same for all."""
     trace = model.trace(image)
     candidates = trace.candidates
@@ -55,10 +55,10 @@ def make_case(model: Model, image: Tensor, objects: int, batch: int) -> Case:
     found = Detections(candidates.boxes_of(rows, labels), scores, labels, rows)
     nobody = torch.zeros(0, dtype=torch.long)
     truth = Truth(torch.zeros((0, 4)), nobody, (), nobody.bool())
-    return Case(image, trace.frame, found, truth, torch.full((objects,), -1), torch.arange(objects), model.predict, batch)
+    return MetricInput(image, trace.frame, found, truth, torch.full((objects,), -1), torch.arange(objects), model.predict, batch)
 
 
-def asked_for(metric: Any, maps: Tensor, case: Case) -> list[Tensor]:
+def asked_for(metric: Any, maps: Tensor, case: MetricInput) -> list[Tensor]:
     """The batches that a metric gives to `predict`."""
     batches: list[Tensor] = []
 
@@ -84,7 +84,7 @@ def timed(run: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def measure(metric: Any, model: Model, case: Case, repeats: int) -> tuple[float, float, int]:
+def measure(metric: Any, model: Model, case: MetricInput, repeats: int) -> tuple[float, float, int]:
     """Median ratio of metric to bare passes, the bare passes' median seconds, and their images. The two take turns and the
     first turn is not counted, so that a machine whose speed drifts treats them alike."""
     maps = torch.rand((len(case), *case.image.shape[-2:]))

@@ -22,9 +22,9 @@ def read(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Boxes (M,4) xyxy in network pixels and scores (M,3) from the output (1,7,h,w)."""
     _, _, height, width = output.shape
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    centre = torch.stack([columns, rows], -1).reshape(-1, 2) * 8 + 4 + 8 * output[0, :2].flatten(1).T.tanh()
+    center = torch.stack([columns, rows], -1).reshape(-1, 2) * 8 + 4 + 8 * output[0, :2].flatten(1).T.tanh()
     half = 16 * output[0, 2:4].flatten(1).T.exp()
-    return torch.cat([centre - half, centre + half], 1), output[0, 4:].flatten(1).T.sigmoid()
+    return torch.cat([center - half, center + half], 1), output[0, 4:].flatten(1).T.sigmoid()
 
 
 torch.manual_seed(0)

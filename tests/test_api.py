@@ -36,14 +36,14 @@ def test_a_trace_answers_many_questions(model):
 
 def test_logit_and_against_share_no_evidence(model):
     trace = whybox.trace(model, image())
-    favour, against = (whybox.explain(model, trace, target=name, score_threshold=0.1, top=3) for name in ("logit", "against"))
-    assert torch.minimum(favour.maps.values, against.maps.values).max() == 0
+    favor, against = (whybox.explain(model, trace, target=name, score_threshold=0.1, top=3) for name in ("logit", "against"))
+    assert torch.minimum(favor.maps.values, against.maps.values).max() == 0
 
 
 def test_combined_is_the_maximum_of_the_scaled_maps(model):
     trace = whybox.trace(model, image())
     options = {"score_threshold": 0.1, "top": 3}
-    parts = [whybox.explain(model, trace, target=name, **options).maps.unit() for name in ("score", "x1", "y1", "x2", "y2")]
+    parts = [whybox.explain(model, trace, target=name, **options).maps.normalized() for name in ("score", "x1", "y1", "x2", "y2")]
     combined = whybox.explain(model, trace, target="combined", **options).maps
     for i, native in enumerate(combined.native):
         expected = torch.stack([part[i].values[0] for part in parts]).amax(0)

@@ -238,7 +238,7 @@ def test_saved_texts_come_back_bit_by_bit(tmp_path):
     assert json.dumps(read.to_dict()) == json.dumps(kept.to_dict())
     assert read.texts == kept.texts == read.token_maps.texts
     assert all(torch.equal(*pair) for pair in zip(read.token_maps.values, kept.token_maps.values, strict=True))
-    assert (read.tokens, read.words, read.presence) == (kept.tokens, kept.words, kept.presence)
+    assert (read.tokens, read.words, read.peak) == (kept.tokens, kept.words, kept.peak)
     assert read.token_maps.options == kept.token_maps.options == {"heads": "native", "text_layers": 8}
     words = (read.single_words, kept.single_words)
     assert all(torch.equal(*pair) for pair in zip(*(one.maps.native for one in words), strict=True))
@@ -263,7 +263,7 @@ def test_folders_of_before_texts_are_read(tmp_path):
     folder = explanation(count=1).save(tmp_path / "out")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert not {"whole_image", "token_maps", "single_words"} & manifest.keys()
-    assert not {"presence", "text", "tokens", "words"} & manifest["detections"][0].keys()
+    assert not {"peak", "text", "tokens", "words"} & manifest["detections"][0].keys()
     read = Explanation.load(folder)
     assert (read.whole_image, read.texts, read.single_words) == (False, (), None)
 
@@ -281,7 +281,7 @@ def test_texts_in_plain_numbers():
     kept = matched()
     row = kept.to_dict()["detections"][0]
     assert row["name"] == TEXTS[0]
-    assert row["presence"] == float(kept.maps.native[0].max())
+    assert row["peak"] == float(kept.maps.native[0].max())
     assert row["words"] == kept.words[0]
     assert row["tokens"][2:4] == (("ball", float(kept.token_maps.values[0][2])), (",", float(kept.token_maps.values[0][3])))
     assert row["text"]["spans"][0] == (0, 1)
@@ -322,7 +322,7 @@ def test_a_classifier_has_the_page_without_words(tmp_path):
 
 def test_no_text_is_a_page_too():
     nothing = asked_alike([])
-    assert nothing.presence == ()
+    assert nothing.peak == ()
     assert "Nothing was found" in nothing._repr_html_()
 
 

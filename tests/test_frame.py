@@ -28,7 +28,7 @@ def test_points_agree_with_boxes():
 
 
 def test_a_peak_on_the_canvas_lands_on_its_pixel():
-    """A bright cell whose centre is at network (184, 200) must peak at image ((184 - 0) / 1.6, (200 - 80) / 1.6)."""
+    """A bright cell whose center is at network (184, 200) must peak at image ((184 - 0) / 1.6, (200 - 80) / 1.6)."""
     maps = torch.zeros(1, 20, 20)
     maps[0, 12, 11] = 1
     at_image = LETTERBOX.maps_to_image(maps)[0]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from whybox.frame import Frame
-from whybox.types import Candidates, Detections, FeatureGradient, HeatMaps, to_unit
+from whybox.types import Candidates, Detections, FeatureGradient, HeatMaps, min_max
 
 
 def detections(count=3):
@@ -35,13 +35,13 @@ def test_candidates_keep_a_box_per_class_where_there_is_one():
 
 def test_unit_runs_from_zero_to_one_and_a_constant_map_is_zeros():
     maps = torch.stack([torch.tensor([[2.0, 4.0], [3.0, 2.0]]), torch.full((2, 2), 7.0)])
-    assert torch.equal(to_unit(maps), torch.tensor([[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]))
+    assert torch.equal(min_max(maps), torch.tensor([[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]))
 
 
 def test_unit_keeps_the_order_of_tiny_values():
     """The reference code clamps the range at 1e-7 and so loses the maps of saturated scores."""
     tiny = torch.tensor([[[0.0, 1e-12], [3e-13, 0.0]]])
-    assert to_unit(tiny).max() == 1
+    assert min_max(tiny).max() == 1
 
 
 def heat_maps(*native):
@@ -59,15 +59,15 @@ def test_maps_on_grids_of_several_sizes_meet_on_the_finest():
 
 def test_unit_is_a_view_that_scales_after_resizing():
     maps = heat_maps(torch.rand(4, 4) * 5)
-    unit = maps.unit()
+    unit = maps.normalized()
     assert torch.equal(unit.native[0], maps.native[0])
-    assert torch.equal(unit.at_image(), to_unit(maps.at_image()))
-    assert torch.equal(unit.values, to_unit(maps.values))
+    assert torch.equal(unit.at_image(), min_max(maps.at_image()))
+    assert torch.equal(unit.values, min_max(maps.values))
 
 
 def test_no_maps_is_not_an_error():
     empty = heat_maps()
-    assert empty.values.shape[0] == empty.at_image().shape[0] == len(empty.unit()) == 0
+    assert empty.values.shape[0] == empty.at_image().shape[0] == len(empty.normalized()) == 0
 
 
 def test_maps_are_indexed_with_their_routes():

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from whybox.errors import WhyboxError
     from whybox.explanation import Explanation
     from whybox.frame import Frame
-    from whybox.runs.compare import compare
-    from whybox.runs.evaluate import Evaluation, evaluate
-    from whybox.truth import Case, DataSet, Measured, Metric, Sample, Truth
+    from whybox.runs.evaluation.compare import compare
+    from whybox.runs.evaluation.evaluate import Evaluation, evaluate
+    from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
     from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Model, Pullback, Target, Trace
 
 __version__ = "0.1.0"
@@ -28,16 +28,15 @@ _HOMES = {
     "whybox.errors": ("WhyboxError",),
     "whybox.explanation": ("Explanation",),
     "whybox.frame": ("Frame",),
-    "whybox.runs.compare": ("compare",),
-    "whybox.runs.evaluate": ("Evaluation", "evaluate"),
-    "whybox.truth": ("Case", "DataSet", "Measured", "Metric", "Sample", "Truth"),
+    "whybox.runs.evaluation.compare": ("compare",),
+    "whybox.runs.evaluation.evaluate": ("Evaluation", "evaluate"),
+    "whybox.truth": ("MetricInput", "DataSet", "MetricResult", "Metric", "Sample", "Truth"),
     "whybox.types": ("Candidates", "Detections", "FeatureMap", "HeatMaps", "Model", "Pullback", "Target", "Trace"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Candidates",
-    "Case",
     "DataSet",
     "Detections",
     "Evaluation",
@@ -45,8 +44,9 @@ __all__ = [
     "FeatureMap",
     "Frame",
     "HeatMaps",
-    "Measured",
     "Metric",
+    "MetricInput",
+    "MetricResult",
     "Model",
     "Pullback",
     "Sample",

@@ -19,7 +19,7 @@ from whybox.loading import load, open_data
 from whybox.method_choice import check_target, check_value, make_method
 from whybox.missed import match_drawn
 from whybox.targets import COMBINED, SIDES, find_target
-from whybox.types import Detections, HeatMaps, Model, Target, Trace, to_unit
+from whybox.types import Detections, HeatMaps, Model, Target, Trace, min_max
 
 __all__ = [
     "check_target",
@@ -249,7 +249,7 @@ def _token_maps(method: Any, model: Model, passed: Trace, found: Detections, tar
 def combine(results: Sequence[HeatMaps]) -> HeatMaps:
     """The elementwise maximum of several targets' maps of the same detections, each first scaled to 0..1."""
     native = tuple(
-        torch.stack([to_unit(one[None])[0] for one in of_one]).amax(0)
+        torch.stack([min_max(one[None])[0] for one in of_one]).amax(0)
         for of_one in zip(*(maps.native for maps in results), strict=True)
     )
     return replace(results[0], native=native, target=COMBINED)

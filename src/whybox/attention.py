@@ -21,7 +21,7 @@ class AttentionLayer:
     mix: (B,n,E) -> (B,n,E), what stands between weights times values and the output projection; most often nothing.
     out: (B,n,E) -> (B,n,C'), the output projection and whatever else acts before the residual is added.
     finish: tokens (B,n,C) of some rows and what `out` gave for them -> the rows after the layer: residual and MLP, row by
-    row. A layer that pools does not look at the tokens. normalise: (B,N,C) -> (B,N,C), the norm before the attention.
+    row. A layer that pools does not look at the tokens. normalize: (B,N,C) -> (B,N,C), the norm before the attention.
     modules: those whose weights the pieces use.
     """
 
@@ -33,7 +33,7 @@ class AttentionLayer:
     finish: Callable[[Tensor, Tensor], Tensor]
     modules: tuple[nn.Module, ...]
     mix: Callable[[Tensor], Tensor] = lambda values: values
-    normalise: Callable[[Tensor], Tensor] = lambda tokens: tokens
+    normalize: Callable[[Tensor], Tensor] = lambda tokens: tokens
     pools: bool = False
 
 
@@ -43,14 +43,14 @@ class Transformer:
 
     embed: the network's input, a batch -> tokens (B,N,C), and what is added to the attention's logits, broadcastable to
     (B,1,N,N), or None. read: rows (B,n,C) after the last layer -> embedding (B,D); of the row that is read (n = 1), or of
-    all rows where reads is "all" (a mean over the tokens). modules: those that `read` uses.
+    all rows where pooling is "mean". modules: those that `read` uses.
     """
 
     layers: tuple[AttentionLayer, ...]
     embed: Callable[[Any], tuple[Tensor, Tensor | None]]
     read: Callable[[Tensor], Tensor]
     modules: tuple[nn.Module, ...]
-    reads: Literal["row", "all"] = "row"
+    pooling: Literal["token", "mean"] = "token"
 
 
 @dataclass(frozen=True)

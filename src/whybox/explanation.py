@@ -17,8 +17,8 @@ from torch import Tensor
 
 from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
+from whybox.files import file_stem, new_folder, one_line
 from whybox.frame import Frame
-from whybox.report.folder import file_stem, new_folder, one_line
 from whybox.report.match import Asked, Match, distinct_words, write_match
 from whybox.report.overlay import overlay, picture_of, png_bytes, shrink, tensor_of, value_range
 from whybox.report.page import Layer, Photo, write_page
@@ -80,7 +80,7 @@ class Explanation:
         return tuple(class_name(label, self.classes) for label in self.detections.labels.tolist())
 
     @property
-    def presence(self) -> tuple[float, ...]:
+    def peak(self) -> tuple[float, ...]:
         """The largest raw value of each map: how much there is to see, where a scaled map always looks like something."""
         return tuple(float(values.max()) for values in self.maps.native)
 
@@ -168,7 +168,7 @@ class Explanation:
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = [self._row(i, name) for i, name in enumerate(self.names)]
-        columns: dict[str, Sequence[Any]] = {"presence": self.presence} if self.whole_image else {}
+        columns: dict[str, Sequence[Any]] = {"peak": self.peak} if self.whole_image else {}
         columns |= {"text": [asdict(text) for text in self.texts]} if self.texts else {}
         columns |= {"tokens": self.tokens, "words": self.words} if self.read_words is not None else {}
         return [row | {name: column[i] for name, column in columns.items()} for i, row in enumerate(rows)]

@@ -104,7 +104,7 @@ class Frame:
 
 
 def resize_maps(maps: Tensor, size: Size, *, mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear") -> Tensor:
-    """Maps (N,h,w) -> (N,*size). Bilinear or bicubic with half-pixel centres and no antialiasing, or nearest. Differentiable."""
+    """Maps (N,h,w) -> (N,*size). Bilinear or bicubic with half-pixel centers and no antialiasing, or nearest. Differentiable."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     if not len(maps):
@@ -156,7 +156,7 @@ def take_windows(features: Tensor, origin: Tensor, size: Size) -> Tensor:
 def paste_boxes(maps: Tensor, boxes: Tensor, grid: Size) -> Tensor:
     """Maps (N,k,l), each over a box of a grid, -> (N,h,w) on the grid; boxes (N,4) xyxy in cells, cell i at coordinate i.
 
-    Bilinear between the centres of the map's bins, constant beyond the outermost, zero outside the box's cells
+    Bilinear between the centers of the map's bins, constant beyond the outermost, zero outside the box's cells
     (floor of its start to ceiling of its end).
     """
     down = _bin_weights(boxes[:, 1], boxes[:, 3], maps.shape[-2], grid[0])

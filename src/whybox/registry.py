@@ -57,10 +57,21 @@ def targets() -> Mapping[str, str]:
     return DESCRIPTIONS
 
 
+FAMILY = "family"
+"""A file of this name in a folder stands for the folder: models/open_clip/family.py is the family "open_clip"."""
+
+
 def _files(room: ModuleType) -> Iterator[tuple[str, ModuleType]]:
-    for entry in sorted(pkgutil.iter_modules(room.__path__), key=lambda found: found.name):
-        if not entry.name.startswith("_"):
-            yield entry.name, import_module(f"{room.__name__}.{entry.name}")
+    """The public files of a room and of its folders, by name: hf/detection.py is "hf_detection"."""
+    for entry in sorted(pkgutil.iter_modules(room.__path__), key=lambda entry: entry.name):
+        if entry.name.startswith("_"):
+            continue
+        module = import_module(f"{room.__name__}.{entry.name}")
+        if not entry.ispkg:
+            yield entry.name, module
+            continue
+        for name, inner in _files(module):
+            yield entry.name if name == FAMILY else f"{entry.name}_{name}", inner
 
 
 def _class_in(module: ModuleType, name: str) -> type:

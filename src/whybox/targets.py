@@ -26,7 +26,7 @@ def _own(trace: Trace, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The score that the detector reports, 0 to 1, with every factor in it (for FCOS also the centreness)."""
+    """The score that the detector reports, 0 to 1, with every factor in it (for FCOS also the centerness)."""
 
     name: str = "score"
 
@@ -66,7 +66,7 @@ class BoxSide:
 @dataclass(frozen=True)
 class RawOutput:
     """What the regression branch itself gives, by its name: FCOS's distances l, t, r, b (network pixels), the deltas
-    dx, dy, dw, dh of anchors and R-CNN (normalised, before the coder's weights), a transformer's cx, cy, w, h (0 to 1)."""
+    dx, dy, dw, dh of anchors and R-CNN (normalized, before the coder's weights), a transformer's cx, cy, w, h (0 to 1)."""
 
     output: str
 
@@ -113,7 +113,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "contrast:CLASS": "the class's logit less CLASS's: why this class and not that one",
     "l t r b": "FCOS: distances to the sides, network pixels",
     "dx dy dw dh": "RetinaNet, SSD, R-CNN: the regression's deltas",
-    "cx cy w h": "detection transformers: centre and size, 0 to 1",
+    "cx cy w h": "detection transformers: center and size, 0 to 1",
 }
 
 

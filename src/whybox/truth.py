@@ -18,7 +18,7 @@ class Truth:
     """G annotated objects of one image.
 
     boxes (G,4) float32 xyxy in image pixels around the whole object; they may reach beyond the image (CrowdHuman's do).
-    labels (G,) int64: in a data set 1 for the first of its classes, in a Case the column among the model's scores.
+    labels (G,) int64: in a data set 1 for the first of its classes, in a MetricInput the column among the model's scores.
     ids: G names, those of the annotations. ignore (G,) bool: regions where nothing is counted (crowds, masked people).
     masks (G,H,W) bool of the visible pixels, or None. parts: more boxes (G,4) by name ("visible", "head"), NaN where
     there is none. fixations: G entries, each (F,3) x, y in image pixels and duration, or None where nobody looked; or ().
@@ -98,14 +98,14 @@ class DataSet(Protocol):
 
 
 @dataclass(frozen=True)
-class Case:
+class MetricInput:
     """What the maps of N detections of one image are judged against.
 
     image (3,H,W) in 0..1. truth: all annotated objects. matched (N,): the row of the object that each detection stands
     for, -1 for none. seeds (N,): one a detection; whatever is random for it is drawn from a generator with this seed.
     predict: raw candidates, boxes in image pixels, of images (B,3,H,W) of one size, of which `batch` fit at once.
     redraw: the same method's maps (N,H,W) of the same objects on a changed image (3,H,W).
-    randomised: the same maps while the model's weights are replaced by random ones, layer by layer from the output
+    randomized: the same maps while the model's weights are replaced by random ones, layer by layer from the output
     on: (the layer's name, maps (N,H,W)) after each; the weights come back at the end.
     whole: the model answers for the whole image, so a detection's box is the image's, whatever box its object has.
     words: the same method's maps of the N texts. score_texts: texts -> the score of each with the image.
@@ -120,7 +120,7 @@ class Case:
     predict: Callable[[Tensor], list[Candidates]] | None = None
     batch: int = 8
     redraw: Callable[[Tensor], Tensor] | None = None
-    randomised: Callable[[], Iterator[tuple[str, Tensor]]] | None = None
+    randomized: Callable[[], Iterator[tuple[str, Tensor]]] | None = None
     whole: bool = False
     words: TokenMaps | None = None
     score_texts: Callable[[Sequence[str]], Tensor] | None = None
@@ -136,7 +136,7 @@ class Case:
     def __len__(self) -> int:
         return len(self.detections)
 
-    def __getitem__(self, rows: Any) -> "Case":
+    def __getitem__(self, rows: Any) -> "MetricInput":
         """The same case for some of the detections. What draws maps again would draw them for all: it is left out."""
         own = rows.to(self.seeds.device) if isinstance(rows, Tensor) else rows
         return replace(
@@ -145,14 +145,14 @@ class Case:
             matched=self.matched[rows],
             seeds=self.seeds[own],
             redraw=None,
-            randomised=None,
+            randomized=None,
             words=None if self.words is None else _some_words(self.words, torch.arange(len(self))[own].reshape(-1).tolist()),
         )
 
     @property
     def gives(self) -> frozenset[str]:
-        """What a metric may need: "box", "mask", "fixations", "predict", "redraw", "randomised", "whole", "words"."""
-        found = {name for name in ("predict", "redraw", "randomised") if getattr(self, name) is not None}
+        """What a metric may need: "box", "mask", "fixations", "predict", "redraw", "randomized", "whole", "words"."""
+        found = {name for name in ("predict", "redraw", "randomized") if getattr(self, name) is not None}
         found |= {"box"} | ({"mask"} if self.truth.masks is not None else set()) | ({"whole"} if self.whole else set())
         found |= {"words"} if self.words is not None and self.score_texts is not None else set()
         return frozenset(found | ({"fixations"} if self.truth.fixations else set()))
@@ -167,7 +167,7 @@ def _some_words(words: TokenMaps, chosen: Sequence[int]) -> TokenMaps:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricResult:
     """values (N,): a metric of N maps; NaN where it is not defined. curves (N,P) behind the values, at the points at (P,)."""
 
     values: Tensor
@@ -179,7 +179,7 @@ class Measured:
 class Metric(Protocol):
     """A measure of heat maps: a frozen dataclass whose fields are its options, the paper's constants as defaults.
 
-    title: a few words for a table's head. range: lowest and highest value. needs: of what Case.gives; with the options
+    title: a few words for a table's head. range: lowest and highest value. needs: of what MetricInput.gives; with the options
     it may change. source: authors, venue, year, equation.
     """
 
@@ -199,6 +199,6 @@ class Metric(Protocol):
     @property
     def needs(self) -> frozenset[str]: ...
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """Judge maps (N,H,W) on the image's pixels, raw, as the method defines them."""
         ...

@@ -1,4 +1,4 @@
-"""The nouns: what flows from an image to a heat map. Checks live in __post_init__; behaviour is indexing and views."""
+"""The nouns: what flows from an image to a heat map. Checks live in __post_init__; behavior is indexing and views."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -199,7 +199,7 @@ class Pullback:
     rows: (n,) indices into the detections that were asked for. trace: narrowed to those rows, differentiable.
     features, origin: as in FeatureGradient. pull: values (n,), from a target on `trace`, -> gradient (n,C,k,l).
     route: "exact" (autograd through the model), "windows" (exact, on the receptive field alone) or
-    "frozen" (windows with the normalisation's statistics held fixed).
+    "frozen" (windows with the normalization's statistics held fixed).
     place: maps (n,k,l) of a layer with a grid of its own (pooled RoIs) -> maps on the level's grid.
     split: where one backward pass serves windows of many sizes: what `pull` gives -> parts, each with its rows' positions.
     stride: network pixels a cell of the features.
@@ -277,7 +277,7 @@ class HeatMaps:
 
     native: N maps, each (h,w) on the grid of its own layer, covering the network's canvas. method, target: names.
     options: the method's settings. routes: N names, how each gradient was taken ("" where a method takes none).
-    scaled: the view `unit()`: every map runs from 0 to 1.
+    scaled: the view `normalized()`: every map runs from 0 to 1.
     """
 
     native: tuple[Tensor, ...]
@@ -305,18 +305,18 @@ class HeatMaps:
             return torch.zeros((0, 1, 1))
         finest = max(((m.shape[0], m.shape[1]) for m in self.native), key=lambda shape: shape[0] * shape[1])
         values = self._by_shape(lambda maps: resize_maps(maps, finest))
-        return to_unit(values) if self.scaled else values
+        return min_max(values) if self.scaled else values
 
-    def unit(self) -> "HeatMaps":
+    def normalized(self) -> "HeatMaps":
         """The same maps, each scaled to run from 0 to 1 when it is read; a constant map reads as zeros."""
         return replace(self, scaled=True)
 
     def at_image(self) -> Tensor:
-        """(N,H,W) on the original image's pixels, padding cropped. A `unit()` view is scaled after resizing."""
+        """(N,H,W) on the original image's pixels, padding cropped. A `normalized()` view is scaled after resizing."""
         if not self.native:
             return torch.zeros((0, *self.frame.image))
         maps = self._by_shape(lambda m: self.frame.maps_to_image(m, crop_padding=self.crop_padding))
-        return to_unit(maps) if self.scaled else maps
+        return min_max(maps) if self.scaled else maps
 
     def _by_shape(self, resize: Callable[[Tensor], Tensor]) -> Tensor:
         """Resize the maps one grid size at a time and put them back in order."""
@@ -328,7 +328,7 @@ class HeatMaps:
         return torch.cat(parts)[order.argsort()]
 
 
-def to_unit(maps: Tensor) -> Tensor:
+def min_max(maps: Tensor) -> Tensor:
     """Maps (N,h,w), each moved and scaled to run from 0 to 1. A constant map becomes zeros, never NaN."""
     low = maps.amin((-2, -1), keepdim=True)
     spread = maps.amax((-2, -1), keepdim=True) - low

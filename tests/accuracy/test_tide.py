@@ -38,7 +38,7 @@ FAR = (50, 50, 60, 60)
     [
         ([(CAT, 0.9, OBJECT)], ["correct"], [0], []),
         ([(DOG, 0.9, OBJECT)], ["classification"], [0], []),
-        ([(CAT, 0.9, HALF)], ["localisation"], [0], []),
+        ([(CAT, 0.9, HALF)], ["localization"], [0], []),
         ([(DOG, 0.9, HALF)], ["both"], [0], [0]),
         ([(CAT, 0.9, FAR)], ["background"], [-1], [0]),
         ([(CAT, 0.9, (0, 0, 10, 0.9))], ["background"], [-1], [0]),
@@ -54,17 +54,17 @@ def test_one_object(detections, kinds, objects, missed):
 
 
 def test_overlaps_at_the_thresholds_belong_to_the_better_kind():
-    """IoU 5/10 is a hit, 1/10 a localisation error; the thresholds can be moved."""
+    """IoU 5/10 is a hit, 1/10 a localization error; the thresholds can be moved."""
     at_half, at_tenth = (CAT, 0.9, (0, 0, 10, 5)), (CAT, 0.9, (0, 0, 10, 1))
     assert sort_errors(found(at_half), truth((CAT, OBJECT))).kinds == ("correct",)
-    assert sort_errors(found(at_tenth), truth((CAT, OBJECT))).kinds == ("localisation",)
-    assert sort_errors(found(at_half), truth((CAT, OBJECT)), foreground=0.6).kinds == ("localisation",)
+    assert sort_errors(found(at_tenth), truth((CAT, OBJECT))).kinds == ("localization",)
+    assert sort_errors(found(at_half), truth((CAT, OBJECT)), foreground=0.6).kinds == ("localization",)
     assert sort_errors(found(at_tenth), truth((CAT, OBJECT)), background=0.2).kinds == ("background",)
 
 
 def test_overlap_and_rival_are_told():
     result = sort_errors(found((CAT, 0.9, OBJECT), (CAT, 0.8, HALF), (DOG, 0.7, HALF), (DOG, 0.5, FAR)), truth((CAT, OBJECT)))
-    assert result.kinds == ("correct", "localisation", "both", "background")
+    assert result.kinds == ("correct", "localization", "both", "background")
     assert torch.allclose(result.ious, torch.tensor([1.0, 0.4, 0.4, 0.0]))
     assert result.rivals.tolist() == [-1, 0, 0, -1]
 
@@ -80,7 +80,7 @@ def test_the_surer_detection_takes_the_object_and_the_other_the_next_best():
 def test_a_poor_box_of_its_own_class_comes_before_a_wrong_class():
     objects = truth((CAT, HALF), (DOG, OBJECT))
     result = sort_errors(found((CAT, 0.9, OBJECT)), objects)
-    assert (result.kinds, result.objects.tolist()) == (("localisation",), [0])
+    assert (result.kinds, result.objects.tolist()) == (("localization",), [0])
 
 
 def test_ignored_regions_count_for_their_class_alone_and_are_never_missed():
@@ -143,7 +143,7 @@ def test_mending_by_hand():
     hit, before = (CAT, 0.5, OBJECT), 51 / 101 / 2
     cases = {
         "background": ((CAT, 0.9, FAR), 51 / 101),
-        "localisation": ((CAT, 0.9, (20, 0, 30, 4)), 1.0),
+        "localization": ((CAT, 0.9, (20, 0, 30, 4)), 1.0),
     }
     for kind, (error, after) in cases.items():
         image = sort_errors(found(hit, error), objects)
@@ -171,9 +171,9 @@ def test_two_poor_boxes_mend_one_object_once():
     """Of two poor boxes of one cat, the surer becomes the hit and the other goes; of a found cat, the poor box goes."""
     poor, poorer = (CAT, 0.9, HALF), (CAT, 0.8, (0, 0, 10, 3))
     image = sort_errors(found(poor, poorer), truth((CAT, OBJECT)))
-    assert ap50_gains([image])["localisation"] == pytest.approx(1.0)
+    assert ap50_gains([image])["localization"] == pytest.approx(1.0)
     beside = sort_errors(found((CAT, 0.5, OBJECT), poor), truth((CAT, OBJECT)))
-    assert ap50_gains([beside])["localisation"] == pytest.approx(0.5)
+    assert ap50_gains([beside])["localization"] == pytest.approx(0.5)
 
 
 def test_no_images():

@@ -6,7 +6,7 @@ import sys
 
 from whybox.data.scenes import draw_scene
 from whybox.explanation import Explanation
-from whybox.runs.demo import texts_of
+from whybox.runs.explaining.demo import texts_of
 
 
 def test_the_demo_makes_a_page_and_may_be_repeated(whybox, tmp_path):

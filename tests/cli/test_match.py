@@ -41,7 +41,7 @@ def test_texts_become_a_folder_with_a_page(whybox, clip, pictures):
     assert (read.names, read.name, read.maps.method) == (TEXTS, "one.png", "grad_eclip")
     assert read.single_words.names == ("a", "red", "ball", "left", "of", "tree", "dog")
     lines = out.splitlines()
-    assert lines[0] == f"{TEXTS[0]}: cosine {read.detections.scores[0]:.3f}, presence {read.presence[0]:.3g}"
+    assert lines[0] == f"{TEXTS[0]}: cosine {read.detections.scores[0]:.3f}, peak {read.peak[0]:.3g}"
     assert lines[1].split() == [part for word, weight in read.words[0] for part in (word, f"{weight:.3g}")]
     assert lines[-1] == f"page: {(pictures / 'whybox-one' / 'index.html').resolve().as_uri()}"
     assert "What speaks for" in (pictures / "whybox-one" / "index.html").read_text()

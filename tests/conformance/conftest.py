@@ -29,9 +29,9 @@ def read(output):
     """A box around every cell, moved and stretched by the network; three classes."""
     _, _, height, width = output.shape
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    centre = torch.stack([columns, rows], -1).reshape(-1, 2) * 8.0 + 4 + output[0, :2].flatten(1).T
+    center = torch.stack([columns, rows], -1).reshape(-1, 2) * 8.0 + 4 + output[0, :2].flatten(1).T
     half = 12 * output[0, 2:4].flatten(1).T.sigmoid() + 4
-    return torch.cat([centre - half, centre + half], 1), output[0, 4:].flatten(1).T.sigmoid()
+    return torch.cat([center - half, center + half], 1), output[0, 4:].flatten(1).T.sigmoid()
 
 
 def plain():

@@ -16,7 +16,7 @@ SETTINGS = {
     "integrated_gradients": {"steps": 2},
 }
 """Options that keep a costly method quick here."""
-FEW = ("input_gradient", "smoothgrad", "integrated_gradients")
+FEW = ("input_x_gradient", "smoothgrad", "integrated_gradients")
 """Methods that go back to the input: a backward pass through the whole model for every detection."""
 FAMILIES = sorted(registry.models())
 SAME_FOR_ALL = ("control_blob", "control_box", "raw_attention", "rollout")
@@ -51,7 +51,7 @@ def test_maps_are_finite_seeded_and_differ_between_detections(family, method):
     assert result.maps.at_image().shape == (len(result.maps), 150, 201)
     assert result.maps.values.isfinite().all()
     assert all(torch.equal(a, b) for a, b in zip(result.maps.native, again.maps.native, strict=True))
-    assert method in SAME_FOR_ALL or len(torch.unique(result.maps.unit().at_image(), dim=0)) > 1
+    assert method in SAME_FOR_ALL or len(torch.unique(result.maps.normalized().at_image(), dim=0)) > 1
     assert result.maps.method == method
     assert result.maps.target == "score"
 

@@ -17,20 +17,20 @@ from whybox import registry
 from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
-from whybox.truth import Case, Measured, Metric, Truth
+from whybox.truth import Metric, MetricInput, MetricResult, Truth
 from whybox.types import Candidates, Detections
 
 SIZE = HEIGHT, WIDTH = (48, 64)
-CENTRES = torch.tensor([[14.0, 15.0], [44.0, 13.0], [38.0, 35.0]])
+CENTERS = torch.tensor([[14.0, 15.0], [44.0, 13.0], [38.0, 35.0]])
 RADII = torch.tensor([10.0, 8.0, 9.0])
 LABELS = torch.tensor([1, 2, 1])
 OWN = torch.arange(3).repeat(4)
 """The disc of each of twelve detections: a random map may hit by chance, four of each hardly differ by it."""
 ROWS, COLUMNS = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
-DISTANCES = ((COLUMNS - CENTRES[:, 0, None, None]) ** 2 + (ROWS - CENTRES[:, 1, None, None]) ** 2).sqrt()
+DISTANCES = ((COLUMNS - CENTERS[:, 0, None, None]) ** 2 + (ROWS - CENTERS[:, 1, None, None]) ** 2).sqrt()
 DISCS = RADII[:, None, None] > DISTANCES
 IMAGE = torch.rand((3, *SIZE), generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1
-KNOWN_NEEDS = {"box", "mask", "fixations", "predict", "redraw", "randomised", "whole", "words"}
+KNOWN_NEEDS = {"box", "mask", "fixations", "predict", "redraw", "randomized", "whole", "words"}
 WEIGHTS = {"a": 0.01, "small": 0.05, "red": 0.15, "ball": 0.3, "here": -0.02}
 TEXT = Text(" ".join(WEIGHTS), tuple(WEIGHTS), ((0, 1), (2, 7), (8, 11), (12, 16), (17, 21)))
 
@@ -39,7 +39,7 @@ class Trial(NamedTuple):
     """A metric, and what it should rank: (maps, case), the best first."""
 
     metric: Metric
-    ranking: list[tuple[Tensor, Case]]
+    ranking: list[tuple[Tensor, MetricInput]]
 
 
 def noise(seed: int) -> Tensor:
@@ -53,7 +53,7 @@ def ideal() -> Tensor:
 
 def predict(images: Tensor) -> list[Candidates]:
     """A detector that sees three discs, each as surely as the share of its pixels that are those of IMAGE."""
-    boxes = torch.cat([CENTRES - RADII[:, None], CENTRES + RADII[:, None]], 1)
+    boxes = torch.cat([CENTERS - RADII[:, None], CENTERS + RADII[:, None]], 1)
     found = []
     for image in images:
         seen = (image == IMAGE).all(0)
@@ -63,12 +63,12 @@ def predict(images: Tensor) -> list[Candidates]:
     return found
 
 
-def case(**changes: object) -> Case:
+def case(**changes: object) -> MetricInput:
     """Three discs with everything that can be annotated, a fourth that is ignored, twelve detections of the three, and what
     a model can be asked."""
-    boxes = torch.cat([CENTRES - RADII[:, None], CENTRES + RADII[:, None]], 1)
+    boxes = torch.cat([CENTERS - RADII[:, None], CENTERS + RADII[:, None]], 1)
     detections = Detections(boxes[OWN], torch.full((len(OWN),), 0.9), LABELS[OWN], OWN)
-    looks = [torch.cat([centre + shift, torch.tensor([0.3])])[None] for centre in CENTRES for shift in (-2.0, 0.0, 2.0)]
+    looks = [torch.cat([center + shift, torch.tensor([0.3])])[None] for center in CENTERS for shift in (-2.0, 0.0, 2.0)]
     truth = Truth(
         torch.cat([boxes, torch.tensor([[0.0, 28.0, 20.0, 48.0]])]),
         torch.cat([LABELS, torch.tensor([3])]),
@@ -77,8 +77,8 @@ def case(**changes: object) -> Case:
         torch.cat([DISCS, (DISTANCES[:1] < 0)]),
         fixations=(*(torch.cat(looks[i : i + 3]) for i in (0, 3, 6)), None),
     )
-    one = Case(IMAGE, Frame.same(SIZE), detections, truth, OWN, torch.arange(5, 5 + len(OWN)), predict, batch=4)
-    one = replace(one, redraw=lambda image: ideal(), randomised=lambda: iter([("head", noise(8)), ("stem", noise(9))]))
+    one = MetricInput(IMAGE, Frame.same(SIZE), detections, truth, OWN, torch.arange(5, 5 + len(OWN)), predict, batch=4)
+    one = replace(one, redraw=lambda image: ideal(), randomized=lambda: iter([("head", noise(8)), ("stem", noise(9))]))
     return replace(one, **changes)
 
 
@@ -99,7 +99,7 @@ def changes(**options: object) -> Callable[[type], Trial]:
     stages = ([noise(3), noise(4)], [ideal() + noise(3), noise(4)], [ideal(), ideal()])
     return lambda metric: Trial(
         metric(**options),
-        [(ideal(), case(randomised=lambda new=new: iter(zip(("head", "stem"), new, strict=True)))) for new in stages],
+        [(ideal(), case(randomized=lambda new=new: iter(zip(("head", "stem"), new, strict=True)))) for new in stages],
     )
 
 
@@ -108,7 +108,7 @@ def score_texts(texts: Sequence[str]) -> Tensor:
     return torch.tensor([sum(WEIGHTS[word] for word in text.split()) for text in texts])
 
 
-def with_words(values: Tensor) -> Case:
+def with_words(values: Tensor) -> MetricInput:
     """The case with maps of words, values (N,5) of the same text for every detection."""
     words = TokenMaps(tuple(values), (TEXT,) * len(values), "made up")
     return case(whole=True, words=words, score_texts=score_texts)
@@ -136,7 +136,7 @@ TRIALS: dict[str, Callable[[type], Trial]] = {
     "pixel_accuracy": of_the_map(),
     "pixel_ap": of_the_map(),
     "pointing_game": of_the_map(),
-    "randomisation": changes(),
+    "randomization": changes(),
     "stability": stays(),
     "text_deletion": of_the_words(),
     "text_insertion": of_the_words(),
@@ -150,7 +150,7 @@ def trial(name: str) -> Trial:
     return TRIALS[name](registry.metrics()[name])
 
 
-def check_form(metric: Metric, measured: Measured, count: int) -> None:
+def check_form(metric: Metric, measured: MetricResult, count: int) -> None:
     """Shapes, and values inside the metric's range or NaN."""
     values = measured.values
     low, high = metric.range
@@ -178,8 +178,8 @@ def names_of(kind: str) -> list[str]:
     made = {name: metric() for name, metric in registry.metrics().items()}
     chosen = {
         "of regions": lambda metric: "region" in {option.name for option in fields(metric)},
-        "not redrawn": lambda metric: not metric.needs & {"redraw", "randomised"},
-        "of annotations": lambda metric: not metric.needs & {"predict", "redraw", "randomised", "words"},
+        "not redrawn": lambda metric: not metric.needs & {"redraw", "randomized"},
+        "of annotations": lambda metric: not metric.needs & {"predict", "redraw", "randomized", "words"},
         "of images": lambda metric: "words" not in metric.needs,
     }
     return sorted(name for name, metric in made.items() if chosen[kind](metric))
@@ -212,7 +212,7 @@ def test_it_needs_nothing_that_it_does_not_name(tried):
     truth = whole.truth
     for need in {"mask", "fixations"} - tried.metric.needs:
         truth = replace(truth, **({"masks": None} if need == "mask" else {"fixations": ()}))
-    unasked = {"predict", "redraw", "randomised"} - tried.metric.needs
+    unasked = {"predict", "redraw", "randomized"} - tried.metric.needs
     unasked |= set() if "words" in tried.metric.needs else {"words", "score_texts"}
     bare = replace(whole, truth=truth, **dict.fromkeys(unasked))
     torch.testing.assert_close(tried.metric(maps, bare).values, tried.metric(maps, whole).values, equal_nan=True)
@@ -245,7 +245,7 @@ def test_a_metric_of_regions_takes_boxes_and_masks(tried, region):
 def test_no_detection_gives_no_value(tried):
     _, whole = tried.ranking[0]
     none = torch.zeros((0, *SIZE))
-    drawn = {"redraw": lambda image: none, "randomised": lambda: iter([("head", none), ("stem", none)])}
+    drawn = {"redraw": lambda image: none, "randomized": lambda: iter([("head", none), ("stem", none)])}
     check_form(tried.metric, tried.metric(none, replace(whole[[]], **drawn)), 0)
 
 

@@ -1,9 +1,9 @@
-"""The texts of scenes: phrases, their articles and colours, and sentences on all objects."""
+"""The texts of scenes: phrases, their articles and colors, and sentences on all objects."""
 
 import pytest
 
 from whybox.data._sprites import OBJECTS
-from whybox.data.captions import Phrase, class_phrases, colour_phrases, colours_of, overview
+from whybox.data.captions import Phrase, class_phrases, color_phrases, colors_of, overview
 from whybox.data.scenes import draw_scene
 
 
@@ -20,27 +20,27 @@ def test_a_phrase_in_words(phrase, words):
     assert str(phrase) == words
 
 
-def test_a_phrase_without_a_colour_is_true_of_every_colour():
+def test_a_phrase_without_a_color_is_true_of_every_color():
     assert Phrase("ball").is_true_of("ball", "red")
     assert Phrase("ball", "red").is_true_of("ball", "red")
     assert not Phrase("ball", "blue").is_true_of("ball", "red")
     assert not Phrase("ball", "red").is_true_of("car", "red")
 
 
-def test_every_class_in_each_of_its_colours_once():
-    assert colours_of("tree") == ("green", "orange", "yellow", "pink")
+def test_every_class_in_each_of_its_colors_once():
+    assert colors_of("tree") == ("green", "orange", "yellow", "pink")
     assert [phrase.name for phrase in class_phrases()] == list(OBJECTS)
-    phrases = colour_phrases()
+    phrases = color_phrases()
     assert len(set(phrases)) == len(phrases) == sum(len(set(entry[3])) for entry in OBJECTS.values())
-    assert {phrase.name for phrase in colour_phrases(["dog", "car"])} == {"dog", "car"}
+    assert {phrase.name for phrase in color_phrases(["dog", "car"])} == {"dog", "car"}
 
 
 def test_scenes_are_told_in_these_phrases():
     for index in range(20):
         scene = draw_scene(index, seed=5)
-        pairs = zip(scene.names, scene.colours, strict=True)
-        assert all(Phrase(*pair) in colour_phrases() for pair in pairs)
-        assert scene.captions[0] == overview(scene.names, scene.colours, scene.place)
+        pairs = zip(scene.names, scene.colors, strict=True)
+        assert all(Phrase(*pair) in color_phrases() for pair in pairs)
+        assert scene.captions[0] == overview(scene.names, scene.colors, scene.place)
 
 
 def test_many_objects_in_one_sentence():

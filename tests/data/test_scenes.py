@@ -53,7 +53,7 @@ def test_a_single_scene_holds_one_object_that_is_easy_to_see(size):
     scenes = [draw_scene(index, seed=3, variant="single", size=size) for index in range(60)]
     assert {len(scene.labels) for scene in scenes} == {1}
     assert {scene.names[0] for scene in scenes} == set(CLASSES)
-    assert len({scene.colours[0] for scene in scenes}) > 7
+    assert len({scene.colors[0] for scene in scenes}) > 7
     assert min(scene.visibility[0] for scene in scenes) >= LEAST_VISIBLE["single"]
     assert min(scene.masks.mean() for scene in scenes) > 0.004, "seen in more than four pixels of a thousand"
     assert {len(scene.captions) for scene in scenes} == {1}
@@ -82,7 +82,7 @@ def test_annotations_agree_with_each_other(variant, size):
         assert set(scene.labels.tolist()) <= set(range(1, len(CLASSES) + 1))
 
 
-def test_an_object_is_drawn_in_its_own_colour():
+def test_an_object_is_drawn_in_its_own_color():
     pixels = []
     for index in range(60):
         scene = draw_scene(index, seed=2)
@@ -111,7 +111,7 @@ def test_crowd_boxes_overlap_heavily():
     assert overlaps("crowd") > 0.3 > 2 * overlaps("mixed")
 
 
-def test_captions_name_objects_colours_and_relations():
+def test_captions_name_objects_colors_and_relations():
     relations = set()
     for index in range(40):
         scene = draw_scene(index, seed=5)

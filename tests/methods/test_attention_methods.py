@@ -255,7 +255,7 @@ def test_where_the_answer_is_a_mean_the_map_is_the_mean_of_the_rows(seen):
     vision, project = image.net.vision_model, image.net.visual_projection
     passed = model.transformer(trace)
     read = passed.transformer.read
-    averaging = replace(passed.transformer, reads="all", read=lambda rows: read(rows[:, 1:].mean(1, keepdim=True)))
+    averaging = replace(passed.transformer, pooling="mean", read=lambda rows: read(rows[:, 1:].mean(1, keepdim=True)))
     averaged = copy.copy(model)
     averaged.transformer = lambda trace: replace(passed, transformer=averaging)
     attention = [one[0] for one in image.attention]
@@ -281,7 +281,7 @@ def test_a_classifiers_logit_is_explained():
 
 
 def without_structure(net):
-    """No position tells patches apart; with an image of one colour they are all the same token."""
+    """No position tells patches apart; with an image of one color they are all the same token."""
     with torch.no_grad():
         net.vision_model.embeddings.position_embedding.weight.zero_()
     return net

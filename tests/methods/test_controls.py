@@ -12,7 +12,7 @@ from whybox.methods.control_box import control_box_map
 BOXES = torch.tensor([[2.0, 1.0, 6.0, 3.0], [0.4, 0.6, 1.6, 1.4], [-5.0, -5.0, 50.0, 50.0]])
 
 
-def test_a_box_fills_the_pixels_whose_centres_it_holds():
+def test_a_box_fills_the_pixels_whose_centers_it_holds():
     maps = control_box_map(BOXES, (4, 8))
     by_hand = torch.zeros(4, 8)
     by_hand[1:3, 2:6] = 1

@@ -53,7 +53,7 @@ def explain(method, model=None, image=None):
 def test_the_map_is_highest_on_what_the_detector_looks_at():
     maps = explain(DRise(masks=400, grid=8))
     top, left, bottom, right = OBJECT
-    values = maps.unit().at_image()[0]
+    values = maps.normalized().at_image()[0]
     row, column = divmod(int(values.argmax()), SIZE[1])
     assert top <= row < bottom
     assert left <= column < right
@@ -106,7 +106,7 @@ def test_masks_show_a_cell_with_the_given_probability():
 def test_a_mask_is_a_cut_of_a_stretched_grid():
     grid = torch.tensor([[[0.0, 1], [1, 0]]])
     whole = draw_masks(grid, torch.zeros((1, 2)), (6, 9), (6, 9), (1, 1))
-    # Bilinear with half-pixel centres: pixel i of 6 stands at (i + 0.5) / 3 - 0.5 cells.
+    # Bilinear with half-pixel centers: pixel i of 6 stands at (i + 0.5) / 3 - 0.5 cells.
     down = (torch.arange(6) + 0.5).div(3).sub(0.5).clamp(0, 1)
     across = (torch.arange(9) + 0.5).div(4.5).sub(0.5).clamp(0, 1)
     expected = down[:, None] * (1 - across) + (1 - down[:, None]) * across

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import whybox
-from models.test_hf_detection import CONFIGS, assert_same, image, model_of, network, score, state
+from models.hf.test_detection import CONFIGS, assert_same, image, model_of, network, score, state
 from whybox.errors import GradientError, WhyboxError
-from whybox.methods.game import Game, normalise_relevance, weigh_attention
+from whybox.methods.game import Game, normalize_relevance, weigh_attention
 
 transformers = pytest.importorskip("transformers")
 
@@ -48,7 +48,7 @@ def averaged(attention, value):
     return (sum(heads) / len(heads)).double()
 
 
-def row_normalised(relevance):
+def row_normalized(relevance):
     """Equations 8 and 9, row by row."""
     rows = []
     for i, row in enumerate(relevance):
@@ -75,7 +75,7 @@ def expected_maps(output, value, query, grid, start=0):
     for own, cross in zip(output.decoder_attentions, output.cross_attentions, strict=True):
         weighed = averaged(own, value)
         query_part, both = query_part + weighed @ query_part, both + weighed @ both
-        both = both + row_normalised(query_part).T @ averaged(cross, value) @ row_normalised(image_part)
+        both = both + row_normalized(query_part).T @ averaged(cross, value) @ row_normalized(image_part)
     return both[query].reshape(grid)
 
 
@@ -164,7 +164,7 @@ def test_through_the_public_door():
     model = model_of("detr", network("detr"))
     result = whybox.explain(model, image(), method="game", target="score", top=3, score_threshold=0.0)
     assert result.maps.at_image().shape == (3, 50, 77)
-    assert len(torch.unique(result.maps.unit().at_image(), dim=0)) == 3
+    assert len(torch.unique(result.maps.normalized().at_image(), dim=0)) == 3
     assert result.maps.options == {"start_layer": 0}
     empty = whybox.explain(model, image(), method="game", detections=whybox.Detections.empty())
     assert empty.maps.at_image().shape == (0, 50, 77)
@@ -190,7 +190,7 @@ def test_a_layer_that_is_not_there_and_a_value_outside_the_graph_are_refused(tra
 
 def test_a_row_that_nothing_was_carried_to_stays_itself():
     carried = torch.tensor([[0.0, 0.0], [3.0, 1.0]])
-    assert torch.equal(normalise_relevance(carried), torch.tensor([[1.0, 0.0], [0.75, 1.25]]))
+    assert torch.equal(normalize_relevance(carried), torch.tensor([[1.0, 0.0], [0.75, 1.25]]))
 
 
 def test_only_positive_products_count_and_heads_are_averaged():

@@ -186,7 +186,7 @@ def test_tokens_and_words_are_those_of_the_text(model):
     assert [token for token, _ in result.tokens[0]] == ["a", "red", "ball"]
     assert [word for word, _ in result.words[1]] == ["the", "tree", "left", "of", "a", "car"]
     assert result.words[0] == result.tokens[0]
-    assert result.presence == tuple(float(one.max()) for one in result.maps.native)
+    assert result.peak == tuple(float(one.max()) for one in result.maps.native)
 
 
 def test_padding_changes_nothing_but_where_the_published_code_lets_it(model):

@@ -6,7 +6,7 @@ from toy import ToyModel, doubled, score
 
 from whybox.methods.gradcam import GradCam
 from whybox.methods.gradcam_pp import GradCamPP
-from whybox.methods.input_gradient import InputGradient
+from whybox.methods.input_x_gradient import InputXGradient
 from whybox.methods.odam import Odam
 from whybox.methods.ssgradcam_pp import SSGradCamPP
 
@@ -20,7 +20,7 @@ AT_FEATURES = [
     SSGradCamPP(),
     SSGradCamPP(region="whole"),
 ]
-ALL = [*AT_FEATURES, InputGradient()]
+ALL = [*AT_FEATURES, InputXGradient()]
 CELLS = [(4, 5, 0), (0, 0, 1), (11, 15, 0), (6, 9, 1), (5, 2, 0)]
 
 
@@ -76,7 +76,7 @@ def test_shape_and_finiteness(method, toy):
 def test_different_detections_differ(method, toy):
     model, trace, _ = toy
     (maps,) = method(model, trace, model.at([(4, 5, 0), (0, 0, 1), (1, 0, 0)], trace), [score], ["score"])
-    values = maps.unit().values
+    values = maps.normalized().values
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert (values[i] - values[j]).abs().amax() > 1e-3
 

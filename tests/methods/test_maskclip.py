@@ -7,8 +7,8 @@ from torch.nn.functional import cosine_similarity
 
 import whybox
 from models import hf_models, open_clip_models
+from whybox.methods._dense_features import dense_features
 from whybox.methods.maskclip import MaskClip
-from whybox.ops.dense_features import dense_features
 from whybox.targets import ClassLogit, Contrast
 
 

@@ -9,7 +9,7 @@ from whybox.errors import UnknownNameError, WhyboxError
 from whybox.frame import resize_maps
 from whybox.methods.gradcam import GradCam
 from whybox.methods.odam import Odam, odam_map, smooth_gradient
-from whybox.types import Detections, FeatureGradient, to_unit
+from whybox.types import Detections, FeatureGradient, min_max
 
 CELLS = [(4, 5, 0), (0, 0, 1), (11, 15, 0), (6, 9, 1), (5, 2, 0)]
 
@@ -120,8 +120,8 @@ def test_targets_share_a_call(toy):
 def test_layers_are_fused_on_the_finest_grid(toy, fusion):
     model, _, _ = toy
     fused = maps_of(Odam(layer=("coarse", "fine"), fusion=fusion), toy)
-    fine = to_unit(maps_of(Odam(layer="fine"), toy).values)
-    coarse = to_unit(resize_maps(maps_of(Odam(layer="coarse"), toy).values, model.grid))
+    fine = min_max(maps_of(Odam(layer="fine"), toy).values)
+    coarse = min_max(resize_maps(maps_of(Odam(layer="coarse"), toy).values, model.grid))
     expected = {"max": torch.maximum(fine, coarse), "mean": (fine + coarse) / 2, "sum": fine + coarse}[fusion]
     torch.testing.assert_close(fused.values, expected)
     assert fused.routes == ("exact+windows",) * len(CELLS)

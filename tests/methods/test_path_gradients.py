@@ -8,10 +8,10 @@ from toy import ToyModel, score
 
 import whybox
 from whybox.errors import UnknownNameError, WhyboxError
-from whybox.methods.input_gradient import InputGradient
+from whybox.methods._changed_images import follow
+from whybox.methods.input_x_gradient import InputXGradient
 from whybox.methods.integrated_gradients import IntegratedGradients
 from whybox.methods.smoothgrad import SmoothGrad
-from whybox.ops.changed_images import follow
 from whybox.types import Candidates, Detections
 
 
@@ -81,7 +81,7 @@ def test_fewer_steps_add_up_less_well(curved):
 def test_integrated_gradients_of_a_linear_network_are_gradient_x_input(toy):
     model, trace, detections = toy
     (maps,) = IntegratedGradients(steps=3, sign="signed")(model, trace, detections, [score], ["score"])
-    (plain,) = InputGradient(sign="signed")(model, trace, detections, [score], ["score"])
+    (plain,) = InputXGradient(sign="signed")(model, trace, detections, [score], ["score"])
     torch.testing.assert_close(maps.values, plain.values, rtol=1e-4, atol=1e-5)
     (grey,) = IntegratedGradients(steps=3, baseline="mean", sign="signed")(model, trace, detections, [score], ["score"])
     image = trace.image.mean((-2, -1), keepdim=True).expand_as(trace.image)
@@ -120,7 +120,7 @@ def test_smoothgrad_of_a_linear_network(toy):
     moved = model.trace(image).candidates.scores[detections.source[0], 0] - detections.scores[0]
     torch.testing.assert_close(slope.values[0, 18, 22], moved / 0.5, rtol=1e-3, atol=1e-4)
     (maps,) = SmoothGrad(samples=80, noise=0.1, sign="signed")(model, trace, detections, [score], ["score"])
-    (plain,) = InputGradient(sign="signed")(model, trace, detections, [score], ["score"])
+    (plain,) = InputXGradient(sign="signed")(model, trace, detections, [score], ["score"])
     # The noise has mean 0: its product with the gradient averages out.
     assert (maps.values - plain.values).abs().max() < 0.2 * plain.values.abs().max()
 
@@ -129,7 +129,7 @@ def test_smoothgrad_without_noise_is_gradient_x_input(curved):
     model, trace, detections = curved
     for sign in ("absolute", "positive", "signed"):
         (maps,) = SmoothGrad(samples=2, noise=0.0, sign=sign)(model, trace, detections, [score], ["score"])
-        (plain,) = InputGradient(sign=sign)(model, trace, detections, [score], ["score"])
+        (plain,) = InputXGradient(sign=sign)(model, trace, detections, [score], ["score"])
         torch.testing.assert_close(maps.values, plain.values)
 
 

@@ -76,7 +76,7 @@ def test_by_hand():
     assert rise_map(torch.tensor([[3.0, 1], [0, 2]]), masks, 0.5).tolist() == [[[4, 1]], [[2, 2]]]
 
 
-def test_what_is_masked_shows_the_colour_that_the_network_sees_as_zero():
+def test_what_is_masked_shows_the_color_that_the_network_sees_as_zero():
     model = Seeing(fill=(0.25, 0.5, 0.75))
     explain(Rise(masks=40, grid=4), model)
     masked = torch.cat(model.images)

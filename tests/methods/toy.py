@@ -42,7 +42,7 @@ class ToyModel:
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        self.colour = torch.randn((2, CHANNELS, 3), generator=generator)
+        self.color = torch.randn((2, CHANNELS, 3), generator=generator)
         self.kernel = torch.randn((CLASSES, CHANNELS, 5, 5), generator=generator)
 
     @property
@@ -53,10 +53,10 @@ class ToyModel:
         return torch.rand((3, *self.image), generator=torch.Generator().manual_seed(seed))
 
     def coarse(self, pixels: Tensor) -> Tensor:
-        return torch.einsum("ck,khw->chw", self.colour[0], avg_pool2d(pixels, 2 * STRIDE))
+        return torch.einsum("ck,khw->chw", self.color[0], avg_pool2d(pixels, 2 * STRIDE))
 
     def fine(self, pixels: Tensor, coarse: Tensor) -> Tensor:
-        near = torch.einsum("ck,khw->chw", self.colour[1], avg_pool2d(pixels, STRIDE))
+        near = torch.einsum("ck,khw->chw", self.color[1], avg_pool2d(pixels, STRIDE))
         return near + interpolate(coarse[None], scale_factor=2, mode="nearest")[0]
 
     def scores(self, fine: Tensor) -> Tensor:
@@ -64,11 +64,11 @@ class ToyModel:
         return conv2d(fine[None], self.kernel, padding=2)[0].flatten(1).T
 
     def boxes(self) -> Tensor:
-        """(cells, 4): 20 pixels around each cell's centre, as the kernel sees them, in network pixels."""
+        """(cells, 4): 20 pixels around each cell's center, as the kernel sees them, in network pixels."""
         height, width = self.grid
         cells = torch.cartesian_prod(torch.arange(height), torch.arange(width)).flip(-1)
-        centre = (cells + 0.5) * STRIDE
-        return torch.cat([centre - 10, centre + 10], 1)
+        center = (cells + 0.5) * STRIDE
+        return torch.cat([center - 10, center + 10], 1)
 
     def frame(self) -> Frame:
         return Frame(self.image, self.image, self.canvas)

@@ -3,7 +3,7 @@
 import torch
 
 from whybox.frame import Frame
-from whybox.truth import Case, Truth
+from whybox.truth import MetricInput, Truth
 from whybox.types import Detections
 
 SIZE = (40, 50)
@@ -19,15 +19,15 @@ def case_of(boxes, matched, ignore=(), masks=None, size=SIZE):
     matched = torch.as_tensor(matched, dtype=torch.long)
     none = torch.zeros(len(matched))
     found = Detections(torch.zeros((len(matched), 4)), none, none.long(), none.long())
-    return Case(torch.zeros((3, *size)), Frame.same(size), found, truth, matched, torch.arange(len(matched)))
+    return MetricInput(torch.zeros((3, *size)), Frame.same(size), found, truth, matched, torch.arange(len(matched)))
 
 
 def random_case(seed=0, ignore=()):
     """Seven boxes, several of them overlapping or reaching beyond the image, with masks, and a map for each."""
     generator = torch.Generator().manual_seed(seed)
-    centre = torch.rand((7, 2), generator=generator) * torch.tensor([50.0, 40.0])
+    center = torch.rand((7, 2), generator=generator) * torch.tensor([50.0, 40.0])
     half = torch.rand((7, 2), generator=generator) * 10 + 4
-    boxes = torch.cat([centre - half, centre + half], 1)
+    boxes = torch.cat([center - half, center + half], 1)
     boxes[0] = torch.tensor([-6.5, 20.2, 12.7, 55.0])
     y, x = torch.meshgrid(torch.arange(40.0) + 0.5, torch.arange(50.0) + 0.5, indexing="ij")
     middle, radius = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2

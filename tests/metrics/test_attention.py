@@ -11,12 +11,12 @@ from scipy.spatial.distance import jensenshannon
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
+from whybox.metrics._fixations import fixation_map
 from whybox.metrics.attention_correlation import AttentionCorrelation, attention_correlation
 from whybox.metrics.attention_cosine import AttentionCosine, attention_cosine
 from whybox.metrics.attention_distance import AttentionDistance, attention_distance, cell_distances
 from whybox.metrics.attention_divergence import AttentionDivergence, attention_divergence
-from whybox.ops.attention_maps import fixation_map
-from whybox.truth import Case, Metric, Truth
+from whybox.truth import Metric, MetricInput, Truth
 from whybox.types import Detections
 
 HEIGHT, WIDTH = 30, 40
@@ -33,7 +33,7 @@ def case(matched, fixations=FIXATIONS):
     truth = Truth(boxes.expand(objects, 4), labels, names, torch.zeros(objects, dtype=torch.bool), fixations=fixations)
     found = Detections(boxes.expand(count, 4), torch.ones(count), none, none)
     image = torch.zeros((3, HEIGHT, WIDTH))
-    return Case(image, Frame.same((HEIGHT, WIDTH)), found, truth, torch.tensor(matched, dtype=torch.long), none)
+    return MetricInput(image, Frame.same((HEIGHT, WIDTH)), found, truth, torch.tensor(matched, dtype=torch.long), none)
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ def work_by_linear_programme(p, q, cost):
 
 def test_distance_is_the_linear_programmes(pair):
     rows, columns = np.mgrid[0:6, 0:8] + 0.5
-    centres = np.stack([rows.ravel(), columns.ravel()], 1)
-    cost = np.linalg.norm(centres[:, None] - centres, axis=-1) / 10
+    centers = np.stack([rows.ravel(), columns.ravel()], 1)
+    cost = np.linalg.norm(centers[:, None] - centers, axis=-1) / 10
     np.testing.assert_allclose(cell_distances((6, 8), (6, 8)).numpy(), cost)
     expected = [work_by_linear_programme(a / a.sum(), b / b.sum(), cost) for a, b in vectors(pair)]
     assert attention_distance(*pair, floor="zero").tolist() == pytest.approx(expected)

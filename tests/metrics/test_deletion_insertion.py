@@ -18,7 +18,7 @@ from whybox.metrics.insertion import Insertion
 from whybox.ops.matching import pairwise_iou
 from whybox.registry import metrics
 from whybox.specs import format_spec, parse_spec
-from whybox.truth import Case, Metric, Truth
+from whybox.truth import Metric, MetricInput, Truth
 from whybox.types import Candidates, Detections
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics"
@@ -59,7 +59,7 @@ def toy(boxes=BOXES, *, matched=None, truth=BOXES, batch=4, seeds=None):
     rows = torch.arange(count) if matched is None else torch.tensor(matched)
     seeds = torch.arange(count) + 100 if seeds is None else seeds
     image = texture()
-    return Case(image, Frame.same((SIDE, SIDE)), found, objects, rows, seeds, Counter(image), batch)
+    return MetricInput(image, Frame.same((SIDE, SIDE)), found, objects, rows, seeds, Counter(image), batch)
 
 
 def ideal(boxes=BOXES, side=SIDE):
@@ -397,7 +397,7 @@ def street():
     keep = iou.amax(1) > 0.6
     truth = Truth(truth_boxes, labels, tuple(map(str, range(len(labels)))), torch.zeros(len(labels), dtype=torch.bool))
     seeds = torch.arange(int(keep.sum()))
-    return Case(trace.image, trace.frame, found[keep], truth, iou.argmax(1)[keep], seeds, model.predict, 8)
+    return MetricInput(trace.image, trace.frame, found[keep], truth, iou.argmax(1)[keep], seeds, model.predict, 8)
 
 
 def blobs(case):

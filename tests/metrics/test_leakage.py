@@ -27,8 +27,8 @@ def test_a_leak_is_the_share_in_the_others_own_region(region):
 
 
 def test_diou_by_hand():
-    """Boxes 0..4 and 2..6 across, both 0..3 down: IoU 6/18, centres 2 apart, around both 6 by 3, diagonal^2 45.
-    And one apart: centres 8.5 and 0 apart, around both 12 by 3, diagonal^2 153."""
+    """Boxes 0..4 and 2..6 across, both 0..3 down: IoU 6/18, centers 2 apart, around both 6 by 3, diagonal^2 45.
+    And one apart: centers 8.5 and 0 apart, around both 12 by 3, diagonal^2 153."""
     boxes = torch.tensor([[0.0, 0, 4, 3], [2, 0, 6, 3], [9, 0, 12, 3]])
     pairs = leaks(torch.ones((2, 5, 15)), Regions(boxes, (5, 15)), torch.tensor([0, 1]), "zero")
     same(pairs.diou[0], [torch.nan, 6 / 18 - 4 / 45, -(8.5**2) / 153])

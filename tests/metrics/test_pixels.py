@@ -7,10 +7,10 @@ import torch
 
 from metrics.annotated import SIZE, case_of, random_case, region_pixels, same
 from whybox.errors import WhyboxError
+from whybox.metrics._pixel_truth import above
 from whybox.metrics.mask_iou import MaskIou
 from whybox.metrics.pixel_accuracy import PixelAccuracy
 from whybox.metrics.pixel_ap import PixelAp, average_precision
-from whybox.ops.pixel_truth import above
 
 METRICS = [PixelAp, MaskIou, PixelAccuracy]
 PIXELS = [(y, x) for y in range(SIZE[0]) for x in range(SIZE[1])]

@@ -7,7 +7,7 @@ from scipy import stats
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.metrics.stability import Stability, stability
-from whybox.truth import Case, Metric, Truth
+from whybox.truth import Metric, MetricInput, Truth
 from whybox.types import Detections
 
 SIZE = (16, 20)
@@ -19,7 +19,7 @@ def make_case(redraw, count=2, seed=3):
     truth = Truth(torch.zeros((0, 4)), none, (), none.bool())
     image = torch.rand((3, *SIZE), generator=torch.Generator().manual_seed(9))
     detections = Detections(torch.zeros((count, 4)), torch.ones(count), found, found)
-    return Case(image, Frame.same(SIZE), detections, truth, found - 1, torch.arange(count) + seed, redraw=redraw)
+    return MetricInput(image, Frame.same(SIZE), detections, truth, found - 1, torch.arange(count) + seed, redraw=redraw)
 
 
 def two_maps(image):

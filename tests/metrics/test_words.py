@@ -10,9 +10,9 @@ from scipy.integrate import trapezoid
 from metrics.annotated import case_of, same
 from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
+from whybox.metrics._word_curves import shorter_texts
 from whybox.metrics.text_deletion import TextDeletion
 from whybox.metrics.text_insertion import TextInsertion
-from whybox.ops.word_curves import shorter_texts
 
 WEIGHTS = {"a": -0.02, "red": 0.2, "ball,": 0.5, "please": 0.0}
 

@@ -38,14 +38,14 @@ class Head(nn.Module):
 
 
 def read(output):
-    """Boxes around each cell's centre, sides of twice the stride on average; scores by sigmoid."""
+    """Boxes around each cell's center, sides of twice the stride on average; scores by sigmoid."""
     boxes, scores = [], []
     for level, stride in zip(output, STRIDES, strict=True):
         values = level[0].flatten(1).T
         rows, columns = torch.meshgrid(*(torch.arange(n) for n in level.shape[2:]), indexing="ij")
-        centre = (torch.stack([columns, rows], -1).flatten(0, 1) + 0.5) * stride + values[:, :2]
+        center = (torch.stack([columns, rows], -1).flatten(0, 1) + 0.5) * stride + values[:, :2]
         half = values[:, 2:4].exp() * stride
-        boxes.append(torch.cat([centre - half, centre + half], 1))
+        boxes.append(torch.cat([center - half, center + half], 1))
         scores.append(values[:, 4:].sigmoid())
     return torch.cat(boxes), torch.cat(scores)
 
@@ -371,7 +371,7 @@ def test_a_box_lands_on_its_pixels(resize, shape):
         assert pullback.gradient(score).gradient.abs().sum() == 1
 
 
-def test_letterbox_keeps_the_aspect_ratio_and_centres():
+def test_letterbox_keeps_the_aspect_ratio_and_centers():
     frame = Preparation(size=(640, 640)).frame((100, 200))
     assert (frame.resized, frame.offset) == ((320, 640), (160, 0))
     assert Preparation(size=(640, 640), resize="corner").frame((100, 200)).offset == (0, 0)
@@ -392,7 +392,7 @@ def test_without_a_size_the_image_is_padded_to_a_multiple():
     assert Preparation().frame((33, 64)).network == (33, 64)
 
 
-def test_channels_scale_and_normalisation():
+def test_channels_scale_and_normalization():
     mean, std = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
     picture = image(8, 8)
     preparation = Preparation(bgr=True, scale=255, mean=mean, std=std)

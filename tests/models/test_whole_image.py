@@ -48,8 +48,8 @@ def test_gradients_are_those_of_hooks_on_the_module(model, layer):
 
 def test_before_a_norm_gradient_times_feature_is_nothing(model):
     """A norm takes no notice of a token's length, so ODAM needs the layer behind it."""
-    before = whybox.explain(model, image(), method="odam", layer="tokens").presence
-    behind = whybox.explain(model, image(), method="odam").presence
+    before = whybox.explain(model, image(), method="odam", layer="tokens").peak
+    behind = whybox.explain(model, image(), method="odam").peak
     assert max(before) < 1e-4 * min(behind)
 
 
@@ -237,7 +237,7 @@ def test_pixels_that_fill_no_patch_are_not_in_the_map():
     result = whybox.explain(model, square, text="a car")
     assert (result.maps.frame.network, result.maps.frame.resized) == ((64, 64), (70, 70))
     assert result.maps.values.shape == (1, 4, 4)
-    assert whybox.explain(model, square, text="a car", method="input_gradient").maps.values.shape == (1, 64, 64)
+    assert whybox.explain(model, square, text="a car", method="input_x_gradient").maps.values.shape == (1, 64, 64)
     assert result.maps.at_image()[0, 130:].abs().max() == 0
 
 

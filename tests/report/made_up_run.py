@@ -40,9 +40,9 @@ def made_up_curves():
     return {(row.key, "deletion"): Curve(at, (1, 0.3 + i / 10, 0), low, high) for i, row in enumerate(ROWS)}
 
 
-def made_up_example(column="deletion", kind="best", colour=(200, 40, 40)):
+def made_up_example(column="deletion", kind="best", color=(200, 40, 40)):
     picture = Image.new("RGB", (80, 60), (90, 120, 90))
-    panels = [Panel(row.title, Image.new("RGB", (80, 60), colour), 0.125, (1.0, 0.5, 0.0)) for row in ROWS]
+    panels = [Panel(row.title, Image.new("RGB", (80, 60), color), 0.125, (1.0, 0.5, 0.0)) for row in ROWS]
     return Example(column, kind, f"a.jpg, {kind}", picture, (10.0, 12.0, 40.0, 50.0), (8.0, 12.0, 42.0, 52.0), panels)
 
 

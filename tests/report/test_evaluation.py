@@ -255,7 +255,7 @@ def test_all_that_was_told_is_on_the_page():
 
 
 def test_pictures_and_boxes_of_the_examples():
-    page = write_report(made_up_report(examples=[made_up_example(colour=(10, 20, 200))]))
+    page = write_report(made_up_report(examples=[made_up_example(color=(10, 20, 200))]))
     urls = re.findall(r'img src="data:image/jpeg;base64,([^"]+)"', page)
     assert len(urls) == 1 + len(ROWS)
     shown = Image.open(BytesIO(b64decode(urls[1])))
@@ -342,10 +342,10 @@ def test_names_stand_apart_in_the_order_of_their_lines():
     assert apart([]) == []
 
 
-def test_more_rows_than_colours_get_dashes():
+def test_more_rows_than_colors_get_dashes():
     found = styles([Row(str(i), "") for i in range(10)] + [Row("c", "", True)])
-    assert found["1"] == "colour1"
-    assert found["9"] == "colour1 dashed"
+    assert found["1"] == "color1"
+    assert found["9"] == "color1 dashed"
     assert found["c"] == "control0"
     assert len(set(found.values())) == 11
 

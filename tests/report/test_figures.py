@@ -45,7 +45,7 @@ def test_the_lines_are_the_curves(tmp_path, drawn):
     assert axes.get_xlabel() == "share"
 
 
-def test_a_row_keeps_its_colour_where_another_has_no_curve(tmp_path, drawn):
+def test_a_row_keeps_its_color_where_another_has_no_curve(tmp_path, drawn):
     report = made_up_report()
     alone = {key: curve for key, curve in report.curves.items() if key[0] == "gradcam"}
     write_figures(replace(report, curves=alone), tmp_path)
@@ -76,7 +76,7 @@ def test_names_of_columns_become_names_of_files(tmp_path):
 
 
 def test_examples_keep_their_pixels_and_show_the_boxes(tmp_path):
-    draw_examples(COLUMNS[0], [made_up_example(), made_up_example(kind="worst", colour=(0, 0, 250))], tmp_path / "a.png")
+    draw_examples(COLUMNS[0], [made_up_example(), made_up_example(kind="worst", color=(0, 0, 250))], tmp_path / "a.png")
     sheet = read(tmp_path / "a.png")
     band = 60 + 2 * LINE + 2 * GAP
     assert sheet.size == (GAP + 5 * (80 + GAP), 2 * band)

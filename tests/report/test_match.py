@@ -46,7 +46,7 @@ def test_every_text_with_its_numbers():
     assert (told["score"], told["method"], told["model"]) == ("cosine", "grad_eclip", "toy")
     assert [one["name"] for one in told["texts"]] == list(TEXTS)
     assert [one["score"] for one in told["texts"]] == pytest.approx([0.3, 0.1])
-    assert [one["presence"] for one in told["texts"]] == [float(values.max()) for values in match.asked.maps.native]
+    assert [one["peak"] for one in told["texts"]] == [float(values.max()) for values in match.asked.maps.native]
     assert [one["note"] for one in told["texts"]] == ["", "longer than the context"]
     assert told["options"] == [["heads", "native"], ["layers", "1"]]
     assert (told["width"], told["height"], told["network"]) == (120, 90, [48, 48])

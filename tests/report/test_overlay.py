@@ -1,4 +1,4 @@
-"""Colours, the opacity that follows the value, and boxes."""
+"""Colors, the opacity that follows the value, and boxes."""
 
 from io import BytesIO
 

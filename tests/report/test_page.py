@@ -127,7 +127,7 @@ def test_maps_without_contrast(values):
 
 def test_maps_with_both_signs_say_so():
     values = torch.linspace(-1, 1, 16 * 24).reshape(16, 24)
-    layer = Layer("input_gradient", "score", HeatMaps((values,), FRAME, "score", "input_gradient"))
+    layer = Layer("input_x_gradient", "score", HeatMaps((values,), FRAME, "score", "input_x_gradient"))
     photo = Photo("a", torch.zeros(3, 90, 120), made_up_detections(1), ["cat"], [layer])
     assert json.loads(make_sheet(photo).body)["layers"][0]["signed"]
 
@@ -136,7 +136,7 @@ def test_fine_maps_are_averaged_not_sampled():
     values = torch.zeros(640, 960)
     values[::2] = 1  # lines that a coarser sampling would catch or miss
     frame = replace(FRAME, image=(600, 800), resized=(600, 800), network=(640, 960))
-    small = map_on_image(HeatMaps((values,), frame, "score", "input_gradient"))
+    small = map_on_image(HeatMaps((values,), frame, "score", "input_x_gradient"))
     assert max(small.shape) <= LONGEST_MAP
     assert small.min() > 0.3
     assert small.max() < 0.7

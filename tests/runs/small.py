@@ -13,7 +13,7 @@ ARGUMENTS = {"num_classes": len(CLASSES) + 1, "widths": [8, 8, 16, 16], "channel
 ARGUMENTS |= {"score_thresh": 0.0, "detections_per_img": 5}
 PLAN = {
     "methods": ("odam", "drise:masks=16:candidate_threshold=0"),
-    "metrics": ("deletion:points=3", "insertion:points=3:fill=blurred", "energy_pointing_game", "stability", "randomisation"),
+    "metrics": ("deletion:points=3", "insertion:points=3:fill=blurred", "energy_pointing_game", "stability", "randomization"),
     "select": "all",
     "score_threshold": 0.0,
     "top": 2,

@@ -5,11 +5,11 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import whybox
-from whybox.data._sprites import COLOURS
+from whybox.data._sprites import COLORS
 from whybox.data.scenes import CLASSES
 
 SPECIAL = ["<pad>", "<start>", "<unk>", "<end>"]
-WORDS = [*SPECIAL, "a", "an", "photo", "of", "in", *CLASSES, *COLOURS]
+WORDS = [*SPECIAL, "a", "an", "photo", "of", "in", *CLASSES, *COLORS]
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION = {**SIZES, "image_size": 32, "patch_size": 8}
 DATA = "scenes:count=2:size=96x64:variant=mixed"

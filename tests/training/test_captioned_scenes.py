@@ -35,7 +35,7 @@ def test_what_was_drawn_is_read_again(drawn, tmp_path, monkeypatch):
 def test_drawn_scenes_hold_what_the_scenes_hold(drawn):
     for index, (words, owners) in enumerate(zip(drawn.words, drawn.owners, strict=True)):
         scene = draw_scene(index, seed=3, variant=scenes.TURNS[index % 8])
-        assert (words.names, words.colours, words.place) == (scene.names, scene.colours, scene.place)
+        assert (words.names, words.colors, words.place) == (scene.names, scene.colors, scene.place)
         assert [" ".join(parts) for parts in words.relations] == list(scene.captions[1:])
         parts = np.bincount(owners[owners >= 0], minlength=len(scene.names)) / CELLS**2
         assert np.allclose(parts, scene.masks.mean((1, 2)), atol=0.01)

@@ -162,7 +162,7 @@ def test_what_is_kept_is_a_folder_for_transformers(drawn, tmp_path):
     assert json.loads((tmp_path / "card.json").read_text()) == json.loads(json.dumps(card))
     made = card["trained"]
     assert (made["command"], made["steps"], made["seed"], made["held_out"]) == ("whybox train-clip --seed 4", 6, 4, 3)
-    assert set(made["scores"]) == {"object", "colour", "both", "auc"}
+    assert set(made["scores"]) == {"object", "color", "both", "auc"}
     assert [row["step"] for row in made["history"]] == [3, 6]
     assert "step 6 of 6" in lines[-1]
     network = transformers.CLIPModel.from_pretrained(tmp_path)
@@ -190,7 +190,7 @@ def perfect(network, processor, images, texts):
     for image in images:
         index, kind = known[image.tobytes()]
         scene = draw_scene(index, seed=HELD_OUT_SEED, variant=kind)
-        pairs = list(zip(scene.names, scene.colours, strict=True))
+        pairs = list(zip(scene.names, scene.colors, strict=True))
         rows.append([float(any(phrase.is_true_of(*pair) for pair in pairs)) for phrase in PHRASES])
     return torch.tensor(rows)
 
@@ -198,9 +198,9 @@ def perfect(network, processor, images, texts):
 def test_who_sees_everything_scores_one_and_the_opposite_nought(monkeypatch):
     network = torch.nn.Linear(1, 1)
     monkeypatch.setattr(clip_scores, "cosines", perfect)
-    assert clip_scores.score(network, None, 4) == {"object": 1, "colour": 1, "both": 1, "auc": 1}
+    assert clip_scores.score(network, None, 4) == {"object": 1, "color": 1, "both": 1, "auc": 1}
     monkeypatch.setattr(clip_scores, "cosines", lambda *given: -perfect(*given))
-    assert clip_scores.score(network, None, 4) == {"object": 0, "colour": 0, "both": 0, "auc": 0}
+    assert clip_scores.score(network, None, 4) == {"object": 0, "color": 0, "both": 0, "auc": 0}
 
 
 def test_hits_and_areas_worked_by_hand():
@@ -212,16 +212,16 @@ def test_hits_and_areas_worked_by_hand():
     assert clip_scores._hits(values, Phrase("ball", "blue")) == (True, False, False)
     scene = draw_scene(3, seed=2)
     given = np.random.default_rng(0).normal(0, 1, len(PHRASES)).astype(np.float32)
-    there = set(zip(scene.names, scene.colours, strict=True))
+    there = set(zip(scene.names, scene.colors, strict=True))
     true = [value for phrase, value in zip(PHRASES, given, strict=True) if phrase in there]
-    false = [value for phrase, value in zip(PHRASES, given, strict=True) if phrase.colour and phrase not in there]
+    false = [value for phrase, value in zip(PHRASES, given, strict=True) if phrase.color and phrase not in there]
     assert true
     assert clip_scores._area(given, scene) == pytest.approx(np.mean([[a > b for b in false] for a in true]))
 
 
-def test_colours_are_changed_a_little():
+def test_colors_are_changed_a_little():
     images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    changed = clip.recolour(images, np.random.default_rng(0))
+    changed = clip.recolor(images, np.random.default_rng(0))
     assert 0.01 < (changed - images).abs().mean() < 0.12
     assert changed.min() >= 0
     assert changed.max() <= 1
@@ -262,10 +262,10 @@ def test_without_transformers_it_says_what_to_install(monkeypatch):
         clip.start(SMALL, 0)
 
 
-def test_the_shipped_model_knows_objects_and_colours_as_its_card_says():
+def test_the_shipped_model_knows_objects_and_colors_as_its_card_says():
     card = json.loads((SHIPPED / "card.json").read_text())["trained"]
     assert card["held_out"] >= 400
-    assert min(card["scores"]["object"], card["scores"]["colour"]) >= 0.9
+    assert min(card["scores"]["object"], card["scores"]["color"]) >= 0.9
     network, processor = clip.read(SHIPPED)
     scores = clip_scores.score(network, processor, 60)
     for name, value in scores.items():

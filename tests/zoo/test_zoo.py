@@ -112,6 +112,6 @@ def test_unknown_names(tmp_path):
 
 def test_nothing_half_written_where_nothing_can_be(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WhyboxError, match="cannot write"):
+    with pytest.raises(WhyboxError, match="cannot be made"):
         zoo.save(zoo.build("compact_fcos", ARGUMENTS), CARD, tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whybox.ops.crowd_matching import rank_crowd
+from whybox.accuracy._matching import rank_crowd
 
 
 @dataclass(frozen=True, eq=False)

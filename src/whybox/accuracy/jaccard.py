@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whybox.ops.crowd_matching import EPSILON, CrowdImage, compare_crowd
+from whybox.accuracy._matching import EPSILON, CrowdImage, compare_crowd
 
 THRESHOLDS = tuple(step / 10 for step in range(10))
 """Scores above which detections are kept."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whybox.ops.crowd_matching import rank_crowd
+from whybox.accuracy._matching import rank_crowd
 
 FALSE_ALARMS = (0.01, 0.0178, 0.0316, 0.0562, 0.1, 0.1778, 0.3162, 0.5623, 1.0)
 """False positives per image at which the miss rate is read, evenly spaced in their logarithm."""

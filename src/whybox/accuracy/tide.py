@@ -13,12 +13,12 @@ from whybox.truth import Truth
 from whybox.types import Detections
 
 CORRECT, IGNORED = "correct", "ignored"
-LOCALISATION, CLASSIFICATION, BOTH = "localisation", "classification", "both"
+LOCALIZATION, CLASSIFICATION, BOTH = "localization", "classification", "both"
 DUPLICATE, BACKGROUND, MISSED = "duplicate", "background", "missed"
 
 KINDS: Mapping[str, str] = {
     CLASSIFICATION: "the box fits an object of another class",
-    LOCALISATION: "the class is right, the box fits badly",
+    LOCALIZATION: "the class is right, the box fits badly",
     BOTH: "another class, and the box fits badly",
     DUPLICATE: "the object has a surer detection already",
     BACKGROUND: "there is no object",
@@ -51,10 +51,10 @@ def sort_errors(found: Detections, truth: Truth, *, foreground: float = 0.5, bac
     """Sort one image's detections into correct ones and kinds of error, and find the missed objects.
 
     Detections take the objects of their class as in COCO: surest first, each the best one left with an IoU of at
-    least `foreground`. The others: "localisation" where the best IoU with the own class lies between `background` and
+    least `foreground`. The others: "localization" where the best IoU with the own class lies between `background` and
     `foreground`; "classification" where an object of another class has `foreground`; "duplicate" where one of the own class has
     it, but is taken; "both" where another class has `background`; else "background". Where several fit, the first in this
-    order counts. Missed is an object that is neither found nor what a localisation or classification error is about. A
+    order counts. Missed is an object that is neither found nor what a localization or classification error is about. A
     detection that found nothing and lies at least half inside an ignored region of its class is ignored.
 
     Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, section 2.2.
@@ -88,7 +88,7 @@ def _sort(
     rules = (
         (CORRECT, matched >= 0, matched),
         (IGNORED, ignored, none),
-        (LOCALISATION, (own[0] >= background) & (own[0] < foreground), own[1]),
+        (LOCALIZATION, (own[0] >= background) & (own[0] < foreground), own[1]),
         (CLASSIFICATION, other[0] >= foreground, other[1]),
         (DUPLICATE, own[0] >= foreground, own[1]),
         (BOTH, nearest[0] >= background, nearest[1]),
@@ -135,7 +135,7 @@ def _rivals(matched: Tensor, objects: Tensor) -> Tensor:
 
 
 def _missed(kinds: Sequence[str], objects: Tensor, ignore: Tensor) -> Tensor:
-    covers = torch.tensor([kind in (CORRECT, LOCALISATION, CLASSIFICATION) for kind in kinds], dtype=torch.bool)
+    covers = torch.tensor([kind in (CORRECT, LOCALIZATION, CLASSIFICATION) for kind in kinds], dtype=torch.bool)
     left = ~ignore
     left[objects[covers.to(objects.device)]] = False
     return left.nonzero()[:, 0]
@@ -144,7 +144,7 @@ def _missed(kinds: Sequence[str], objects: Tensor, ignore: Tensor) -> Tensor:
 def ap50(images: Sequence[Sorted], fixed: str = "") -> float:
     """COCO's average precision at the `foreground` IoU, 0 to 1, a mean over the classes that occur; NaN without objects.
 
-    fixed: a kind of error that an oracle has mended first. A localisation or classification error becomes a correct detection
+    fixed: a kind of error that an oracle has mended first. A localization or classification error becomes a correct detection
     of its object, or goes where that object is found already or a surer one is mended onto it; duplicates, background
     and "both" go; missed objects are not asked for.
 
@@ -172,7 +172,7 @@ def _points(image: Sorted, fixed: str) -> tuple[NDArray[np.float64], NDArray[np.
     labels = image.labels.tolist()
     hits = [kind == CORRECT for kind in image.kinds]
     gone = {i for i, kind in enumerate(image.kinds) if kind in (IGNORED, fixed)}
-    if fixed in (LOCALISATION, CLASSIFICATION):
+    if fixed in (LOCALIZATION, CLASSIFICATION):
         claimed: set[int] = set()
         for i in image.scores.argsort(descending=True, stable=True).tolist():
             target = int(image.objects[i])

@@ -25,8 +25,8 @@ def compare(
     pairs = [_pair(text) for text in method or []]
 
     from whybox.report.comparison import comparison_markdown
-    from whybox.runs.compare import as_dict
-    from whybox.runs.compare import compare as run
+    from whybox.runs.evaluation.compare import as_dict
+    from whybox.runs.evaluation.compare import compare as run
 
     found = run(a, b, out=out, methods=pairs or None, seed=seed)
     if as_json:

@@ -27,8 +27,8 @@ def demo(
     import torch
 
     from whybox import api
-    from whybox.runs.demo import check_demo_folder, explain_scenes
-    from whybox.runs.images import Question
+    from whybox.runs.explaining.demo import check_demo_folder, explain_scenes
+    from whybox.runs.explaining.images import Question
 
     check_demo_folder(out)
     # Scenes and detector are so small that threads wait for each other longer than they work.

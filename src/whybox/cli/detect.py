@@ -19,7 +19,7 @@ def detect(
     """List what a model detects."""
     from whybox import api
     from whybox.errors import ImageError
-    from whybox.runs.images import Question, describe, detect_image
+    from whybox.runs.explaining.images import Question, describe, detect_image
 
     question = Question(score_threshold=score_threshold, top=top, classes=tuple(only or ()))
     network = api.load(model, weights=read_weights(weights), device=device)

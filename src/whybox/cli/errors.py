@@ -31,10 +31,10 @@ def errors(
     folder = out or free_folder("whybox-errors")
 
     from whybox import api
-    from whybox.report.folder import check_new_folder
-    from whybox.runs.error_folder import PAGE, images_of, keep_errors
-    from whybox.runs.errors import Search, find_errors
-    from whybox.runs.mistakes import choose
+    from whybox.files import check_new_folder
+    from whybox.runs.mistakes.folder import PAGE, images_of, keep_errors
+    from whybox.runs.mistakes.mistake import choose
+    from whybox.runs.mistakes.search import Search, find_errors
 
     search = Search(method, score_threshold, limit, top, settings)
     check_new_folder(folder)

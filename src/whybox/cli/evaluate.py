@@ -11,7 +11,7 @@ from whybox.cli.options import AsJson, Device, Top, Weights
 from whybox.cli.output import bar, say_json, say_table, warn
 
 if TYPE_CHECKING:
-    from whybox.runs.evaluate import Evaluation
+    from whybox.runs.evaluation.evaluate import Evaluation
 
 Data = Annotated[str, typer.Option(help="scenes:count=40, coco:FOLDER:split=val, coco:FILE.json, crowdhuman:FOLDER.")]
 Methods = Annotated[
@@ -42,8 +42,8 @@ def evaluate(
         str, typer.Option(help="Of image-text models: texts of the classes, or the objects' own: phrase.")
     ] = "class",
     template: Annotated[str, typer.Option(help="With --prompts class: the text, {} the class.")] = "a photo of a {}",
-    select: Annotated[str, typer.Option(help="well: found with an IoU over --iou; all; or failures.")] = "well",
-    iou: Annotated[float, typer.Option(help="For --select well.")] = 0.9,
+    select: Annotated[str, typer.Option(help="well_detected: found with an IoU over --iou; all; or failures.")] = "well_detected",
+    iou: Annotated[float, typer.Option(help="For --select well_detected.")] = 0.9,
     score_threshold: Annotated[float, typer.Option(help="Lowest score of a detection.")] = 0.1,
     top: Top = 100,
     limit: Limit = None,
@@ -62,7 +62,7 @@ def evaluate(
     Killed at any moment and started again, it goes on where it was.
     """
     from whybox import api
-    from whybox.runs.evaluate import evaluate as run
+    from whybox.runs.evaluation.evaluate import evaluate as run
 
     network = api.load(model, weights=read.read_weights(weights), device=device)
     opened = api.open_data(data, on_problem=on_problem)
@@ -91,7 +91,7 @@ def evaluate(
 def say_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
     """The table, and where the report is."""
     if as_json:
-        from whybox.runs.evaluate import summary_of
+        from whybox.runs.evaluation.evaluate import summary_of
 
         return say_json({**summary_of(done), "folder": str(out)})
     _say_table(done)

@@ -39,8 +39,8 @@ def explain(
     methods, targets = read.read_list(method), read.read_list(target)
 
     from whybox import api
-    from whybox.report.folder import check_new_folder
-    from whybox.runs.images import Question, explain_images
+    from whybox.files import check_new_folder
+    from whybox.runs.explaining.images import Question, explain_images
 
     question = Question(
         methods=methods,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from whybox.cli.analyse import analyse
+from whybox.cli.analyze import analyze
 from whybox.cli.compare import compare
 from whybox.cli.demo import demo
 from whybox.cli.detect import detect
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-WORK = (demo, explain, match, analyse, detect, evaluate, compare, reproduce, errors, train, train_clip)
+WORK = (demo, explain, match, analyze, detect, evaluate, compare, reproduce, errors, train, train_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
     app.command()(command)

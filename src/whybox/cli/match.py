@@ -39,7 +39,7 @@ def match(
 
     from whybox import api
     from whybox.data.images import read_image
-    from whybox.report.folder import check_new_folder
+    from whybox.files import check_new_folder
 
     check_new_folder(folder)
     pixels = read_image(image)
@@ -82,7 +82,7 @@ def _say(told: Mapping[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
         return say_json({"folder": str(folder), "page": str(page), "explanation": told})
     for row in told["detections"]:
-        print(f"{' '.join(row['name'].split())}: cosine {row['score']:.3f}, presence {row['presence']:.3g}")
+        print(f"{' '.join(row['name'].split())}: cosine {row['score']:.3f}, peak {row['peak']:.3g}")
         if "words" in row:
             print("  " + "  ".join(f"{word} {weight:.3g}" for word, weight in row["words"]))
     print(f"page: {page.resolve().as_uri()}")

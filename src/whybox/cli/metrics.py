@@ -10,7 +10,7 @@ from whybox.cli.output import say_json, say_table
 def metrics(as_json: AsJson = False) -> None:
     """List the metrics: which way is better, the range, what each needs, its options, where it comes from; and the groups."""
     from whybox import registry
-    from whybox.runs.plan import GROUPS, STANDARD
+    from whybox.runs.evaluation.plan import GROUPS, STANDARD
 
     rows = [_describe(kind()) for kind in registry.metrics().values()]
     groups = {**GROUPS, "standard": STANDARD, "all": (*STANDARD, "sanity")}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from whybox.report.folder import json_text
+from whybox.files import json_text
 
 if TYPE_CHECKING:
-    from whybox.runs.images import Outcome
+    from whybox.runs.explaining.images import Outcome
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 

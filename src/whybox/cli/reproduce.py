@@ -36,8 +36,8 @@ def reproduce(
     """Compute a table of the ODAM paper and print its numbers beside ours; without data, say what to put where."""
     from whybox import api
     from whybox.errors import WhyboxError
-    from whybox.runs.reproduce import reproduce as run
-    from whybox.runs.reproduce import statement, table_named
+    from whybox.runs.evaluation.reproduce import reproduce as run
+    from whybox.runs.evaluation.reproduce import statement, table_named
 
     chosen = table_named(table)
     print(statement(chosen) + "\n")

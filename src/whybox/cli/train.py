@@ -14,7 +14,7 @@ import typer
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the weights and their card.")],
     data: Annotated[str, typer.Option(help="scenes, coco:FOLDER or coco:FILE.json.")] = "scenes",
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 3000,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 3000,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT that images are fitted into.")] = "320x240",
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,

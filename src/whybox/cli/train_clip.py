@@ -14,7 +14,7 @@ from whybox.cli.train import progress_bar
 def train_clip(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the model.")],
     data: Annotated[str, typer.Option(help="scenes: generated ones, with their texts.")] = "scenes",
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 3000,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 3000,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 32,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of the scenes, their order, the windows and the weights.")] = 0,

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Rng = np.random.Generator
 
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "red": (205, 45, 45),
     "orange": (232, 128, 38),
     "yellow": (240, 205, 60),
@@ -22,15 +22,15 @@ COLOURS: dict[str, Colour] = {
     "grey": (138, 140, 146),
     "white": (236, 236, 230),
 }
-SKIN: tuple[Colour, ...] = ((244, 206, 176), (224, 172, 130), (176, 120, 82), (120, 78, 54))
-HAIR: tuple[Colour, ...] = ((44, 32, 26), (96, 62, 36), (206, 166, 90), (150, 148, 146), (150, 62, 32))
-GLASS: Colour = (176, 208, 226)
-DARK: Colour = (40, 40, 46)
+SKIN: tuple[Color, ...] = ((244, 206, 176), (224, 172, 130), (176, 120, 82), (120, 78, 54))
+HAIR: tuple[Color, ...] = ((44, 32, 26), (96, 62, 36), (206, 166, 90), (150, 148, 146), (150, 62, 32))
+GLASS: Color = (176, 208, 226)
+DARK: Color = (40, 40, 46)
 
 
-def shade(colour: Colour, factor: float) -> Colour:
-    """The colour made darker (factor < 1) or lighter (factor > 1)."""
-    red, green, blue = (min(255, int(value * factor)) for value in colour)
+def shade(color: Color, factor: float) -> Color:
+    """The color made darker (factor < 1) or lighter (factor > 1)."""
+    red, green, blue = (min(255, int(value * factor)) for value in color)
     return red, green, blue
 
 
@@ -45,34 +45,34 @@ class Pen:
     def _pixels(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(x * (self.width - 1), y * (self.height - 1)) for x, y in points]
 
-    def polygon(self, colour: Colour, *points: tuple[float, float]) -> None:
+    def polygon(self, color: Color, *points: tuple[float, float]) -> None:
         """A filled polygon through the points."""
-        self.ink.polygon(self._pixels(points), fill=colour)
+        self.ink.polygon(self._pixels(points), fill=color)
 
-    def block(self, colour: Colour, x1: float, y1: float, x2: float, y2: float, rounded: float = 0.0) -> None:
+    def block(self, color: Color, x1: float, y1: float, x2: float, y2: float, rounded: float = 0.0) -> None:
         """A filled rectangle; `rounded` is the corner's radius as a part of the sheet's height."""
         (left, top), (right, bottom) = self._pixels([(x1, y1), (x2, y2)])
-        self.ink.rounded_rectangle((left, top, right, bottom), rounded * self.height, fill=colour)
+        self.ink.rounded_rectangle((left, top, right, bottom), rounded * self.height, fill=color)
 
-    def disc(self, colour: Colour, x: float, y: float, radius: float, flat: float = 1.0) -> None:
+    def disc(self, color: Color, x: float, y: float, radius: float, flat: float = 1.0) -> None:
         """A filled disc; `radius` is a part of the sheet's height, `flat` squeezes it vertically."""
-        ((middle, centre),) = self._pixels([(x, y)])
+        ((middle, center),) = self._pixels([(x, y)])
         across = radius * self.height
-        self.ink.ellipse((middle - across, centre - across * flat, middle + across, centre + across * flat), colour)
+        self.ink.ellipse((middle - across, center - across * flat, middle + across, center + across * flat), color)
 
-    def stroke(self, colour: Colour, thickness: float, *points: tuple[float, float]) -> None:
+    def stroke(self, color: Color, thickness: float, *points: tuple[float, float]) -> None:
         """A line with round ends through the points; `thickness` is a part of the sheet's height."""
         width = max(1, round(thickness * self.height))
         pixels = self._pixels(points)
-        self.ink.line(pixels, fill=colour, width=width, joint="curve")
+        self.ink.line(pixels, fill=color, width=width, joint="curve")
         for x, y in (pixels[0], pixels[-1]):
-            self.ink.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), colour)
+            self.ink.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), color)
 
 
-def draw_person(pen: Pen, colour: Colour, rng: Rng) -> None:
-    """Head, hair, coat in `colour`, arms, trousers, shoes; the pose varies."""
+def draw_person(pen: Pen, color: Color, rng: Rng) -> None:
+    """Head, hair, coat in `color`, arms, trousers, shoes; the pose varies."""
     skin, hair = SKIN[rng.integers(len(SKIN))], HAIR[rng.integers(len(HAIR))]
-    trousers = shade(COLOURS[("blue", "black", "brown", "grey")[rng.integers(4)]], 0.75)
+    trousers = shade(COLORS[("blue", "black", "brown", "grey")[rng.integers(4)]], 0.75)
     step, lift = rng.uniform(0.04, 0.2), rng.uniform(-0.08, 0.3)
     for side in (-1, 1):
         foot = 0.5 + side * step
@@ -80,10 +80,10 @@ def draw_person(pen: Pen, colour: Colour, rng: Rng) -> None:
         pen.stroke(DARK, 0.05, (foot, 0.97), (foot + 0.06, 0.97))
     for side, raised in ((-1, lift), (1, -lift * 0.5)):
         hand = (0.5 + side * 0.36, 0.56 - raised)
-        pen.stroke(shade(colour, 0.8), 0.07, (0.5 + side * 0.2, 0.27), hand)
+        pen.stroke(shade(color, 0.8), 0.07, (0.5 + side * 0.2, 0.27), hand)
         pen.disc(skin, *hand, 0.035)
-    pen.block(colour, 0.26, 0.21, 0.74, 0.64, rounded=0.06)
-    pen.stroke(shade(colour, 0.7), 0.012, (0.5, 0.24), (0.5, 0.62))
+    pen.block(color, 0.26, 0.21, 0.74, 0.64, rounded=0.06)
+    pen.stroke(shade(color, 0.7), 0.012, (0.5, 0.24), (0.5, 0.62))
     pen.block(skin, 0.43, 0.16, 0.57, 0.23)
     pen.disc(hair, 0.5, 0.095, 0.094)
     pen.disc(skin, 0.53, 0.115, 0.075)
@@ -91,17 +91,17 @@ def draw_person(pen: Pen, colour: Colour, rng: Rng) -> None:
         pen.disc(DARK, eye, 0.108, 0.01)
 
 
-def draw_car(pen: Pen, colour: Colour, rng: Rng) -> None:
-    """Body and cabin in `colour`, windows, wheels with hubs, lamps, a door."""
+def draw_car(pen: Pen, color: Color, rng: Rng) -> None:
+    """Body and cabin in `color`, windows, wheels with hubs, lamps, a door."""
     front, back, roof = rng.uniform(0.74, 0.84), rng.uniform(0.08, 0.2), rng.uniform(0.04, 0.16)
-    pen.polygon(colour, (back, 0.5), (back + 0.12, roof), (front - 0.16, roof), (front, 0.5))
-    pen.block(colour, 0.02, 0.42, 0.98, 0.82, rounded=0.14)
-    pen.block(shade(colour, 0.7), 0.03, 0.68, 0.97, 0.8, rounded=0.06)
+    pen.polygon(color, (back, 0.5), (back + 0.12, roof), (front - 0.16, roof), (front, 0.5))
+    pen.block(color, 0.02, 0.42, 0.98, 0.82, rounded=0.14)
+    pen.block(shade(color, 0.7), 0.03, 0.68, 0.97, 0.8, rounded=0.06)
     pane, sill = roof + 0.07, 0.43
     pen.polygon(GLASS, (back + 0.06, sill), (back + 0.14, pane), (0.45, pane), (0.45, sill))
     pen.polygon(GLASS, (0.5, sill), (0.5, pane), (front - 0.18, pane), (front - 0.05, sill))
-    pen.stroke(shade(colour, 0.6), 0.02, (0.475, 0.45), (0.475, 0.7))
-    pen.block(shade(colour, 0.5), 0.52, 0.52, 0.58, 0.55)
+    pen.stroke(shade(color, 0.6), 0.02, (0.475, 0.45), (0.475, 0.7))
+    pen.block(shade(color, 0.5), 0.52, 0.52, 0.58, 0.55)
     pen.block((250, 236, 170), 0.93, 0.5, 0.98, 0.6)
     pen.block((190, 30, 30), 0.02, 0.5, 0.06, 0.62)
     for wheel in (0.22, 0.78):
@@ -110,54 +110,54 @@ def draw_car(pen: Pen, colour: Colour, rng: Rng) -> None:
         pen.disc(DARK, wheel, 0.8, 0.035)
 
 
-def draw_tree(pen: Pen, colour: Colour, rng: Rng) -> None:
-    """A trunk under a crown in `colour`: round like an oak's, or three tiers like a fir's."""
-    bark = shade(COLOURS["brown"], rng.uniform(0.7, 1.1))
+def draw_tree(pen: Pen, color: Color, rng: Rng) -> None:
+    """A trunk under a crown in `color`: round like an oak's, or three tiers like a fir's."""
+    bark = shade(COLORS["brown"], rng.uniform(0.7, 1.1))
     pen.polygon(bark, (0.43, 0.55), (0.57, 0.55), (0.61, 1.0), (0.39, 1.0))
     pen.stroke(shade(bark, 0.7), 0.012, (0.5, 0.65), (0.48, 0.95))
     if rng.random() < 0.4:
         for tier, (top, bottom, half) in enumerate(((0.4, 0.8, 0.5), (0.2, 0.58, 0.4), (0.0, 0.36, 0.29))):
-            pen.polygon(shade(colour, 0.8 + 0.12 * tier), (0.5 - half, bottom), (0.5, top), (0.5 + half, bottom))
+            pen.polygon(shade(color, 0.8 + 0.12 * tier), (0.5 - half, bottom), (0.5, top), (0.5 + half, bottom))
         return
     pen.stroke(bark, 0.04, (0.5, 0.65), (0.7, 0.45))
     angles = np.linspace(0, 2 * np.pi, 8)[:-1] + rng.uniform(0, 1)
     for factor, spread in ((0.75, 1.0), (1.0, 0.72)):
         for angle in angles:
-            centre = 0.5 + spread * 0.28 * np.cos(angle), 0.34 + spread * 0.18 * np.sin(angle)
-            pen.disc(shade(colour, factor), *centre, 0.16 * spread)
+            center = 0.5 + spread * 0.28 * np.cos(angle), 0.34 + spread * 0.18 * np.sin(angle)
+            pen.disc(shade(color, factor), *center, 0.16 * spread)
     for x, y in rng.uniform((0.25, 0.15), (0.75, 0.5), (9, 2)):
-        pen.disc(shade(colour, 1.25), x, y, 0.02)
+        pen.disc(shade(color, 1.25), x, y, 0.02)
 
 
-def draw_house(pen: Pen, colour: Colour, rng: Rng) -> None:
-    """Walls in `colour`, a roof of another colour, door, windows, chimney."""
-    roof = shade(COLOURS[("red", "brown", "grey", "black")[rng.integers(4)]], 0.85)
+def draw_house(pen: Pen, color: Color, rng: Rng) -> None:
+    """Walls in `color`, a roof of another color, door, windows, chimney."""
+    roof = shade(COLORS[("red", "brown", "grey", "black")[rng.integers(4)]], 0.85)
     eaves, peak = rng.uniform(0.36, 0.46), rng.uniform(0.3, 0.5)
     pen.block(shade(roof, 0.7), 0.7, 0.08, 0.8, 0.35)
-    pen.block(colour, 0.08, eaves - 0.02, 0.92, 1.0)
+    pen.block(color, 0.08, eaves - 0.02, 0.92, 1.0)
     for row in np.arange(eaves + 0.06, 1.0, 0.075):
-        pen.stroke(shade(colour, 0.86), 0.008, (0.09, row), (0.91, row))
+        pen.stroke(shade(color, 0.86), 0.008, (0.09, row), (0.91, row))
     pen.polygon(roof, (0.0, eaves), (peak - 0.14, 0.03), (peak + 0.24, 0.03), (1.0, eaves))
     pen.stroke(shade(roof, 0.7), 0.02, (0.03, eaves), (0.97, eaves))
     door = rng.choice((0.2, 0.44))
-    pen.block(shade(COLOURS["brown"], 0.8), door, 0.64, door + 0.16, 1.0)
-    pen.disc(COLOURS["yellow"], door + 0.13, 0.83, 0.015)
+    pen.block(shade(COLORS["brown"], 0.8), door, 0.64, door + 0.16, 1.0)
+    pen.disc(COLORS["yellow"], door + 0.13, 0.83, 0.015)
     for left in (0.66, 0.44 if door < 0.3 else 0.16):
         pen.block((250, 250, 245), left - 0.02, 0.56, left + 0.18, 0.8)
         pen.block(shade(GLASS, 0.8), left, 0.58, left + 0.16, 0.78)
         pen.stroke((250, 250, 245), 0.015, (left + 0.08, 0.58), (left + 0.08, 0.78))
 
 
-def draw_ball(pen: Pen, colour: Colour, rng: Rng) -> None:
-    """A ball in `colour`: with white panels, bands or spots."""
+def draw_ball(pen: Pen, color: Color, rng: Rng) -> None:
+    """A ball in `color`: with white panels, bands or spots."""
     edge = (1, 1, pen.width - 2, pen.height - 2)
-    turn, other = rng.uniform(0, 360), COLOURS["white" if min(colour) < 200 else "red"]
-    pen.ink.ellipse(edge, colour)
+    turn, other = rng.uniform(0, 360), COLORS["white" if min(color) < 200 else "red"]
+    pen.ink.ellipse(edge, color)
     pattern = rng.integers(3)
     if pattern == 0:
         for start in (0, 120, 240):
             pen.ink.pieslice(edge, turn + start, turn + start + 55, fill=other)
-        pen.disc(colour, 0.5, 0.5, 0.1)
+        pen.disc(color, 0.5, 0.5, 0.1)
     elif pattern == 1:
         pen.ink.chord(edge, turn, turn + 70, fill=other)
         pen.ink.chord(edge, turn + 180, turn + 250, fill=other)
@@ -165,79 +165,79 @@ def draw_ball(pen: Pen, colour: Colour, rng: Rng) -> None:
         for angle in np.radians(turn) + np.linspace(0, 2 * np.pi, 6)[:-1]:
             pen.disc(other, 0.5 + 0.3 * np.cos(angle), 0.5 + 0.3 * np.sin(angle), 0.075)
         pen.disc(other, 0.5, 0.5, 0.09)
-    pen.disc(shade(colour, 1.6), 0.35, 0.28, 0.07)
+    pen.disc(shade(color, 1.6), 0.35, 0.28, 0.07)
 
 
-def draw_dog(pen: Pen, colour: Colour, rng: Rng) -> None:
+def draw_dog(pen: Pen, color: Color, rng: Rng) -> None:
     """Body, four legs, tail, head with ear, eye and muzzle, and a collar."""
-    far, wag = shade(colour, 0.7), rng.uniform(0.05, 0.35)
+    far, wag = shade(color, 0.7), rng.uniform(0.05, 0.35)
     for near, hip in ((False, 0.3), (False, 0.68), (True, 0.22), (True, 0.6)):
-        pen.stroke(colour if near else far, 0.1, (hip, 0.65), (hip + rng.uniform(-0.04, 0.04), 0.94))
-    pen.stroke(colour, 0.07, (0.16, 0.5), (0.04, wag))
-    pen.block(colour, 0.12, 0.38, 0.7, 0.74, rounded=0.17)
-    pen.stroke(colour, 0.2, (0.64, 0.5), (0.76, 0.3))
-    pen.disc(colour, 0.78, 0.26, 0.19)
-    pen.block(shade(colour, 1.15), 0.8, 0.24, 0.98, 0.41, rounded=0.08)
+        pen.stroke(color if near else far, 0.1, (hip, 0.65), (hip + rng.uniform(-0.04, 0.04), 0.94))
+    pen.stroke(color, 0.07, (0.16, 0.5), (0.04, wag))
+    pen.block(color, 0.12, 0.38, 0.7, 0.74, rounded=0.17)
+    pen.stroke(color, 0.2, (0.64, 0.5), (0.76, 0.3))
+    pen.disc(color, 0.78, 0.26, 0.19)
+    pen.block(shade(color, 1.15), 0.8, 0.24, 0.98, 0.41, rounded=0.08)
     pen.disc(DARK, 0.965, 0.27, 0.04)
     pen.disc(DARK, 0.82, 0.2, 0.028)
     pen.polygon(far, (0.66, 0.1), (0.75, 0.1), (0.72, 0.42), (0.65, 0.36))
-    pen.stroke(COLOURS[("red", "blue", "yellow")[rng.integers(3)]], 0.05, (0.65, 0.4), (0.76, 0.47))
+    pen.stroke(COLORS[("red", "blue", "yellow")[rng.integers(3)]], 0.05, (0.65, 0.4), (0.76, 0.47))
     if rng.random() < 0.4:
-        pen.disc(COLOURS["white"], rng.uniform(0.3, 0.5), 0.52, 0.09, flat=0.8)
+        pen.disc(COLORS["white"], rng.uniform(0.3, 0.5), 0.52, 0.09, flat=0.8)
 
 
-def draw_rock(pen: Pen, colour: Colour, rng: Rng) -> None:
+def draw_rock(pen: Pen, color: Color, rng: Rng) -> None:
     """A heap of stone."""
     tops = rng.uniform(0.0, 0.4, 4)
     points = [(0.0, 1.0), (0.1, 0.5), *zip((0.3, 0.5, 0.7, 0.85), tops.tolist(), strict=True), (1.0, 1.0)]
-    pen.polygon(colour, *points)
-    pen.polygon(shade(colour, 0.75), (0.5, float(tops[1])), (0.7, 0.5), (0.6, 1.0), (1.0, 1.0), (0.85, float(tops[3])))
+    pen.polygon(color, *points)
+    pen.polygon(shade(color, 0.75), (0.5, float(tops[1])), (0.7, 0.5), (0.6, 1.0), (1.0, 1.0), (0.85, float(tops[3])))
 
 
-def draw_bush(pen: Pen, colour: Colour, rng: Rng) -> None:
+def draw_bush(pen: Pen, color: Color, rng: Rng) -> None:
     """Leaves without a trunk."""
     for factor in (0.7, 0.9, 1.1):
         for x, y in rng.uniform((0.2, 0.35), (0.8, 0.8), (6, 2)):
-            pen.disc(shade(colour, factor), x, y, 0.2)
+            pen.disc(shade(color, factor), x, y, 0.2)
 
 
-def draw_crate(pen: Pen, colour: Colour, rng: Rng) -> None:
+def draw_crate(pen: Pen, color: Color, rng: Rng) -> None:
     """A box of planks with a brace."""
-    pen.block(colour, 0.0, 0.0, 1.0, 1.0)
+    pen.block(color, 0.0, 0.0, 1.0, 1.0)
     for plank in (0.33, 0.66):
-        pen.stroke(shade(colour, 0.6), 0.03, (0.0, plank), (1.0, plank))
+        pen.stroke(shade(color, 0.6), 0.03, (0.0, plank), (1.0, plank))
     brace = ((0.05, 0.95), (0.95, 0.05)) if rng.random() < 0.5 else ((0.05, 0.05), (0.95, 0.95))
-    pen.stroke(shade(colour, 0.75), 0.1, *brace)
+    pen.stroke(shade(color, 0.75), 0.1, *brace)
 
 
-def draw_sign(pen: Pen, colour: Colour, rng: Rng) -> None:
+def draw_sign(pen: Pen, color: Color, rng: Rng) -> None:
     """A plate on a pole."""
     pen.block((120, 122, 126), 0.45, 0.2, 0.55, 1.0)
     if rng.random() < 0.5:
-        pen.polygon(colour, (0.5, 0.0), (1.0, 0.4), (0.0, 0.4))
+        pen.polygon(color, (0.5, 0.0), (1.0, 0.4), (0.0, 0.4))
     else:
-        pen.block(colour, 0.0, 0.0, 1.0, 0.34)
-        pen.block(COLOURS["white"], 0.15, 0.12, 0.85, 0.2)
+        pen.block(color, 0.0, 0.0, 1.0, 0.34)
+        pen.block(COLORS["white"], 0.15, 0.12, 0.85, 0.2)
 
 
-def draw_cone(pen: Pen, colour: Colour, rng: Rng) -> None:
+def draw_cone(pen: Pen, color: Color, rng: Rng) -> None:
     """A traffic cone."""
-    pen.polygon(colour, (0.5, 0.0), (0.8, 0.9), (0.2, 0.9))
-    pen.polygon(COLOURS["white"], (0.41, 0.35), (0.59, 0.35), (0.66, 0.55), (0.34, 0.55))
-    pen.block(shade(colour, 0.7), 0.05, 0.88, 0.95, 1.0)
+    pen.polygon(color, (0.5, 0.0), (0.8, 0.9), (0.2, 0.9))
+    pen.polygon(COLORS["white"], (0.41, 0.35), (0.59, 0.35), (0.66, 0.55), (0.34, 0.55))
+    pen.block(shade(color, 0.7), 0.05, 0.88, 0.95, 1.0)
 
 
-def draw_fence(pen: Pen, colour: Colour, rng: Rng) -> None:
+def draw_fence(pen: Pen, color: Color, rng: Rng) -> None:
     """Pales with gaps: hides in part what stands behind."""
     for rail in (0.35, 0.75):
-        pen.stroke(shade(colour, 0.75), 0.08, (0.02, rail), (0.98, rail))
+        pen.stroke(shade(color, 0.75), 0.08, (0.02, rail), (0.98, rail))
     for pale in np.linspace(0.04, 0.96, 7):
-        pen.polygon(colour, (pale - 0.03, 1), (pale - 0.03, 0.12), (pale, 0.0), (pale + 0.03, 0.12), (pale + 0.03, 1))
+        pen.polygon(color, (pale - 0.03, 1), (pale - 0.03, 0.12), (pale, 0.0), (pale + 0.03, 0.12), (pale + 0.03, 1))
 
 
-Draw = Callable[[Pen, Colour, Rng], None]
+Draw = Callable[[Pen, Color, Rng], None]
 
-# name: (draw, width / height, height at the front of a 240-pixel scene, colours)
+# name: (draw, width / height, height at the front of a 240-pixel scene, colors)
 OBJECTS: dict[str, tuple[Draw, float, float, tuple[str, ...]]] = {
     "person": (draw_person, 0.44, 104, ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")),
     "car": (draw_car, 2.0, 66, ("red", "orange", "yellow", "green", "blue", "grey", "black", "white")),
@@ -256,11 +256,11 @@ CLUTTER: dict[str, tuple[Draw, float, float, tuple[str, ...]]] = {
 }
 
 
-def draw_sprite(name: str, colour: str, height: int, rng: Rng) -> Image.Image:
+def draw_sprite(name: str, color: str, height: int, rng: Rng) -> Image.Image:
     """One thing, cut out: an RGBA image `height` pixels high, lit from above, grainy, smooth at its edges."""
     draw, aspect, _, _ = OBJECTS.get(name) or CLUTTER[name]
     finer = 4 if height < 80 else 2
-    tone = shade(COLOURS[colour], rng.uniform(0.85, 1.12))
+    tone = shade(COLORS[color], rng.uniform(0.85, 1.12))
     pen = Pen(max(4, round(height * aspect)) * finer, height * finer)
     draw(pen, tone, rng)
     sheet = pen.sheet.reduce(finer)

@@ -23,22 +23,22 @@ TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "there is {}", "this is {
 
 
 class Phrase(NamedTuple):
-    """An object in words: its class, and its colour where the words name one."""
+    """An object in words: its class, and its color where the words name one."""
 
     name: str
-    colour: str | None = None
+    color: str | None = None
 
     def __str__(self) -> str:
         """With the article: "a red ball", "a person in blue", "a dog"."""
-        return with_article(self.name if self.colour is None else object_words(self.name, self.colour))
+        return with_article(self.name if self.color is None else object_words(self.name, self.color))
 
-    def is_true_of(self, name: str, colour: str) -> bool:
-        """Whether an object of this class and colour is what the words name."""
-        return self.name == name and self.colour in (None, colour)
+    def is_true_of(self, name: str, color: str) -> bool:
+        """Whether an object of this class and color is what the words name."""
+        return self.name == name and self.color in (None, color)
 
 
-def colours_of(name: str) -> tuple[str, ...]:
-    """The colours that a class comes in."""
+def colors_of(name: str) -> tuple[str, ...]:
+    """The colors that a class comes in."""
     return tuple(dict.fromkeys(OBJECTS[name][3]))
 
 
@@ -47,14 +47,14 @@ def class_phrases() -> tuple[Phrase, ...]:
     return tuple(Phrase(name) for name in OBJECTS)
 
 
-def colour_phrases(names: Sequence[str] = tuple(OBJECTS)) -> tuple[Phrase, ...]:
-    """Every class of `names` in each of its colours: "a red ball", "an orange ball" ..."""
-    return tuple(Phrase(name, colour) for name in names for colour in colours_of(name))
+def color_phrases(names: Sequence[str] = tuple(OBJECTS)) -> tuple[Phrase, ...]:
+    """Every class of `names` in each of its colors: "a red ball", "an orange ball" ..."""
+    return tuple(Phrase(name, color) for name in names for color in colors_of(name))
 
 
-def object_words(name: str, colour: str) -> str:
+def object_words(name: str, color: str) -> str:
     """An object in words, without an article: "red ball", "person in blue"."""
-    return f"person in {colour}" if name == "person" else f"{colour} {name}"
+    return f"person in {color}" if name == "person" else f"{color} {name}"
 
 
 def with_article(words: str) -> str:
@@ -62,12 +62,12 @@ def with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def overview(names: Sequence[str], colours: Sequence[str], place: str) -> str:
+def overview(names: Sequence[str], colors: Sequence[str], place: str) -> str:
     """One sentence with every object: "a red ball and two people in a meadow"."""
     where = WHERE[place]
     parts = []
     for name in dict.fromkeys(names):
-        tones = [tone for other, tone in zip(names, colours, strict=True) if other == name]
+        tones = [tone for other, tone in zip(names, colors, strict=True) if other == name]
         parts.append(str(Phrase(name, tones[0])) if len(tones) == 1 else f"{_count(len(tones))} {_plural(name)}")
     if not parts:
         return f"nothing {where}"
@@ -83,10 +83,10 @@ def _count(number: int) -> str:
 
 
 def relations(
-    names: Sequence[str], colours: Sequence[str], boxes: NDArray[np.float32], masks: NDArray[np.bool_], rng: Rng
+    names: Sequence[str], colors: Sequence[str], boxes: NDArray[np.float32], masks: NDArray[np.bool_], rng: Rng
 ) -> Iterator[str]:
     """Up to four sentences on pairs of objects that differ in words: left of, right of, behind, in front of."""
-    phrases = [str(Phrase(name, colour)) for name, colour in zip(names, colours, strict=True)]
+    phrases = [str(Phrase(name, color)) for name, color in zip(names, colors, strict=True)]
     pairs = [(i, j) for i in range(len(names)) for j in range(i) if phrases[i] != phrases[j]]
     for pick in rng.permutation(len(pairs))[:4]:
         first, second = rng.permutation(pairs[pick]).tolist()

@@ -131,7 +131,7 @@ def _from_tensor(tensor: Tensor) -> Tensor:
         raise ImageError("the image holds NaN or infinity")
     low, high = tensor.min().item(), tensor.max().item()
     if low < 0 or high > 1:
-        raise ImageError(f"a float image must lie in 0..1 (not normalised, not 0..255), got {low:.3g} to {high:.3g}")
+        raise ImageError(f"a float image must lie in 0..1 (not normalized, not 0..255), got {low:.3g} to {high:.3g}")
     return tensor.float().expand(3, -1, -1).contiguous()
 
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from whybox.data._problems import POLICIES
 from whybox.data._segmentations import encode_mask
-from whybox.data._sprites import CLUTTER, COLOURS, OBJECTS, Colour, Rng, draw_sprite, shade
+from whybox.data._sprites import CLUTTER, COLORS, OBJECTS, Color, Rng, draw_sprite, shade
 from whybox.data.captions import object_words, overview, relations
 from whybox.errors import WhyboxError, unknown
 from whybox.specs import format_spec
@@ -37,7 +37,7 @@ LEAST_SIDE = 64
 # The smallest visible part of an object's drawn pixels: below it, whatever hides the object is not placed.
 LEAST_VISIBLE = {"mixed": 0.35, "crowd": 0.25, "single": 0.6}
 # name: (sky or wall above, below; ground far, near)
-PLACES: dict[str, tuple[Colour, Colour, Colour, Colour]] = {
+PLACES: dict[str, tuple[Color, Color, Color, Color]] = {
     "meadow": ((120, 176, 226), (214, 232, 240), (122, 168, 92), (84, 132, 62)),
     "street": ((150, 170, 190), (206, 212, 216), (138, 136, 134), (92, 92, 96)),
     "beach": ((96, 172, 222), (188, 222, 232), (226, 206, 160), (204, 176, 122)),
@@ -54,7 +54,7 @@ class Scene:
     labels (N,) int64, 1 for the first of `CLASSES`, as torchvision counts; boxes (N,4) float32 xyxy in image pixels
     around the whole object, hidden parts too, cut at the image's edge; visible (N,4) around the visible pixels only;
     masks (N,H,W) bool of the visible pixels; visibility (N,) float32, the visible part of the object's pixels inside
-    the image; colours, one name per object; captions, the first naming all objects, the others a relation each.
+    the image; colors, one name per object; captions, the first naming all objects, the others a relation each.
     """
 
     image: Image.Image
@@ -63,7 +63,7 @@ class Scene:
     visible: NDArray[np.float32]
     masks: NDArray[np.bool_]
     visibility: NDArray[np.float32]
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     captions: tuple[str, ...]
     place: str
 
@@ -75,15 +75,15 @@ class Scene:
     @property
     def phrases(self) -> tuple[str, ...]:
         """Each object in words: "red ball", "person in blue"."""
-        return tuple(object_words(name, colour) for name, colour in zip(self.names, self.colours, strict=True))
+        return tuple(object_words(name, color) for name, color in zip(self.names, self.colors, strict=True))
 
 
 @dataclass(frozen=True)
 class _Thing:
-    """Something to place: class or clutter name, colour, height, the middle of its foot (x, y) in image pixels."""
+    """Something to place: class or clutter name, color, height, the middle of its foot (x, y) in image pixels."""
 
     name: str
-    colour: str
+    color: str
     height: int
     x: float
     y: float
@@ -101,7 +101,7 @@ class _Stage:
 
     def place(self, thing: _Thing, rng: Rng) -> None:
         """Draw the thing in front of all others, unless it hides too much of one or is itself mostly outside."""
-        sprite = draw_sprite(thing.name, thing.colour, thing.height, rng)
+        sprite = draw_sprite(thing.name, thing.color, thing.height, rng)
         left, top = round(thing.x - sprite.width / 2), round(thing.y - sprite.height)
         solid = np.asarray(sprite)[..., 3] > 127
         covered = np.zeros_like(self.owner, dtype=bool)
@@ -173,11 +173,11 @@ def _depth(horizon: float, rng: Rng) -> float:
 
 
 def _stand(name: str, x: float, y: float, horizon: float, size: tuple[int, int], rng: Rng) -> _Thing:
-    """A thing of random colour whose foot is at (x, y), parts of the image's width and height."""
-    _, _, tall, colours = OBJECTS.get(name) or CLUTTER[name]
+    """A thing of random color whose foot is at (x, y), parts of the image's width and height."""
+    _, _, tall, colors = OBJECTS.get(name) or CLUTTER[name]
     near = 0.34 + 0.76 * (y - horizon) / (1 - horizon)
     height = max(14, round(tall * near * rng.uniform(0.72, 1.35) * size[1] / 240))
-    return _Thing(name, str(rng.choice(colours)), height, x * size[0], y * size[1])
+    return _Thing(name, str(rng.choice(colors)), height, x * size[0], y * size[1])
 
 
 def _lone(horizon: float, size: tuple[int, int], rng: Rng) -> list[_Thing]:
@@ -210,7 +210,7 @@ def _annotate(stage: _Stage, place: str, rng: Rng) -> Scene:
         visible[row] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
     boxes = np.asarray(stage.boxes, dtype=np.float32).reshape(count, 4)
     areas = np.asarray(stage.areas, dtype=np.float32)
-    colours = tuple(thing.colour for thing in stage.things)
+    colors = tuple(thing.color for thing in stage.things)
     names = [thing.name for thing in stage.things]
     return Scene(
         image=stage.picture,
@@ -219,8 +219,8 @@ def _annotate(stage: _Stage, place: str, rng: Rng) -> Scene:
         visible=visible,
         masks=masks.reshape(count, rows, columns),
         visibility=(masks.reshape(count, -1).sum(1) / np.maximum(areas, 1)).astype(np.float32),
-        colours=colours,
-        captions=(overview(names, colours, place), *dict.fromkeys(relations(names, colours, boxes, masks, rng))),
+        colors=colors,
+        captions=(overview(names, colors, place), *dict.fromkeys(relations(names, colors, boxes, masks, rng))),
         place=place,
     )
 
@@ -235,7 +235,7 @@ def _draw_place(place: str, horizon: float, size: tuple[int, int], rng: Rng) -> 
     """The empty scene: sky or wall, ground, and the marks of the place."""
     width, height = size
     line = round(height * horizon)
-    above, below, far, near = (np.asarray(colour, dtype=np.float32) for colour in PLACES[place])
+    above, below, far, near = (np.asarray(color, dtype=np.float32) for color in PLACES[place])
     tint = rng.uniform(0.88, 1.1, 3).astype(np.float32)
     upper = above + (below - above) * np.linspace(0, 1, line, dtype=np.float32)[:, None]
     lower = far + (near - far) * np.linspace(0, 1, height - line, dtype=np.float32)[:, None]
@@ -259,11 +259,11 @@ def _decorate(canvas: Image.Image, place: str, line: int, rng: Rng) -> None:
     for x, y in rng.uniform((0, 0), (width, line * 0.6), (rng.integers(0, 4), 2)):
         for puff in range(4):
             radius = rng.uniform(0.03, 0.06) * width
-            centre = x + puff * radius * 0.8
-            ink.ellipse((centre - radius, y - radius * 0.5, centre + radius, y + radius * 0.5), fill=(236, 238, 242))
+            center = x + puff * radius * 0.8
+            ink.ellipse((center - radius, y - radius * 0.5, center + radius, y + radius * 0.5), fill=(236, 238, 242))
     if place == "street":
         for left in np.arange(0, width, width / rng.integers(7, 12)):
-            tone = shade(COLOURS["grey"], rng.uniform(0.7, 1.2))
+            tone = shade(COLORS["grey"], rng.uniform(0.7, 1.2))
             ink.rectangle((left, line - rng.uniform(0.1, 0.8) * line, left + width / 8, line), fill=tone)
     else:
         hills = line - np.abs(np.cumsum(rng.normal(0, 0.02 * height, 12))) - 2
@@ -274,7 +274,7 @@ def _decorate(canvas: Image.Image, place: str, line: int, rng: Rng) -> None:
 
 
 def _wallpaper(ink: ImageDraw.ImageDraw, line: int, size: tuple[int, int], rng: Rng) -> None:
-    stripe = shade(tuple(COLOURS.values())[rng.integers(len(COLOURS))], rng.uniform(0.7, 1.1))
+    stripe = shade(tuple(COLORS.values())[rng.integers(len(COLORS))], rng.uniform(0.7, 1.1))
     pitch = rng.uniform(0.04, 0.1) * size[0]
     for left in np.arange(0, size[0], pitch):
         ink.rectangle((left, 0, left + pitch * 0.3, line), fill=stripe)

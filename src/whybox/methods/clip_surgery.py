@@ -10,7 +10,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from whybox.attention import AttentionLayer, ImageTextModel, TransformerPass
 from whybox.errors import WhyboxError
-from whybox.ops.dense_features import read_patches
+from whybox.methods._dense_features import read_patches
 from whybox.ops.hooks import frozen
 from whybox.ops.transformer import in_float32, join_heads, modules_from, split_heads
 from whybox.types import Detections, HeatMaps, Target, Trace

@@ -13,7 +13,7 @@ from whybox.types import Detections, HeatMaps, Model, Target, Trace
 
 
 def control_box_map(boxes: Tensor, size: Size) -> Tensor:
-    """1 at the pixels whose centres lie inside a box, 0 elsewhere: boxes (N,4) xyxy in pixels -> maps (N,H,W)."""
+    """1 at the pixels whose centers lie inside a box, 0 elsewhere: boxes (N,4) xyxy in pixels -> maps (N,H,W)."""
     y = torch.arange(size[0], device=boxes.device) + 0.5
     x = torch.arange(size[1], device=boxes.device) + 0.5
     down = (y >= boxes[:, 1:2]) & (y < boxes[:, 3:])

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size, resize_maps
-from whybox.ops.random_masks import draw_grids, draw_masks, grown_canvas
+from whybox.methods._random_masks import draw_grids, draw_masks, grown_canvas
 from whybox.types import Candidates, Detections, HeatMaps, Model, Target, Trace
 
 

@@ -32,7 +32,7 @@ def weigh_attention(probabilities: Tensor, gradient: Tensor) -> Tensor:
     return (gradient * probabilities).relu().mean(-3)
 
 
-def normalise_relevance(carried: Tensor) -> Tensor:
+def normalize_relevance(carried: Tensor) -> Tensor:
     """R-bar: carried = R - I (N,N), divided by its rows' sums, plus I. A row that nothing was carried to is a row of I.
 
     Source: Chefer et al., eqs. 8 and 9.
@@ -74,7 +74,7 @@ class Relevance:
         if kind == "query":
             queries = self.queries + weighed + weighed @ self.queries
             return replace(self, queries=queries, cross=self.cross + weighed @ self.cross)
-        added = normalise_relevance(self.queries).T @ weighed @ normalise_relevance(self.image)
+        added = normalize_relevance(self.queries).T @ weighed @ normalize_relevance(self.image)
         return replace(self, cross=self.cross + added)
 
 

@@ -125,7 +125,7 @@ class GradEclip:
         if not len(detections):
             return [(passed.embedding.new_zeros((0, passed.tokens[0].shape[1])), _Scores([], [])) for _ in targets]
         start = len(transformer.layers) - count
-        alone = count == 1 and transformer.reads == "row"
+        alone = count == 1 and transformer.pooling == "token"
         with ready(*modules_from(transformer, start)):
             run = self._read_row if alone else self._run_layers
             watched, embeddings = run(passed, len(detections), start)
@@ -158,7 +158,7 @@ class GradEclip:
             mixed = attended.mixed if attended.mixed.requires_grad else attended.mixed.detach().requires_grad_()
             watched.append(_Watched(layer, attended, mixed))
             tokens = layer.finish(tokens, layer.out(mixed))
-        everything = passed.transformer.reads == "all"
+        everything = passed.transformer.pooling == "mean"
         embeddings = passed.transformer.read(tokens if everything else take_rows(tokens, passed.row))
         return watched, embeddings.expand(count, -1)
 
@@ -179,7 +179,7 @@ class GradEclip:
         if self.weighting == "projected":
             queries, keys = layer.out(queries), layer.out(keys)
         raw = self.weighting == "logits"
-        rows = [loosened_attention(row[:, None], keys, kept, normalise=not raw) for row in queries.unbind(1)]
+        rows = [loosened_attention(row[:, None], keys, kept, normalize=not raw) for row in queries.unbind(1)]
         return torch.stack(rows, 1)
 
 
@@ -199,7 +199,7 @@ def _at_most(option: str, count: int, depth: int) -> int:
 
 def _one_row_is_read(layer: AttentionLayer, transformer: Transformer) -> bool:
     """Whether one row of the layer is read, or all: below a layer that pools, every token is looked at."""
-    return transformer.reads == "row" and (layer.pools or not transformer.layers[-1].pools)
+    return transformer.pooling == "token" and (layer.pools or not transformer.layers[-1].pools)
 
 
 def _gradients(values: Tensor, nodes: Sequence[Tensor]) -> list[Tensor]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError, unknown
-from whybox.methods.input_gradient import SIGNS, Sign, take_sign
-from whybox.ops.changed_images import average_maps, follow
+from whybox.methods._changed_images import average_maps, follow
+from whybox.methods.input_x_gradient import SIGNS, Sign, take_sign
 from whybox.ops.maps import sum_products
 from whybox.ops.perturb import draw_fill
 from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
@@ -19,7 +19,7 @@ BASELINES = ("black", "mean", "blurred")
 
 
 def integrated_gradients_map(difference: Tensor, gradient: Tensor) -> Tensor:
-    """One point's part: sum_k (X_k - X'_k) o dY/dX_k over the colour channels, X' the baseline: difference (3,H,W), gradient
+    """One point's part: sum_k (X_k - X'_k) o dY/dX_k over the color channels, X' the baseline: difference (3,H,W), gradient
     (n,3,H,W) -> maps (n,H,W), signed.
 
     Source: Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, eq. 1, of which the map is the mean
@@ -34,7 +34,7 @@ class IntegratedGradients:
     image less its value at the baseline, as far as the steps are fine enough.
 
     steps: of the way; one more image costs a forward pass, and a backward pass a detection. baseline: "black", "mean" the
-    image's mean colour, "blurred" (sigma a tenth of the longer side). sign: as in input_gradient.
+    image's mean color, "blurred" (sigma a tenth of the longer side). sign: as in input_x_gradient.
     """
 
     steps: int = 32

@@ -82,7 +82,7 @@ def _layer_maps(
         entering = tokens.detach().float().requires_grad_()
         attended = attend(layer, entering, passed.mask, probabilities=True)
         after = layer.finish(entering, layer.out(attended.mixed))
-        embedding = transformer.read(after if transformer.reads == "all" else after.mean(1, keepdim=True))
+        embedding = transformer.read(after if transformer.pooling == "mean" else after.mean(1, keepdim=True))
         live = passed.answer(embedding.expand(len(detections), -1), detections)
         probabilities = attended.probabilities
         assert probabilities is not None

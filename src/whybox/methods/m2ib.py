@@ -39,7 +39,7 @@ def _divergence(tokens: Tensor, alpha: Tensor, variance: float) -> Tensor:
 class M2ib:
     """M2IB, for the tokens of the image and for those of the text.
 
-    A token becomes lam x + (1 - lam) noise; lam, one number for each of its channels, is what minimises
+    A token becomes lam x + (1 - lam) noise; lam, one number for each of its channels, is what minimizes
     beta * mean KL - value, the value averaged over the noise.
     beta: weight of the information. variance: of the noise. lr, steps: of Adam. batch: noise samples a step. alpha: the
     logit of lam at the start. seed: of the noise, the same for every detection and on every device.

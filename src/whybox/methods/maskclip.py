@@ -9,7 +9,7 @@ from torch import Tensor
 
 from whybox.attention import ImageTextModel, TransformerPass
 from whybox.errors import WhyboxError
-from whybox.ops.dense_features import dense_features, key_similarity
+from whybox.methods._dense_features import dense_features, key_similarity
 from whybox.ops.hooks import frozen
 from whybox.types import Detections, HeatMaps, Target, Trace
 

@@ -35,7 +35,7 @@ def odam_map(features: Tensor, gradient: Tensor) -> Tensor:
 def smooth_gradient(gradient: Tensor, sigma: Tensor, margin: int = 0) -> Tensor:
     """Convolve every gradient map (n,C,h,w) with a Gaussian; sigma (n,2): its deviation in cells, down and across.
 
-    Zero beyond the edge; the kernel is normalised to sum 1 on an endless grid. sigma 0 leaves a map as it is.
+    Zero beyond the edge; the kernel is normalized to sum 1 on an endless grid. sigma 0 leaves a map as it is.
     margin: the result is (n,C,h+2*margin,w+2*margin), so many cells wider on every side.
     """
     down = _gaussian_matrix(gradient.shape[-2], sigma[:, 0], margin)
@@ -44,7 +44,7 @@ def smooth_gradient(gradient: Tensor, sigma: Tensor, margin: int = 0) -> Tensor:
 
 
 def _gaussian_matrix(length: int, sigma: Tensor, margin: int) -> Tensor:
-    """(n,length+2*margin,length): row i holds the kernel centred at cell i - margin."""
+    """(n,length+2*margin,length): row i holds the kernel centered at cell i - margin."""
     cells = torch.arange(-margin, length + margin, device=sigma.device, dtype=sigma.dtype)
     squared = (cells[:, None] - cells[margin : margin + length]).square()
     far = ceil(8 * float(sigma.max())) + 1

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size
-from whybox.ops.random_masks import draw_grids, draw_masks, grown_canvas
+from whybox.methods._random_masks import draw_grids, draw_masks, grown_canvas
 from whybox.types import Candidates, Detections, HeatMaps, Model, Target, Trace
 
 
@@ -27,7 +27,7 @@ class Rise:
     """RISE, for a model that gives one answer for the whole image. One set of masked images serves all texts and targets.
 
     masks, grid, probability: how many masks, of grid x grid cells, each cell seen with this probability. Where a mask is 0
-    the image has the colour that the network sees as zero, as the reference implementation has it. seed: of the masks; the
+    the image has the color that the network sees as zero, as the reference implementation has it. seed: of the masks; the
     same seed gives the same masks on every device, whatever the batch. batch: masked images a forward pass.
     progress: called with the masks done and the masks in all.
     """

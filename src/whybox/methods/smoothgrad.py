@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError, unknown
-from whybox.methods.input_gradient import SIGNS, Sign, take_sign
-from whybox.ops.changed_images import average_maps
+from whybox.methods._changed_images import average_maps
+from whybox.methods.input_x_gradient import SIGNS, Sign, take_sign
 from whybox.ops.maps import sum_products
 from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
 
 
 def smoothgrad_map(pixels: Tensor, gradient: Tensor, times_input: bool = True) -> Tensor:
-    """One noisy copy's part: sum_k dY/dX_k o X_k, or sum_k dY/dX_k, over the colour channels: pixels (3,H,W), gradient
+    """One noisy copy's part: sum_k dY/dX_k o X_k, or sum_k dY/dX_k, over the color channels: pixels (3,H,W), gradient
     (n,3,H,W) -> maps (n,H,W), signed.
 
     Source: Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017, section 3, of which the map is the mean.
@@ -28,7 +28,7 @@ class SmoothGrad:
     """SmoothGrad, of gradient x input or of the gradient itself, at the input that the network sees.
 
     samples: noisy images; each costs a forward pass, and a backward pass a detection. noise: the standard deviation, as a
-    part of the image's range. seed: of the noise. times_input: False leaves the factor out. sign: as in input_gradient, taken
+    part of the image's range. seed: of the noise. times_input: False leaves the factor out. sign: as in input_x_gradient, taken
     after the mean, so that what changes its sign with the noise cancels.
     """
 

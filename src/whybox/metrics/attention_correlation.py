@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from whybox.errors import unknown
-from whybox.ops.attention_maps import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
+from whybox.metrics._fixations import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
 from whybox.ops.similarity import pearson
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 Scale = Literal["pearson", "covariance"]
 
@@ -58,8 +58,8 @@ class AttentionCorrelation:
     def range(self) -> tuple[float, float]:
         return (-1.0, 1.0) if self.scale == "pearson" else (-1.0, inf)
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The correlation of each map with the attention that its object got."""
-        return Measured(
+        return MetricResult(
             compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_correlation(a, b, self.scale))
         )

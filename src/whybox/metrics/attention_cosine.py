@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from whybox.ops.attention_maps import DEGREE_PIXELS, check_attention, compare_with_attention
+from whybox.metrics._fixations import DEGREE_PIXELS, check_attention, compare_with_attention
 from whybox.ops.regions import Floor, energy
 from whybox.ops.similarity import cosine
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 
 def attention_cosine(maps: Tensor, attention: Tensor, floor: Floor = "minimum") -> Tensor:
@@ -41,6 +41,8 @@ class AttentionCosine:
     def __post_init__(self) -> None:
         check_attention(self.sigma_pixels, self.floor)
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The cosine of each map with the attention that its object got."""
-        return Measured(compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_cosine(a, b, self.floor)))
+        return MetricResult(
+            compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_cosine(a, b, self.floor))
+        )

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from whybox.errors import MetricError, WhyboxError
 from whybox.frame import Size
-from whybox.ops.attention_maps import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
+from whybox.metrics._fixations import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
 from whybox.ops.regions import Floor
 from whybox.ops.similarity import mean_cells
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 
 def attention_distance(maps: Tensor, attention: Tensor, grid: int = 16, floor: Floor = "minimum") -> Tensor:
     """The least work that moves each map's mass onto the attention map, both (N,H,W) -> (N,), 0..1; NaN where one is blank.
 
     Both as distributions (sum 1), summed into cells, `grid` of them along the longer side; work is mass times the
-    distance of the cells' centres in shares of the image's diagonal. Exact for the grid (network simplex).
+    distance of the cells' centers in shares of the image's diagonal. Exact for the grid (network simplex).
     floor: of the maps, see `whybox.ops.regions.energy`; the attention's is "zero".
     Source: the earth mover's distance of Rubner, Tomasi, Guibas, IJCV 2000, eq. 4. Zhao et al. (ODAM) give no formula,
     ground distance or grid.
@@ -33,12 +33,12 @@ def attention_distance(maps: Tensor, attention: Tensor, grid: int = 16, floor: F
 
 
 def cell_distances(image: Size, cells: Size) -> Tensor:
-    """(P,P) distances between the centres of all cells, row by row, in shares of the image's diagonal."""
+    """(P,P) distances between the centers of all cells, row by row, in shares of the image's diagonal."""
     rows, columns = (
         (torch.arange(count, dtype=torch.float64) + 0.5) * (extent / count) for extent, count in zip(image, cells, strict=True)
     )
-    centres = torch.cartesian_prod(rows, columns)
-    apart: Tensor = (centres[:, None] - centres).square().sum(-1).sqrt()
+    centers = torch.cartesian_prod(rows, columns)
+    apart: Tensor = (centers[:, None] - centers).square().sum(-1).sqrt()
     return apart / math.hypot(*image)
 
 
@@ -83,8 +83,8 @@ class AttentionDistance:
         if self.grid < 2:
             raise WhyboxError(f"grid must be at least 2, the cells along the image's longer side, got {self.grid}")
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The distance of each map from the attention that its object got."""
-        return Measured(
+        return MetricResult(
             compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_distance(a, b, self.grid, self.floor))
         )

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from whybox.errors import unknown
-from whybox.ops.attention_maps import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
+from whybox.metrics._fixations import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
 from whybox.ops.regions import Floor
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 BASES = {"2": 2.0, "e": torch.e}
 
@@ -62,8 +62,8 @@ class AttentionDivergence:
     def range(self) -> tuple[float, float]:
         return (0.0, log(2) / log(BASES[str(self.base)]))
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The divergence of each map from the attention that its object got."""
-        return Measured(
+        return MetricResult(
             compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_divergence(a, b, self.base, self.floor))
         )

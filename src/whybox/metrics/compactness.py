@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from whybox.ops.regions import Floor, check_floor, energy, judge_matched, object_regions, tied_peaks
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 
 def spread(maps: Tensor, boxes: Tensor, floor: Floor = "minimum") -> Tensor:
@@ -58,7 +58,7 @@ class Compactness:
     def __post_init__(self) -> None:
         check_floor(self.floor)
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The spread of each map."""
         regions, own = object_regions(maps, case, "box")
-        return Measured(judge_matched(maps, own, lambda chosen, rows: spread(chosen, regions.boxes[rows], self.floor)))
+        return MetricResult(judge_matched(maps, own, lambda chosen, rows: spread(chosen, regions.boxes[rows], self.floor)))

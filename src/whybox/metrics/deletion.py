@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from whybox.ops.pixel_curves import PixelCurves
+from whybox.metrics._pixel_curves import PixelCurves
 
 PAPER: Mapping[str, Any] = {"legacy_iou": True, "resolution": "network", "floor": 0.05, "most": 500}
 """The options of the ODAM paper's numbers that are not the default here."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from whybox.ops.regions import Floor, Region, check_floor, check_region, energy, judge_matched, object_regions, sum_shares
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 
 def energy_inside(maps: Tensor, regions: Tensor, floor: Floor = "minimum") -> Tensor:
@@ -50,7 +50,7 @@ class EnergyPointingGame:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The share of each map on its object."""
         regions, own = object_regions(maps, case, self.region)
-        return Measured(judge_matched(maps, own, lambda chosen, rows: energy_inside(chosen, regions.of(rows), self.floor)))
+        return MetricResult(judge_matched(maps, own, lambda chosen, rows: energy_inside(chosen, regions.of(rows), self.floor)))

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from whybox.metrics._pixel_curves import PixelCurves
 from whybox.ops.perturb import Fill
-from whybox.ops.pixel_curves import PixelCurves
 
 PAPER: Mapping[str, Any] = {
     "legacy_iou": True,
@@ -23,7 +23,7 @@ GRAD_ECLIP: Mapping[str, Any] = {"extent": "half", "score": "top1"}
 class Insertion(PixelCurves):
     """The area under the score over the share of pixels shown.
 
-    The options are those of `PixelCurves`, from an empty image of colour "black" and without dividing by the score in
+    The options are those of `PixelCurves`, from an empty image of color "black" and without dividing by the score in
     the whole image. first_zero: set the first point to 0, as ODAM's reference implementation does, instead of looking at
     the empty image. Equally high pixels appear in random order, with the detection's seed.
     Source: as for deletion: Zhao, Hsiao, Chan, journal version of ODAM, after Petsiuk, Das, Saenko, RISE, BMVC 2018.

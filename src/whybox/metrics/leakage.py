@@ -18,7 +18,7 @@ from whybox.ops.regions import (
     object_regions,
     sum_shares,
 )
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 
 class Leaks(NamedTuple):
@@ -34,7 +34,7 @@ class Leaks(NamedTuple):
 def leaks(maps: Tensor, regions: Regions, own: Tensor, floor: Floor = "minimum") -> Leaks:
     """Pair by pair, where the energy of maps (N,H,W) goes: own (N,) is the target's row among the G regions.
 
-    A pixel of the target's own region never leaks. DIoU is IoU - d^2 / c^2, d the distance of the boxes' centres and c
+    A pixel of the target's own region never leaks. DIoU is IoU - d^2 / c^2, d the distance of the boxes' centers and c
     the diagonal of the box around both: with it, leaks can be set against how close two objects are. A map without
     energy is NaN. floor: see `whybox.ops.regions.energy`.
     Source: the pairs and DIoU: reference code of Zhao, Hsiao, Chan, journal version of ODAM; there IoU counts one pixel
@@ -84,9 +84,9 @@ class Leakage:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The largest leak of each map."""
         regions, own = object_regions(maps, case, self.region)
-        return Measured(
+        return MetricResult(
             judge_matched(maps, own, lambda chosen, rows: largest_leak(leaks(chosen, regions, rows, self.floor).shares))
         )

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from whybox.ops.pixel_truth import Threshold, above, check_threshold, judge_pixels
+from whybox.metrics._pixel_truth import Threshold, above, check_threshold, judge_pixels
 from whybox.ops.regions import Region, check_region
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class MaskIou:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The IoU of each map."""
 
         def iou(values: Tensor, own: Tensor) -> Tensor:
             shown = above(values, self.threshold)
             return (shown & own).sum() / (shown | own).sum()
 
-        return Measured(judge_pixels(maps, case, self.region, iou))
+        return MetricResult(judge_pixels(maps, case, self.region, iou))

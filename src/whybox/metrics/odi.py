@@ -18,7 +18,7 @@ from whybox.ops.regions import (
     object_regions,
     sum_shares,
 )
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 Overlap = Literal["keep", "exclude"]
 Single = Literal["undefined", "zero"]
@@ -84,11 +84,11 @@ class Odi:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The index of each map."""
         regions, own = object_regions(maps, case, self.region)
 
         def judge(chosen: Tensor, rows: Tensor) -> Tensor:
             return discrimination_index(chosen, regions, rows, overlap=self.overlap, single=self.single, floor=self.floor)
 
-        return Measured(judge_matched(maps, own, judge))
+        return MetricResult(judge_matched(maps, own, judge))

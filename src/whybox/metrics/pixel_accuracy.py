@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from whybox.ops.pixel_truth import Threshold, above, check_threshold, judge_pixels
+from whybox.metrics._pixel_truth import Threshold, above, check_threshold, judge_pixels
 from whybox.ops.regions import Region, check_region
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class PixelAccuracy:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The accuracy of each map."""
 
         def accuracy(values: Tensor, own: Tensor) -> Tensor:
             return (above(values, self.threshold) == own).double().mean()
 
-        return Measured(judge_pixels(maps, case, self.region, accuracy))
+        return MetricResult(judge_pixels(maps, case, self.region, accuracy))

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from whybox.ops.pixel_truth import judge_pixels
+from whybox.metrics._pixel_truth import judge_pixels
 from whybox.ops.regions import Region, check_region
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 
 def average_precision(values: Tensor, positive: Tensor) -> Tensor:
@@ -53,6 +53,6 @@ class PixelAp:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The average precision of each map."""
-        return Measured(judge_pixels(maps, case, self.region, average_precision))
+        return MetricResult(judge_pixels(maps, case, self.region, average_precision))

@@ -9,7 +9,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from whybox.errors import WhyboxError, unknown
 from whybox.ops.regions import Region, check_region, judge_matched, object_regions, tied_peaks
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 Ties = Literal["expected", "first"]
 
@@ -96,7 +96,7 @@ class PointingGame:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """1 where a map's peak hits, 0 where it does not, between them where several peaks tie."""
         regions, own = object_regions(maps, case, self.region)
 
@@ -108,4 +108,4 @@ class PointingGame:
             hits = pointing_hits(chosen, targets, self.ties)
             return torch.where(regions.of(rows).flatten(1).any(1), hits, torch.nan)
 
-        return Measured(judge_matched(maps, own, judge))
+        return MetricResult(judge_matched(maps, own, judge))

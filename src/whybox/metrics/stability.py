@@ -9,7 +9,7 @@ from torch import Tensor
 
 from whybox.errors import WhyboxError
 from whybox.ops.similarity import check_comparison, compare_redrawn
-from whybox.truth import Case, Measured
+from whybox.truth import MetricInput, MetricResult
 
 
 def stability(
@@ -66,12 +66,12 @@ class Stability:
         if self.draws < 1 or not self.sigma > 0:
             raise WhyboxError(f"stability needs draws of 1 or more and a positive sigma, got {self.draws} and {self.sigma}")
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The mean similarity of each map to its noisy images' maps."""
         if case.redraw is None:
-            raise WhyboxError("stability needs a case that can draw its maps again (Case.redraw), got one without")
+            raise WhyboxError("stability needs a case that can draw its maps again (MetricInput.redraw), got one without")
         if not len(maps):
-            return Measured(maps.new_zeros(0))
+            return MetricResult(maps.new_zeros(0))
         alike = stability(
             maps,
             case.image,
@@ -82,4 +82,4 @@ class Stability:
             similarity=self.similarity,
             size=self.size,
         )
-        return Measured(alike.nanmean(1))
+        return MetricResult(alike.nanmean(1))

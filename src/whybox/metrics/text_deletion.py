@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from whybox.ops.word_curves import WordCurves
+from whybox.metrics._word_curves import WordCurves
 
 
 @dataclass(frozen=True)

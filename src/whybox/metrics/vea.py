@@ -8,8 +8,8 @@ from torch import Tensor
 
 from whybox.errors import unknown
 from whybox.ops.regions import Region, check_region, judge_matched, object_regions
-from whybox.truth import Case, Measured
-from whybox.types import to_unit
+from whybox.truth import MetricInput, MetricResult
+from whybox.types import min_max
 
 Area = Literal["trapezoid", "mean"]
 
@@ -27,7 +27,7 @@ def vea_curve(maps: Tensor, regions: Tensor) -> Tensor:
     at = maps.new_tensor(THRESHOLDS)
     # One pass over the pixels for all thresholds: how many pixels exceed k of them, outside the region and inside.
     levels, bins = len(at) + 1, 2 * (len(at) + 1)
-    kinds = torch.bucketize(to_unit(maps), at, out_int32=True)
+    kinds = torch.bucketize(min_max(maps), at, out_int32=True)
     kinds.add_(regions, alpha=levels).add_(bins * torch.arange(len(maps), dtype=torch.int32, device=maps.device)[:, None, None])
     counts = kinds.flatten().bincount(minlength=bins * len(maps)).reshape(len(maps), 2, levels)
     outside, inside = counts.flip(-1).cumsum(-1).flip(-1)[..., 1:].unbind(1)
@@ -76,8 +76,8 @@ class Vea:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: Case) -> Measured:
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
         """The area under each curve, and the curves."""
         regions, own = object_regions(maps, case, self.region)
         curves = judge_matched(maps, own, lambda chosen, rows: vea_curve(chosen, regions.of(rows)))
-        return Measured(area_under(curves, self.auc), curves, curves.new_tensor(THRESHOLDS))
+        return MetricResult(area_under(curves, self.auc), curves, curves.new_tensor(THRESHOLDS))

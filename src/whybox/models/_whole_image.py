@@ -17,10 +17,10 @@ from torch.nn.functional import normalize
 from whybox.attention import Text, Transformer, TransformerPass
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, token_layer
 from whybox.ops.attention_flow import chosen_texts
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen
-from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, token_layer
 from whybox.ops.transformer import attend, embedding_from, in_float32, modules_from, read_embedding, run_layer
 from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
 
@@ -57,7 +57,7 @@ class Encoders:
     embed_text: inputs -> (T,D) by the network's own forward; scale: () -> factor and offset of cosine to logit.
     For classifiers: classify: embeddings (n,D) -> logits (n,K); classes: K names or None.
     features: names of layers of maps and the modules behind them, the default first; none: tokens are the default.
-    fill: (3,) the colour in 0..1 that the network sees as zero.
+    fill: (3,) the color in 0..1 that the network sees as zero.
     """
 
     net: nn.Module
@@ -196,7 +196,7 @@ class WholeImage:
         """(B,D) from what enters the last layer; of that layer only the row that is read is computed."""
         vision = self.encoders.vision
         rows = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
-        if vision.reads == "all":
+        if vision.pooling == "mean":
             return vision.read(run_layer(vision.layers[-1], tokens, mask))
         layer = vision.layers[-1]
         attended = attend(layer, tokens, mask, rows=rows)
@@ -403,7 +403,7 @@ def _whole(scores: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
 
 def _norm_path(encoders: Encoders) -> dict[str, str]:
     """Where the norm of the last attention layer stands in the network; nothing where it is no module of it."""
-    norm = encoders.vision.layers[-1].normalise
+    norm = encoders.vision.layers[-1].normalize
     paths = [path for path, part in encoders.net.named_modules() if part is norm]
     return {NORMED: paths[0]} if paths else {}
 

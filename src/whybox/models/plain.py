@@ -10,8 +10,8 @@ from torchvision.ops import batched_nms
 
 from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, same_rows
 from whybox.ops.hooks import INPUT, capture, frozen, map_tensors, tensors_in
-from whybox.ops.layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, same_rows
 from whybox.types import Candidates, Detections, Pullback, Trace
 
 Resize = Literal["letterbox", "corner", "stretch"]
@@ -38,7 +38,7 @@ class Preparation:
     resize: "letterbox" keeps the aspect ratio and pads on both sides, "corner" pads at the bottom and right, "stretch" does
     not keep it. Bilinear, without antialiasing. pad: the padding's grey, in 0..1.
     The values are multiplied by `scale` (255 where the network wants 0..255), brought to the order blue, green, red if
-    `bgr`, and normalised: minus `mean`, divided by `std`, both in the network's units and channel order.
+    `bgr`, and normalized: minus `mean`, divided by `std`, both in the network's units and channel order.
     """
 
     size: Size | None = None
@@ -71,8 +71,8 @@ class Preparation:
             return Frame(image, self.size, self.size)
         ratio = min(self.size[0] / image[0], self.size[1] / image[1])
         resized = (max(1, round(image[0] * ratio)), max(1, round(image[1] * ratio)))
-        centred = self.resize == "letterbox"
-        offset = ((self.size[0] - resized[0]) // 2, (self.size[1] - resized[1]) // 2) if centred else (0, 0)
+        centered = self.resize == "letterbox"
+        offset = ((self.size[0] - resized[0]) // 2, (self.size[1] - resized[1]) // 2) if centered else (0, 0)
         return Frame(image, resized, self.size, offset)
 
     def canvas(self, image: Tensor, frame: Frame) -> Tensor:

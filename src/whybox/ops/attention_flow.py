@@ -52,7 +52,7 @@ def rows_read(passed: TransformerPass) -> Tensor:
     last, (batch, count, _) = passed.transformer.layers[-1], passed.tokens[-1].shape
     if last.pools:
         return passed.embedding.new_ones((batch, 1), dtype=torch.float32)
-    if passed.transformer.reads == "all":
+    if passed.transformer.pooling == "mean":
         # Class and register tokens have no part in the mean of any of the families.
         shares = passed.embedding.new_zeros((batch, count), dtype=torch.float32)
         shares[:, passed.patches] = 1 / shares[:, passed.patches].shape[1]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from whybox.errors import GradientError
 from whybox.frame import Size, resize_maps, take_windows
-from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Pullback, Target, Trace, to_unit
+from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Pullback, Target, Trace, min_max
 
 Draw = Callable[[FeatureGradient, Detections, float], Tensor]
 """(gradient of n rows, their n detections in network pixels, stride) -> maps (n,h,w) on the gradients' whole grid."""
@@ -117,7 +117,7 @@ def fuse_layers(layers: Sequence[HeatMaps], fusion: Fusion, options: Mapping[str
 def _fuse(maps: Sequence[Tensor], fusion: Fusion) -> Tensor:
     """Maps of one detection, each (h,w) on a grid of its own -> (H,W) on the finest of them."""
     finest = max((tuple(values.shape) for values in maps), key=lambda shape: shape[0] * shape[1])
-    stack = to_unit(torch.cat([resize_maps(values[None], (finest[0], finest[1])) for values in maps]))
+    stack = min_max(torch.cat([resize_maps(values[None], (finest[0], finest[1])) for values in maps]))
     if fusion == "max":
         return stack.amax(0)
     return stack.sum(0) if fusion == "sum" else stack.mean(0)

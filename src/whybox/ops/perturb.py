@@ -73,7 +73,7 @@ def count_pixels(box: Tensor, size: Size, extent: Extent, points: int) -> list[i
 
 def draw_fill(fill: Fill, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """What stands (3,H,W) where an image's pixels are missing. random: uniform in 0..1, every pixel and channel for itself,
-    drawn from the generator. mean: the image's mean colour. blurred: see `blur_image`."""
+    drawn from the generator. mean: the image's mean color. blurred: see `blur_image`."""
     if fill == "random":
         return torch.rand(image.shape, generator=generator).to(image)
     if fill == "black":

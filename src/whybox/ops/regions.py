@@ -9,7 +9,7 @@ from torch import Tensor
 
 from whybox.errors import WhyboxError, unknown
 from whybox.frame import Size
-from whybox.truth import Case
+from whybox.truth import MetricInput
 
 Region = Literal["box", "mask"]
 Floor = Literal["minimum", "zero"]
@@ -72,7 +72,7 @@ def _touched(sides: Tensor, length: int) -> Tensor:
     return (pixel >= sides[:, :1].floor()) & (pixel < sides[:, 1:].ceil())
 
 
-def object_regions(maps: Tensor, case: Case, region: Region) -> tuple[Regions, Tensor]:
+def object_regions(maps: Tensor, case: MetricInput, region: Region) -> tuple[Regions, Tensor]:
     """The regions of the G objects that count, and for each detection the row of its own among them, (N,), -1 for none.
 
     Ignore regions are no objects: they are left out, and a detection that stands for one has none.

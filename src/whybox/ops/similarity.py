@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError, unknown
-from whybox.types import to_unit
+from whybox.types import min_max
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's correlation of maps (N,H,W) over their pixels -> (N,). NaN where one is constant."""
-    return cosine(*(_centred(maps.flatten(1))[:, :, None] for maps in (a, b)))
+    return cosine(*(_centered(maps.flatten(1))[:, :, None] for maps in (a, b)))
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Source: Wang, Bovik, Sheikh, Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity",
     IEEE TIP 2004, eq. 13, with the weighted statistics of eq. 14 to 16, averaged as in eq. 17.
     """
-    x, y = (to_unit(maps.double()) for maps in (a, b))
+    x, y = (min_max(maps.double()) for maps in (a, b))
     down, across = (_windows(extent, x) for extent in x.shape[-2:])
     mean_x, mean_y, square_x, square_y, product = (down @ maps @ across.T for maps in (x, y, x * x, y * y, x * y))
     c1, c2 = 0.01**2, 0.03**2
@@ -118,7 +118,7 @@ def _rounded(maps: Tensor) -> Tensor:
     return torch.where(step > 0, (maps / step).round() * step, maps)
 
 
-def _centred(rows: Tensor) -> Tensor:
+def _centered(rows: Tensor) -> Tensor:
     """Rows less their mean; a constant row becomes exactly zero, where rounding would leave noise to correlate with."""
     constant = rows.amin(1, keepdim=True) == rows.amax(1, keepdim=True)
     return (rows.double() - rows.double().mean(1, keepdim=True)).masked_fill(constant, 0)

@@ -93,7 +93,7 @@ def run_layers(layers: Sequence[AttentionLayer], tokens: Tensor, mask: Tensor | 
 
 def read_embedding(transformer: Transformer, tokens: Tensor, row: Tensor) -> Tensor:
     """(B,D) from the tokens (B,N,C) after the last layer; row (B,) as in TransformerPass."""
-    return transformer.read(tokens if transformer.reads == "all" else take_rows(tokens, row))
+    return transformer.read(tokens if transformer.pooling == "mean" else take_rows(tokens, row))
 
 
 def embedding_from(passed: TransformerPass, start: int, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -131,13 +131,13 @@ def modules_from(transformer: Transformer, start: int) -> tuple[nn.Module, ...]:
     return tuple(part for layer in transformer.layers[start:] for part in layer.modules) + transformer.modules
 
 
-def loosened_attention(query: Tensor, keys: Tensor, kept: Tensor | slice, *, normalise: bool = True) -> Tensor:
-    """min-max over the kept keys of cos(q, k), or of q k where not `normalise`: query (B,1,E), keys (B,N,E), kept a slice or a
+def loosened_attention(query: Tensor, keys: Tensor, kept: Tensor | slice, *, normalize: bool = True) -> Tensor:
+    """min-max over the kept keys of cos(q, k), or of q k where not `normalize`: query (B,1,E), keys (B,N,E), kept a slice or a
     mask (B,N) -> (B,N) in 0..1, 0 for the others. Where all kept values are equal no place is preferred: it is 1.
 
     Source: Zhao et al., Grad-ECLIP, ICML 2024, the spatial weight.
     """
-    likeness = cosine_similarity(query, keys, dim=-1) if normalise else (query * keys).sum(-1)
+    likeness = cosine_similarity(query, keys, dim=-1) if normalize else (query * keys).sum(-1)
     inside = torch.zeros_like(likeness, dtype=torch.bool)
     if isinstance(kept, slice):
         inside[:, kept] = True

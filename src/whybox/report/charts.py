@@ -13,7 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 322, 12, 240
 """The plot's edges in the drawing; names of lines stand to the right of it."""
 LINE = 14
 """From one name to the next at least."""
-COLOURS = 8
+COLORS = 8
 
 
 class Tick(NamedTuple):
@@ -74,11 +74,11 @@ def round_step(length: float) -> float:
 
 
 def styles(rows: Sequence[Row]) -> dict[str, str]:
-    """The CSS classes of every row's colour and dashes: the same wherever the row is shown."""
+    """The CSS classes of every row's color and dashes: the same wherever the row is shown."""
     found: dict[str, str] = {}
     for control in (False, True):
         for i, row in enumerate(row for row in rows if row.is_control is control):
-            found[row.key] = f"control{i % 3}" if control else f"colour{i % COLOURS}" + (" dashed" if i >= COLOURS else "")
+            found[row.key] = f"control{i % 3}" if control else f"color{i % COLORS}" + (" dashed" if i >= COLORS else "")
     return found
 
 

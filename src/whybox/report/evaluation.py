@@ -31,11 +31,11 @@ NEEDS = {
     "fixations": "where people looked",
     "predict": "the model’s answers to changed images",
     "redraw": "maps drawn again on changed images",
-    "randomised": "maps of the model with random weights",
+    "randomized": "maps of the model with random weights",
     "whole": "a model that answers for the whole image",
     "words": "the text’s map, and the scores of changed texts",
 }
-"""What a metric needs, in words, by the names of Case.gives."""
+"""What a metric needs, in words, by the names of MetricInput.gives."""
 
 
 def write_report(report: EvaluationReport) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from whybox.report.charts import COLOURS
-from whybox.report.folder import file_stem
+from whybox.files import file_stem
+from whybox.report.charts import COLORS
 from whybox.report.results import Column, Curve, EvaluationReport, Example, Row
 from whybox.report.table import ARROWS, decimals, number
 
 INKS = ("#c2410c", "#1d6fb8", "#2b8a50", "#8444b8", "#a67c00", "#c22f78", "#11868f", "#6d5844")
-"""The colours of the page in daylight, in the same order."""
+"""The colors of the page in daylight, in the same order."""
 GREY = "#7b7d86"
 DOTS = 200
 """Dots an inch of a PNG."""
@@ -52,7 +52,7 @@ def _stem(column: Column) -> str:
 def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, Curve]], paths: Sequence[Path]) -> None:
     """The curves of some of a report's rows by one metric, with their intervals, into files of any kind matplotlib knows.
 
-    rows: all of the report's, so that a row keeps its colour in every figure.
+    rows: all of the report's, so that a row keeps its color in every figure.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -80,11 +80,11 @@ def _short(title: str) -> str:
 
 
 def _look(rows: Sequence[Row], row: Row) -> dict[str, Any]:
-    """Colour and dashes: those that the page gives to the row."""
+    """Color and dashes: those that the page gives to the row."""
     place = [other.key for other in rows if other.is_control == row.is_control].index(row.key)
     if row.is_control:
         return {"color": GREY, "linestyle": (0, (5, 3)) if place % 3 == 0 else (0, (1.5, 2))}
-    return {"color": INKS[place % COLOURS], "linestyle": "-" if place < COLOURS else (0, (5, 3))}
+    return {"color": INKS[place % COLORS], "linestyle": "-" if place < COLORS else (0, (5, 3))}
 
 
 def draw_examples(column: Column, examples: Sequence[Example], path: Path) -> None:
@@ -138,9 +138,9 @@ def _outlined(picture: Image.Image, example: Example) -> Image.Image:
     """A copy with the annotated box, yellow, and over it the predicted one, white, each in a dark seam."""
     drawn = picture.convert("RGB")
     ink = ImageDraw.Draw(drawn)
-    for box, colour in ((example.truth_box, "#ffd24a"), (example.box, "white")):
+    for box, color in ((example.truth_box, "#ffd24a"), (example.box, "white")):
         if box is not None:
             x1, y1, x2, y2 = box[0], box[1], max(box[0], box[2]), max(box[1], box[3])
             ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="#101218", width=4)
-            ink.rectangle((x1, y1, x2, y2), outline=colour, width=2)
+            ink.rectangle((x1, y1, x2, y2), outline=color, width=2)
     return drawn

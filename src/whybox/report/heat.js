@@ -34,7 +34,7 @@ const heat = (() => {
     return [table[row], table[row + 1], table[row + 2], 255 * opacity * strength * (2 - strength)];
   }
 
-  /** Colours for every quarter of the 256 stored steps of a map. */
+  /** Colors for every quarter of the 256 stored steps of a map. */
   function paletteOf(map, scale) {
     const palette = new Uint8ClampedArray((255 * STEPS + 1) * 4);
     for (let i = 0; i <= 255 * STEPS; i++) {
@@ -43,8 +43,8 @@ const heat = (() => {
     return palette;
   }
 
-  /** For each of `count` pixels over cells `start` to `start + length` of `cells`: two neighbours and the second's share. */
-  function neighbours(count, start, length, cells) {
+  /** For each of `count` pixels over cells `start` to `start + length` of `cells`: two neighbors and the second's share. */
+  function neighbors(count, start, length, cells) {
     return Array.from({ length: count }, (_, i) => {
       const at = Math.min(cells - 1, Math.max(0, start + ((i + 0.5) / count) * length - 0.5));
       const first = Math.floor(at);
@@ -55,8 +55,8 @@ const heat = (() => {
   /** Paint the part `view` (x, y, w, h as shares of the map) over a whole canvas; bilinear, as HeatMaps.at_image is. */
   function paint(canvas, map, view, scale) {
     const { width, height } = canvas;
-    const across = neighbours(width, view.x * map.w, view.w * map.w, map.w);
-    const down = neighbours(height, view.y * map.h, view.h * map.h, map.h);
+    const across = neighbors(width, view.x * map.w, view.w * map.w, map.w);
+    const down = neighbors(height, view.y * map.h, view.h * map.h, map.h);
     const image = new ImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
     const colors = new Uint32Array(paletteOf(map, scale).buffer);
@@ -71,7 +71,7 @@ const heat = (() => {
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
-  /** The colours from one end of a scale to the other, on a canvas 256 wide and 1 high. */
+  /** The colors from one end of a scale to the other, on a canvas 256 wide and 1 high. */
   function paintBar(canvas, scale) {
     const context = canvas.getContext("2d");
     const strip = context.createImageData(256, 1);

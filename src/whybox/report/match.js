@@ -182,7 +182,7 @@
       else said.append(piece.text);
     }
     const numbers = make("button", { type: "button", className: "pick" }, ...layNumbers(text));
-    numbers.setAttribute("aria-label", `${text.name}: ${match.score} ${writeScore(text.score)}, presence ${write(text.presence)}`);
+    numbers.setAttribute("aria-label", `${text.name}: ${match.score} ${writeScore(text.score)}, peak ${write(text.peak)}`);
     numbers.addEventListener("click", () => set({ text: index, word: null, peek: null }));
     const note = text.note ? [make("p", { className: "note", textContent: text.note })] : [];
     const row = make("li", {}, said, numbers, ...note);
@@ -194,11 +194,11 @@
 
   function layNumbers(text) {
     const meter = make("span", { className: "meter" }, make("i"));
-    const most = Math.max(...match.texts.map((one) => one.presence));
-    meter.firstChild.style.width = most > 0 ? share(Math.max(0, text.presence) / most) : "0";
+    const most = Math.max(...match.texts.map((one) => one.peak));
+    meter.firstChild.style.width = most > 0 ? share(Math.max(0, text.peak) / most) : "0";
     return [
       make("span", {}, `${match.score} `, make("b", { textContent: writeScore(text.score) })),
-      make("span", { title: "The largest raw value of the map: weak where the image holds nothing of it." }, "presence ", make("b", { textContent: write(text.presence) })),
+      make("span", { title: "The largest raw value of the map: weak where the image holds nothing of it." }, "peak ", make("b", { textContent: write(text.peak) })),
       meter,
     ];
   }

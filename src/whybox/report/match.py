@@ -119,9 +119,9 @@ def _body(match: Match) -> dict[str, Any]:
 
 
 def _row(asked: Asked, index: int) -> dict[str, Any]:
-    presence = value_range(asked.maps[index].native)[1]
+    peak = value_range(asked.maps[index].native)[1]
     score = _number(float(asked.scores[index]))
-    return {"name": asked.names[index], "score": score, "presence": presence, "map": _map(asked.maps[index])}
+    return {"name": asked.names[index], "score": score, "peak": peak, "map": _map(asked.maps[index])}
 
 
 def _text(match: Match, index: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A heat map laid over its image: colours, an opacity that follows the value, boxes, and PNG or JPEG bytes."""
+"""A heat map laid over its image: colors, an opacity that follows the value, boxes, and PNG or JPEG bytes."""
 
 import math
 from bisect import bisect_left
@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 
 @cache
 def color_table(name: str) -> Pixels:
-    """(256,3), one colour a row, of matplotlib's colour map `name`."""
+    """(256,3), one color a row, of matplotlib's color map `name`."""
     from matplotlib import colormaps
 
     return (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
@@ -68,7 +68,7 @@ def blend(image: Pixels, values: NDArray[np.float32], low: float, high: float, o
 
 
 def _shade(values: NDArray[np.float32], low: float, high: float) -> tuple[NDArray[np.float32], Pixels]:
-    """Strength (H,W) in 0..1 and colours (H,W,3)."""
+    """Strength (H,W) in 0..1 and colors (H,W,3)."""
     if is_signed(low, high):
         position = (values / max(-low, high)).clip(-1, 1)
         strength, step, table = np.abs(position), (position + 1) / 2, SIGNED
@@ -114,7 +114,7 @@ def overlay(
     longest: int = 1024,
     opacity: float = 0.85,
 ) -> Image.Image:
-    """The one map in `maps` over its image, coloured over its own range, with a box (4,) xyxy in image pixels and its caption;
+    """The one map in `maps` over its image, colored over its own range, with a box (4,) xyxy in image pixels and its caption;
     without a box the caption stands in the corner.
 
     image: (3,H,W) in 0..1, or a picture of it that is already at its final size, so that many overlays can share one.

@@ -39,7 +39,7 @@
     return steps;
   }
 
-  /** What the colours stand for: from the lowest to the highest value of the map, or of all maps of its layer. */
+  /** What the colors stand for: from the lowest to the highest value of the map, or of all maps of its layer. */
   function scaleOf(one, map) {
     const { low, high } = state.own ? map : one;
     const most = Math.max(Math.abs(low), Math.abs(high));

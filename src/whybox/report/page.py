@@ -85,7 +85,7 @@ METHODS = {
     "gradcam": "Grad-CAM",
     "gradcam_pp": "Grad-CAM++",
     "ssgradcam_pp": "SSGrad-CAM++",
-    "input_gradient": "Gradient × input",
+    "input_x_gradient": "Gradient × input",
     "drise": "D-RISE",
     "grad_eclip": "Grad-ECLIP",
     "raw_attention": "Raw attention",

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from whybox import zoo
-from whybox.data.captions import OPPOSITES, TEMPLATES, Phrase, class_phrases, colour_phrases, overview
+from whybox.data.captions import OPPOSITES, TEMPLATES, Phrase, class_phrases, color_phrases, overview
 from whybox.data.scenes import Scene, draw_scene
+from whybox.files import write_whole
 
 # Scenes of the variants by turns: single objects show what a word means, the others that it is one among several.
 TURNS = ("single", "mixed", "single", "mixed", "mixed", "single", "mixed", "crowd")
@@ -25,12 +25,12 @@ CELLS = 40
 BLOCK = 500
 # An object with less than the first part of its visible pixels in a window is gone from it, from the second on it is there.
 GONE, UNCLEAR, THERE = 0.05, 0.25, 0.5
-PHRASES = (*class_phrases(), *colour_phrases())
+PHRASES = (*class_phrases(), *color_phrases())
 COLUMNS = {
-    (phrase.name, phrase.colour): [
-        column for column, other in enumerate(PHRASES) if other.is_true_of(phrase.name, str(phrase.colour))
+    (phrase.name, phrase.color): [
+        column for column, other in enumerate(PHRASES) if other.is_true_of(phrase.name, str(phrase.color))
     ]
-    for phrase in colour_phrases()
+    for phrase in color_phrases()
 }
 ROWS = {str(phrase): column for column, phrase in enumerate(PHRASES)}
 RELATIONS = tuple(OPPOSITES)
@@ -38,17 +38,17 @@ MIRRORED = {"left of": "right of", "right of": "left of"}
 
 
 class Words(NamedTuple):
-    """What is known of a scene: class and colour of each object, the place, and (phrase, relation, phrase) of some pairs."""
+    """What is known of a scene: class and color of each object, the place, and (phrase, relation, phrase) of some pairs."""
 
     names: tuple[str, ...]
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     place: str
     relations: tuple[tuple[str, str, str], ...]
 
     @property
     def phrases(self) -> list[str]:
         """Each object in words."""
-        return [str(Phrase(name, colour)) for name, colour in zip(self.names, self.colours, strict=True)]
+        return [str(Phrase(name, color)) for name, color in zip(self.names, self.colors, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def _block(file: Path, indices: range, seed: int, side: int) -> Drawn:
         np.stack([np.asarray(scene.image.resize((side, side), Image.Resampling.BICUBIC)) for scene in scenes]),
         np.stack([_owners(scene) for scene in scenes]),
         tuple(
-            _words((scene.names, scene.colours, scene.place, [_parts(text) for text in scene.captions[1:]])) for scene in scenes
+            _words((scene.names, scene.colors, scene.place, [_parts(text) for text in scene.captions[1:]])) for scene in scenes
         ),
     )
     content = io.BytesIO()
     np.savez(content, images=drawn.images, owners=drawn.owners, words=json.dumps(drawn.words))
-    zoo.write_whole(file, content.getvalue())
+    write_whole(file, content.getvalue())
     return drawn
 
 
@@ -107,8 +107,8 @@ def _owners(scene: Scene) -> NDArray[np.int8]:
 
 
 def _words(row: Sequence[Any]) -> Words:
-    names, colours, place, relations = row
-    return Words(tuple(names), tuple(colours), place, tuple((first, how, second) for first, how, second in relations))
+    names, colors, place, relations = row
+    return Words(tuple(names), tuple(colors), place, tuple((first, how, second) for first, how, second in relations))
 
 
 def _parts(caption: str) -> tuple[str, str, str]:
@@ -179,8 +179,8 @@ def match_phrases(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], r
     truth, sure = torch.zeros(len(words), len(PHRASES)), torch.ones(len(words), len(PHRASES))
     for row, (known, parts) in enumerate(zip(words, kept, strict=True)):
         there = parts >= THERE
-        for name, colour, here, part in zip(known.names, known.colours, there, parts, strict=True):
-            for column in COLUMNS[name, colour]:
+        for name, color, here, part in zip(known.names, known.colors, there, parts, strict=True):
+            for column in COLUMNS[name, color]:
                 if here:
                     truth[row, column] = 1
                 elif part > GONE:
@@ -202,7 +202,7 @@ def match_captions(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], 
 
 def _caption(known: Words, parts: NDArray[np.float64]) -> str:
     rows = np.flatnonzero(parts >= THERE)
-    return overview([known.names[row] for row in rows], [known.colours[row] for row in rows], known.place)
+    return overview([known.names[row] for row in rows], [known.colors[row] for row in rows], known.place)
 
 
 def match_relations(

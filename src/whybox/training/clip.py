@@ -17,7 +17,8 @@ from torch.nn import functional
 from whybox import zoo
 from whybox.data.scenes import CLASSES, HELD_OUT_SEED
 from whybox.errors import WhyboxError
-from whybox.models.hf import fetch
+from whybox.files import write_whole
+from whybox.models.hf._hub import fetch
 from whybox.training import captioned_scenes as scenes
 from whybox.training.captioned_scenes import PHRASES, Drawn
 from whybox.training.clip_scores import score
@@ -140,7 +141,7 @@ class Matching(Fit):
         texts = scenes.join(
             phrases, scenes.match_captions(words, kept, few), scenes.match_relations(words, windows, phrases.truth, few, rng)
         )
-        images = recolour(scenes.take_windows(self.drawn.images[rows], windows, self.side), rng)
+        images = recolor(scenes.take_windows(self.drawn.images[rows], windows, self.side), rng)
         read = self.processor.tokenizer(texts.texts, padding=True, return_tensors="pt")
         batch = {"pixel_values": (images - MEAN) / SPREAD, **read}
         truth = {"texts": texts.truth, "sure": texts.sure}
@@ -166,8 +167,8 @@ def _no_boxes(index: int) -> Example:
     raise WhyboxError("a CLIP learns from texts, not from boxes")
 
 
-def recolour(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Images (B,3,h,w) with contrast, tint and brightness changed a little, too little to turn one colour into another."""
+def recolor(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Images (B,3,h,w) with contrast, tint and brightness changed a little, too little to turn one color into another."""
     count = len(images)
     gain = torch.from_numpy(rng.uniform(0.88, 1.14, (count, 1, 1, 1)) * rng.uniform(0.96, 1.04, (count, 3, 1, 1))).float()
     shift = torch.from_numpy(rng.uniform(-0.06, 0.06, (count, 1, 1, 1))).float()
@@ -178,7 +179,7 @@ def recolour(images: Tensor, rng: np.random.Generator) -> Tensor:
 def patch_truth(cells: NDArray[np.int8], known: scenes.Words) -> Tensor:
     """Which of the phrases (P) are true of what is seen in each cell of a grid: (h*w,P)."""
     table = torch.zeros(len(known.names) + 1, len(PHRASES))
-    for row, pair in enumerate(zip(known.names, known.colours, strict=True)):
+    for row, pair in enumerate(zip(known.names, known.colors, strict=True)):
         table[row, scenes.COLUMNS[pair]] = 1
     return table[torch.from_numpy(cells.astype(np.int64)).flatten()]
 
@@ -254,7 +255,7 @@ def save(network: nn.Module, processor: Any, card: Mapping[str, Any], folder: Pa
         processor.tokenizer.save_pretrained(draft)
         processor.image_processor.save_pretrained(draft)
         for file in sorted(Path(draft).iterdir()):
-            zoo.write_whole(folder / file.name, file.read_bytes())
+            write_whole(folder / file.name, file.read_bytes())
 
 
 def read(folder: Path) -> tuple[nn.Module, Any]:

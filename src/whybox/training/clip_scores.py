@@ -1,4 +1,4 @@
-"""What a CLIP knows of objects and colours, scored on scenes that training never sees."""
+"""What a CLIP knows of objects and colors, scored on scenes that training never sees."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,8 +33,8 @@ def cosines(network: nn.Module, processor: Any, images: Sequence[Image.Image], t
 def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:
     """What the network knows of `count` held-out scenes with a single object and as many mixed ones; prompts as "a red ball".
 
-    object: the right one of the classes; colour: the right one of the colours that the class comes in; both: the right one of
-    all classes in all colours (parts of the single scenes). auc: how often a phrase of an object in a mixed scene scores above
+    object: the right one of the classes; color: the right one of the colors that the class comes in; both: the right one of
+    all classes in all colors (parts of the single scenes). auc: how often a phrase of an object in a mixed scene scores above
     a phrase of none (mean of the scenes' areas under the ROC curve).
     """
     was_training = network.training
@@ -44,32 +44,32 @@ def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:
     )
     texts = [str(phrase) for phrase in PHRASES]
     values = cosines(network, processor, [scene.image for scene in single], texts)
-    truths = [Phrase(scene.names[0], scene.colours[0]) for scene in single]
+    truths = [Phrase(scene.names[0], scene.colors[0]) for scene in single]
     hits = np.asarray([_hits(row, truth) for row, truth in zip(values, truths, strict=True)])
     values = cosines(network, processor, [scene.image for scene in mixed], texts)
     areas = [area for row, scene in zip(values, mixed, strict=True) if (area := _area(row.numpy(), scene)) is not None]
     network.train(was_training)
-    names = ("object", "colour", "both")
+    names = ("object", "color", "both")
     return {**dict(zip(names, hits.mean(0).tolist(), strict=True)), "auc": float(np.mean(areas))}
 
 
 def _hits(values: Tensor, truth: Phrase) -> tuple[bool, bool, bool]:
-    """Whether the best class, the best colour of the true class, and the best of all phrases with a colour are right."""
+    """Whether the best class, the best color of the true class, and the best of all phrases with a color are right."""
     groups = [
-        (Phrase(truth.name), [phrase.colour is None for phrase in PHRASES]),
-        (truth, [phrase.name == truth.name and phrase.colour is not None for phrase in PHRASES]),
-        (truth, [phrase.colour is not None for phrase in PHRASES]),
+        (Phrase(truth.name), [phrase.color is None for phrase in PHRASES]),
+        (truth, [phrase.name == truth.name and phrase.color is not None for phrase in PHRASES]),
+        (truth, [phrase.color is not None for phrase in PHRASES]),
     ]
     best = [PHRASES[int(values.masked_fill(~torch.tensor(among), -torch.inf).argmax())] == right for right, among in groups]
     return best[0], best[1], best[2]
 
 
 def _area(values: NDArray[np.float32], scene: Scene) -> float | None:
-    """The area under the ROC curve of the phrases with a colour, those of the scene's objects against the others."""
-    coloured = [(phrase, value) for phrase, value in zip(PHRASES, values, strict=True) if phrase.colour is not None]
-    there = set(zip(scene.names, scene.colours, strict=True))
-    true = np.asarray([(phrase.name, phrase.colour) in there for phrase, _ in coloured])
+    """The area under the ROC curve of the phrases with a color, those of the scene's objects against the others."""
+    colored = [(phrase, value) for phrase, value in zip(PHRASES, values, strict=True) if phrase.color is not None]
+    there = set(zip(scene.names, scene.colors, strict=True))
+    true = np.asarray([(phrase.name, phrase.color) in there for phrase, _ in colored])
     if true.all() or not true.any():
         return None
-    ranks = rankdata([value for _, value in coloured])
+    ranks = rankdata([value for _, value in colored])
     return float((ranks[true].sum() - true.sum() * (true.sum() + 1) / 2) / (true.sum() * (~true).sum()))

@@ -20,6 +20,7 @@ from whybox.accuracy.coco import CocoAP, coco_ap
 from whybox.data.coco import CocoData, read_coco
 from whybox.data.scenes import CLASSES, HELD_OUT_SEED, draw_scene
 from whybox.errors import WhyboxError
+from whybox.files import write_whole
 
 # Every fourth training scene is a crowd.
 CROWD_EVERY = 4
@@ -200,7 +201,7 @@ class Progress:
 
 
 class Fit:
-    """A training in progress: network, its moving average (which is what is kept in the end), optimiser, progress."""
+    """A training in progress: network, its moving average (which is what is kept in the end), optimizer, progress."""
 
     def __init__(self, network: nn.Module, task: Task, recipe: Recipe) -> None:
         self.network, self.task, self.recipe = network, task, recipe
@@ -265,7 +266,7 @@ class Fit:
             },
             buffer,
         )
-        zoo.write_whole(file, buffer.getvalue())
+        write_whole(file, buffer.getvalue())
 
     def read(self, file: Path) -> None:
         """Go back to where `write` was called; the recipe must be the same."""
@@ -318,7 +319,7 @@ def _rows(recipe: Recipe, step: int, count: int) -> Iterator[int]:
 def augment(
     example: Example, limits: tuple[int, int], zoom: tuple[float, float], rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A random window of the example, mirrored half of the time and recoloured, at the network's size.
+    """A random window of the example, mirrored half of the time and recolored, at the network's size.
 
     `limits` are the shortest and longest side in pixels as torchvision's transform fits them; returns the image (3,h,w)
     in 0..1 and torchvision's target. Objects that keep less than 0.4 of their box, or 3 pixels of a side, are dropped.
@@ -341,7 +342,7 @@ def augment(
         image = image.flip(-1)
         boxes = np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
     target = {"boxes": torch.from_numpy(boxes.astype(np.float32)), "labels": torch.from_numpy(example.labels[keep])}
-    return _recolour(image, rng), target
+    return _recolor(image, rng), target
 
 
 def _window(pixels: NDArray[np.uint8], offset: NDArray[np.float64], scale: float, size: tuple[int, int]) -> Tensor:
@@ -356,7 +357,7 @@ def _window(pixels: NDArray[np.uint8], offset: NDArray[np.float64], scale: float
     return functional.interpolate(image, size, mode="bilinear", align_corners=False)[0]
 
 
-def _recolour(image: Tensor, rng: np.random.Generator) -> Tensor:
+def _recolor(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Contrast, brightness and tint changed by up to a fifth."""
     gain = torch.from_numpy(rng.uniform(0.85, 1.18) * rng.uniform(0.93, 1.07, (3, 1, 1))).float()
     shift = float(rng.uniform(-0.08, 0.08))

@@ -5,9 +5,7 @@ and how the weights came to be. A folder holds them as `model.safetensors` and `
 this file as `<name>.safetensors` and `<name>.json`.
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from whybox.errors import WhyboxError, unknown
+from whybox.files import write_whole
 from whybox.weights import load_weights
 
 HERE = Path(__file__).parent
@@ -74,19 +73,6 @@ def save(network: nn.Module, card: Mapping[str, Any], folder: Path, name: str | 
     write_whole(weights, to_bytes(kept))
     write_whole(card_file, (json.dumps(card, indent=2) + "\n").encode())
     return weights, card_file
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write the file under a passing name, then put it in place at once."""
-    passing = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        passing.write_bytes(content)
-        os.replace(passing, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            passing.unlink()
-        raise WhyboxError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _compact(value: Tensor) -> Tensor:

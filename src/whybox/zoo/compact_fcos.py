@@ -10,7 +10,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, then batch normalisation; the grid is divided by `stride`, rounding up."""
+    """Convolution without bias, then batch normalization; the grid is divided by `stride`, rounding up."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))

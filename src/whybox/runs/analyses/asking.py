@@ -58,9 +58,9 @@ class Answers:
         """The cosine of text and image."""
         return float(self.explanation.detections.scores[self._row(text)])
 
-    def presence(self, text: str) -> float:
+    def peak(self, text: str) -> float:
         """The largest raw value of the map."""
-        return self.explanation.presence[self._row(text)]
+        return self.explanation.peak[self._row(text)]
 
     def is_cut(self, text: str) -> bool:
         """Whether the text was longer than the model's context."""

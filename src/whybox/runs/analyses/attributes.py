@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from whybox.data.captions import OPPOSITES, Phrase, colours_of
+from whybox.data.captions import OPPOSITES, Phrase, colors_of
 from whybox.data.scenes import HELD_OUT_SEED, Scene, draw_scene
 from whybox.ops.similarity import pearson
 from whybox.report.analysis import Measure
@@ -38,7 +38,7 @@ class Ask(NamedTuple):
 
 def phrases_in(scene: Scene) -> list[Phrase]:
     """The words of each object."""
-    return [Phrase(name, colour) for name, colour in zip(scene.names, scene.colours, strict=True)]
+    return [Phrase(name, color) for name, color in zip(scene.names, scene.colors, strict=True)]
 
 
 def things_of(scene: Scene) -> list[Thing]:
@@ -52,18 +52,18 @@ def things_of(scene: Scene) -> list[Thing]:
 def asks_of(first: Thing, second: Thing, phrases: Sequence[Phrase]) -> list[Ask]:
     """What a pair of objects is asked, each of both in turn, so that a map that does not depend on the words gives 0.5.
 
-    Of one noun and two colours: each phrase, and each colour alone. Of one colour and two nouns: each phrase, and each noun
-    alone. Of two colours and two nouns: each noun in the other's colour, where no object of the scene, `phrases`, is that.
+    Of one noun and two colors: each phrase, and each color alone. Of one color and two nouns: each phrase, and each noun
+    alone. Of two colors and two nouns: each noun in the other's color, where no object of the scene, `phrases`, is that.
     """
     turns = ((first, second), (second, first))
     if first.phrase.name == second.phrase.name:
-        asks = [Ask("colour", str(own.phrase), own.mask, other.mask) for own, other in turns]
-        return asks + [Ask("colour_alone", str(own.phrase.colour), own.mask, other.mask) for own, other in turns]
-    if first.phrase.colour == second.phrase.colour:
+        asks = [Ask("color", str(own.phrase), own.mask, other.mask) for own, other in turns]
+        return asks + [Ask("color_alone", str(own.phrase.color), own.mask, other.mask) for own, other in turns]
+    if first.phrase.color == second.phrase.color:
         asks = [Ask("noun", str(own.phrase), own.mask, other.mask) for own, other in turns]
         return asks + [Ask("noun_alone", own.phrase.name, own.mask, other.mask) for own, other in turns]
-    mixed = [(Phrase(own.phrase.name, other.phrase.colour), own, other) for own, other in turns]
-    if any(phrase in phrases or phrase.colour not in colours_of(phrase.name) for phrase, _, _ in mixed):
+    mixed = [(Phrase(own.phrase.name, other.phrase.color), own, other) for own, other in turns]
+    if any(phrase in phrases or phrase.color not in colors_of(phrase.name) for phrase, _, _ in mixed):
         return []
     return [Ask("conflict", str(phrase), own.mask, other.mask) for phrase, own, other in mixed]
 
@@ -178,21 +178,21 @@ def _alike(answers: Answers, one: str, other: str) -> float:
 ATTRIBUTES = Study(
     title="Does the map follow the attribute or the noun?",
     lead=(
-        "Two objects of one noun in two colours; two of one colour with two nouns; a noun in another object's colour; and "
+        "Two objects of one noun in two colors; two of one color with two nouns; a noun in another object's color; and "
         "sentences on how two objects stand. On which object does the map lie, and does it change when the relation is "
         "turned round?"
     ),
     remark=(
         "A share is the mean energy on the object in question as a part of that on both objects of a pair. Every pair is "
-        "asked both ways, so that a map that takes no notice of the words gives 0.5. Things drawn in scenes have colours "
+        "asked both ways, so that a map that takes no notice of the words gives 0.5. Things drawn in scenes have colors "
         "and no materials: of wood or metal this says nothing."
     ),
     measures=(
-        Measure("colour", "“a red ball” beside a blue ball: share on the red", "Only the colour tells them apart."),
-        Measure("colour_choice", "colour: right one of the two"),
-        Measure("colour_alone", "“red” alone: share on the red ball"),
-        Measure("colour_alone_choice", "colour alone: right one of the two"),
-        Measure("colour_r", "r of the maps of “a red ball” and “a blue ball”", "1: the colour is not read."),
+        Measure("color", "“a red ball” beside a blue ball: share on the red", "Only the color tells them apart."),
+        Measure("color_choice", "color: right one of the two"),
+        Measure("color_alone", "“red” alone: share on the red ball"),
+        Measure("color_alone_choice", "color alone: right one of the two"),
+        Measure("color_r", "r of the maps of “a red ball” and “a blue ball”", "1: the color is not read."),
         Measure("noun", "“a red ball” beside a red car: share on the ball", "Only the noun tells them apart."),
         Measure("noun_choice", "noun: right one of the two"),
         Measure("noun_alone", "“ball” alone: share on the ball"),
@@ -212,4 +212,4 @@ ATTRIBUTES = Study(
     ),
     questions=ask_scenes,
 )
-"""Pairs of objects that share a noun or a colour, and sentences on how two objects stand."""
+"""Pairs of objects that share a noun or a color, and sentences on how two objects stand."""

@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from whybox.data._sprites import COLOURS
+from whybox.data._sprites import COLORS
 from whybox.data.captions import PLURALS, WHERE
 from whybox.data.scenes import CLASSES, HELD_OUT_SEED, Scene, draw_scene
 from whybox.errors import WhyboxError
-from whybox.ops.statistics import DRAWS, LEVEL
+from whybox.files import one_line
 from whybox.report.analysis import Measure
-from whybox.report.folder import one_line
 from whybox.report.match import alone
 from whybox.runs.analyses.asking import CUT, Answers, Observation, Question, Study
+from whybox.runs.statistics import DRAWS, LEVEL
 
 KINDS: Mapping[str, frozenset[str]] = {
     "nouns": frozenset([*CLASSES, *(PLURALS.get(name, name + "s") for name in CLASSES)]),
-    "colours": frozenset(COLOURS),
+    "colors": frozenset(COLORS),
     "places": frozenset(where.split()[-1] for where in WHERE.values()),
     "numbers": frozenset(("two", "three", "four", "five", "six", "many")),
     "relations": frozenset(("left", "right", "front", "behind")),
@@ -64,7 +64,7 @@ def _question(scene: Scene) -> Question:
                 yield from _weigh(answers, caption)
                 yield from _leave_out(answers, caption)
         for word in dict.fromkeys(alone(word) for of_one in words for word in of_one):
-            yield Observation(f"presence {kind_of(word)}", answers.presence(word), item=word)
+            yield Observation(f"peak {kind_of(word)}", answers.peak(word), item=word)
 
     texts = [
         *captions,
@@ -146,17 +146,17 @@ CONCRETENESS = Study(
     title="Which kinds of words count?",
     lead=(
         "Every word of a caption has a weight in the text's own map, a map when it is asked alone, and a loss of cosine "
-        "when it is left out of the caption. Do nouns and colours, which can be seen, count more than words that say how "
+        "when it is left out of the caption. Do nouns and colors, which can be seen, count more than words that say how "
         "many, where, or nothing?"
     ),
     remark=(
-        "Presence is the largest raw value of the map of the word alone: compare its rows with each other, for its scale "
+        "Peak is the largest raw value of the map of the word alone: compare its rows with each other, for its scale "
         "is the model's. Scenes use few words; ratings of your own (--ratings) are correlated over those that occur."
     ),
     measures=(
         *(Measure(f"share {kind}", f"{kind}: part of the text's weight, a word", "") for kind in KINDS),
         *(Measure(f"drop {kind}", f"{kind}: loss of cosine without the word", "") for kind in KINDS),
-        *(Measure(f"presence {kind}", f"{kind}: presence of the word alone", "") for kind in KINDS),
+        *(Measure(f"peak {kind}", f"{kind}: peak of the word alone", "") for kind in KINDS),
         Measure(
             "rated share", "Spearman’s r of a word's part of the weight with its rating", "Over the words that have a rating."
         ),

@@ -57,7 +57,7 @@ def _lay_out(scenes: Sequence[Scene]) -> Mosaic:
     image = Image.new("RGB", (2 * TILE[0], 2 * TILE[1]))
     for place, scene in enumerate(scenes):
         image.paste(scene.image, (place % 2 * TILE[0], place // 2 * TILE[1]))
-    return Mosaic(image, tuple(str(Phrase(scene.names[0], scene.colours[0])) for scene in scenes))
+    return Mosaic(image, tuple(str(Phrase(scene.names[0], scene.colors[0])) for scene in scenes))
 
 
 def prompt_of(phrases: Sequence[str]) -> str:

@@ -10,9 +10,8 @@ import numpy as np
 
 from whybox import api
 from whybox.errors import WhyboxError, unknown
-from whybox.ops.statistics import bootstrap_mean
+from whybox.files import json_text, new_folder
 from whybox.report.analysis import Analysis, Measure, Number, Panel, analysis_markdown, write_analysis
-from whybox.report.folder import json_text, new_folder
 from whybox.report.overlay import overlay, shrink
 from whybox.report.results import Cell
 from whybox.runs.analyses.asking import CUT, Answers, Observation, Question, Study, ask
@@ -20,6 +19,7 @@ from whybox.runs.analyses.attributes import ATTRIBUTES
 from whybox.runs.analyses.composition import COMPOSITION
 from whybox.runs.analyses.concreteness import CONCRETENESS, rate
 from whybox.runs.analyses.objects import OBJECTS
+from whybox.runs.statistics import bootstrap_mean
 from whybox.specs import parse_spec
 from whybox.types import Model
 
@@ -40,7 +40,7 @@ Tick = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Analysed:
+class Analyzed:
     """An analysis that was run: its name and settings, how many images were asked, and the result."""
 
     name: str
@@ -74,7 +74,7 @@ def _plain(found: Number) -> dict[str, Any]:
     }
 
 
-def analyse(
+def analyze(
     name: str,
     model: Model,
     *,
@@ -83,7 +83,7 @@ def analyse(
     seed: int = 0,
     ratings: Mapping[str, float] | None = None,
     tick: Tick = lambda name, part: None,
-) -> Analysed:
+) -> Analyzed:
     """Run an analysis of `STUDIES` over generated scenes that no training uses.
 
     methods: names with settings, "rise:masks=500". count: scenes (mosaics for "objects"). ratings: of words, for "concreteness".
@@ -110,7 +110,7 @@ def analyse(
     facts.append(("took", f"{time.perf_counter() - started:.0f} s"))
     remarks = [study.remark, *_cut(seen[methods[0]]), *_empty(study, numbers)]
     result = Analysis(study.title, study.lead, tuple(methods), study.measures, numbers, facts, remarks, examples)
-    return Analysed(name, model.name, count, seed, images, result)
+    return Analyzed(name, model.name, count, seed, images, result)
 
 
 def study_of(name: str, count: int, seed: int, ratings: Mapping[str, float] | None = None) -> Study:
@@ -181,9 +181,9 @@ def _panels(question: Question, answers: Answers) -> list[Panel]:
     return panels
 
 
-def keep(analysed: Analysed, out: Path) -> None:
+def keep(analyzed: Analyzed, out: Path) -> None:
     """Write analysis.json, table.md and the page into the new folder `out`."""
     with new_folder(out) as draft:
-        (draft / "analysis.json").write_text(json_text(analysed.as_dict()), encoding="utf-8")
-        (draft / "table.md").write_text(analysis_markdown(analysed.result), encoding="utf-8")
-        (draft / PAGE).write_text(write_analysis(analysed.result), encoding="utf-8")
+        (draft / "analysis.json").write_text(json_text(analyzed.as_dict()), encoding="utf-8")
+        (draft / "table.md").write_text(analysis_markdown(analyzed.result), encoding="utf-8")
+        (draft / PAGE).write_text(write_analysis(analyzed.result), encoding="utf-8")

@@ -1,0 +1,48 @@
+"""`whybox analyze`: what an image-text model's maps are made of, and what they follow."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whybox.cli.options import AsJson, Device, Weights, read_list, read_weights
+from whybox.cli.output import bar, free_folder, say_json, say_table
+
+
+def analyze(
+    analysis: Annotated[str, typer.Argument(help="composition, attributes, concreteness or objects.", show_default=False)],
+    model: Annotated[str, typer.Option(help="An image-text model: a name, or a folder.")] = "whybox/scenes-clip",
+    weights: Weights = "default",
+    methods: Annotated[
+        str, typer.Option(help="Methods between commas, with settings behind colons: rise:masks=500.")
+    ] = "grad_eclip",
+    count: Annotated[int, typer.Option(help="Generated scenes to ask; for objects, mosaics of four.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the scenes, none of which training uses, and of the intervals.")] = 0,
+    ratings: Annotated[
+        Path | None, typer.Option(help="For concreteness: a CSV file with the columns word,rating.", metavar="FILE")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder; by default whybox-ANALYSIS.")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Analyze maps of texts: do words add up to a caption, does a map follow color, noun or relation, which words count, and
+    what becomes of several objects in one prompt."""
+    from whybox import api
+    from whybox.files import check_new_folder
+    from whybox.report.analysis import analysis_plain
+    from whybox.runs.analyses import run
+    from whybox.runs.analyses.concreteness import read_ratings
+
+    folder = out or free_folder(f"whybox-{analysis}")
+    check_new_folder(folder)
+    known = None if ratings is None else read_ratings(ratings)
+    run.study_of(analysis, count, seed, known)
+    network = api.load(model, weights=read_weights(weights), device=device)
+    with bar(count, f"analyzing {analysis}") as tick:
+        found = run.analyze(analysis, network, methods=read_list(methods), count=count, seed=seed, ratings=known, tick=tick)
+    run.keep(found, folder)
+    if as_json:
+        return say_json({"folder": str(folder), **found.as_dict()})
+    heads, rows = analysis_plain(found.result)
+    say_table(found.result.title, heads, rows)
+    print(f"page: {(folder / run.PAGE).resolve().as_uri()}")

@@ -1,0 +1,224 @@
+"""Deletion and insertion: the score of an object while an image's pixels are replaced in the order of its map."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from whybox.errors import WhyboxError, unknown
+from whybox.frame import Frame, Size, resize_maps
+from whybox.metrics._tracking import LEADING, Score, lead_scores, track_scores
+from whybox.ops.perturb import Extent, Fill, Way, count_pixels, draw_fill, draw_steps, rank_pixels
+from whybox.truth import MetricInput, MetricResult
+from whybox.types import Candidates
+
+Track = Literal["truth", "detection"]
+Area = Literal["trapezoid", "mean"]
+Resolution = Literal["image", "network"]
+CHOICES: dict[str, Any] = {
+    "fill": Fill,
+    "extent": Extent,
+    "track": Track,
+    "score": Score,
+    "auc": Area,
+    "resolution": Resolution,
+}
+
+
+@dataclass(frozen=True)
+class Objects:
+    """N objects to be tracked: the image (3,H,W) whose pixels are changed, boxes (N,4) in its pixels, labels (N,)."""
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+
+    @property
+    def size(self) -> Size:
+        """(H, W)"""
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+@dataclass(frozen=True)
+class PixelCurves:
+    """What deletion and insertion share.
+
+    fill: what stands where pixels are missing: "random" (drawn anew for every detection), "black", "mean" (the image's
+    color) or "blurred". extent: where the curve ends: at as many pixels as the object's box has ("box"), wherever they
+    lie, at the whole image ("image"), or at "half" of it. points: of the curve, both ends among them.
+    track: the class and box that are scored: of the annotation that a detection stands for ("truth"; without one, the
+    detection's own), or the "detection"'s own. A model that answers for the whole image is asked about that alone.
+    score: "class" or "iou_x_probability", see `track_scores`; for models that answer for the whole image also "top1" and
+    "top5", see `lead_scores`, and there "class" is a text's cosine or a class's probability.
+    relative: divide by the score in the whole image; NaN where that is not above 0, and what falls below 0, as a cosine
+    may, counts as 0. auc: the rule for the area under the curve.
+    legacy_iou: boxes end on a pixel (sides x2 - x1 + 1). floor, most: only candidates with a class probability above
+    `floor`, and of these the `most` best of an image, count.
+    resolution: "image" changes the pixels of the user's image, which the model then resizes as ever; "network" resizes
+    it first (bilinear, the map bicubic) and changes the pixels that the network sees.
+    """
+
+    fill: Fill = "random"
+    extent: Extent = "box"
+    points: int = 11
+    track: Track = "truth"
+    score: Score = "class"
+    relative: bool = True
+    auc: Area = "trapezoid"
+    legacy_iou: bool = False
+    floor: float = 0.0
+    most: int | None = None
+    resolution: Resolution = "image"
+
+    name: ClassVar[str]
+    removes: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        for option, choices in CHOICES.items():
+            if getattr(self, option) not in get_args(choices):
+                raise unknown(option, str(getattr(self, option)), get_args(choices))
+        for option, least in (("points", 2), ("most", 1)):
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise WhyboxError(f"{option} must be at least {least}, got {value}")
+        if not 0 <= self.floor < 1:
+            raise WhyboxError(f"floor must be a probability below 1, got {self.floor}")
+
+    @property
+    def title(self) -> str:
+        """The name, and the options that are not the default."""
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        words = [value if isinstance(value, str) else f"{name} {str(value).lower()}" for name, value in changed.items()]
+        return f"{self.name.capitalize()} ({', '.join(words)})" if words else self.name.capitalize()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Ranks are those of a model that answers for the whole image."""
+        return frozenset({"predict"} | ({"whole"} if self.score in LEADING else set()))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """A relative score may exceed 1: a detector can be surer of an object in a damaged image. A cosine may be negative."""
+        if self.relative:
+            return (0.0, float("inf"))
+        return (-1.0 if self.score == "class" else 0.0, 1.0)
+
+    @property
+    def across(self) -> str:
+        """What runs along a curve's x axis."""
+        unit = {"box": "box areas", "image": "images", "half": "halves of the image"}[self.extent]
+        return f"{'removed' if self.removes else 'shown'}, in {unit}"
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the curve's first point is set to 0 instead of measured."""
+        return False
+
+    @torch.no_grad()
+    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+        """The area under the curve of every map (N,H,W) on the image's pixels, and the curves (N,points). A map that is not
+        finite ranks nothing: NaN."""
+        self._check(maps, case)
+        at = torch.linspace(0, 1, self.points, device=case.image.device)
+        curves = at.new_full((len(case), self.points), torch.nan)
+        ranked = torch.nonzero(maps.isfinite().all(-1).all(-1))[:, 0]
+        if len(ranked):
+            curves[ranked.to(at.device)] = self._curves(maps[ranked], case[ranked.to(case.matched.device)])
+        return MetricResult(torch.trapezoid(curves, at) if self.auc == "trapezoid" else curves.mean(1), curves, at)
+
+    def _check(self, maps: Tensor, case: MetricInput) -> None:
+        wanted = (len(case), *case.image.shape[-2:])
+        if tuple(maps.shape) != wanted:
+            raise WhyboxError(f"{self.name}: expected a map a detection on the image's pixels, {wanted}, got {tuple(maps.shape)}")
+        if self.score in LEADING and not case.whole:
+            raise WhyboxError(f"{self.name}: score {self.score!r} is of models that answer for the whole image; take 'class'")
+
+    def _curves(self, maps: Tensor, case: MetricInput) -> Tensor:
+        """(N,points). What the objects share is looked at once: the whole image, and a start without randomness."""
+        objects = find_objects(case, self.track, self.resolution)
+        shared = None if self.fill == "random" else draw_fill(self.fill, objects.image)
+        whole = self._look(case, objects, objects.image) if self.removes or self.relative else None
+        begin = whole if self.removes else self._begin(case, objects, shared)
+        curves = torch.zeros((len(case), self.points), device=case.image.device)
+        first = 0
+        if begin is not None:
+            curves[:, 0] = begin
+            first = 1
+        self._follow(curves[:, first:], case, objects, self._ways(maps, case, objects, shared, first))
+        if whole is None or not self.relative:
+            return curves
+        return curves.clamp(min=0) / torch.where(whole > 0, whole, torch.nan)[:, None]
+
+    def _begin(self, case: MetricInput, objects: Objects, shared: Tensor | None) -> Tensor | None:
+        """The first point (N,) of insertion; None where every object has an image of its own there."""
+        if self.starts_at_zero:
+            return objects.image.new_zeros(len(case))
+        return None if shared is None else self._look(case, objects, shared)
+
+    def _ways(self, maps: Tensor, case: MetricInput, objects: Objects, shared: Tensor | None, first: int) -> Iterator[Way]:
+        """Every object's images from point `first` on, made when they are asked for."""
+        image = objects.image
+        for i in range(len(case)):
+            generator = case.generator(i)
+            ranks = rank_pixels(_fit(maps[i].to(image.device), objects.size), generator)
+            filled = draw_fill(self.fill, image, generator) if shared is None else shared
+            start, end = (image, filled) if self.removes else (filled, image)
+            yield Way(start, end, ranks, count_pixels(objects.boxes[i], objects.size, self.extent, self.points)[first:])
+
+    def _follow(self, curves: Tensor, case: MetricInput, objects: Objects, ways: Iterator[Way]) -> None:
+        """Write the scores of all ways' images into the curves (N,P)."""
+        points = curves.shape[1]
+        done = 0
+        for images in draw_steps(ways, case.batch):
+            for candidates in _predict(case, images):
+                row, point = divmod(done, points)
+                curves[row, point] = self._score(candidates, objects, slice(row, row + 1))[0]
+                done += 1
+
+    def _look(self, case: MetricInput, objects: Objects, image: Tensor) -> Tensor:
+        """The scores (N,) of all objects in one image."""
+        return self._score(_predict(case, image[None])[0], objects, slice(None)).float().to(image.device)
+
+    def _score(self, candidates: Candidates, objects: Objects, rows: slice) -> Tensor:
+        if self.score in LEADING:
+            return lead_scores(candidates, objects.labels[rows], LEADING[self.score])
+        return track_scores(
+            candidates,
+            objects.boxes[rows],
+            objects.labels[rows],
+            objects.size,
+            score=self.score,
+            legacy_iou=self.legacy_iou,
+            floor=self.floor,
+            most=self.most,
+        )
+
+
+def find_objects(case: MetricInput, track: Track, resolution: Resolution) -> Objects:
+    """What is tracked: the matched annotations, or the detections; on the image, or on the image as the network sees it,
+    resized and not padded."""
+    boxes, labels = case.detections.boxes, case.detections.labels
+    truth = case.truth
+    if track == "truth" and len(truth) and not case.whole:
+        rows = case.matched.to(boxes.device)
+        wanted = rows.clamp(min=0).to(truth.boxes.device)
+        boxes = torch.where((rows >= 0)[:, None], truth.boxes[wanted].to(boxes), boxes)
+        labels = torch.where(rows >= 0, truth.labels[wanted].to(labels), labels)
+    if resolution == "image":
+        return Objects(case.image, boxes, labels)
+    size = case.frame.resized
+    return Objects(resize_maps(case.image, size), Frame(case.frame.image, size, size).boxes_to_network(boxes), labels)
+
+
+def _fit(values: Tensor, size: Size) -> Tensor:
+    """A map (H,W) on the pixels of an image of `size`: bicubic, as the ODAM reference implementation brings it there."""
+    grid = values if values.is_floating_point() else values.float()
+    return resize_maps(grid[None], size, mode="bicubic")[0]
+
+
+def _predict(case: MetricInput, images: Tensor) -> list[Candidates]:
+    if case.predict is None:
+        raise WhyboxError("deletion and insertion look at changed images: the case needs `predict`, got None")
+    return case.predict(images)

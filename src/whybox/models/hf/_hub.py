@@ -1,0 +1,89 @@
+"""The hub, its local cache and local folders: configurations, networks, and what is kept beside them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from whybox.errors import WeightsError, WhyboxError
+
+PREFIX = "hf"
+"""Of the names that load from the hub."""
+
+
+def fetch(kind: Any, name: str) -> Any:
+    """`kind`.from_pretrained; without a connection from the local cache."""
+    try:
+        return _load(kind, name)
+    except (OSError, ValueError) as error:
+        try:
+            return _load(kind, name, local_files_only=True)
+        except (OSError, ValueError):
+            raise WeightsError(
+                f"{PREFIX}/{name} is neither a folder nor to be had from the hub or its local cache: check the name and the "
+                f"connection, or give the path of a downloaded folder ({_first_line(error)})"
+            ) from error
+
+
+def _load(kind: Any, name: str, **options: Any) -> Any:
+    try:
+        with _silent(Path(name).is_dir()):
+            return kind.from_pretrained(name, **options)
+    except ImportError as error:
+        raise WhyboxError(f"{PREFIX}/{name} needs a package that is missing: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def fetch_beside(kind: Any, name: str) -> Any:
+    """A processor or tokenizer from where the weights are; None where a local folder holds none."""
+    return _on_this_machine(kind, name) if Path(name).is_dir() else fetch(kind, name)
+
+
+@contextmanager
+def _silent(local: bool) -> Iterator[None]:
+    """No progress bar for what takes no time; a download has one."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if local:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if local and shown:
+            logging.enable_progress_bar()
+
+
+def kept(kind: Any, module: Any) -> Any:
+    """What is kept on this machine beside the weights that the module was loaded with, or None."""
+    return _on_this_machine(kind, module.name_or_path) if module.name_or_path else None
+
+
+def _on_this_machine(kind: Any, name: str) -> Any:
+    try:
+        return _load(kind, name, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+
+
+def fetch_network(kind: Any, name: str, weights: str | None) -> nn.Module:
+    """The network with its weights, or with random ones."""
+    if weights is None:
+        network: nn.Module = kind._from_config(fetch(kind.config_class, name))
+    else:
+        network = fetch(kind, name)
+    return network
+
+
+def package_of(module: nn.Module) -> tuple[str, str]:
+    """("clip", "CLIPModel") for a module of transformers.models or one derived from it; ("", "") for any other."""
+    for kind in type(module).__mro__:
+        path = kind.__module__.split(".")
+        if path[:2] == ["transformers", "models"] and len(path) > 2:
+            return path[2], kind.__name__
+    return "", ""

@@ -1,0 +1,291 @@
+"""Hugging Face's detection transformers: DETR, Conditional and Deformable DETR, RT-DETR (v1, v2), D-FINE, YOLOS and their kin."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from whybox.attention import AttentionMap
+from whybox.errors import WhyboxError, unknown
+from whybox.frame import Frame, Size
+from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
+from whybox.models.hf import _hub as hf
+from whybox.models.hf._attention import attention_modules, shown_attention
+from whybox.models.hf._images import processed
+from whybox.ops.gradients import gradients_on
+from whybox.ops.hooks import INPUT, capture, frozen, record, replay
+from whybox.types import Candidates, Detections, Pullback, Trace
+
+
+@dataclass(frozen=True)
+class Family:
+    """processor: the image processor's class. rule: "best" is one class a query, by softmax over the classes and "no object";
+    "ranked" takes the `top` best of all (query, class) pairs, by sigmoid; top None: as many as there are queries.
+    dense: all its attention is a matrix of probabilities; deformable attention samples a few places and has none."""
+
+    processor: str
+    rule: Literal["best", "ranked"]
+    top: int | None = None
+    dense: bool = False
+
+
+FAMILIES = {
+    "detr": Family("DetrImageProcessor", "best", dense=True),
+    "table_transformer": Family("DetrImageProcessor", "best", dense=True),
+    "yolos": Family("YolosImageProcessor", "best", dense=True),
+    "conditional_detr": Family("ConditionalDetrImageProcessor", "ranked", 100, dense=True),
+    "dab_detr": Family("ConditionalDetrImageProcessor", "ranked", 100, dense=True),
+    "deformable_detr": Family("DeformableDetrImageProcessor", "ranked", 100),
+    "lw_detr": Family("DeformableDetrImageProcessor", "ranked", 100),
+    "rt_detr": Family("RTDetrImageProcessor", "ranked"),
+    "rt_detr_v2": Family("RTDetrImageProcessor", "ranked"),
+    "d_fine": Family("RTDetrImageProcessor", "ranked"),
+    "rf_detr": Family("RfDetrImageProcessor", "ranked"),
+}
+"""By the name of the package in transformers.models."""
+
+
+def matches(module: nn.Module) -> bool:
+    """Whether the module, or what it inherits from, is one of transformers' object detectors of these families."""
+    return _family_name(module) is not None
+
+
+def knows(config: Any) -> bool:
+    """Whether a configuration is of these families."""
+    return config.model_type in FAMILIES
+
+
+def wrap(module: nn.Module, **options: Any) -> "HuggingFaceDetection":
+    """A model from a transformers module; the options are those of HuggingFaceDetection."""
+    return HuggingFaceDetection(module, **options)
+
+
+def build(name: str, weights: str | None = "default", **options: Any) -> "HuggingFaceDetection":
+    """A model from a repository on the Hugging Face hub, its local cache, or a local folder; weights None: random ones."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
+
+    if weights is None:
+        module = AutoModelForObjectDetection.from_config(hf.fetch(AutoConfig, name))
+    else:
+        module = hf.fetch(AutoModelForObjectDetection, name)
+    if "processor" not in options:
+        options["processor"] = hf.fetch(AutoImageProcessor, name)
+    return wrap(module, **{"name": f"{hf.PREFIX}/{name}", **options})
+
+
+@dataclass(frozen=True)
+class _State:
+    """What pullbacks need of a pass. grids: of the default layer's maps. output: what its module returned, whole."""
+
+    grids: tuple[Size, ...]
+    output: Any
+
+
+class HuggingFaceDetection:
+    """A detection transformer. Its candidates are the queries; `raw` holds cx, cy, w, h in parts of the image, as predicted.
+
+    processor: the image processor that goes with the weights; None: the family's default one.
+    score_threshold, top: as in the processor's post_process_object_detection (`threshold`, `top_k`), which is redone here so
+    that a detection keeps its query.
+    layers: "backbone" is the last stage of the backbone and the default, `backbone[0]` its first stage where the network
+    takes several; "encoder" the encoder's output, of whose levels (`encoder[0]` ...) each detection takes the one where its
+    score's sum |gradient o features| is largest. YOLOS has "tokens" alone: the patch tokens that enter its last block, the
+    last ones that reach the answer. "input", and any module's path that gives maps or tokens, work everywhere.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        processor: Any = None,
+        classes: Sequence[str] | None = None,
+        name: str | None = None,
+        score_threshold: float = 0.05,
+        top: int | None = None,
+    ) -> None:
+        family = _family_name(module)
+        if family is None:
+            raise WhyboxError(f"{type(module).__name__} is none of the detection transformers {', '.join(FAMILIES)}")
+        self.net: Any = module
+        self.name = name or f"{hf.PREFIX}/{family}"
+        self.family = FAMILIES[family]
+        self.gives = frozenset({"candidates", "features", "input"} | ({"attention"} if self.family.dense else set()))
+        self.processor = _default_processor(self.family) if processor is None else processor
+        config: Any = module.config
+        self.classes: Sequence[str] = list(config.id2label.values()) if classes is None else classes
+        self.score_threshold = score_threshold
+        self.top = self.family.top if top is None else top
+        self._paths = _layer_paths(module)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return (*self._paths, INPUT)
+
+    def trace(self, image: Tensor) -> Trace:
+        """One forward pass over an image (3,H,W) in 0..1, without a graph. The processor gets the image in 8 bits."""
+        first = self.layers[0]
+        with record(self.net, self._paths[first]) as outputs:
+            trace, layers = self._run(image, first, gradients=False)
+        grids = tuple(layer.feature_map().grid for layer in layers)
+        return replace(trace, state=_State(grids, outputs[0]))
+
+    def predict(self, images: Tensor) -> list[Candidates]:
+        """The queries' answers for images (B,3,H,W) in 0..1 of one size, without a graph."""
+        if not len(images):
+            return []
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            inputs, frame = self._inputs(images)
+            output = self.net(**inputs, return_dict=True)
+            return [self._candidates(*row, frame) for row in zip(output.logits, output.pred_boxes, strict=True)]
+
+    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+        """Ways back to the features, by autograd: another forward pass, and a backward pass a detection."""
+        if route not in ("auto", "exact"):
+            raise unknown("route", route, ("auto", "exact"))
+        if not len(detections):
+            return
+        wanted = layer or self.layers[0]
+        known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
+        name = module_path(wanted)
+        with self._without_backbone(name, known):
+            live, layers = self._run(trace.image, name, gradients=True, grids=known.grids)
+        layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
+        rows = same_rows(live.candidates, trace.candidates, detections.source)
+        yield from exact_pullbacks(live, replace(detections, source=rows), layers)
+
+    def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
+        """The trace narrowed to the detections, with its graph, and all attention in that graph, the first layer first.
+
+        The rows of "query" and "cross" attention are the candidates; YOLOS has "image" attention alone, among the class
+        token, the patches and, last, the candidates. The map of the trace's features has the patches' grid.
+        """
+        if not self.family.dense:
+            raise WhyboxError(f"{self.name} attends to a few sampled places (deformable attention): it has no attention to show")
+        known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
+        name = "vit.embeddings" if hasattr(self.net, "vit") else self.layers[0]
+        with shown_attention(self.net, attention_modules(self.net)) as shown, self._without_backbone(name, known):
+            live, _ = self._run(trace.image, name, gradients=True, grids=known.grids)
+        rows = same_rows(live.candidates, trace.candidates, detections.source)
+        with gradients_on():
+            narrowed = live.rows(live.candidates[rows.clone()], detections)
+        return narrowed, tuple(shown)
+
+    def _without_backbone(self, name: str, known: "_State") -> AbstractContextManager[None]:
+        """What the backbone gave stands in for it, unless the layer lies in it or before it."""
+        backbone = self._paths.get("backbone")
+        if backbone is None or name == INPUT or name.startswith(f"{backbone}."):
+            return nullcontext()
+        return replay(self.net, backbone, known.output)
+
+    def _run(self, image: Tensor, name: str, *, gradients: bool, grids: Sequence[Size] = ()) -> tuple[Trace, list[Layer]]:
+        """A pass that records the module behind the layer `name`. grids: the backbone's, known from an earlier pass."""
+        path = self._paths.get(name, name)
+        with frozen(self.net), capture(self.net, [path], gradients=gradients) as captured:
+            inputs, frame = self._inputs(image[None])
+            output = self.net(**inputs, return_dict=True)
+            candidates = self._candidates(output.logits[0], output.pred_boxes[0], frame)
+        layers = self._layers(name, captured[path], frame.network, grids)
+        with torch.inference_mode(False), torch.no_grad():
+            detections = self._detections(candidates)
+            features = layers[-1].feature_map()
+        return Trace(image, frame, (features,), candidates, detections), layers
+
+    def _inputs(self, images: Tensor) -> tuple[dict[str, Tensor], Frame]:
+        """The network's input for images of one size."""
+        given = processed(self.processor, images)
+        values, mask = given["pixel_values"].to(self.net.device, self.net.dtype), given.get("pixel_mask")
+        network = (values.shape[-2], values.shape[-1])
+        resized = network if mask is None else (int(mask[0, :, 0].sum()), int(mask[0, 0].sum()))
+        inputs = {"pixel_values": values}
+        if mask is not None and "pixel_mask" in inspect.signature(self.net.forward).parameters:
+            inputs["pixel_mask"] = mask.to(self.net.device)
+        return inputs, Frame((images.shape[-2], images.shape[-1]), resized, network)
+
+    def _candidates(self, logits: Tensor, boxes: Tensor, frame: Frame) -> Candidates:
+        """logits (M,K) or, with "no object" last, (M,K+1); boxes (M,4) as cx, cy, w, h in parts of the image."""
+        if self.family.rule == "best":
+            scores, logits = logits.softmax(-1)[:, :-1], logits[:, :-1]
+        else:
+            scores = logits.sigmoid()
+        x, y, width, height = boxes.unbind(-1)
+        corners = torch.stack([x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height], -1)
+        size = torch.tensor([frame.image[1], frame.image[0]] * 2, dtype=torch.float32, device=boxes.device)
+        level = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+        return Candidates(corners * size, scores, level, logits, {"cx": x, "cy": y, "w": width, "h": height})
+
+    def _detections(self, candidates: Candidates) -> Detections:
+        """The processor's post_process_object_detection for one image, in its order, with the queries kept."""
+        if self.family.rule == "best":
+            scores, labels = candidates.scores.max(-1)
+            source = torch.arange(len(scores), device=scores.device)
+        else:
+            classes = candidates.scores.shape[1]
+            top = len(candidates) if self.top is None else self.top
+            scores, pair = candidates.scores.reshape(-1).topk(min(top, candidates.scores.numel()))
+            source, labels = pair // classes, pair % classes
+        kept = scores > self.score_threshold
+        return Detections(candidates.boxes[source[kept]], scores[kept], labels[kept], source[kept])
+
+    def _layers(self, name: str, tensors: Sequence[Tensor], network: Size, grids: Sequence[Size]) -> list[Layer]:
+        """The recorded tensors as maps: tokens only on grids that are known, for queries are tokens too."""
+        if tensors[0].ndim != 3:
+            return find_layers(name, tensors, network)
+        tokens = tensors[-1]
+        first, levels = self._token_levels(tokens.shape[1], network, grids)
+        if not levels or len(tokens) != 1:
+            raise no_map(name, tokens)
+        layers = []
+        for i, grid in enumerate(levels):
+            layers.append(token_layer(name if len(levels) == 1 else f"{name}[{i}]", tokens, network, grid, first))
+            first += grid[0] * grid[1]
+        return layers
+
+    def _token_levels(self, count: int, network: Size, grids: Sequence[Size]) -> tuple[int, list[Size]]:
+        """The first token on a grid, and the grids; none where the count fits no grids that are known."""
+        extra = getattr(self.net.config, "num_detection_tokens", None)
+        if extra is not None:
+            patch = self.net.config.patch_size
+            height, width = (patch, patch) if isinstance(patch, int) else patch
+            grid = (network[0] // height, network[1] // width)
+            return 1, [grid] if count == 1 + grid[0] * grid[1] + extra else []
+        return 0, _levels_of(count, grids)
+
+
+def _levels_of(count: int, grids: Sequence[Size]) -> list[Size]:
+    """The grids that `count` tokens lie on: the last stage's alone, or every stage's and further ones of half the size each,
+    as Deformable DETR makes them by convolutions of stride 2."""
+    if grids and grids[-1][0] * grids[-1][1] == count:
+        return [grids[-1]]
+    levels = list(grids)
+    while levels and sum(height * width for height, width in levels) < count:
+        height, width = levels[-1]
+        levels.append(((height + 1) // 2, (width + 1) // 2))
+    return levels if sum(height * width for height, width in levels) == count else []
+
+
+def _family_name(module: nn.Module) -> str | None:
+    for kind in type(module).__mro__:
+        path = kind.__module__.split(".")
+        if path[:2] == ["transformers", "models"] and path[2] in FAMILIES and kind.__name__.endswith("ForObjectDetection"):
+            return path[2]
+    return None
+
+
+def _layer_paths(module: Any) -> dict[str, str]:
+    """Layer names and the modules behind them, the default first."""
+    if hasattr(module, "vit"):
+        blocks = len(module.vit.encoder.layer)
+        return {"tokens": f"vit.encoder.layer.{blocks - 2}" if blocks > 1 else "vit.embeddings"}
+    backbone = module.model.backbone
+    paths = {"backbone": "model.backbone.conv_encoder" if hasattr(backbone, "conv_encoder") else "model.backbone"}
+    return paths | {"encoder": "model.encoder"} if hasattr(module.model, "encoder") else paths
+
+
+def _default_processor(family: Family) -> Any:
+    import transformers
+
+    return getattr(transformers, family.processor)()

@@ -1,0 +1,177 @@
+"""The backward pass of a convolutional head, on the receptive field of one output cell, for many cells at once.
+
+A head's output at one cell depends on a small window of the features (11x11 behind five 3x3 convolutions). Running the
+transposed convolutions on that window alone costs a small part of a backward pass over the level, and windows of many
+detections go through in one batch. Gates of the activations are recorded during the ordinary forward pass, so nothing is
+computed twice.
+
+Exact where the tower holds convolutions, pointwise rectifiers and normalizations whose statistics do not depend on the
+input (BatchNorm in evaluation mode). With GroupNorm the statistics of the forward pass are held fixed ("frozen"): the part
+of the gradient that flows through mean and variance, which reaches every cell, is left out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv_transpose2d
+from torchvision.ops import FrozenBatchNorm2d
+
+from whybox.frame import take_windows
+
+_FIXED_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+_RECTIFIERS = (nn.ReLU, nn.ReLU6)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A stack of layers over one level and the convolutions that read its output, by the name of what they give."""
+
+    tower: tuple[nn.Module, ...]
+    predictors: Mapping[str, nn.Conv2d]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether windows leave out the gradient through the normalization's statistics."""
+        return any(isinstance(layer, nn.GroupNorm) for layer in self.tower)
+
+    @property
+    def radius(self) -> int:
+        """Cells from the output cell to the edge of its receptive field, at the widest predictor."""
+        tower = sum(_radius(layer) for layer in self.tower if isinstance(layer, nn.Conv2d))
+        return tower + max(_radius(layer) for layer in self.predictors.values())
+
+    @property
+    def multiplications(self) -> int:
+        """Multiplications of a backward pass through the tower, for each cell of the level."""
+        return sum(layer.weight.numel() for layer in self.tower if isinstance(layer, nn.Conv2d))
+
+
+def flatten_layers(module: nn.Module) -> tuple[nn.Module, ...]:
+    """The layers of nested nn.Sequentials, in order; one with a forward of its own counts as a layer."""
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        return tuple(layer for child in module for layer in flatten_layers(child))
+    return () if isinstance(module, nn.Identity) else (module,)
+
+
+def supported(branch: Branch) -> bool:
+    """Whether every layer of the branch has a backward pass here; no layer may stand in the tower twice."""
+    layers = branch.tower
+    known = all(isinstance(layer, (nn.GroupNorm, *_FIXED_NORMS, *_RECTIFIERS)) or _is_plain(layer) for layer in layers)
+    predictors = all(_is_plain(layer) and layer.groups == 1 for layer in branch.predictors.values())
+    return known and predictors and len(set(map(id, layers))) == len(layers)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """An odd convolution that keeps the size of its input."""
+    if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return False
+    square = layer.kernel_size[0] == layer.kernel_size[1] and layer.kernel_size[0] % 2 == 1
+    return square and layer.stride == layer.dilation == (1, 1) and layer.padding == (_radius(layer),) * 2
+
+
+def _radius(layer: nn.Conv2d) -> int:
+    return int(layer.kernel_size[0]) // 2
+
+
+@dataclass
+class Tape:
+    """What the forward pass of some towers leaves for the backward pass: for every layer, one gate a call.
+
+    A gate is a mask (C,h,w) where a rectifier passes, or a factor (C,1,1) by which a normalization scales.
+    """
+
+    gates: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
+
+    @contextmanager
+    def recording(self, branches: Sequence[Branch]) -> Iterator["Tape"]:
+        """Record the calls of the towers inside this context, of those branches that windows can be taken of."""
+        handles = []
+        towers = [branch.tower for branch in branches if supported(branch)]
+        layers = {layer for tower in towers for layer in tower if not isinstance(layer, nn.Conv2d)}
+        try:
+            for layer in layers:
+                self.gates[layer] = []
+                handles.append(layer.register_forward_hook(self._note))
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.gates[layer].append(_gate(layer, args[0].detach(), output.detach()))
+
+    def calls(self, branch: Branch) -> int:
+        """How often the branch's tower ran; -1 where its layers disagree, so that calls cannot be told apart."""
+        counts = {len(self.gates[layer]) for layer in branch.tower if layer in self.gates}
+        return counts.pop() if len(counts) == 1 else -1 if counts else 0
+
+
+def _gate(layer: nn.Module, value: Tensor, output: Tensor) -> Tensor:
+    """A rectifier's input may have been overwritten by its output; a normalization's has not."""
+    if isinstance(layer, nn.ReLU6):
+        return ((output > 0) & (output < 6))[0]
+    if isinstance(layer, nn.ReLU):
+        return (output > 0)[0]
+    if isinstance(layer, nn.GroupNorm):
+        variance = value.reshape(layer.num_groups, -1).var(1, unbiased=False)
+        scale = (variance + layer.eps).rsqrt().repeat_interleave(value.shape[1] // layer.num_groups)
+        return _times(scale, layer.weight)
+    assert isinstance(layer, _FIXED_NORMS)
+    running = layer.running_var
+    assert isinstance(running, Tensor)
+    return _times((running + layer.eps).rsqrt(), layer.weight)
+
+
+def _times(scale: Tensor, weight: Tensor | None) -> Tensor:
+    return (scale if weight is None else scale * weight.detach())[:, None, None]
+
+
+def pull_windows(
+    branch: Branch, tape: Tape, call: int, seeds: Mapping[str, Tensor], cells: Tensor, grid: tuple[int, int]
+) -> Tensor:
+    """Gradients at the branch's input, (n,C,2r+1,2r+1) around each cell, r = branch.radius; zero beyond the grid.
+
+    seeds: the predictors' names -> dY/d(output) at the cell, (n, out_channels). cells: (n,2) as (row, column).
+    call: which of the tower's recorded forward passes. Equals autograd where `branch.frozen` is False.
+    """
+    gradient = _pull_predictors(branch, seeds)
+    gradient = gradient * _inside(cells, gradient.shape[-1] // 2, grid)
+    for layer in reversed(branch.tower):
+        radius = gradient.shape[-1] // 2
+        if isinstance(layer, nn.Conv2d):
+            gradient = conv_transpose2d(gradient, layer.weight.detach(), groups=layer.groups)
+            gradient = gradient * _inside(cells, radius + _radius(layer), grid)
+            continue
+        gate = tape.gates[layer][call]
+        if gate.dtype == torch.bool:
+            gate = take_windows(gate, cells - radius, (2 * radius + 1,) * 2)
+        gradient = gradient * gate
+    return gradient
+
+
+def _pull_predictors(branch: Branch, seeds: Mapping[str, Tensor]) -> Tensor:
+    """Sum over the predictors of seed times kernel, all padded to the widest kernel."""
+    widest = max(_radius(branch.predictors[name]) for name in branch.predictors)
+    total: Tensor | None = None
+    for name, seed in seeds.items():
+        layer = branch.predictors[name]
+        used = seed.ne(0).any(0)
+        weight = layer.weight.detach()[used]
+        part = (seed[:, used] @ weight.flatten(1)).reshape(len(seed), *layer.weight.shape[1:])
+        part = nn.functional.pad(part, [widest - _radius(layer)] * 4)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _inside(cells: Tensor, radius: int, grid: tuple[int, int]) -> Tensor:
+    """Whether a window's cell lies on the grid, (n,1,k,k)."""
+    reach = torch.arange(-radius, radius + 1, device=cells.device)
+    rows, columns = cells[:, :1] + reach, cells[:, 1:] + reach
+    down = ((rows >= 0) & (rows < grid[0]))[:, None, :, None]
+    across = ((columns >= 0) & (columns < grid[1]))[:, None, None, :]
+    return down & across

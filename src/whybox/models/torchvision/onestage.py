@@ -1,0 +1,363 @@
+"""torchvision's one-stage detectors: FCOS, RetinaNet (both versions), SSD and SSDlite, on any backbone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import _topk_min
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from whybox.errors import GradientError, WhyboxError
+from whybox.frame import Frame
+from whybox.models.torchvision._common import (
+    as_features,
+    body_layers,
+    coco_classes,
+    feature_maps,
+    frame_of,
+    module_pullbacks,
+    module_type,
+)
+from whybox.models.torchvision._conv_heads import Branch, Tape, flatten_layers, pull_windows, supported
+from whybox.ops.gradients import gradients_on, row_gradients
+from whybox.ops.hooks import frozen
+from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
+
+Raw = dict[str, Tensor]
+"""A head's outputs by torchvision's names, each (M, columns)."""
+
+ROUTES = ("auto", "exact", "fast")
+_MARGIN = 1
+"""Where a window and this many cells around it span a level's shorter side, route "auto" takes the exact route instead of a
+"frozen" one: frozen statistics are least true on small levels."""
+_CHEAP = 10**8
+"""And where the exact route costs at most this many multiplications a detection, some 3 ms on one core."""
+_ROOM = "torchvision.models.detection."
+_CHUNK_ROWS = 128
+
+
+@dataclass(frozen=True)
+class _State:
+    """What pullbacks need of a pass: the head's outputs, the levels' anchors, and the recorded gates."""
+
+    raw: Raw
+    anchors: tuple[Tensor, ...]
+    tape: Tape
+
+
+class OneStage:
+    """A torchvision FCOS, RetinaNet or SSD. layers: "fpn" (the level that a detection comes from), the stages of the
+    backbone's body, "input", and any module's path."""
+
+    gives: ClassVar[frozenset[str]] = frozenset({"candidates", "features", "input"})
+
+    def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
+        self.net = net
+        self.name = name
+        self.classes = classes
+        self._head = _HEADS[module_type(net)](net)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return ("fpn", *body_layers(self.net), "input")
+
+    def trace(self, image: Tensor) -> Trace:
+        """One forward pass; `candidates` keep all rows of all levels, level after level."""
+        tape = Tape()
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            images, _ = self.net.transform([image])
+            features = as_features(self.net.backbone(images.tensors))
+            with tape.recording(self._head.branches):
+                raw = {name: value[0] for name, value in self.net.head(list(features.values())).items()}
+            anchors = self.net.anchor_generator(images, list(features.values()))[0]
+            frame = frame_of(image, images)
+            maps = feature_maps(features, frame)
+            sizes = self._head.rows_per_level(maps, len(anchors))
+            by_level = anchors.split(sizes)
+            counts = torch.tensor(sizes, device=anchors.device)
+            levels = torch.arange(len(maps), device=anchors.device).repeat_interleave(counts)
+            candidates = self._head.decode(raw, anchors, levels, frame)
+            detections = self._head.suppress(raw, by_level, candidates, frame)
+        return Trace(image, frame, maps, candidates, detections, state=_State(raw, by_level, tape))
+
+    def predict(self, images: Tensor) -> list[Candidates]:
+        """Candidates of a batch (B,3,H,W), in one forward pass."""
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            return self._candidates(list(images))
+
+    def _candidates(self, images: list[Tensor]) -> list[Candidates]:
+        """The forward pass up to the candidates; with a graph where the caller allows one."""
+        batch, _ = self.net.transform(images)
+        features = as_features(self.net.backbone(batch.tensors))
+        raw = self.net.head(list(features.values()))
+        anchors = self.net.anchor_generator(batch, list(features.values()))
+        level = torch.zeros(len(anchors[0]), dtype=torch.long, device=batch.tensors.device)
+        return [
+            self._head.decode({k: v[i] for k, v in raw.items()}, anchors[i], level, frame_of(image, batch, i))
+            for i, image in enumerate(images)
+        ]
+
+    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+        """Rows of one level share a pullback. route "fast" takes windows wherever the head allows them, "exact" autograd through
+        the whole level; "auto" takes windows where they are exact, or close to it (a large level)."""
+        if route not in ROUTES:
+            raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
+        if layer not in (None, "fpn"):
+            run = lambda: self._candidates([trace.image])[0]
+            yield from module_pullbacks(self.net, layer, run, trace, detections)
+            return
+        level_of = trace.candidates.level[detections.source]
+        for level in sorted(set(level_of.tolist())):
+            rows = torch.nonzero(level_of == level)[:, 0]
+            pull = self._windows if self._takes_windows(trace, level, route) else self._whole_level
+            for chunk in torch.split(rows, _CHUNK_ROWS):
+                yield pull(trace, detections, chunk, level)
+
+    def _takes_windows(self, trace: Trace, level: int, route: str) -> bool:
+        branches = self._head.at_level(level)
+        tape: Tape = trace.state.tape
+        told_apart = all(tape.calls(branch) in (0, self._head.calls(len(trace.features))) for branch in branches)
+        if route == "exact" or not branches or not told_apart or not all(supported(branch) for branch in branches):
+            return False
+        if route == "fast" or not any(branch.frozen for branch in branches):
+            return True
+        height, width = trace.features[level].grid
+        reach = 2 * (max(branch.radius for branch in branches) + _MARGIN) + 1
+        cost = height * width * sum(branch.multiplications for branch in branches)
+        return min(height, width) > reach and cost > _CHEAP
+
+    def _local(self, trace: Trace, source: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Rows within the level, and the (row, column) of their cells."""
+        start = sum(len(anchors) for anchors in trace.state.anchors[:level])
+        rows = source - start
+        cell = rows // self._per_cell(trace, level)
+        width = trace.features[level].grid[1]
+        return rows, torch.stack([cell // width, cell % width], 1)
+
+    def _per_cell(self, trace: Trace, level: int) -> int:
+        height, width = trace.features[level].grid
+        return len(trace.state.anchors[level]) // (height * width)
+
+    def _narrow(self, trace: Trace, detections: Detections, raw: Raw, rows: Tensor, level: int) -> Trace:
+        anchors = trace.state.anchors[level][rows]
+        candidates = self._head.decode(raw, anchors, torch.full_like(rows, level), trace.frame)
+        return trace.rows(candidates, detections)
+
+    def _whole_level(self, trace: Trace, detections: Detections, chosen: Tensor, level: int) -> Pullback:
+        """Autograd through the head at one level."""
+        detections = detections[chosen]
+        feature = trace.features[level]
+        rows, _ = self._local(trace, detections.source, level)
+        with frozen(self.net), gradients_on():
+            leaf = feature.values.detach()[None].requires_grad_()
+            raw = {name: value[rows] for name, value in self._head.run_level(leaf, level).items()}
+            narrow = self._narrow(trace, detections, raw, rows, level)
+        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]
+        return Pullback(chosen, narrow, feature.values, pull, "exact", feature.stride)
+
+    def _windows(self, trace: Trace, detections: Detections, chosen: Tensor, level: int) -> Pullback:
+        """Autograd from the target to the head's outputs at each row, then the towers' backward pass on windows."""
+        detections = detections[chosen]
+        feature = trace.features[level]
+        rows, cells = self._local(trace, detections.source, level)
+        anchor = rows % self._per_cell(trace, level)
+        with gradients_on():
+            raw = {name: value[detections.source].requires_grad_() for name, value in trace.state.raw.items()}
+            narrow = self._narrow(trace, detections, raw, rows, level)
+        branches = self._head.at_level(level)
+        radius = max(branch.radius for branch in branches)
+        call = level if self._head.calls(len(trace.features)) > 1 else 0
+
+        def pull(values: Tensor) -> Tensor:
+            seeds = _seeds(values, raw, anchor, self._per_cell(trace, level), self._head.rectified)
+            total = feature.values.new_zeros((len(values), len(feature.values), 2 * radius + 1, 2 * radius + 1))
+            for branch in branches:
+                used = {name: seeds[name] for name in branch.predictors if name in seeds}
+                if used:
+                    gradient = pull_windows(branch, trace.state.tape, call, used, cells, feature.grid)
+                    total = total + nn.functional.pad(gradient, [radius - branch.radius] * 4)
+            return total
+
+        route = "frozen" if any(branch.frozen for branch in branches) else "windows"
+        return Pullback(chosen, narrow, feature.values, pull, route, feature.stride, origin=cells - radius)
+
+
+def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: frozenset[str]) -> Raw:
+    """dY/d(predictor output) of every row, put at its anchor's channels: (n, anchors * columns). Outputs that Y ignores are
+    left out; behind a rectified output the gradient stops where it is 0."""
+    if not values.requires_grad:
+        raise GradientError("the target does not depend on the candidates through differentiable operations")
+    found = torch.autograd.grad(values.sum(), list(raw.values()), retain_graph=True, allow_unused=True)
+    gradients = cast(Sequence[Tensor | None], found)
+    seeds: Raw = {}
+    for (name, value), gradient in zip(raw.items(), gradients, strict=True):
+        if gradient is None:
+            continue
+        passed = gradient * (value > 0) if name in rectified else gradient
+        seed = value.new_zeros((len(value), anchors, value.shape[1]))
+        seed[torch.arange(len(value), device=value.device), anchor] = passed
+        seeds[name] = seed.flatten(1)
+    return seeds
+
+
+class _DenseHead:
+    """What FCOS and RetinaNet share: one head that runs over all levels, ranked level by level."""
+
+    rectified: frozenset[str] = frozenset()
+
+    def __init__(self, net: Any) -> None:
+        self.net = net
+        self.branches = self._branches(net.head) if _is_stock(net.head) else ()
+
+    def _branches(self, head: Any) -> tuple[Branch, ...]:
+        regression = {"bbox_regression": head.regression_head.bbox_reg}
+        if hasattr(head.regression_head, "bbox_ctrness"):
+            regression["bbox_ctrness"] = head.regression_head.bbox_ctrness
+        return (
+            Branch(flatten_layers(head.classification_head.conv), {"cls_logits": head.classification_head.cls_logits}),
+            Branch(flatten_layers(head.regression_head.conv), regression),
+        )
+
+    def at_level(self, level: int) -> tuple[Branch, ...]:
+        return self.branches
+
+    def calls(self, levels: int) -> int:
+        """How often a tower runs in a pass."""
+        return levels
+
+    def rows_per_level(self, maps: Sequence[FeatureMap], rows: int) -> list[int]:
+        cells = [grid[0] * grid[1] for grid in (feature.grid for feature in maps)]
+        return [count * (rows // sum(cells)) for count in cells]
+
+    def run_level(self, feature: Tensor, level: int) -> Raw:
+        """The head's outputs on one level (1,C,h,w), each (rows of the level, columns)."""
+        return {name: value[0] for name, value in self.net.head([feature]).items()}
+
+    def network_boxes(self, raw: Raw, anchors: Tensor) -> Tensor:
+        """Decoded boxes (M,4), network pixels."""
+        boxes: Tensor = self.net.box_coder.decode_single(raw["bbox_regression"], anchors)
+        return boxes
+
+    def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
+        """Candidates from the head's outputs (M, columns); differentiable."""
+        logits = raw["cls_logits"]
+        boxes = frame.boxes_to_image(self.network_boxes(raw, anchors))
+        named = dict(zip(("dx", "dy", "dw", "dh"), raw["bbox_regression"].unbind(1), strict=True))
+        return Candidates(boxes, logits.sigmoid(), level, logits, named)
+
+    def suppress(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
+        """torchvision's post-processing, step by step, with the rows kept."""
+        net, start, kept = self.net, 0, []
+        for of_level in anchors:
+            scores = candidates.scores[start : start + len(of_level)].flatten()
+            kept.append(start * candidates.scores.shape[1] + _best(scores, net.score_thresh, net.topk_candidates))
+            start += len(of_level)
+        flat = torch.cat(kept)
+        source, labels = flat // candidates.scores.shape[1], flat % candidates.scores.shape[1]
+        return _finish(self, raw, torch.cat(list(anchors)), candidates, source, labels, frame)
+
+
+class _FcosHead(_DenseHead):
+    """FCOS: the score is the geometric mean of class probability and centerness; distances to the sides are rectified."""
+
+    rectified = frozenset({"bbox_regression"})
+
+    def network_boxes(self, raw: Raw, anchors: Tensor) -> Tensor:
+        boxes: Tensor = self.net.box_coder.decode(raw["bbox_regression"], anchors)
+        return boxes
+
+    def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
+        logits = raw["cls_logits"]
+        probability, centerness = logits.sigmoid(), raw["bbox_ctrness"].sigmoid()
+        sides = raw["bbox_regression"] * (anchors[:, 2:] - anchors[:, :2]).repeat(1, 2)
+        return Candidates(
+            frame.boxes_to_image(self.network_boxes(raw, anchors)),
+            torch.sqrt(probability * centerness),
+            level,
+            logits,
+            dict(zip("ltrb", sides.unbind(1), strict=True)),
+            {"class": probability, "centerness": centerness[:, 0]},
+        )
+
+
+class _SsdHead(_DenseHead):
+    """SSD and SSDlite: a head of its own for every level, softmax with the background in column 0, ranked class by class."""
+
+    def _branches(self, head: Any) -> tuple[Branch, ...]:
+        kinds = {"cls_logits": head.classification_head, "bbox_regression": head.regression_head}
+        return tuple(
+            Branch(layers[:-1], {name: cast(nn.Conv2d, layers[-1])})
+            for blocks in zip(*(kind.module_list for kind in kinds.values()), strict=True)
+            for name, layers in zip(kinds, map(flatten_layers, blocks), strict=True)
+        )
+
+    def at_level(self, level: int) -> tuple[Branch, ...]:
+        return self.branches[2 * level : 2 * level + 2]
+
+    def calls(self, levels: int) -> int:
+        return 1
+
+    def rows_per_level(self, maps: Sequence[FeatureMap], rows: int) -> list[int]:
+        anchors = self.net.anchor_generator.num_anchors_per_location()
+        return [feature.grid[0] * feature.grid[1] * count for feature, count in zip(maps, anchors, strict=True)]
+
+    def run_level(self, feature: Tensor, level: int) -> Raw:
+        head = self.net.head
+        kinds = {"cls_logits": head.classification_head, "bbox_regression": head.regression_head}
+        return {
+            name: kind.module_list[level](feature)[0].permute(1, 2, 0).reshape(-1, kind.num_columns)
+            for name, kind in kinds.items()
+        }
+
+    def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
+        found = super().decode(raw, anchors, level, frame)
+        return replace(found, scores=raw["cls_logits"].softmax(-1))
+
+    def suppress(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
+        net = self.net
+        picked = [
+            (_best(candidates.scores[:, label], net.score_thresh, net.topk_candidates), label)
+            for label in range(1, candidates.scores.shape[1])
+        ]
+        source = torch.cat([rows for rows, _ in picked])
+        labels = torch.cat([torch.full_like(rows, label) for rows, label in picked])
+        return _finish(self, raw, torch.cat(list(anchors)), candidates, source, labels, frame)
+
+
+def _is_stock(head: Any) -> bool:
+    """Whether the head runs torchvision's own forward: of another one it is not known what it does with its layers."""
+    parts = (head, getattr(head, "classification_head", None), getattr(head, "regression_head", None))
+    return all(getattr(type(part).forward, "__module__", "").startswith(_ROOM) for part in parts if part is not None)
+
+
+def _best(scores: Tensor, threshold: float, most: int) -> Tensor:
+    """Indices of the `most` best scores (n,) over the threshold, best first."""
+    index = torch.where(scores > threshold)[0]
+    _, order = scores[index].topk(_topk_min(index, most, 0))
+    return index[order]
+
+
+def _finish(
+    head: _DenseHead, raw: Raw, anchors: Tensor, candidates: Candidates, source: Tensor, labels: Tensor, frame: Frame
+) -> Detections:
+    """Clip, suppress class by class, keep the best, and carry the boxes to the image."""
+    boxes = head.network_boxes({name: value[source] for name, value in raw.items()}, anchors[source])
+    boxes = clip_boxes_to_image(boxes, frame.resized)
+    scores = candidates.scores[source, labels]
+    keep = batched_nms(boxes, scores, labels, head.net.nms_thresh)[: head.net.detections_per_img]
+    return Detections(frame.boxes_to_image(boxes[keep]), scores[keep], labels[keep], source[keep])
+
+
+_HEADS: Mapping[str, type[_DenseHead]] = {"fcos.FCOS": _FcosHead, "retinanet.RetinaNet": _DenseHead, "ssd.SSD": _SsdHead}
+
+
+def matches(module: nn.Module) -> bool:
+    """Whether the module is one of torchvision's one-stage detectors, or derives from one."""
+    return module_type(module) in _HEADS
+
+
+def wrap(module: nn.Module, *, name: str | None = None, classes: Sequence[str] | None = None) -> OneStage:
+    """The module as a whybox model."""
+    return OneStage(module, name or type(module).__name__, classes or coco_classes(module))

@@ -1,0 +1,245 @@
+"""torchvision's two-stage detectors: Faster R-CNN (all variants), Mask R-CNN and Keypoint R-CNN, on any backbone."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
+
+from whybox.errors import GradientError, WhyboxError
+from whybox.frame import Frame, paste_boxes
+from whybox.models.torchvision._common import (
+    as_features,
+    body_layers,
+    coco_classes,
+    feature_maps,
+    frame_of,
+    module_pullbacks,
+    module_type,
+)
+from whybox.models.torchvision._roi_align import align_weights, spread_pooled
+from whybox.ops.gradients import gradients_on, row_gradients
+from whybox.ops.hooks import frozen
+from whybox.types import Candidates, Detections, FeatureGradient, Pullback, Trace
+
+ROUTES = ("auto", "exact", "fast")
+_WINDOW_BYTES = 2**25
+_KINDS = ("faster_rcnn.FasterRCNN", "mask_rcnn.MaskRCNN", "keypoint_rcnn.KeypointRCNN")
+
+
+@dataclass(frozen=True)
+class _State:
+    """proposals: (M,4) xyxy in network pixels, fixed for every gradient, as torchvision itself detaches them."""
+
+    proposals: Tensor
+
+
+class TwoStage:
+    """A torchvision R-CNN. Candidates are the proposals after the box head, with a box of its own for every class.
+
+    layers: "fpn" (the pyramid level that the proposal is pooled from), "roi" (the pooled features, 7x7, pasted back over
+    the proposal), the stages of the backbone's body, "input", and any module's path.
+    """
+
+    gives: ClassVar[frozenset[str]] = frozenset({"candidates", "features", "input", "roi"})
+
+    def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
+        self.net = net
+        self.name = name
+        self.classes = classes
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return ("fpn", "roi", *body_layers(self.net), "input")
+
+    def trace(self, image: Tensor) -> Trace:
+        """One forward pass, without the mask and keypoint branches."""
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            batch, _ = self.net.transform([image])
+            features = as_features(self.net.backbone(batch.tensors))
+            proposals = self.net.rpn(batch, features)[0][0]
+            frame = frame_of(image, batch)
+            pooled = self._pool(features, [proposals], batch.image_sizes)
+            levels = self._levels(proposals)
+            candidates, on_canvas = self._read(pooled, proposals, levels, frame)
+            pooled_from = self.net.roi_heads.box_roi_pool.featmap_names
+            kept = OrderedDict((name, value) for name, value in features.items() if name in pooled_from)
+            detections = self._suppress(candidates, on_canvas, frame)
+        return Trace(image, frame, feature_maps(kept, frame), candidates, detections, state=_State(proposals))
+
+    def predict(self, images: Tensor) -> list[Candidates]:
+        """Candidates of a batch (B,3,H,W), in one forward pass."""
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            return self._candidates(list(images))
+
+    def _candidates(self, images: list[Tensor]) -> list[Candidates]:
+        batch, _ = self.net.transform(images)
+        features = as_features(self.net.backbone(batch.tensors))
+        proposals, _ = self.net.rpn(batch, features)
+        pooled = torch.split(self._pool(features, proposals, batch.image_sizes), [len(boxes) for boxes in proposals])
+        return [
+            self._read(part, boxes, self._levels(boxes), frame_of(image, batch, i))[0]
+            for i, (image, part, boxes) in enumerate(zip(images, pooled, proposals, strict=True))
+        ]
+
+    def _pool(self, features: OrderedDict[str, Tensor], proposals: list[Tensor], sizes: Any) -> Tensor:
+        pooled: Tensor = self.net.roi_heads.box_roi_pool(features, proposals, sizes)
+        return pooled
+
+    def _levels(self, proposals: Tensor) -> Tensor:
+        """(M,) index of the pyramid level that each proposal is pooled from."""
+        pool = self.net.roi_heads.box_roi_pool
+        if len(pool.scales) == 1:
+            return torch.zeros(len(proposals), dtype=torch.long, device=proposals.device)
+        levels: Tensor = pool.map_levels([proposals])
+        return levels
+
+    def _read(self, pooled: Tensor, proposals: Tensor, level: Tensor, frame: Frame) -> tuple[Candidates, Tensor]:
+        """Box head and predictor on pooled features (n,C,7,7): candidates, and their boxes (n,K,4) in network pixels."""
+        heads = self.net.roi_heads
+        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        on_canvas = heads.box_coder.decode(deltas, [proposals]).reshape(*logits.shape, 4)
+        scores = logits.softmax(-1)
+        named = zip(("dx", "dy", "dw", "dh"), deltas.reshape(*logits.shape, 4).unbind(-1), strict=True)
+        return Candidates(frame.boxes_to_image(on_canvas), scores, level, logits, dict(named)), on_canvas
+
+    def _suppress(self, candidates: Candidates, on_canvas: Tensor, frame: Frame) -> Detections:
+        """torchvision's post-processing, step by step, with the rows kept; column 0 is the background."""
+        heads = self.net.roi_heads
+        boxes = clip_boxes_to_image(on_canvas, frame.resized)[:, 1:].reshape(-1, 4)
+        scores = candidates.scores[:, 1:].reshape(-1)
+        index = torch.where(scores > heads.score_thresh)[0]
+        index = index[remove_small_boxes(boxes[index], min_size=1e-2)]
+        foreground = candidates.scores.shape[1] - 1
+        labels = index % foreground + 1
+        keep = batched_nms(boxes[index], scores[index], labels, heads.nms_thresh)[: heads.detections_per_img]
+        index = index[keep]
+        return Detections(frame.boxes_to_image(boxes[index]), scores[index], labels[keep], index // foreground)
+
+    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+        """Proposals do not see each other, so one backward pass serves all rows: at the pooled features, or at a window of the
+        pyramid level around each proposal. Both are exact. route "exact" differentiates the whole level instead."""
+        if route not in ROUTES:
+            raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
+        if layer not in (None, "fpn", "roi"):
+            run = lambda: self._candidates([trace.image])[0]
+            yield from module_pullbacks(self.net, layer, run, trace, detections)
+            return
+        level_of = trace.candidates.level[detections.source]
+        for level in sorted(set(level_of.tolist())):
+            rows = torch.nonzero(level_of == level)[:, 0]
+            if layer == "roi":
+                yield self._pooled(trace, detections, rows, level)
+            elif route == "exact":
+                yield self._whole_level(trace, detections, rows, level)
+            else:
+                yield self._windows(trace, detections, rows, level)
+
+    def _narrow(self, trace: Trace, detections: Detections, pooled: Tensor, proposals: Tensor) -> Trace:
+        level = trace.candidates.level[detections.source]
+        return trace.rows(self._read(pooled, proposals, level, trace.frame)[0], detections)
+
+    def _align(self, features: Tensor, proposals: Tensor, index: Tensor, level: int) -> Tensor:
+        """RoIAlign of each proposal from the image `index` (n,) of features (B,C,h,w), as MultiScaleRoIAlign does it."""
+        pool = self.net.roi_heads.box_roi_pool
+        rois = torch.cat([index[:, None].to(proposals.dtype), proposals], 1)
+        pooled: Tensor = roi_align(features, rois, pool.output_size, pool.scales[level], pool.sampling_ratio)
+        return pooled
+
+    def _whole_level(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
+        detections = detections[rows]
+        feature = trace.features[level]
+        proposals = trace.state.proposals[detections.source]
+        with frozen(self.net), gradients_on():
+            leaf = feature.values.detach()[None].requires_grad_()
+            pooled = self._align(leaf, proposals, torch.zeros_like(rows), level)
+            narrow = self._narrow(trace, detections, pooled, proposals)
+        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]
+        return Pullback(rows, narrow, feature.values, pull, "exact", feature.stride)
+
+    def _pooled(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
+        """At the pooled features; the 7x7 maps are pasted back over their proposals."""
+        detections = detections[rows]
+        feature = trace.features[level]
+        proposals = trace.state.proposals[detections.source]
+        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+            pooled = self._align(feature.values[None], proposals, torch.zeros_like(rows), level)
+        with frozen(self.net), gradients_on():
+            leaf = pooled.detach().requires_grad_()
+            narrow = self._narrow(trace, detections, leaf, proposals)
+        cells = proposals * self.net.roi_heads.box_roi_pool.scales[level]
+        return Pullback(
+            rows,
+            narrow,
+            leaf.detach(),
+            lambda values: _joint_gradient(values, leaf),
+            "exact",
+            feature.stride,
+            place=lambda maps: paste_boxes(maps, cells, feature.grid),
+        )
+
+    def _windows(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
+        """One backward pass to the pooled features of all rows, then RoIAlign's transpose into a window around each region.
+        Windows of similar size go together, so that a wide one does not make the others wide."""
+        pooled = self._pooled(trace, detections, rows, level)
+        feature = trace.features[level]
+        pool = self.net.roi_heads.box_roi_pool
+        cells = trace.state.proposals[detections.source[rows]] * pool.scales[level]
+        start, size = _reach(cells, feature.grid)
+        order = size.prod(1).argsort()
+
+        def spread(gradient: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+            for chunk in _similar(size[order], len(feature.values) * feature.values.element_size()):
+                part = order[chunk]
+                height, width = size[part].amax(0).tolist()
+                origin = torch.minimum(start[part], start.new_tensor(feature.grid) - start.new_tensor([height, width]))
+                box, high, wide = cells[part], *feature.grid
+                down = align_weights(box[:, 1], box[:, 3], pool.output_size[0], pool.sampling_ratio, high, origin[:, 0], height)
+                across = align_weights(box[:, 0], box[:, 2], pool.output_size[1], pool.sampling_ratio, wide, origin[:, 1], width)
+                yield part, FeatureGradient(spread_pooled(gradient[part], down, across), feature.values, origin)
+
+        return replace(pooled, features=feature.values, route="windows", place=None, split=spread)
+
+
+def _joint_gradient(values: Tensor, features: Tensor) -> Tensor:
+    """dY_i/dA_i for rows that do not see each other: one backward pass of the sum."""
+    if not values.requires_grad:
+        raise GradientError("the target does not depend on the candidates through differentiable operations")
+    return torch.autograd.grad(values.sum(), features, retain_graph=True)[0]
+
+
+def _reach(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """First cell (n,2) and size (n,2), as (rows, columns), of what RoIAlign may read for boxes (n,4) in cells; pooling widens
+    a box to at least one cell."""
+    limit = torch.tensor(grid, device=boxes.device)
+    first, last = boxes[:, [1, 0]], boxes[:, [3, 2]]
+    last = torch.maximum(last, first + 1)
+    start = torch.minimum((first.floor().long() - 1).clamp(min=0), limit - 1)
+    end = torch.minimum(last.floor().long() + 3, limit)
+    return start, (end - start).clamp(min=1)
+
+
+def _similar(sizes: Tensor, cell_bytes: int) -> Iterator[slice]:
+    """Slices of rows, sorted by area, whose common window keeps a chunk within the memory allowed."""
+    begin, widest = 0, sizes.new_zeros(2)
+    for i, size in enumerate(sizes):
+        wider = torch.maximum(widest, size)
+        if i > begin and int(wider.prod()) * (i + 1 - begin) * cell_bytes > _WINDOW_BYTES:
+            yield slice(begin, i)
+            begin, wider = i, size
+        widest = wider
+    if len(sizes):
+        yield slice(begin, len(sizes))
+
+
+def matches(module: nn.Module) -> bool:
+    """Whether the module is one of torchvision's R-CNNs, or derives from one."""
+    return module_type(module) in _KINDS
+
+
+def wrap(module: nn.Module, *, name: str | None = None, classes: Sequence[str] | None = None) -> TwoStage:
+    """The module as a whybox model."""
+    return TwoStage(module, name or type(module).__name__, classes or coco_classes(module))

@@ -1,0 +1,1 @@
+"""Measure heat maps over a data set."""

@@ -1,0 +1,66 @@
+"""The demo: scenes that nobody has seen, explained into a folder that the next demo may replace."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from whybox import api
+from whybox.data.captions import class_phrases, with_article
+from whybox.data.scenes import BOTH, Scene, draw_scene
+from whybox.files import check_new_folder, new_folder
+from whybox.runs.explaining.images import Outcome, Question, Tick, explain_images
+from whybox.types import Model
+
+MARK = "demo.json"
+MATCH = "match"
+"""The folder of the scene that is asked for texts."""
+MOST_OBJECTS = 3
+
+
+def check_demo_folder(out: Path) -> bool:
+    """Whether `out` is a former demo's folder; an error where it is neither that nor new."""
+    if (out / MARK).is_file():
+        return True
+    check_new_folder(out)
+    return False
+
+
+def explain_scenes(
+    model: Model,
+    question: Question,
+    out: Path,
+    count: int,
+    seed: int,
+    *,
+    reader: Model | None = None,
+    tick: Tick = lambda name, part: None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Draw `count` scenes, mixed ones and crowds in turn, and explain them into `out`; their pictures lie beside.
+
+    reader: an image-text model; the first scene is asked for its texts by it.
+    """
+    with new_folder(out, replace=check_demo_folder(out)) as draft:
+        variants = [BOTH[index % len(BOTH)] for index in range(count)]
+        scenes = [draw_scene(index, seed=seed, variant=variant) for index, variant in enumerate(variants)]
+        names = [f"{variant}-{index + 1}.png" for index, variant in enumerate(variants)]
+        sources = [(name, scene.image) for name, scene in zip(names, scenes, strict=True)]
+        outcome = explain_images(model, sources, question, draft / "results", tick=tick, warn=warn)
+        page = draft / "results" / "index.html"
+        page.rename(draft / "index.html")
+        for name, image in sources:
+            image.save(draft / name)
+        if reader is not None:
+            api.explain(reader, scenes[0].image, text=texts_of(scenes[0]), name=names[0]).save(draft / MATCH)
+        (draft / MARK).write_text(json.dumps({"kind": "demo", "scenes": count, "seed": seed}), encoding="utf-8")
+    kept = tuple(replace(one, folder=out / one.folder.relative_to(draft)) for one in outcome.kept)
+    match = None if reader is None else out / MATCH / "index.html"
+    return Outcome(out / "index.html", kept, outcome.failed, match)
+
+
+def texts_of(scene: Scene) -> list[str]:
+    """What a scene is asked for: its caption, some of its objects, and one that is not there."""
+    objects = list(dict.fromkeys(with_article(phrase) for phrase in scene.phrases))
+    absent = [str(phrase) for phrase in class_phrases() if phrase.name not in scene.names]
+    return [scene.captions[0], *objects[:MOST_OBJECTS], *absent[:1]]

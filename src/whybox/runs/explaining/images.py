@@ -1,0 +1,243 @@
+"""Explain several images with one model: every image into a folder of its own, and one page over all."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whybox import api, registry
+from whybox.data.images import ImageSource
+from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
+from whybox.explanation import Explanation, class_name, photo_of
+from whybox.files import check_new_folder, file_stem, new_file, new_folder
+from whybox.report.page import Sheet, make_sheet, write_page
+from whybox.targets import class_index
+from whybox.types import Detections, Model, Trace
+
+MOST_ON_PAGE = 40
+"""Images on the page over all: with more, the file grows past what a browser likes to open."""
+
+INDEX = "index.html"
+
+Tick = Callable[[str, float], None]
+"""Called with an image's name and the part of a map set that is newly done: 1 for a whole one, less within a slow method."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every image: each method for each target.
+
+    classes: only detections of these; none: of all. boxes: drawn boxes (x1, y1, x2, y2) in image pixels, explained in place
+    of the model's detections; labels: a class for each of them, one for all, or none at all.
+    """
+
+    methods: tuple[str, ...] = ("odam",)
+    targets: tuple[str, ...] = ("score",)
+    score_threshold: float = 0.3
+    top: int = 100
+    classes: tuple[str, ...] = ()
+    boxes: tuple[tuple[float, ...], ...] = ()
+    labels: tuple[str, ...] = ()
+    route: str = "auto"
+    layer: str | tuple[str, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.boxes and self.classes:
+            raise WhyboxError("drawn boxes take a label each; a class filter is for the model's own detections")
+        if self.labels and not self.boxes:
+            raise WhyboxError("a label belongs to a drawn box: give --box too, or choose detections by --class")
+        if self.labels and len(self.labels) not in (1, len(self.boxes)):
+            raise WhyboxError(f"{len(self.boxes)} drawn boxes and {len(self.labels)} labels; expected a label for each, or one")
+        if not 0 <= self.score_threshold <= 1:
+            raise WhyboxError(f"the score threshold must lie between 0 and 1, got {self.score_threshold:g}")
+        if self.top < 1:
+            raise WhyboxError(f"top must be at least 1, got {self.top}")
+
+    def __len__(self) -> int:
+        """Map sets an image."""
+        return len(self.methods) * len(self.targets)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An image that was explained: its name, the folder with its results, and each explanation's `to_dict`."""
+
+    image: str
+    folder: Path
+    explanations: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run. failed: the name of each image that could not be explained, with the reason in one line.
+    match: the page about texts, where there is one."""
+
+    page: Path | None
+    kept: tuple[Kept, ...]
+    failed: tuple[tuple[str, str], ...]
+    match: Path | None = None
+
+
+def explain_images(
+    model: Model,
+    sources: Sequence[tuple[str, ImageSource]],
+    question: Question,
+    out: Path,
+    *,
+    tick: Tick = lambda name, part: None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Explain (name, image) pairs into the new folder `out`; `warn` hears at once of an image that cannot be explained.
+
+    One image's results lie in `out` itself. Of several, each has a folder of its own there.
+    """
+    check_new_folder(out)
+    _check_methods(model, question)
+    folders = _folders(out, [name for name, _ in sources])
+    kept: list[Kept] = []
+    failed: list[tuple[str, str]] = []
+    sheets: list[Sheet] = []
+    for (name, source), folder in zip(sources, folders, strict=True):
+        try:
+            explanations = explain_image(model, source, name, question, tick=tick)
+        except (UnknownNameError, WeightsError, GradientError):
+            raise
+        except WhyboxError as error:
+            failed.append((name, str(error)))
+            warn(str(error) if name in str(error) else f"{name}: {error}")
+            continue
+        keep(explanations, folder)
+        kept.append(Kept(name, folder, tuple(one.to_dict() for one in explanations)))
+        if len(sources) > 1 and len(sheets) < MOST_ON_PAGE:
+            sheets.append(make_sheet(photo_of(explanations)))
+    if sheets:
+        _write_index(out / INDEX, sheets, len(kept) - len(sheets), [name for name, _ in failed])
+    return Outcome(out / INDEX if kept else None, tuple(kept), tuple(failed))
+
+
+def explain_image(
+    model: Model, source: ImageSource, name: str, question: Question, *, tick: Tick = lambda name, part: None
+) -> list[Explanation]:
+    """One explanation for every method and target, all of the same detections and from one forward pass."""
+    started = time.perf_counter()
+    passed = api.trace(model, source)
+    traced = time.perf_counter() - started
+    detections = _asked(model, passed, question)
+    explanations = []
+    for method in question.methods:
+        for target in question.targets:
+            watch = _Watch(name, tick)
+            one = api.explain(
+                model,
+                passed,
+                method=method,
+                target=target,
+                detections=detections,
+                score_threshold=question.score_threshold,
+                top=question.top,
+                route=question.route,
+                layer=question.layer,
+                name=Path(name).name,
+                **_options_of(method, question),
+                **({"progress": watch} if "progress" in _takes(method) else {}),
+            )
+            explanations.append(replace(one, seconds={**one.seconds, "trace": traced}))
+            watch(1, 1)
+    return explanations
+
+
+class _Watch:
+    """Passes on what a method says of its progress, as the part of the map set that is newly done."""
+
+    def __init__(self, name: str, tick: Tick) -> None:
+        self.name, self.tick, self.told = name, tick, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        part = done / total - self.told
+        if part > 0:
+            self.told += part
+            self.tick(self.name, part)
+
+
+def detect_image(model: Model, source: ImageSource | Trace, question: Question) -> Detections:
+    """The detections of an image that the question is about."""
+    everything = api.detect(model, source, score_threshold=question.score_threshold, top=10**9)
+    columns = [class_index(name, model.classes) for name in question.classes]
+    if columns:
+        everything = everything[torch.isin(everything.labels, torch.tensor(columns, device=everything.labels.device))]
+    best = everything.scores.argsort(descending=True, stable=True)[: question.top]
+    return everything[best.sort().values]
+
+
+def describe(found: Detections, classes: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Detections as plain numbers and text, a dict each."""
+    rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), found.source.tolist(), strict=True)
+    return [
+        {"name": class_name(label, classes), "label": label, "score": score, "box": box, "source": source}
+        for label, score, box, source in rows
+    ]
+
+
+def keep(explanations: Sequence[Explanation], folder: Path) -> None:
+    """Save one image's explanations: a single one in the folder itself, several in folders of their own with one page."""
+    if len(explanations) == 1:
+        explanations[0].save(folder)
+        return
+    with new_folder(folder) as draft:
+        for one in explanations:
+            one.save(draft / file_stem(f"{one.maps.method}-{one.maps.target}"))
+        (draft / INDEX).write_text(write_page([photo_of(explanations)]), encoding="utf-8")
+
+
+def _asked(model: Model, passed: Trace, question: Question) -> Detections | dict[str, Any]:
+    if not question.boxes:
+        return detect_image(model, passed, question)
+    labels = question.labels * len(question.boxes) if len(question.labels) == 1 else question.labels
+    return {"boxes": [list(box) for box in question.boxes], **({"labels": list(labels)} if labels else {})}
+
+
+def _options_of(method: str, question: Question) -> dict[str, Any]:
+    """The options that the method has; one that no method has goes to all of them, so that the error names it."""
+    takes = {name: _takes(name) for name in question.methods}
+    anywhere = set().union(*takes.values())
+    return {key: value for key, value in question.options.items() if key in takes[method] or key not in anywhere}
+
+
+def _takes(method: str) -> set[str]:
+    known = registry.methods()
+    return {option.name for option in fields(known[method])} if method in known else set()
+
+
+def _check_methods(model: Model, question: Question) -> None:
+    """A method or an option that cannot work is refused before the first image is read."""
+    for method in question.methods:
+        api.make_method(method, model, route=question.route, layer=question.layer, **_options_of(method, question))
+        for target in question.targets:
+            api.check_target(method, target)
+    for name in question.classes:
+        class_index(name, model.classes)
+
+
+def _folders(out: Path, names: Sequence[str]) -> list[Path]:
+    """A folder for each image: `out` for one; for several, inside it, after the file's name and all different."""
+    if len(names) == 1:
+        return [out]
+    used: dict[str, int] = {}
+    folders = []
+    for name in names:
+        stem = file_stem(Path(name).stem)
+        used[stem] = used.get(stem, 0) + 1
+        folders.append(out / (stem if used[stem] == 1 else f"{stem}-{used[stem]}"))
+    return folders
+
+
+def _write_index(path: Path, sheets: Sequence[Sheet], left: int, failed: Sequence[str]) -> None:
+    more = "1 more image is" if left == 1 else f"{left} more images are"
+    remarks = [f"{more} in the folders beside this file, each with a page of its own."] if left else []
+    remarks += [f"Not explained: {', '.join(Path(name).name for name in failed)}."] if failed else []
+    with new_file(path) as draft:
+        draft.write_text(write_page(sheets, remark=" ".join(remarks)), encoding="utf-8")

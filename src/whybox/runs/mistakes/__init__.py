@@ -1,0 +1,1 @@
+"""A detector's mistakes over a data set, explained."""

@@ -1,0 +1,525 @@
+import inspect
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
+from whybox.methods.odam import Odam
+from whybox.models.hf.detection import FAMILIES, matches, wrap
+from whybox.models.hf.family import build
+from whybox.types import Model
+
+transformers = pytest.importorskip("transformers")
+
+SIZE = {"height": 64, "width": 96}
+SHAPE = (50, 77)
+SMALL = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "num_queries": 7,
+    "num_labels": 5,
+}
+REAL_TIME = {
+    "encoder_hidden_dim": 32,
+    "encoder_in_channels": [16, 16, 32],
+    "encoder_ffn_dim": 32,
+    "encoder_attention_heads": 2,
+    "d_model": 32,
+    "num_queries": 9,
+    "decoder_in_channels": [32, 32, 32],
+    "decoder_ffn_dim": 32,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "num_labels": 5,
+    "num_denoising": 0,
+    "hidden_expansion": 0.5,
+}
+GROUPED = {
+    "d_model": 32,
+    "decoder_ffn_dim": 32,
+    "decoder_layers": 2,
+    "decoder_self_attention_heads": 2,
+    "decoder_cross_attention_heads": 2,
+    "num_queries": 6,
+    "group_detr": 2,
+    "num_labels": 5,
+    "hidden_expansion": 0.5,
+}
+TOKENS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 16}
+STAGES = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "layer_type": "basic", "embedding_size": 8}
+THREE = ["stage2", "stage3", "stage4"]
+
+
+def resnet(*stages):
+    return transformers.ResNetConfig(**STAGES, out_features=list(stages or ["stage4"]))
+
+
+def rt_resnet():
+    return transformers.RTDetrResNetConfig(**STAGES, out_features=THREE)
+
+
+def hgnet():
+    return transformers.HGNetV2Config(
+        stem_channels=[3, 8, 8],
+        stage_in_channels=[8, 16, 16, 16],
+        stage_mid_channels=[8, 8, 8, 8],
+        stage_out_channels=[16, 16, 16, 32],
+        stage_num_blocks=[1, 1, 1, 1],
+        stage_numb_of_layers=[1, 1, 1, 1],
+        embedding_size=8,
+        hidden_sizes=[16, 16, 16, 32],
+        depths=[1, 1, 1, 1],
+        out_features=THREE,
+    )
+
+
+def deformable(**more):
+    return transformers.DeformableDetrConfig(backbone_config=resnet(*THREE), **SMALL, **more)
+
+
+def dab():
+    small = {key: value for key, value in SMALL.items() if key != "d_model"}
+    return transformers.DabDetrConfig(backbone_config=resnet(), hidden_size=32, **small)
+
+
+def lw():
+    backbone = transformers.LwDetrViTConfig(
+        **TOKENS,
+        mlp_ratio=1,
+        image_size=64,
+        pretrain_image_size=64,
+        num_windows=4,
+        window_block_indices=[0, 1],
+        out_indices=[1, 3],
+    )
+    return transformers.LwDetrConfig(backbone_config=backbone, projector_scale_factors=[1.0], **GROUPED)
+
+
+def rf():
+    backbone = transformers.RfDetrDinov2Config(
+        **TOKENS, mlp_ratio=1, image_size=64, num_windows=2, out_features=["stage1", "stage3"]
+    )
+    return transformers.RfDetrConfig(backbone_config=backbone, **GROUPED)
+
+
+def yolos(**more):
+    options = {**TOKENS, "intermediate_size": 32, "image_size": [64, 96], "num_detection_tokens": 6, "num_labels": 5, **more}
+    return transformers.YolosConfig(**options)
+
+
+CONFIGS = {
+    "detr": lambda: transformers.DetrConfig(backbone_config=resnet(), **SMALL),
+    "table_transformer": lambda: transformers.TableTransformerConfig(backbone_config=resnet(), **SMALL),
+    "conditional_detr": lambda: transformers.ConditionalDetrConfig(backbone_config=resnet(), **SMALL),
+    "dab_detr": dab,
+    "deformable_detr": deformable,
+    "deformable_detr two-stage": lambda: deformable(two_stage=True, with_box_refine=True, two_stage_num_proposals=7),
+    "rt_detr": lambda: transformers.RTDetrConfig(backbone_config=rt_resnet(), **REAL_TIME),
+    "rt_detr_v2": lambda: transformers.RTDetrV2Config(backbone_config=rt_resnet(), **REAL_TIME),
+    "d_fine": lambda: transformers.DFineConfig(backbone_config=hgnet(), **REAL_TIME),
+    "yolos": yolos,
+    "lw_detr": lw,
+    "rf_detr": rf,
+}
+NAMES = list(CONFIGS)
+
+
+def network(name):
+    """The family's network with weights far enough from their start that every query and class differs."""
+    torch.manual_seed(0)
+    net = transformers.AutoModelForObjectDetection.from_config(CONFIGS[name]())
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(torch.randn_like(weight) * 0.05)
+    return net
+
+
+def processor(name, **options):
+    return getattr(transformers, FAMILIES[name.split()[0]].processor)(**{"size": SIZE, **options})
+
+
+def model_of(name, net=None, **options):
+    options = {"processor": processor(name), "score_threshold": 0.0, **options}
+    return wrap(network(name) if net is None else net, **options)
+
+
+def pixels(shape=SHAPE):
+    return torch.randint(0, 256, (3, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def image(shape=SHAPE):
+    return pixels(shape) / 255
+
+
+def score(trace):
+    return trace.candidates.scores[trace.detections.source, trace.detections.labels]
+
+
+def left_side(trace):
+    return trace.candidates.boxes[trace.detections.source, 0]
+
+
+def state(net):
+    return (
+        [part.training for part in net.modules()],
+        [weight.requires_grad for weight in net.parameters()],
+        [weight.grad for weight in net.parameters()],
+        [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in net.modules()],
+        [value.clone() for value in net.state_dict().values()],
+    )
+
+
+def assert_same(before, after):
+    assert before[:4] == after[:4]
+    assert all(torch.equal(a, b) for a, b in zip(before[4], after[4], strict=True))
+
+
+def framework(net, own, picture, threshold, **options):
+    """What transformers itself answers: the processor on the 8-bit picture, the network, the processor's post-processing."""
+    net.eval()
+    inputs = own(images=[picture.permute(1, 2, 0).numpy()], return_tensors="pt")
+    if "pixel_mask" not in inspect.signature(net.forward).parameters:
+        inputs = {"pixel_values": inputs["pixel_values"]}
+    with torch.no_grad():
+        output = net(**inputs)
+    size = torch.tensor([picture.shape[1:]])
+    return own.post_process_object_detection(output, threshold=threshold, target_sizes=size, **options)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("quantile", [0.0, 0.5])
+def test_detections_equal_the_frameworks_bit_by_bit(name, quantile):
+    net = network(name)
+    scores = framework(net, processor(name), pixels(), 0.0)["scores"]
+    threshold = float(scores.quantile(quantile)) if quantile else 0.0
+    expected = framework(net, processor(name), pixels(), threshold)
+    found = model_of(name, net, score_threshold=threshold).trace(image()).detections
+    assert len(found) == len(expected["scores"]) > 0
+    for key, value in expected.items():
+        assert torch.equal(getattr(found, key), value), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_detection_keeps_its_query(name):
+    model = model_of(name)
+    trace = model.trace(image())
+    found, candidates = trace.detections, trace.candidates
+    assert isinstance(model, Model)
+    assert torch.equal(candidates.scores[found.source, found.labels], found.scores)
+    assert torch.equal(candidates.boxes[found.source], found.boxes)
+    assert candidates.scores.shape[1] == len(model.classes) == 5
+    assert candidates.logits.shape == candidates.scores.shape
+    raw = candidates.raw
+    torch.testing.assert_close(candidates.boxes[:, 0], (raw["cx"] - raw["w"] / 2) * SHAPE[1])
+    torch.testing.assert_close(candidates.boxes[:, 3], (raw["cy"] + raw["h"] / 2) * SHAPE[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layer_gives_a_gradient_for_every_detection(name):
+    model = model_of(name)
+    trace = model.trace(image())
+    chosen = trace.detections[[0, 2, 1]]
+    for layer in (None, *model.layers):
+        rows = []
+        for pullback in model.pullbacks(trace, chosen, layer, "auto"):
+            rows += pullback.rows.tolist()
+            for target in (score, left_side):
+                gradient = pullback.gradient(target).gradient
+                assert gradient.shape == (len(pullback.rows), *pullback.features.shape)
+                assert gradient.flatten(1).any(1).all()
+            assert pullback.stride == 64 / pullback.features.shape[-2]
+            assert torch.equal(score(pullback.trace), chosen.scores[pullback.rows])
+        assert sorted(rows) == [0, 1, 2]
+
+
+def swap(output, change):
+    """The output of a backbone or a block with its last feature map, or its tokens, changed."""
+    if isinstance(output, tuple):  # (map, mask)
+        return (change(output[0]), *output[1:])
+    if isinstance(output, list):  # stages of (map, mask)
+        return [*output[:-1], swap(output[-1], change)]
+    return change(output)
+
+
+def with_hook(model, change, run):
+    layer = model.layers[0]
+    module = model.net.get_submodule(model._paths[layer])
+    handle = module.register_forward_hook(lambda part, args, output: swap(output, change))
+    try:
+        return run()
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_equals_a_hand_made_one(name):
+    """The network called as transformers' users call it, its features replaced by a leaf."""
+    net = network(name)
+    net = net if name == "dab_detr" else net.double()  # DAB-DETR's position code is float32 whatever the weights are
+    model = model_of(name, net)
+    trace = model.trace(image())
+    (pullback,) = model.pullbacks(trace, trace.detections[:1], None, "exact")
+    leaves = []
+
+    def leaf(tensor):
+        leaves.append(tensor.detach().requires_grad_())
+        return leaves[-1]
+
+    inputs, _ = model._inputs(trace.image[None])
+    output = with_hook(model, leaf, lambda: net.eval()(**inputs))
+    logits = output.logits[0, trace.detections.source[0]]
+    scores = logits.softmax(-1) if model.family.rule == "best" else logits.sigmoid()
+    (expected,) = torch.autograd.grad(scores[trace.detections.labels[0]], leaves)
+    if name == "yolos":
+        expected = expected[:, 1:25].transpose(1, 2).reshape(1, 32, 4, 6)
+    torch.testing.assert_close(pullback.gradient(score).gradient, expected)
+
+
+@pytest.mark.parametrize("name", ["detr", "table_transformer", "conditional_detr", "deformable_detr", "yolos"])
+def test_gradient_equals_finite_differences(name):
+    """One number of the features moved by hand, in float64, in the networks that detach nothing themselves."""
+    model = model_of(name, network(name).double())
+    trace = model.trace(image().double())
+    (pullback,) = model.pullbacks(trace, trace.detections[0], None, "exact")
+    gradient = pullback.gradient(score).gradient[0]
+    c, y, x = (gradient.abs() == gradient.abs().max()).nonzero()[0].tolist()
+    place = (0, 1 + y * gradient.shape[2] + x, c) if name == "yolos" else (0, c, y, x)
+    step = 1e-5 * float(pullback.features.abs().max())
+    scores = []
+    for sign in (-1, 1):
+        change = lambda tensor, sign=sign: tensor.index_put(
+            tuple(torch.tensor([i]) for i in place), torch.tensor(sign * step, dtype=tensor.dtype), accumulate=True
+        )
+        moved = with_hook(model, change, lambda: model.trace(trace.image))
+        scores.append(moved.candidates.scores[trace.detections.source[0], trace.detections.labels[0]])
+    torch.testing.assert_close((scores[1] - scores[0]) / (2 * step), gradient[c, y, x], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["deformable_detr", "rt_detr"])
+def test_levels_of_the_encoder(name):
+    model = model_of(name)
+    trace = model.trace(image())
+    with pytest.raises(UnknownNameError, match=r"unknown layer 'encoder\[9\]'; did you mean encoder"):
+        list(model.pullbacks(trace, trace.detections[0], "encoder[9]", "auto"))
+    grids = [(8, 12), (4, 6), (2, 3), (1, 2)][: 4 if name == "deformable_detr" else 3]
+    magnitude = []
+    for i, grid in enumerate(grids):
+        (pullback,) = model.pullbacks(trace, trace.detections[0], f"encoder[{i}]", "auto")
+        assert pullback.features.shape == (32, *grid)
+        magnitude.append(float((pullback.gradient(score).gradient[0] * pullback.features).abs().sum()))
+    (chosen,) = model.pullbacks(trace, trace.detections[0], "encoder", "auto")
+    assert chosen.features.shape[-2:] == grids[magnitude.index(max(magnitude))]
+
+
+def test_encoder_tokens_lie_on_the_grid_row_by_row():
+    model = model_of("detr")
+    recorded = []
+    handle = model.net.model.encoder.register_forward_hook(lambda part, args, output: recorded.append(output.last_hidden_state))
+    trace = model.trace(image())
+    handle.remove()
+    (pullback,) = model.pullbacks(trace, trace.detections[0], "encoder", "auto")
+    torch.testing.assert_close(pullback.features[:, 1, 2], recorded[0][0, 1 * 3 + 2])
+
+
+def test_stages_and_any_module_are_layers():
+    model = model_of("rt_detr")
+    trace = model.trace(image())
+    assert [level.name for level in trace.features] == ["backbone[2]"]
+    for layer, grid in {"backbone[0]": (8, 12), "backbone": (2, 3), "model.encoder.pan_blocks.1": (2, 3)}.items():
+        (pullback,) = model.pullbacks(trace, trace.detections[:2], layer, "auto")
+        assert pullback.features.shape[-2:] == grid
+
+
+@pytest.mark.parametrize("shape", [(50, 77), (77, 50), (64, 96), (31, 200)])
+@pytest.mark.parametrize("name", ["detr", "yolos"])
+def test_frames_of_processors_that_keep_the_aspect_ratio(name, shape):
+    own = processor(name, size={"shortest_edge": 48, "longest_edge": 128})
+    model = model_of(name, processor=own)
+    trace = model.trace(image(shape))
+    values = own(images=[pixels(shape).permute(1, 2, 0).numpy()], return_tensors="pt")["pixel_values"]
+    assert trace.frame.network == trace.frame.resized == tuple(values.shape[-2:])
+    assert trace.frame.image == shape
+    expected = framework(model.net, own, pixels(shape), 0.0)
+    assert torch.equal(trace.detections.boxes, expected["boxes"])
+    (maps,) = Odam()(model, trace, trace.detections, [score], ["score"])
+    assert maps.at_image().shape == (len(trace.detections), *shape)
+    assert maps.at_image().isfinite().all()
+
+
+def test_a_padded_canvas_is_known_to_the_frame():
+    own = processor("detr", size={"shortest_edge": 48, "longest_edge": 96}, pad_size={"height": 96, "width": 128})
+    model = model_of("detr", processor=own)
+    trace = model.trace(image())
+    assert trace.frame.network == (96, 128)
+    assert trace.frame.resized == (48, 73)
+    assert torch.equal(trace.detections.boxes, framework(model.net, own, pixels(), 0.0)["boxes"])
+
+
+def test_a_pil_processor_works_too():
+    own = transformers.DetrImageProcessorPil(size=SIZE)
+    model = model_of("detr", processor=own)
+    assert torch.equal(model.trace(image()).detections.boxes, framework(model.net, own, pixels(), 0.0)["boxes"])
+
+
+def test_the_default_processor_is_the_familys():
+    assert type(wrap(network("rt_detr")).processor) is transformers.RTDetrImageProcessor
+    assert type(wrap(network("yolos")).processor) is transformers.YolosImageProcessor
+
+
+@pytest.mark.parametrize("name", ["detr", "deformable_detr", "yolos"])
+def test_predict_equals_trace(name):
+    model = model_of(name)
+    images = torch.stack([image(), image().flip(2)])
+    for picture, candidates in zip(images, model.predict(images), strict=True):
+        expected = model.trace(picture).candidates
+        torch.testing.assert_close(candidates.scores, expected.scores)
+        torch.testing.assert_close(candidates.boxes, expected.boxes, rtol=1e-4, atol=1e-3)
+    assert model.predict(images[:0]) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_is_left_as_it_was(name):
+    net = network(name).train()
+    first = next(net.modules())
+    list(net.modules())[3].training = False
+    next(net.parameters()).requires_grad_(False)
+    before = state(net)
+    model = model_of(name, net)
+    trace = model.trace(image())
+    for pullback in model.pullbacks(trace, trace.detections[:2], None, "auto"):
+        pullback.gradient(score)
+    model.predict(image()[None])
+    assert first.training
+    assert_same(before, state(net))
+
+
+def test_the_network_is_left_as_it_was_after_an_exception():
+    net = network("detr").train()
+    before = state(net)
+    model = model_of("detr", net)
+    trace = model.trace(image())
+    original, net.model.encoder.forward = net.model.encoder.forward, None
+    for run in (lambda: model.trace(image()), lambda: list(model.pullbacks(trace, trace.detections, None, "auto"))):
+        with pytest.raises(TypeError):
+            run()
+    net.model.encoder.forward = original
+    assert_same(before, state(net))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_mode_does_not_matter(mode):
+    model = model_of("rt_detr")
+    with mode():
+        trace = model.trace(image())
+        for pullback in model.pullbacks(trace, trace.detections, "encoder", "auto"):
+            assert pullback.gradient(score).gradient.any()
+
+
+def test_a_detached_head_is_named():
+    model = model_of("detr")
+    trace = model.trace(image())
+    model.net.class_labels_classifier.register_forward_hook(lambda part, args, output: output.detach())
+    (pullback,) = model.pullbacks(trace, trace.detections, None, "auto")
+    assert pullback.gradient(left_side).gradient.any()
+    with pytest.raises(GradientError, match="does not depend on layer 'backbone'"):
+        pullback.gradient(score)
+
+
+def test_a_forward_under_inference_mode_is_named():
+    model = model_of("detr")
+    expected = model.trace(image())
+    model.net.model.forward = torch.inference_mode()(model.net.model.forward)
+    trace = model.trace(image())
+    assert torch.equal(trace.detections.boxes, expected.detections.boxes)
+    with pytest.raises(GradientError, match=r"runs under torch[.]inference_mode"):
+        list(model.pullbacks(trace, trace.detections, None, "auto"))
+
+
+def test_subclasses_match_and_others_do_not():
+    class Own(transformers.DetrForObjectDetection):
+        pass
+
+    assert matches(Own(CONFIGS["detr"]()))
+    assert not matches(network("detr").model)
+    assert not matches(nn.Linear(1, 1))
+    with pytest.raises(WhyboxError, match="Linear is none of the detection transformers detr"):
+        wrap(nn.Linear(1, 1))
+
+
+def test_no_detection_is_no_map():
+    model = model_of("detr", score_threshold=1.0)
+    trace = model.trace(image())
+    assert len(trace.detections) == 0
+    assert list(model.pullbacks(trace, trace.detections, None, "auto")) == []
+
+
+def test_unknown_layers_and_routes_get_suggestions():
+    model = model_of("detr")
+    trace = model.trace(image())
+    with pytest.raises(UnknownNameError, match=r"unknown layer 'model\.encodr'; did you mean model\.encoder"):
+        list(model.pullbacks(trace, trace.detections, "model.encodr", "auto"))
+    with pytest.raises(UnknownNameError, match="unknown route 'fast'"):
+        list(model.pullbacks(trace, trace.detections, None, "fast"))
+
+
+@pytest.mark.parametrize(("layer", "runs"), [(None, 0), ("encoder", 0), ("input", 1), ("model.backbone.model", 1)])
+def test_the_backbone_runs_again_only_where_it_must(layer, runs):
+    model = model_of("detr")
+    trace = model.trace(image())
+    calls = []
+    model.net.model.backbone.model.register_forward_hook(lambda part, args, output: calls.append(part))
+    (pullback,) = model.pullbacks(trace, trace.detections, layer, "auto")
+    assert pullback.gradient(score).gradient.flatten(1).any(1).all()
+    assert len(calls) == runs
+    assert "forward" not in vars(model.net.model.backbone)
+
+
+def test_a_trace_that_lost_its_state_is_made_again():
+    model = model_of("rt_detr")
+    trace = model.trace(image())
+    for layer in (None, "encoder[1]"):
+        one, other = (list(model.pullbacks(t, trace.detections, layer, "auto")) for t in (trace, replace(trace, state=None)))
+        assert torch.equal(one[0].gradient(score).gradient, other[0].gradient(score).gradient)
+
+
+def test_queries_are_no_map():
+    model = model_of("detr")
+    trace = model.trace(image())
+    with pytest.raises(GradientError, match=r"layer 'bbox_predictor.layers.0' gives \(1, 7, 32\), no feature map"):
+        list(model.pullbacks(trace, trace.detections, "bbox_predictor.layers.0", "auto"))
+
+
+def test_a_yolos_of_one_block_is_explained_at_its_embeddings():
+    torch.manual_seed(0)
+    net = transformers.YolosForObjectDetection(yolos(num_hidden_layers=1))
+    model = wrap(net, processor=processor("yolos"), score_threshold=0.0)
+    trace = model.trace(image())
+    (pullback,) = model.pullbacks(trace, trace.detections, None, "auto")
+    assert pullback.features.shape == (32, 4, 6)
+    assert pullback.gradient(score).gradient.any()
+
+
+def test_a_folder_is_loaded_by_name(tmp_path):
+    net, own = network("detr"), processor("detr")
+    net.save_pretrained(tmp_path)
+    own.save_pretrained(tmp_path)
+    model = build(str(tmp_path), score_threshold=0.0)
+    assert model.name == f"hf/{tmp_path}"
+    assert torch.equal(model.trace(image()).detections.boxes, framework(net, own, pixels(), 0.0)["boxes"])
+    random = build(str(tmp_path), None, score_threshold=0.0)
+    assert not torch.equal(random.net.bbox_predictor.layers[0].weight, net.bbox_predictor.layers[0].weight)
+    with pytest.raises(WeightsError, match="takes its own weights, a file or None"):
+        build(str(tmp_path), "COCO_V1")
+
+
+def test_what_cannot_be_loaded_is_one_line(tmp_path):
+    with pytest.raises(WeightsError, match="is neither a folder nor to be had from the hub") as error:
+        build(str(tmp_path / "nothing" / "here"))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,119 @@
+"""Windows of a convolutional head against autograd over the whole level, in double precision."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from whybox.frame import paste_windows
+from whybox.models.torchvision._conv_heads import Branch, Tape, flatten_layers, pull_windows, supported
+
+GRID = (9, 12)
+CELLS = torch.tensor([[0, 0], [4, 5], [8, 11], [2, 10]])
+
+
+def conv(size=3, groups=1):
+    return nn.Conv2d(8, 8, size, padding=size // 2, groups=groups)
+
+
+TOWERS = {
+    "none": lambda: nn.Sequential(),
+    "rectified": lambda: nn.Sequential(conv(), nn.ReLU(inplace=True), conv(), nn.ReLU()),
+    "wide and pointwise": lambda: nn.Sequential(conv(5), nn.ReLU(), conv(1)),
+    "batch norm": lambda: nn.Sequential(nn.Sequential(conv(groups=8), nn.BatchNorm2d(8), nn.ReLU6()), conv(1)),
+    "frozen batch norm": lambda: nn.Sequential(conv(), FrozenBatchNorm2d(8), nn.ReLU()),
+    "two in a row": lambda: nn.Sequential(conv(), conv()),
+}
+
+
+def branch_of(tower):
+    torch.manual_seed(0)
+    layers = tower()
+    for part in layers.modules():
+        if isinstance(part, (nn.BatchNorm2d, FrozenBatchNorm2d)):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+    predictors = nn.ModuleDict({"scores": nn.Conv2d(8, 6, 3, padding=1), "sides": nn.Conv2d(8, 4, 1)})
+    return layers.double().eval(), predictors.double()
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_windows_equal_autograd(name):
+    layers, predictors = branch_of(TOWERS[name])
+    branch = Branch(flatten_layers(layers), dict(predictors))
+    assert supported(branch)
+    assert not branch.frozen
+    features = torch.randn(1, 8, *GRID, dtype=torch.float64, requires_grad=True)
+    tape = Tape()
+    with tape.recording([branch]):
+        hidden = layers(features.clone())
+    seeds = {"scores": torch.randn(4, 6, dtype=torch.float64), "sides": torch.randn(4, 4, dtype=torch.float64)}
+    windows = pull_windows(branch, tape, 0, seeds, CELLS, GRID)
+    ours = paste_windows(windows, CELLS - branch.radius, GRID)
+    for i, (row, column) in enumerate(CELLS.tolist()):
+        value = sum((predictors[key](hidden)[0, :, row, column] * seed[i]).sum() for key, seed in seeds.items())
+        theirs = torch.autograd.grad(value, features, retain_graph=True)[0][0]
+        assert torch.allclose(ours[i], theirs, atol=1e-12)
+        assert windows[i].abs().sum() == pytest.approx(float(theirs.abs().sum())), "nothing may lie beyond the grid"
+
+
+def test_group_norm_with_its_statistics_held_fixed():
+    """Autograd through a GroupNorm whose mean and variance are detached: what "frozen" means, to the last digit."""
+
+    class Held(nn.GroupNorm):
+        def forward(self, value):
+            groups = value.detach().reshape(self.num_groups, -1)
+            mean = groups.mean(1).repeat_interleave(4)[:, None, None]
+            scale = (groups.var(1, unbiased=False) + self.eps).rsqrt().repeat_interleave(4)[:, None, None]
+            return (value - mean) * scale * self.weight[:, None, None] + self.bias[:, None, None]
+
+    layers, predictors = branch_of(lambda: nn.Sequential(conv(), Held(2, 8), nn.ReLU(), conv(), Held(2, 8), nn.ReLU()))
+    for part in layers:
+        if isinstance(part, Held):
+            nn.init.normal_(part.weight)
+    branch = Branch(flatten_layers(layers), {"scores": predictors["scores"]})
+    assert branch.frozen
+    features = torch.randn(1, 8, *GRID, dtype=torch.float64, requires_grad=True)
+    tape = Tape()
+    with tape.recording([branch]):
+        output = predictors["scores"](layers(features))
+    seed = torch.zeros(4, 6, dtype=torch.float64)
+    seed[:, 2] = 1
+    ours = paste_windows(pull_windows(branch, tape, 0, {"scores": seed}, CELLS, GRID), CELLS - branch.radius, GRID)
+    for i, (row, column) in enumerate(CELLS.tolist()):
+        theirs = torch.autograd.grad(output[0, 2, row, column], features, retain_graph=True)[0][0]
+        assert torch.allclose(ours[i], theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 8, 3, stride=2, padding=1),
+        nn.Conv2d(8, 8, 3),
+        nn.Conv2d(8, 8, 3, padding=2, dilation=2),
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+        nn.SiLU(),
+        nn.Dropout(),
+    ],
+    ids=str,
+)
+def test_what_has_no_backward_pass_here_is_known(layer):
+    assert not supported(Branch((conv(), layer), {"scores": conv()}))
+
+
+def test_a_layer_that_stands_twice_is_not_supported():
+    shared = nn.ReLU()
+    assert not supported(Branch((conv(), shared, conv(), shared), {"scores": conv()}))
+
+
+def test_recording_leaves_no_hook_and_counts_calls():
+    layers = nn.Sequential(conv(), nn.ReLU())
+    branch = Branch(flatten_layers(layers), {"scores": conv()})
+    tape = Tape()
+    with tape.recording([branch]):
+        layers(torch.rand(1, 8, 4, 4))
+        layers(torch.rand(1, 8, 6, 6))
+    assert tape.calls(branch) == 2
+    with pytest.raises(RuntimeError, match="channels"), tape.recording([branch]):
+        layers(torch.rand(1, 3, 4, 4))
+    assert not layers[1]._forward_hooks

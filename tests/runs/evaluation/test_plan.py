@@ -1,0 +1,42 @@
+"""What is evaluated, in words."""
+
+import pytest
+
+from whybox.api import open_data
+from whybox.errors import WhyboxError
+from whybox.runs.evaluation.plan import CONTROLS, GROUPS, Plan, make_metric, titles
+
+
+def test_groups_are_written_out_once_and_controls_join():
+    plan = Plan(methods=("odam", "control_box", "odam"), metrics=("faithfulness", "deletion", "leakage"))
+    assert plan.rows() == ("odam", "control_box", "control_blob")
+    assert plan.columns() == (*GROUPS["faithfulness"], "leakage")
+
+
+def test_every_group_names_metrics_that_exist():
+    for members in GROUPS.values():
+        for spec in members:
+            assert make_metric(spec).title
+    everything = Plan(metrics=("all",)).columns()
+    assert {"randomization", "stability"} == set(everything) - set(Plan(metrics=("standard",)).columns())
+
+
+def test_titles_name_the_settings():
+    assert titles(["odam", "drise:masks=500", *CONTROLS])["drise:masks=500"] == "D-RISE (masks 500)"
+
+
+def test_an_option_of_two_kinds_takes_both():
+    assert make_metric("attention_divergence:base=e").range[1] == pytest.approx(0.6931, abs=1e-4)
+    assert make_metric("attention_divergence:base=2").range[1] == pytest.approx(1.0)
+    assert make_metric("deletion:most=100").most == 100
+
+
+def test_a_longer_series_of_scenes_is_the_same_data_and_another_seed_is_not():
+    digests = [open_data(f"scenes:{words}").digest for words in ("count=4", "count=9", "count=4:seed=7", "count=4:size=96x64")]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_an_option_out_of_its_range_is_one_line():
+    with pytest.raises(WhyboxError, match="points must be at least 2"):
+        make_metric("deletion:points=1")
