@@ -26,8 +26,9 @@ from torch import nn
 
 import whybox
 from whybox.api import make_method
+from whybox.model import Model
 from whybox.targets import SIDES, find_target
-from whybox.types import Detections, Model, Trace
+from whybox.types import Detections, Trace
 
 BUILDERS = {
     "fcos": "fcos_resnet50_fpn",

@@ -17,7 +17,7 @@ from whybox.data.scenes import draw_scene
 def cosines(size: int, images: int, target: str) -> dict[tuple[int, int], list[float]]:
     """Cosine of frozen to exact maps, by the grid of the detection's level; scenes are scaled to a shorter side of `size`."""
     model = whybox.load("whybox/scenes")
-    transform: Any = model.net.transform  # type: ignore[attr-defined]
+    transform: Any = model.network.transform  # type: ignore[attr-defined]
     transform.min_size, transform.max_size = (size,), 10 * size
     found: dict[tuple[int, int], list[float]] = defaultdict(list)
     for index in range(images):

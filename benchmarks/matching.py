@@ -20,7 +20,7 @@ import torch
 
 import whybox
 from whybox import registry
-from whybox.types import Model
+from whybox.model import Model
 
 WORDS = ("ball", "tree", "car", "person", "dog", "house", "boat", "bird", "lamp", "chair")
 SHORTENED: dict[str, tuple[dict[str, Any], float]] = {
@@ -62,7 +62,7 @@ def measure(model: Model, image: torch.Tensor, method: str, repeats: int) -> tup
 
     def own() -> None:
         with torch.no_grad():
-            model.net.encode_image(pixels)  # type: ignore[attr-defined]
+            model.network.encode_image(pixels)  # type: ignore[attr-defined]
 
     def explained() -> None:
         whybox.explain(model, image, method=method, **settings)

@@ -24,8 +24,9 @@ from whybox.data.scenes import draw_scene
 from whybox.metrics import deletion, insertion
 from whybox.metrics.deletion import Deletion
 from whybox.metrics.insertion import Insertion
+from whybox.model import Model
 from whybox.truth import MetricInput, Truth
-from whybox.types import Candidates, Detections, Model
+from whybox.types import Candidates, Detections
 
 METRICS = {
     "deletion": Deletion(),

@@ -92,7 +92,7 @@ def test_models_by_name_with_local_weights(tmp_path):
     name = "torchvision/ssdlite320_mobilenet_v3_large"
     loaded = whybox.load(name, weights=tmp_path / "mine.safetensors", num_classes=6)
     assert loaded.name == name
-    assert all(torch.equal(value, source.state_dict()[key]) for key, value in loaded.net.state_dict().items())
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in loaded.network.state_dict().items())
     with pytest.raises(WeightsError, match=r"expects"):
         whybox.load(name, weights=str(tmp_path / "mine.safetensors"), num_classes=7)
 
@@ -153,7 +153,7 @@ def test_an_empty_result_is_not_an_error(model):
         ({"method": 3}, "name or a method object"),
         ({"target": 3}, "name or a callable"),
         ({"target": ["score", "x1"]}, "name or a callable"),
-        ({"target": lambda trace: trace.candidates.scores}, r"one number a detection, \(1,\), got shape"),
+        ({"target": lambda trace: trace.candidates.scores}, r"one number per detection, \(1,\), got shape"),
         ({"target": lambda trace: trace.candidates.scores.sum()}, r"got shape \(\)"),
         ({"target": lambda trace: [1.0]}, "got list"),
         ({"target": lambda trace: trace.candidates.scores[:, 0] / 0}, "NaN or infinite"),
@@ -194,8 +194,8 @@ def test_what_cannot_be_loaded_says_so():
 
 
 def test_a_trace_belongs_to_the_network_that_made_it(model):
-    trace = whybox.trace(model.net, image())
-    assert len(whybox.explain(model.net, trace, score_threshold=0.1, top=1)) == 1
+    trace = whybox.trace(model.network, image())
+    assert len(whybox.explain(model.network, trace, score_threshold=0.1, top=1)) == 1
     with pytest.raises(WhyboxError, match="made by another model"):
         whybox.explain(detector("retinanet_resnet50_fpn"), trace)
 

@@ -4,7 +4,7 @@ import torch
 from whybox.errors import UnknownNameError, WhyboxError
 from whybox.frame import Frame
 from whybox.targets import TARGETS, class_index, find_target
-from whybox.types import Candidates, Detections, Trace
+from whybox.types import Candidates, Detections, Trace, target_name
 
 SCORES = torch.tensor([[0.1, 0.7], [0.6, 0.2], [0.3, 0.4]])
 BOXES = torch.tensor([[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0], [8.0, 9.0, 10.0, 11.0]])
@@ -33,13 +33,13 @@ def trace(**parts):
     ],
 )
 def test_each_target_reads_its_detections_own_value(name, expected):
-    target, found_name = find_target(name, None, ("l",))
-    assert found_name == name
+    target = find_target(name, None, ("l",))
+    assert target_name(target) == name
     assert target(trace()).tolist() == pytest.approx(expected)
 
 
 def test_contrast_takes_a_class_by_name():
-    target, _ = find_target("contrast:cat", ["cat", "dog"])
+    target = find_target("contrast:cat", ["cat", "dog"])
     assert target.other == 0
 
 
@@ -47,7 +47,8 @@ def test_a_callable_is_taken_as_it_is():
     def area(passed):
         return passed.candidates.boxes[:, 2]
 
-    assert find_target(area, None) == (area, "area")
+    assert find_target(area, None) is area
+    assert target_name(area) == "area"
 
 
 def test_mistakes_name_what_would_work():
@@ -62,4 +63,4 @@ def test_mistakes_name_what_would_work():
     with pytest.raises(WhyboxError, match="logits"):
         TARGETS["logit"][0](trace(logits=None))
     with pytest.raises(WhyboxError, match="columns 0 to 1"):
-        find_target("contrast:7", None)[0](trace())
+        find_target("contrast:7", None)(trace())

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from whybox.frame import Frame
-from whybox.types import Candidates, Detections, FeatureGradient, HeatMaps, min_max
+from whybox.placement import Windows
+from whybox.pullback import FeatureGradient
+from whybox.types import Candidates, Detections, HeatMaps, min_max
 
 
 def detections(count=3):
@@ -79,7 +81,7 @@ def test_maps_are_indexed_with_their_routes():
 
 def test_a_windowed_gradient_on_the_whole_grid():
     features = torch.rand(3, 5, 5)
-    windowed = FeatureGradient(torch.rand(2, 3, 3, 3), features, torch.tensor([[-1, -1], [2, 2]]))
+    windowed = FeatureGradient(torch.rand(2, 3, 3, 3), features, Windows(torch.tensor([[-1, -1], [2, 2]]), (3, 3), (5, 5)))
     whole = windowed.whole()
     assert whole.gradient.shape == (2, 3, 5, 5)
     by_window = (windowed.activation() * windowed.gradient).sum((1, 2, 3))

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from whybox.errors import WhyboxError
     from whybox.explanation import Explanation
     from whybox.frame import Frame
+    from whybox.model import Model
     from whybox.runs.evaluation.compare import compare
     from whybox.runs.evaluation.evaluate import Evaluation, evaluate
     from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
-    from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Model, Pullback, Target, Trace
+from whybox.pullback import Pullback
+from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Target, Trace
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,9 @@ from whybox.explanation import Explanation, reading_note
 from whybox.loading import load, open_data
 from whybox.method_choice import check_target, check_value, make_method
 from whybox.missed import match_drawn
+from whybox.model import Model
 from whybox.targets import COMBINED, SIDES, find_target
-from whybox.types import Detections, HeatMaps, Model, Target, Trace, min_max
+from whybox.types import Detections, HeatMaps, Target, Trace, min_max
 
 __all__ = [
     "check_target",
@@ -41,25 +42,30 @@ def trace(model: str | nn.Module | Model, image: ImageSource) -> Trace:
     with torch.inference_mode(False):
         pixels = read_image(image)
         pixels = pixels.clone() if pixels.is_inference() else pixels
-        weight = next(iter(getattr(model, "net", nn.Module()).parameters()), pixels)
+        weight = next(iter(_parameters(model)), pixels)
         found = model.trace(pixels.to(weight.device))
     if not (found.candidates.scores.isfinite().all() and found.detections.boxes.isfinite().all()):
         raise WeightsError(f"{model.name} gave scores or boxes that are NaN or infinite: {_suspect(model)}")
     columns = found.candidates.scores.shape[1]
     if model.classes is not None and len(model.classes) != columns:
         raise WhyboxError(f"{model.name} has {columns} score columns and {len(model.classes)} class names; give one a column")
-    return replace(found, made_by=weakref.ref(getattr(model, "net", model)))
+    return replace(found, made_by=weakref.ref(model if model.network is None else model.network))
 
 
 def _own_trace(model: Model, passed: Trace) -> Trace:
     """Refuse a trace that another network made."""
-    if passed.made_by is not None and passed.made_by() is not getattr(model, "net", model):
+    if passed.made_by is not None and passed.made_by() is not (model if model.network is None else model.network):
         raise WhyboxError("this trace was made by another model: trace the image with the model that explains it")
     return passed
 
 
+def _parameters(model: Model) -> Iterator[nn.Parameter]:
+    """Of the network, where the model has one."""
+    return iter(()) if model.network is None else model.network.parameters()
+
+
 def _suspect(model: Model) -> str:
-    named = getattr(model, "net", nn.Module()).named_parameters()
+    named = [] if model.network is None else model.network.named_parameters()
     bad = [name for name, weight in named if not weight.isfinite().all()]
     return f"its weights hold NaN or infinity in {bad[0]}" if bad else "its weights are finite, so look at its input scaling"
 
@@ -77,7 +83,7 @@ def detect(
 def _answered(model: Model, passed: Trace) -> Trace:
     """A trace of this model's, which may be older than the texts that the model is asked about now."""
     _own_trace(model, passed)
-    if "text" not in model.gives:
+    if not model.takes_text:
         return passed
     answered: Trace = model.answer(passed)  # type: ignore[attr-defined]
     return answered
@@ -126,8 +132,8 @@ def explain(
         each = zip(image, _for_each(detections, len(image)), _text_for_each(text, len(image)), strict=True)
         return [explain(model, one, name=name, detections=own, text=words, **settings) for one, own, words in each]
     model = _asked(load(model), text)
-    method = _DEFAULT_METHODS["transformer" in model.gives] if method is None else method
-    target = getattr(model, "default_target", "score") if target is None else target
+    method = model.default_method if method is None else method
+    target = model.default_target if target is None else target
     chosen_method = make_method(method, model, route=route, layer=layer, **options)
     check_target(chosen_method, target)
     _check_has_boxes(model, target)
@@ -141,8 +147,8 @@ def explain(
     parts = (found, maps, passed.image, model.name, model.classes, image_name)
     if getattr(chosen_method, "same_for_all", False):
         notes = tuple(f"{chosen_method.name} takes no notice of what is asked: its map is the same for everything" for _ in notes)
-    if "text" not in model.gives:
-        return Explanation(*parts, notes, seconds, whole_image="transformer" in model.gives)
+    if not model.takes_text:
+        return Explanation(*parts, notes, seconds, whole_image=model.whole_image)
     return _of_texts(Explanation(*parts, notes, seconds, whole_image=True), model, passed, chosen_method, target)
 
 
@@ -173,14 +179,11 @@ def _ask_alike(model: Model, passed: Trace, method: Any, target: Any, name: str,
     return explain(model, passed, text=list(texts), method=method, target=target, name=name)
 
 
-_DEFAULT_METHODS = {False: "odam", True: "grad_eclip"}
-
-
 def _asked(model: Model, text: Any) -> Model:
     """The model, asked about the texts where there are any."""
     prompt = getattr(model, "prompt", None)
     if text is None:
-        if "text" in model.gives and not model.classes:
+        if model.takes_text and not model.classes:
             raise WhyboxError(
                 f"{model.name} matches images with texts: say which, text='a red ball' or a list of texts; "
                 "on the command line: whybox match"
@@ -226,7 +229,7 @@ def _check_selection(score_threshold: Any, top: Any) -> None:
 
 
 def _check_has_boxes(model: Model, target: str | Target) -> None:
-    if "transformer" in model.gives and target in (*SIDES, COMBINED):
+    if model.whole_image and target in (*SIDES, COMBINED):
         raise WhyboxError(
             f"target {target!r} is about a box, and {model.name} answers for the whole image: score, logit, contrast:NAME"
         )
@@ -235,14 +238,13 @@ def _check_has_boxes(model: Model, target: str | Target) -> None:
 def _maps(method: Any, model: Model, passed: Trace, found: Detections, target: str | Target) -> HeatMaps:
     raw = tuple(passed.candidates.raw)
     names = ("score", *SIDES) if target == COMBINED else (target,)
-    pairs = [find_target(name, model.classes, raw) for name in names]
-    results: list[HeatMaps] = method(model, passed, found, [one for one, _ in pairs], [name for _, name in pairs])
+    results: list[HeatMaps] = method(model, passed, found, [find_target(name, model.classes, raw) for name in names])
     return combine(results) if target == COMBINED else results[0]
 
 
 def _token_maps(method: Any, model: Model, passed: Trace, found: Detections, target: str | Target) -> TokenMaps:
-    chosen, name = find_target(target, model.classes, tuple(passed.candidates.raw))
-    results: list[TokenMaps] = method.explain_text(model, passed, found, [chosen], [name])
+    chosen = find_target(target, model.classes, tuple(passed.candidates.raw))
+    results: list[TokenMaps] = method.explain_text(model, passed, found, [chosen])
     return results[0]
 
 
@@ -269,10 +271,10 @@ MOST_DETECTIONS = 100
 def _choose(
     passed: Trace, wanted: Any, model: Model, score_threshold: float, top: int | None
 ) -> tuple[Detections, tuple[str, ...]]:
-    whole = "transformer" in model.gives
+    whole = model.whole_image
     if wanted is None:
         # A text is asked for by its user, whatever its score; of a classifier the best class is.
-        asked = "text" in model.gives
+        asked = model.takes_text
         most = top if top is not None else len(passed.detections) if asked else MOST_DETECTIONS
         found = _best(passed.detections, -torch.inf if asked else score_threshold, most)
         found = passed.detections[:1] if whole and not len(found) else found

@@ -1,14 +1,16 @@
 """The nouns of transformers: one taken apart into attention layers, a forward pass through it, kept, and the maps of a text."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from whybox.frame import Size
-from whybox.types import Detections, Model, Trace
+from whybox.model import Model
+from whybox.types import Detections, Trace
 
 
 @dataclass(frozen=True)
@@ -161,35 +163,32 @@ class TokenMaps:
         return words.index_add(0, torch.tensor(text.word_of(), dtype=torch.long, device=values.device), values)
 
 
-@runtime_checkable
-class TransformerModel(Model, Protocol):
+class TransformerModel(Model):
     """A model that gives "transformer": its image encoder can be taken apart."""
 
+    @abstractmethod
     def transformer(self, trace: Trace) -> TransformerPass:
         """The image's pass, from its trace."""
-        ...
 
 
-@runtime_checkable
-class ImageTextModel(TransformerModel, Protocol):
+class ImageTextModel(TransformerModel):
     """A model that gives "text", too: its classes are texts, and their encoder can be taken apart."""
 
     texts: Sequence[Text]
 
+    @abstractmethod
     def text_transformer(self, trace: Trace, labels: Tensor | None = None, *, padded: bool = False) -> TransformerPass:
         """The pass of the texts `labels` (n,), one item each, or of all; answered with the image of the trace. padded: to the
         full context."""
-        ...
 
+    @abstractmethod
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(K,D) unit embeddings of other texts."""
-        ...
 
 
-@runtime_checkable
-class AttentionModel(Model, Protocol):
-    """A detector that shows its attention."""
+class AttentionModel(Model):
+    """A detector that can show its attention: it gives "attention" where it does."""
 
+    @abstractmethod
     def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
         """The trace narrowed to the detections, with its graph, and all attention in that graph, the first layer first."""
-        ...

@@ -10,9 +10,9 @@ from torch import nn
 
 from whybox import registry
 from whybox.errors import WhyboxError, unknown
+from whybox.model import Model
 from whybox.specs import parse_spec
 from whybox.truth import DataSet
-from whybox.types import Model
 from whybox.weights import load_weights
 
 BUILT_IN = "whybox"
@@ -145,7 +145,7 @@ def _wrap_as(family: Any, module: nn.Module, **options: Any) -> Model:
 
 
 def _network(model: Model) -> nn.Module:
-    network = getattr(model, "net", None)
+    network = model.network
     if not isinstance(network, nn.Module):
         raise WhyboxError(f"{model.name} has no module of its own to move or to fill with weights")
     return network

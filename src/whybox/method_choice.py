@@ -6,7 +6,8 @@ from typing import Any
 
 from whybox import registry
 from whybox.errors import WhyboxError, unknown
-from whybox.types import Model, Target
+from whybox.model import Model
+from whybox.types import Target
 
 ROUTES = ("auto", "fast", "exact")
 
@@ -44,7 +45,7 @@ _DEFAULTS = (("route", "auto"), ("layer", None))
 def check_target(method: str | Any, target: str | Target) -> None:
     """Refuse a target that a method cannot explain; most explain any."""
     kind: Any = registry.methods()[method] if isinstance(method, str) else method
-    allowed = getattr(kind, "targets", None)
+    allowed = kind.targets
     name = target if isinstance(target, str) else getattr(target, "name", None)
     if allowed is not None and name not in allowed:
         raise WhyboxError(f"{kind.name} explains a detection as a whole: target {' or '.join(allowed)}, not {name or 'your own'}")
@@ -77,15 +78,9 @@ def _check_object(method: Any, model: Model, options: Mapping[str, Any]) -> Any:
 
 
 def _check_needs(kind: Any, model: Model, known: Mapping[str, Any]) -> None:
-    missing, unfit = kind.needs - model.gives, _not_for(kind) & model.gives
+    missing, unfit = kind.needs - model.gives, model.kind in kind.not_for
     if missing or unfit:
-        works = [name for name, other in known.items() if other.needs <= model.gives and not _not_for(other) & model.gives]
+        works = [name for name, other in known.items() if other.serves(model)]
         lacks = f"needs {', '.join(sorted(missing))}, which {model.name} does not give"
         reason = lacks if missing else f"has nothing to compare where a model answers for the whole image, as {model.name} does"
         raise WhyboxError(f"method {kind.name!r} {reason}; what works with it: {', '.join(works) or 'nothing'}")
-
-
-def _not_for(kind: Any) -> frozenset[str]:
-    """What a model may not give, for a method that makes no sense then."""
-    found: frozenset[str] = getattr(kind, "not_for", frozenset())
-    return found

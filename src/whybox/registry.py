@@ -14,6 +14,7 @@ import whybox.data
 import whybox.methods
 import whybox.metrics
 import whybox.models
+from whybox.method import Method
 from whybox.targets import DESCRIPTIONS
 
 
@@ -32,9 +33,9 @@ def loaders() -> Mapping[str, ModuleType]:
 
 
 @cache
-def methods() -> Mapping[str, type]:
+def methods() -> Mapping[str, type[Method]]:
     """Method classes by name; each file in methods/ holds one whose `name` is the file's."""
-    own = {name: _class_in(module, name) for name, module in _files(whybox.methods)}
+    own: dict[str, type[Method]] = {name: _class_in(module, name) for name, module in _files(whybox.methods)}
     return own | _from_outside("whybox.methods")
 
 

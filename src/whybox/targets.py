@@ -83,13 +83,15 @@ class RawOutput:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Why this class and not another: the logit of the detection's class less the logit of class `other` (a column)."""
+    """Why this class and not another: the logit of the detection's class less the logit of class `other` (a column), called
+    `other_name`."""
 
     other: int
+    other_name: str = ""
 
     @property
     def name(self) -> str:
-        return f"contrast:{self.other}"
+        return f"contrast:{self.other_name or self.other}"
 
     def __call__(self, trace: Trace) -> Tensor:
         logits = trace.candidates.logits
@@ -117,18 +119,19 @@ DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
-def find_target(target: str | Target, classes: Sequence[str] | None, raw: Sequence[str] = ()) -> tuple[Target, str]:
-    """The target behind a name, and the name. A callable is taken as it is."""
+def find_target(target: str | Target, classes: Sequence[str] | None, raw: Sequence[str] = ()) -> Target:
+    """The target behind a name. A callable is taken as it is."""
     if not isinstance(target, str) and not callable(target):
         raise WhyboxError(f"target must be a name or a callable from a Trace to (N,), got {target!r}")
     if not isinstance(target, str):
-        return target, str(getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__))
+        return target
     if target in TARGETS:
-        return TARGETS[target][0], target
+        return TARGETS[target][0]
     if target.startswith("contrast:"):
-        return Contrast(class_index(target.removeprefix("contrast:"), classes)), target
+        other = target.removeprefix("contrast:")
+        return Contrast(class_index(other, classes), other)
     if target in raw:
-        return RawOutput(target), target
+        return RawOutput(target)
     raise unknown("target", target, [*TARGETS, COMBINED, "contrast:CLASS", *raw])
 
 

@@ -1,27 +1,25 @@
 """The nouns: what flows from an image to a heat map. Checks live in __post_init__; behavior is indexing and views."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from whybox.errors import WhyboxError
-from whybox.frame import Frame, Size, paste_windows, resize_maps, take_windows
+from whybox.frame import Frame, Size, resize_maps
 
 __all__ = [
     "Candidates",
     "Detections",
-    "FeatureGradient",
     "FeatureMap",
     "Frame",
     "HeatMaps",
-    "Model",
-    "Pullback",
     "Size",
     "Target",
     "Trace",
+    "min_max",
+    "target_name",
 ]
 
 
@@ -129,8 +127,9 @@ class Trace:
     """One forward pass, kept: explaining a hundred detections costs one of these, not a hundred.
 
     image: (3,H,W) float in 0..1, the user's image. candidates: all M raw rows. detections: after the framework's own
-    suppression. features: one entry a level. state: what the model family needs to take gradients later; nobody else reads it.
-    made_by: a weak reference to the network.
+    suppression. features: one entry per level. embedding: an image-text model's or classifier's, (1,D). state: what the
+    model family needs to take gradients later; nobody else reads it. made_by: a weak reference to the network.
+    differentiable: features and candidates carry their graph down to the network's weights.
     """
 
     image: Tensor
@@ -138,10 +137,10 @@ class Trace:
     features: tuple[FeatureMap, ...]
     candidates: Candidates
     detections: Detections
-    attention: tuple[Tensor, ...] = ()
     embedding: Tensor | None = None
     state: Any = None
     made_by: Callable[[], Any] | None = None
+    differentiable: bool = False
 
     def rows(self, candidates: Candidates, detections: Detections) -> "Trace":
         """The same pass narrowed to some candidates, one a detection, so that detection i is candidate i."""
@@ -152,123 +151,16 @@ class Trace:
 @runtime_checkable
 class Target(Protocol):
     """What is explained: a callable from a Trace to one number per detection, (N,), built from its candidates by
-    differentiable operations. Row i may depend only on candidate `trace.detections.source[i]`."""
+    differentiable operations. Row i may depend only on candidate `trace.detections.source[i]`.
+
+    A target carries its name: an attribute `name`, or else a function's `__name__`."""
 
     def __call__(self, trace: Trace) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class FeatureGradient:
-    """dY/dA of n detections at one feature map.
-
-    gradient: (n,C,k,l). features: the layer's values, (C,h,w) shared, or (n,C,k,l) where each detection has its own.
-    origin: (n,2) top-left cell (row, column) of each gradient window on the shared grid; None: the gradient covers it all.
-    """
-
-    gradient: Tensor
-    features: Tensor
-    origin: Tensor | None = None
-
-    @property
-    def grid(self) -> Size:
-        """(h, w) of the whole layer."""
-        return self.features.shape[-2], self.features.shape[-1]
-
-    def activation(self) -> Tensor:
-        """The features under each gradient, broadcastable to (n,C,k,l)."""
-        if self.origin is None:
-            return self.features
-        k, m = self.gradient.shape[-2:]
-        return take_windows(self.features, self.origin, (k, m))
-
-    def whole(self) -> "FeatureGradient":
-        """The same gradient on the whole grid, zero outside its window."""
-        if self.origin is None:
-            return self
-        return FeatureGradient(paste_windows(self.gradient, self.origin, self.grid), self.features)
-
-    def paste(self, maps: Tensor) -> Tensor:
-        """Maps (n,k,l) under the gradients -> (n,h,w) on the whole grid."""
-        return maps if self.origin is None else paste_windows(maps, self.origin, self.grid)
-
-
-@dataclass(frozen=True)
-class Pullback:
-    """A way from some candidate rows back to the features (a vector-Jacobian product).
-
-    rows: (n,) indices into the detections that were asked for. trace: narrowed to those rows, differentiable.
-    features, origin: as in FeatureGradient. pull: values (n,), from a target on `trace`, -> gradient (n,C,k,l).
-    route: "exact" (autograd through the model), "windows" (exact, on the receptive field alone) or
-    "frozen" (windows with the normalization's statistics held fixed).
-    place: maps (n,k,l) of a layer with a grid of its own (pooled RoIs) -> maps on the level's grid.
-    split: where one backward pass serves windows of many sizes: what `pull` gives -> parts, each with its rows' positions.
-    stride: network pixels a cell of the features.
-    """
-
-    rows: Tensor
-    trace: Trace
-    features: Tensor
-    pull: Callable[[Tensor], Tensor]
-    route: str
-    stride: float
-    origin: Tensor | None = None
-    place: Callable[[Tensor], Tensor] | None = None
-    split: Callable[[Tensor], Iterator[tuple[Tensor, FeatureGradient]]] | None = None
-
-    def gradients(self, target: Target) -> Iterator[tuple[Tensor, FeatureGradient]]:
-        """dY/dA for the values Y of `target`, also where the caller stands under no_grad or inference_mode: in parts that
-        fit memory, each with the positions (m,) of its rows among this pullback's n."""
-        with torch.inference_mode(False), torch.enable_grad():
-            values = target(self.trace)
-        _check_values(values, target, len(self.trace.detections))
-        pulled = self.pull(values)
-        if self.split is not None:
-            yield from self.split(pulled)
-        else:
-            yield torch.arange(len(pulled), device=pulled.device), FeatureGradient(pulled, self.features, self.origin)
-
-    def gradient(self, target: Target) -> FeatureGradient:
-        """All parts at once, in the order of the rows; where there are several, on the whole grid."""
-        parts = list(self.gradients(target))
-        if self.split is None:
-            return parts[0][1]
-        order = torch.cat([positions for positions, _ in parts]).argsort()
-        return FeatureGradient(torch.cat([part.whole().gradient for _, part in parts])[order], self.features)
-
-
-def _check_values(values: Any, target: Target, count: int) -> None:
-    name = getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__)
-    came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-    if not isinstance(values, Tensor) or values.shape != (count,):
-        raise WhyboxError(f"target {name!r} must return a tensor with one number a detection, ({count},), got {came}")
-    if not values.isfinite().all():
-        raise WhyboxError(f"target {name!r} is NaN or infinite for detection {int((~values.isfinite()).nonzero()[0])}")
-
-
-@runtime_checkable
-class Model(Protocol):
-    """A model as whybox sees it. `gives` says what its traces hold: "candidates", "features", "input", "roi", "attention" ..."""
-
-    name: str
-    gives: frozenset[str]
-    classes: Sequence[str] | None
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names that `pullbacks` takes as `layer`, the default first."""
-        ...
-
-    def trace(self, image: Tensor) -> Trace:
-        """One forward pass over an image (3,H,W) in 0..1, without a graph."""
-        ...
-
-    def predict(self, images: Tensor) -> list[Candidates]:
-        """The raw candidates for a batch (B,3,H,W) of images in 0..1 of one size, without a graph."""
-        ...
-
-    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
-        """Ways back to the features for `detections`, in chunks that fit memory; every row comes exactly once."""
-        ...
+def target_name(target: Target) -> str:
+    """A target's name; of a callable of the user's own its function's or class's name."""
+    return str(getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__))
 
 
 @dataclass(frozen=True)
@@ -277,7 +169,7 @@ class HeatMaps:
 
     native: N maps, each (h,w) on the grid of its own layer, covering the network's canvas. method, target: names.
     options: the method's settings. routes: N names, how each gradient was taken ("" where a method takes none).
-    scaled: the view `normalized()`: every map runs from 0 to 1.
+    scaled: the view `normalized()`: every map runs from 0 to 1. method_title: the method's name as people write it.
     """
 
     native: tuple[Tensor, ...]
@@ -288,6 +180,7 @@ class HeatMaps:
     routes: tuple[str, ...] = ()
     scaled: bool = False
     crop_padding: bool = True
+    method_title: str = ""
 
     def __len__(self) -> int:
         return len(self.native)

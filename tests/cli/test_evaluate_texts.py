@@ -14,7 +14,7 @@ def words(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     side = VISION["image_size"]
     crop = {"height": side, "width": side}
-    make_clip().net.save_pretrained(folder)
+    make_clip().network.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size=crop).save_pretrained(folder)
     return ["evaluate", "--model", f"hf/{folder}", "--data", "scenes:count=1:size=96x64", "--metrics", "pixel_ap,words"]

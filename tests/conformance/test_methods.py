@@ -19,14 +19,11 @@ SETTINGS = {
 FEW = ("input_x_gradient", "smoothgrad", "integrated_gradients")
 """Methods that go back to the input: a backward pass through the whole model for every detection."""
 FAMILIES = sorted(registry.models())
-SAME_FOR_ALL = ("control_blob", "control_box", "raw_attention", "rollout")
-"""Controls know the box alone, and boxes may be shared; attention by itself does not know what was asked."""
 
 
 def serves(family, method):
     """Whether the family gives what the method needs, and nothing that it is not for."""
-    kind, gives = registry.methods()[method], sample(family).gives
-    return kind.needs <= gives and not getattr(kind, "not_for", frozenset()) & gives
+    return registry.methods()[method].serves(sample(family))
 
 
 def explain(family, method, picture, **options):
@@ -51,7 +48,7 @@ def test_maps_are_finite_seeded_and_differ_between_detections(family, method):
     assert result.maps.at_image().shape == (len(result.maps), 150, 201)
     assert result.maps.values.isfinite().all()
     assert all(torch.equal(a, b) for a, b in zip(result.maps.native, again.maps.native, strict=True))
-    assert method in SAME_FOR_ALL or len(torch.unique(result.maps.normalized().at_image(), dim=0)) > 1
+    assert registry.methods()[method].same_for_all or len(torch.unique(result.maps.normalized().at_image(), dim=0)) > 1
     assert result.maps.method == method
     assert result.maps.target == "score"
 

@@ -6,9 +6,9 @@ import torch
 from models.detectors import image
 from whybox import registry
 from whybox.errors import GradientError
+from whybox.model import Model
 from whybox.ops.maps import draw_maps
 from whybox.targets import SIDES, BoxSide, ClassScore
-from whybox.types import Model
 
 
 def few(trace, count=12):
@@ -45,7 +45,7 @@ def perimeter(trace):
 def test_gradients_reach_the_features_and_every_row_comes_once(model, target):
     trace = model.trace(image())
     found = few(trace)
-    if target is perimeter and "transformer" in model.gives:
+    if target is perimeter and model.whole_image:
         with pytest.raises(GradientError):  # the one box is the whole image, whatever stands on it
             gradients(model, trace, found, target)
         return
@@ -76,7 +76,7 @@ def test_default_and_exact_routes_agree_on_direction(model):
 
 
 def test_the_module_is_left_as_it_was_also_after_an_exception(model):
-    net = model.net
+    net = model.network
     modes = [part.training for part in net.modules()]
     needs = [weight.requires_grad for weight in net.parameters()]
     hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in net.modules()]
@@ -108,7 +108,7 @@ def test_images_of_any_shape(model):
     for shape in ((64, 64), (40, 300), (301, 97)):
         trace = model.trace(image(0, *shape))
         assert trace.frame.image == shape
-        draw = lambda gradient, *_: gradient.whole().gradient.sum(1)
+        draw = lambda gradient, *_: gradient.on_grid(gradient.whole().gradient.sum(1))
         maps, _ = draw_maps(model, trace, trace.detections[:1], [ClassScore()], draw)
         assert len(maps[0]) == min(1, len(trace.detections))
 
@@ -129,4 +129,4 @@ def test_the_callers_gradient_mode_does_not_matter(model, mode):
 
 
 def sum_of_products(gradient, detections, stride):
-    return gradient.paste((gradient.gradient * gradient.activation()).sum(1))
+    return gradient.under((gradient.gradient * gradient.activation()).sum(1))

@@ -38,7 +38,7 @@ def logit(trace):
 
 
 def draw(method, model, trace, detections=None, target=score):
-    (maps,) = method(model, trace, trace.detections if detections is None else detections, [target], ["score"])
+    (maps,) = method(model, trace, trace.detections if detections is None else detections, [target])
     assert len(maps) == len(trace.detections if detections is None else detections)
     assert maps.method == method.name
     return torch.stack(maps.native)
@@ -173,7 +173,7 @@ def test_texts_are_explained_from_their_end(seen):
     ends = (ids == WORDS.index("<end>")).int().argmax(1)
     chosen = trace.detections[[2, 1, 1]]
     for method in (RawAttention(), Rollout(), Game()):
-        (maps,) = method.explain_text(model, trace, chosen, [score], ["score"])
+        (maps,) = method.explain_text(model, trace, chosen, [score])
         assert [text.text for text in maps.texts] == [TEXTS[2], TEXTS[1], TEXTS[1]]
         for found, label in zip(maps.values, (2, 1, 1), strict=True):
             attention = [one[label] for one in texts.attention]
@@ -190,8 +190,8 @@ def test_a_text_reads_the_same_alone_and_beside_longer_ones(seen):
     alone = model.prompt([TEXTS[0]])
     other = alone.trace(picture())
     for method in (RawAttention(), Rollout(), Game()):
-        (beside,) = method.explain_text(model, trace, trace.detections[:1], [score], ["score"])
-        (single,) = method.explain_text(alone, other, other.detections, [score], ["score"])
+        (beside,) = method.explain_text(model, trace, trace.detections[:1], [score])
+        (single,) = method.explain_text(alone, other, other.detections, [score])
         assert_near(beside.values[0], single.values[0])
 
 
@@ -300,18 +300,18 @@ def test_patches_that_are_alike_get_the_same_value(method):
 def test_no_detection_gives_no_map_and_no_gradient_is_left(method, seen):
     model, trace, *_ = seen
     drawing = METHODS[method]()
-    (empty,) = drawing(model, trace, whybox.Detections.empty(), [score], ["score"])
+    (empty,) = drawing(model, trace, whybox.Detections.empty(), [score])
     assert empty.at_image().shape == (0, 45, 60)
     if hasattr(drawing, "explain_text"):
-        assert len(drawing.explain_text(model, trace, whybox.Detections.empty(), [score], ["score"])[0]) == 0
-    model.net.train()
-    flags = [(part.training, len(part._forward_hooks)) for part in model.net.modules()]
-    weights = [weight.clone() for weight in model.net.parameters()]
+        assert len(drawing.explain_text(model, trace, whybox.Detections.empty(), [score])[0]) == 0
+    model.network.train()
+    flags = [(part.training, len(part._forward_hooks)) for part in model.network.modules()]
+    weights = [weight.clone() for weight in model.network.parameters()]
     expected = draw(drawing, model, trace)
-    assert [(part.training, len(part._forward_hooks)) for part in model.net.modules()] == flags
-    assert all(torch.equal(a, b) for a, b in zip(model.net.parameters(), weights, strict=True))
-    assert all(weight.grad is None and weight.requires_grad for weight in model.net.parameters())
-    model.net.eval()
+    assert [(part.training, len(part._forward_hooks)) for part in model.network.modules()] == flags
+    assert all(torch.equal(a, b) for a, b in zip(model.network.parameters(), weights, strict=True))
+    assert all(weight.grad is None and weight.requires_grad for weight in model.network.parameters())
+    model.network.eval()
     with torch.inference_mode():
         rows = trace.detections[torch.arange(len(TEXTS))]
         assert torch.equal(draw(drawing, model, trace, rows), expected)

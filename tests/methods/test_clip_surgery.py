@@ -8,6 +8,7 @@ import whybox
 from models import hf_models, open_clip_models
 from whybox.errors import WhyboxError
 from whybox.methods.clip_surgery import ClipSurgery, clip_surgery_map
+from whybox.targets import ClassLogit
 
 CLASSES = ("a tree", "big dog", "blue ball left")
 
@@ -93,7 +94,7 @@ def test_every_family_has_a_second_path():
         net = hf_models.stirred(build())
         model = whybox.load(net, tokenizer=hf_models.tokenizer()).prompt(["tree", "big dog"])
         trace = model.trace(tiny_clip.image())
-        (maps,) = ClipSurgery()(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+        (maps,) = ClipSurgery()(model, trace, trace.detections, [tiny_clip.SCORE])
         assert maps.values.shape == (2, 4, 4)
         assert maps.values.std((1, 2)).min() > 1e-3
 
@@ -104,7 +105,7 @@ def test_a_pooling_head_attends_by_its_values():
     net = hf_models.stirred(hf_models.siglip())
     model = whybox.load(net, tokenizer=hf_models.tokenizer()).prompt(["tree"])
     trace = model.trace(tiny_clip.image())
-    maps = [ClipSurgery(layers=n)(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])[0].values for n in (1, 3)]
+    maps = [ClipSurgery(layers=n)(model, trace, trace.detections, [tiny_clip.SCORE])[0].values for n in (1, 3)]
     torch.testing.assert_close(maps[0], maps[1])
     head = net.vision_model.head
     with torch.no_grad():
@@ -127,7 +128,7 @@ def test_a_resnets_pool_attends_by_its_values():
     model = whybox.load(net, tokenizer=open_clip_models.tokenizer()).prompt(["a tree"])
     picture = tiny_clip.image(64, 64)
     trace = model.trace(picture)
-    (maps,) = ClipSurgery()(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+    (maps,) = ClipSurgery()(model, trace, trace.detections, [tiny_clip.SCORE])
     cells = []
     handle = net.visual.layer4.register_forward_hook(lambda module, args, output: cells.append(output[0].flatten(1).T))
     model.predict(picture[None])
@@ -159,6 +160,6 @@ def test_only_the_score_is_known_and_no_text_gives_no_map():
     model = tiny_clip.model()
     trace = model.trace(tiny_clip.image())
     with pytest.raises(WhyboxError, match="clip_surgery compares features with texts, and knows no 'logit'; use target 'score'"):
-        ClipSurgery()(model, trace, trace.detections, [tiny_clip.SCORE], ["logit"])
-    (maps,) = ClipSurgery()(model, trace, trace.detections[:0], [tiny_clip.SCORE], ["score"])
+        ClipSurgery()(model, trace, trace.detections, [ClassLogit()])
+    (maps,) = ClipSurgery()(model, trace, trace.detections[:0], [tiny_clip.SCORE])
     assert maps.at_image().shape == (0, 32, 44)

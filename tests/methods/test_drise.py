@@ -6,6 +6,7 @@ import torch
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.methods.drise import DRise, draw_masks, drise_weights, objectness_of
+from whybox.targets import BoxSide, ClassScore
 from whybox.types import Candidates, Detections, Trace
 
 SIZE = (48, 64)
@@ -47,7 +48,7 @@ def traced(model, image=None):
 def explain(method, model=None, image=None):
     model = model or Seeing()
     trace = traced(model, image)
-    return method(model, trace, trace.detections, [None], ["score"])[0]
+    return method(model, trace, trace.detections, [ClassScore()])[0]
 
 
 def test_the_map_is_highest_on_what_the_detector_looks_at():
@@ -88,7 +89,7 @@ def test_masks_are_shared_by_detections_and_targets():
     trace = traced(model)
     model.images.clear()
     both = trace.detections[[0, 0]]
-    maps = DRise(masks=10, grid=4, batch=5)(model, trace, both, [None, None], ["score", "score"])
+    maps = DRise(masks=10, grid=4, batch=5)(model, trace, both, [ClassScore(), ClassScore()])
     assert [len(one) for one in maps] == [2, 2]
     assert [len(images) for images in model.images] == [5, 5]
 
@@ -179,7 +180,7 @@ def test_an_unknown_candidate_counts_as_certain_of_its_class():
     model = Seeing()
     trace = traced(model)
     drawn = Detections(trace.detections.boxes, torch.ones(1), torch.tensor([0]), torch.tensor([-1]))
-    (maps,) = DRise(masks=5, grid=4)(model, trace, drawn, [None], ["score"])
+    (maps,) = DRise(masks=5, grid=4)(model, trace, drawn, [ClassScore()])
     torch.testing.assert_close(maps.values, explain(DRise(masks=5, grid=4)).values)
 
 
@@ -187,7 +188,7 @@ def test_no_detection_costs_no_forward_pass():
     model = Seeing()
     trace = traced(model)
     model.images.clear()
-    (maps,) = DRise()(model, trace, trace.detections[:0], [None], ["score"])
+    (maps,) = DRise()(model, trace, trace.detections[:0], [ClassScore()])
     assert model.images == []
     assert maps.at_image().shape == (0, *SIZE)
 
@@ -196,7 +197,7 @@ def test_only_the_score_has_a_similarity():
     model = Seeing()
     trace = traced(model)
     with pytest.raises(WhyboxError, match="drise explains a detection as a whole, not 'x1' alone; use target 'score'"):
-        DRise(masks=5)(model, trace, trace.detections, [None, None], ["score", "x1"])
+        DRise(masks=5)(model, trace, trace.detections, [ClassScore(), BoxSide("x1")])
 
 
 @pytest.mark.parametrize(

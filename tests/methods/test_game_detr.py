@@ -34,7 +34,7 @@ def left_side(trace):
 
 def answer_with_attentions(model, trace):
     """What transformers itself gives when asked for attentions, with eager attention, on a copy of the network."""
-    net = copy.deepcopy(model.net).eval()
+    net = copy.deepcopy(model.network).eval()
     net.set_attn_implementation("eager")
     inputs, _ = model._inputs(trace.image[None])
     pixels = inputs.pop("pixel_values").requires_grad_()
@@ -94,7 +94,7 @@ def traced():
 def test_maps_equal_the_papers_rules_over_the_librarys_attentions(traced, name, start):
     model, trace = traced[name]
     chosen = trace.detections[TOP]
-    maps = Game(start_layer=start)(model, trace, chosen, [score, left_side], ["score", "left"])
+    maps = Game(start_layer=start)(model, trace, chosen, [score, left_side])
     output = answer_with_attentions(model, trace)
     boxes = output.pred_boxes[0]
     logits = output.logits[0]
@@ -111,10 +111,10 @@ def test_maps_equal_the_papers_rules_over_the_librarys_attentions(traced, name, 
 def test_a_value_with_tiny_gradients_keeps_its_map(traced):
     """In single precision, where what is carried is far below the last digit of the ones of I."""
     model, trace = traced["detr"]
-    single = model_of("detr", copy.deepcopy(model.net).float())
+    single = model_of("detr", copy.deepcopy(model.network).float())
     faint = single.trace(image())
     output = answer_with_attentions(model, trace)
-    (found,) = Game()(single, faint, faint.detections[TOP], [lambda live: 1e-7 * score(live)], ["faint"])
+    (found,) = Game()(single, faint, faint.detections[TOP], [lambda live: 1e-7 * score(live)])
     for i, (query, label) in enumerate(zip(faint.detections.source[TOP], faint.detections.labels[TOP], strict=True)):
         expected = expected_maps(output, 1e-7 * output.logits[0, query].softmax(-1)[label], query, trace.features[0].grid)
         torch.testing.assert_close(found.native[i].double(), expected, rtol=1e-3, atol=1e-3 * float(expected.max()))
@@ -145,7 +145,7 @@ def test_nothing_is_left_on_the_model(name):
     model = model_of(name, net)
     trace = model.trace(image())
     before, kernels = state(net), [part.config._attn_implementation for part in net.modules() if hasattr(part, "config")]
-    Game()(model, trace, trace.detections[TOP], [score], ["score"])
+    Game()(model, trace, trace.detections[TOP], [score])
     assert_same(before, state(net))
 
     def fail(part, args, output):
@@ -183,9 +183,9 @@ def test_deformable_attention_is_refused_in_one_line(name):
 def test_a_layer_that_is_not_there_and_a_value_outside_the_graph_are_refused(traced):
     model, trace = traced["detr"]
     with pytest.raises(WhyboxError, match=r"start_layer must be from 0 to 2, .* for 3 layers; got 3"):
-        Game(start_layer=3)(model, trace, trace.detections[TOP], [score], ["score"])
+        Game(start_layer=3)(model, trace, trace.detections[TOP], [score])
     with pytest.raises(GradientError):
-        Game()(model, trace, trace.detections[TOP], [lambda live: score(live).detach()], ["cut"])
+        Game()(model, trace, trace.detections[TOP], [lambda live: score(live).detach()])
 
 
 def test_a_row_that_nothing_was_carried_to_stays_itself():

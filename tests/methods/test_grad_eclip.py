@@ -213,7 +213,7 @@ def test_half_precision_is_explained_in_float32(clip):
     full = whybox.explain(load_small(clip), image(), text=TEXTS)
     assert result.maps.values.dtype == torch.float32
     assert cosine_similarity(result.maps.values.flatten(1), full.maps.values.flatten(1)).min() > 0.98
-    assert {weight.dtype for weight in half.net.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in half.network.parameters()} == {torch.bfloat16}
 
 
 def test_nothing_is_left_on_the_model(clip, model):

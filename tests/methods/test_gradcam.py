@@ -131,7 +131,7 @@ def test_ssgradcam_pp_of_the_whole_has_gradcam_pps_weights(toy):
 def test_ssgradcam_pp_takes_the_cells_that_the_box_touches(toy):
     model, trace, detections = toy
     features = trace.features[0].values
-    (maps,) = SSGradCamPP()(model, trace, detections, [score], ["score"])
+    (maps,) = SSGradCamPP()(model, trace, detections, [score])
     for n, (row, column, label) in enumerate(CELLS):
         gradient = torch.nn.functional.pad(torch.zeros_like(features), (2, 2, 2, 2))
         gradient[:, row : row + 5, column : column + 5] = model.kernel[label]
@@ -149,8 +149,8 @@ def test_the_region_matters(toy):
     small = type(detections)(
         detections.boxes + torch.tensor([8.0, 8, -8, -8]), detections.scores, detections.labels, detections.source
     )
-    (box,) = SSGradCamPP()(model, trace, small, [score], ["score"])
-    (whole,) = SSGradCamPP(region="whole")(model, trace, small, [score], ["score"])
+    (box,) = SSGradCamPP()(model, trace, small, [score])
+    (whole,) = SSGradCamPP(region="whole")(model, trace, small, [score])
     assert not torch.allclose(box.values, whole.values)
     assert all(values.amax() > 0 for values in box.native)
 
@@ -160,7 +160,7 @@ def test_gradcam_cannot_tell_two_of_a_class_apart(toy, method):
     """Away from the edges the toy's gradient is the same kernel, wherever the detection is: so are its weights."""
     model, trace, _ = toy
     two = model.at([(4, 5, 1), (7, 11, 1)], trace)
-    (maps,) = method(model, trace, two, [score], ["score"])
+    (maps,) = method(model, trace, two, [score])
     torch.testing.assert_close(maps.native[0], maps.native[1])
     assert (maps.native[0] > 0).sum() > 25
 

@@ -38,8 +38,8 @@ def toy():
 @pytest.mark.parametrize("method", AT_FEATURES, ids=named)
 def test_windows_give_the_maps_of_the_whole_gradient(method, toy):
     model, trace, detections = toy
-    (windows,) = method(model, trace, detections, [score], ["score"])
-    (whole,) = type(method)(**{**vars(method), "route": "exact"})(model, trace, detections, [score], ["score"])
+    (windows,) = method(model, trace, detections, [score])
+    (whole,) = type(method)(**{**vars(method), "route": "exact"})(model, trace, detections, [score])
     assert windows.routes == ("windows",) * len(CELLS)
     assert whole.routes == ("exact",) * len(CELLS)
     torch.testing.assert_close(windows.values, whole.values, rtol=1e-4, atol=1e-5)
@@ -55,15 +55,15 @@ def test_a_window_as_large_as_the_grid_is_still_put_in_its_place(method):
     trimmed.fine = lambda pixels, coarse: trace.features[0].values[:, :5, :5]
     small = trimmed.trace(trimmed.picture())
     detections = trimmed.at([(0, 1, 0), (4, 4, 1)], small)
-    (windows,) = method(trimmed, small, detections, [score], ["score"])
-    (whole,) = type(method)(**{**vars(method), "route": "exact"})(trimmed, small, detections, [score], ["score"])
+    (windows,) = method(trimmed, small, detections, [score])
+    (whole,) = type(method)(**{**vars(method), "route": "exact"})(trimmed, small, detections, [score])
     torch.testing.assert_close(windows.values, whole.values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ALL, ids=named)
 def test_shape_and_finiteness(method, toy):
     model, trace, detections = toy
-    maps = method(model, trace, detections, [score, doubled], ["score", "double"])
+    maps = method(model, trace, detections, [score, doubled])
     for one in maps:
         assert one.at_image().shape == (len(CELLS), *model.image)
         assert one.values.isfinite().all()
@@ -75,7 +75,7 @@ def test_shape_and_finiteness(method, toy):
 @pytest.mark.parametrize("method", ALL, ids=named)
 def test_different_detections_differ(method, toy):
     model, trace, _ = toy
-    (maps,) = method(model, trace, model.at([(4, 5, 0), (0, 0, 1), (1, 0, 0)], trace), [score], ["score"])
+    (maps,) = method(model, trace, model.at([(4, 5, 0), (0, 0, 1), (1, 0, 0)], trace), [score])
     values = maps.normalized().values
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert (values[i] - values[j]).abs().amax() > 1e-3
@@ -84,16 +84,16 @@ def test_different_detections_differ(method, toy):
 @pytest.mark.parametrize("method", ALL, ids=named)
 def test_the_order_of_the_detections_is_kept(method, toy):
     model, trace, detections = toy
-    (maps,) = method(model, trace, detections, [score], ["score"])
+    (maps,) = method(model, trace, detections, [score])
     order = [3, 0, 4, 2, 1]
-    (turned,) = method(model, trace, detections[order], [score], ["score"])
+    (turned,) = method(model, trace, detections[order], [score])
     torch.testing.assert_close(turned.values, maps.values[order])
 
 
 @pytest.mark.parametrize("method", ALL, ids=named)
 def test_no_detection_gives_no_map(method, toy):
     model, trace, detections = toy
-    (maps,) = method(model, trace, detections[:0], [score], ["score"])
+    (maps,) = method(model, trace, detections[:0], [score])
     assert len(maps) == 0
     assert maps.routes == ()
     assert maps.at_image().shape == (0, *model.image)
@@ -101,7 +101,7 @@ def test_no_detection_gives_no_map(method, toy):
 
 def test_no_detection_on_several_layers(toy):
     model, trace, detections = toy
-    (maps,) = Odam(layer=("coarse", "fine"))(model, trace, detections[:0], [score], ["score"])
+    (maps,) = Odam(layer=("coarse", "fine"))(model, trace, detections[:0], [score])
     assert len(maps) == 0
 
 
@@ -109,7 +109,7 @@ def test_no_detection_on_several_layers(toy):
 def test_pooled_features_are_put_back_on_the_grid(method, toy):
     model, trace, detections = toy
     pooled = type(method)(**{**vars(method), "layer": "pooled"})
-    (maps,) = pooled(model, trace, detections, [score], ["score"])
+    (maps,) = pooled(model, trace, detections, [score])
     assert maps.values.shape == (len(CELLS), *model.grid)
     assert maps.values.amax() > 0
     # A 5x5 grid of its own, its middle on the detection's cell: nothing else of the level is touched.
@@ -120,6 +120,6 @@ def test_pooled_features_are_put_back_on_the_grid(method, toy):
 
 def test_pooled_odam_is_the_same_product(toy):
     model, trace, detections = toy
-    (pooled,) = Odam(layer="pooled")(model, trace, detections, [score], ["score"])
-    (fine,) = Odam()(model, trace, detections, [score], ["score"])
+    (pooled,) = Odam(layer="pooled")(model, trace, detections, [score])
+    (fine,) = Odam()(model, trace, detections, [score])
     torch.testing.assert_close(pooled.values, fine.values)

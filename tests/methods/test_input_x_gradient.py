@@ -17,7 +17,7 @@ def toy():
 
 def test_the_signed_map_of_a_linear_network_adds_up_to_its_score(toy):
     model, trace, detections = toy
-    (maps,) = InputXGradient(sign="signed")(model, trace, detections, [score], ["score"])
+    (maps,) = InputXGradient(sign="signed")(model, trace, detections, [score])
     assert maps.values.shape == (3, *model.canvas)
     assert maps.at_image().shape == (3, *model.image)
     torch.testing.assert_close(maps.values.sum((-2, -1)), detections.scores, rtol=1e-4, atol=1e-4)
@@ -25,7 +25,7 @@ def test_the_signed_map_of_a_linear_network_adds_up_to_its_score(toy):
 
 def test_a_pixel_is_worth_what_the_score_loses_without_it(toy):
     model, trace, detections = toy
-    (maps,) = InputXGradient(sign="signed")(model, trace, detections[0], [score], ["score"])
+    (maps,) = InputXGradient(sign="signed")(model, trace, detections[0], [score])
     image = trace.image.clone()
     image[:, 18, 22] = 0
     lost = detections.scores[0] - model.trace(image).candidates.scores[detections.source[0], 0]

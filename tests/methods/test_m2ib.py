@@ -78,7 +78,7 @@ def test_the_text_against_the_networks_own_forward_pass(index):
         image = embed(net, tiny_clip.pixels(tiny_clip.image()))[0]
     model = tiny_clip.model()
     trace = model.trace(tiny_clip.image())
-    (maps,) = M2ib(layer=LAYER).explain_text(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+    (maps,) = M2ib(layer=LAYER).explain_text(model, trace, trace.detections, [tiny_clip.SCORE])
     own = tiny_clip.words(tiny_clip.TEXTS[index])
 
     def run(batch):
@@ -107,7 +107,7 @@ class Linear:
 
     name, gives, classes, layers = "linear", frozenset({"transformer", "text"}), ("wanted",), ()
     texts = (Text("wanted", ("wanted",), ((0, 6),)),)
-    net = Identity()
+    network = Identity()
     wanted = 4
     """Among the patches; a class token stands before them."""
 
@@ -135,7 +135,7 @@ class Linear:
 def test_information_stays_where_it_is_needed():
     model = Linear()
     trace = model.trace(torch.zeros((3, 2, 3)))
-    (maps,) = M2ib(batch=4, steps=20)(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+    (maps,) = M2ib(batch=4, steps=20)(model, trace, trace.detections, [tiny_clip.SCORE])
     values = maps.values[0].flatten()
     others = torch.arange(6) != model.wanted
     # lam stays above 0.99 for the wanted patch: each of its 8 channels keeps more than 4 nats.
@@ -189,7 +189,7 @@ def test_nothing_is_left_on_the_model_and_callers_modes_do_not_matter():
     net.train()
     with torch.inference_mode():
         trace = model.trace(tiny_clip.image())
-        (maps,) = M2ib()(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+        (maps,) = M2ib()(model, trace, trace.detections, [tiny_clip.SCORE])
     assert net.training
     net.eval()
     torch.testing.assert_close(maps.values.clone(), expected, rtol=1e-4, atol=1e-4)
@@ -200,8 +200,8 @@ def test_nothing_is_left_on_the_model_and_callers_modes_do_not_matter():
 def test_no_text_gives_no_map():
     model = tiny_clip.model()
     trace = model.trace(tiny_clip.image())
-    (maps,) = M2ib()(model, trace, trace.detections[:0], [tiny_clip.SCORE], ["score"])
-    (words,) = M2ib().explain_text(model, trace, trace.detections[:0], [tiny_clip.SCORE], ["score"])
+    (maps,) = M2ib()(model, trace, trace.detections[:0], [tiny_clip.SCORE])
+    (words,) = M2ib().explain_text(model, trace, trace.detections[:0], [tiny_clip.SCORE])
     assert maps.at_image().shape == (0, 32, 44)
     assert len(words) == 0
 

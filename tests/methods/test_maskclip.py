@@ -55,8 +55,8 @@ def test_weighed_by_the_class_tokens_key():
 
 
 def test_any_target_is_read_at_each_patch():
-    logit = tiny_clip.explain(MaskClip(), target=ClassLogit(), name="logit").values
-    contrast = tiny_clip.explain(MaskClip(), target=Contrast(1), name="contrast:1").values
+    logit = tiny_clip.explain(MaskClip(), target=ClassLogit()).values
+    contrast = tiny_clip.explain(MaskClip(), target=Contrast(1)).values
     torch.testing.assert_close(contrast[0], logit[0] - logit[1], rtol=1e-4, atol=1e-4)
     assert contrast[1].abs().max() < 1e-5
 
@@ -85,7 +85,7 @@ def test_half_precision_is_explained_in_float32_and_left_as_it_was(dtype):
     before = weight.data_ptr()
     model = whybox.load(net, tokenizer=hf_models.tokenizer()).prompt(tiny_clip.TEXTS)
     trace = model.trace(tiny_clip.image())
-    (maps,) = MaskClip(weigh_by_key=True)(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+    (maps,) = MaskClip(weigh_by_key=True)(model, trace, trace.detections, [tiny_clip.SCORE])
     assert maps.values.dtype == torch.float32
     assert (weight.dtype, weight.data_ptr()) == (dtype, before)
     torch.testing.assert_close(maps.values, tiny_clip.explain(MaskClip(weigh_by_key=True)).values, rtol=0.1, atol=0.05)
@@ -96,7 +96,7 @@ def test_a_pooling_head_is_given_each_patch_alone():
     net = hf_models.stirred(hf_models.siglip())
     model = whybox.load(net, tokenizer=hf_models.tokenizer()).prompt(["tree"])
     trace = model.trace(tiny_clip.image())
-    (maps,) = MaskClip()(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+    (maps,) = MaskClip()(model, trace, trace.detections, [tiny_clip.SCORE])
     seen = []
     handle = net.vision_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append((*args, *kwargs.values())[0]), with_kwargs=True
@@ -109,14 +109,14 @@ def test_a_pooling_head_is_given_each_patch_alone():
         patches = tiny_clip.unit(net.vision_model.head(tokens[:, None]))
     torch.testing.assert_close(maps.values[0], (patches @ model.embed_texts(["tree"])[0]).reshape(4, 4), rtol=1e-4, atol=1e-5)
     with pytest.raises(whybox.WhyboxError, match="weigh_by_key compares with the class token, and hf/siglip has none"):
-        MaskClip(weigh_by_key=True)(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+        MaskClip(weigh_by_key=True)(model, trace, trace.detections, [tiny_clip.SCORE])
 
 
 def open_clip_model(kind):
     net = open_clip_models.network(kind)
     model = whybox.load(net, tokenizer=open_clip_models.tokenizer()).prompt(["a tree"])
     trace = model.trace(tiny_clip.image(64, 64))
-    (maps,) = MaskClip()(model, trace, trace.detections, [tiny_clip.SCORE], ["score"])
+    (maps,) = MaskClip()(model, trace, trace.detections, [tiny_clip.SCORE])
     return net, model, maps.values.flatten()
 
 
@@ -156,7 +156,7 @@ def test_a_resnets_pool_becomes_two_convolutions():
 def test_no_text_gives_no_map_and_nothing_is_left_on_the_model():
     model, net = tiny_clip.model(), tiny_clip.network()
     trace = model.trace(tiny_clip.image())
-    (maps,) = MaskClip()(model, trace, trace.detections[:0], [tiny_clip.SCORE], ["score"])
+    (maps,) = MaskClip()(model, trace, trace.detections[:0], [tiny_clip.SCORE])
     assert maps.at_image().shape == (0, 32, 44)
     assert all(weight.requires_grad and weight.grad is None for weight in net.parameters())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())

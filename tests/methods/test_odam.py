@@ -9,7 +9,9 @@ from whybox.errors import UnknownNameError, WhyboxError
 from whybox.frame import resize_maps
 from whybox.methods.gradcam import GradCam
 from whybox.methods.odam import Odam, odam_map, smooth_gradient
-from whybox.types import Detections, FeatureGradient, min_max
+from whybox.placement import Boxes, Whole
+from whybox.pullback import FeatureGradient
+from whybox.types import Detections, min_max
 
 CELLS = [(4, 5, 0), (0, 0, 1), (11, 15, 0), (6, 9, 1), (5, 2, 0)]
 
@@ -23,7 +25,7 @@ def toy():
 
 def maps_of(method, toy, target=score):
     model, trace, detections = toy
-    return method(model, trace, detections, [target], ["score"])[0]
+    return method(model, trace, detections, [target])[0]
 
 
 def test_map_is_the_hand_computed_product(toy):
@@ -102,17 +104,17 @@ def test_gaussian_on_windows_equals_gaussian_on_the_whole_grid(sigma):
 def test_gaussian_follows_the_box():
     method = Odam(smoothing="gaussian", sigma=0.1)
     detections = Detections(torch.tensor([[10.0, 20, 90, 40]]), torch.ones(1), torch.zeros(1).long(), torch.zeros(1).long())
-    whole = FeatureGradient(torch.zeros((1, 2, 9, 9)), torch.zeros((2, 9, 9)))
+    whole = FeatureGradient(torch.zeros((1, 2, 9, 9)), torch.zeros((2, 9, 9)), Whole((9, 9)))
     torch.testing.assert_close(method._deviations(whole, detections, 4.0), torch.tensor([[0.5, 2.0]]))
-    pooled = FeatureGradient(torch.zeros((1, 2, 7, 5)), torch.zeros((1, 2, 7, 5)))
+    pooled = FeatureGradient(torch.zeros((1, 2, 7, 5)), torch.zeros((1, 2, 7, 5)), Boxes(torch.zeros((1, 4)), (9, 9)))
     torch.testing.assert_close(method._deviations(pooled, detections, 4.0), torch.tensor([[0.7, 0.5]]))
 
 
 def test_targets_share_a_call(toy):
     model, trace, detections = toy
-    first, second = Odam()(model, trace, detections, [score, doubled], ["score", "double"])
+    first, second = Odam()(model, trace, detections, [score, doubled])
     torch.testing.assert_close(second.values, 2 * first.values)
-    assert (first.target, second.target) == ("score", "double")
+    assert (first.target, second.target) == ("score", "doubled")
     assert first.options["smoothing"] == "none"
 
 

@@ -61,7 +61,7 @@ def test_integrated_gradients_add_up_to_what_the_score_gains(curved, baseline):
     from whybox.ops.perturb import draw_fill
 
     model, trace, detections = curved
-    (maps,) = IntegratedGradients(steps=64, baseline=baseline, sign="signed")(model, trace, detections, [score], ["score"])
+    (maps,) = IntegratedGradients(steps=64, baseline=baseline, sign="signed")(model, trace, detections, [score])
     start = model.trace(draw_fill(baseline, trace.image)).candidates.scores[detections.source, detections.labels]
     gained = detections.scores - start
     assert gained.abs().max() > 0.02
@@ -73,17 +73,17 @@ def test_fewer_steps_add_up_less_well(curved):
     start = model.trace(torch.zeros_like(trace.image)).candidates.scores[detections.source, detections.labels]
     missed = []
     for steps in (1, 4, 32):
-        (maps,) = IntegratedGradients(steps=steps, sign="signed")(model, trace, detections, [score], ["score"])
+        (maps,) = IntegratedGradients(steps=steps, sign="signed")(model, trace, detections, [score])
         missed.append(float((maps.values.sum((-2, -1)) - detections.scores + start).abs().max()))
     assert missed[0] > 4 * missed[1] > 16 * missed[2]
 
 
 def test_integrated_gradients_of_a_linear_network_are_gradient_x_input(toy):
     model, trace, detections = toy
-    (maps,) = IntegratedGradients(steps=3, sign="signed")(model, trace, detections, [score], ["score"])
-    (plain,) = InputXGradient(sign="signed")(model, trace, detections, [score], ["score"])
+    (maps,) = IntegratedGradients(steps=3, sign="signed")(model, trace, detections, [score])
+    (plain,) = InputXGradient(sign="signed")(model, trace, detections, [score])
     torch.testing.assert_close(maps.values, plain.values, rtol=1e-4, atol=1e-5)
-    (grey,) = IntegratedGradients(steps=3, baseline="mean", sign="signed")(model, trace, detections, [score], ["score"])
+    (grey,) = IntegratedGradients(steps=3, baseline="mean", sign="signed")(model, trace, detections, [score])
     image = trace.image.mean((-2, -1), keepdim=True).expand_as(trace.image)
     gained = detections.scores - model.trace(image).candidates.scores[detections.source, detections.labels]
     torch.testing.assert_close(grey.values.sum((-2, -1)), gained, rtol=1e-4, atol=1e-4)
@@ -114,13 +114,13 @@ def test_integrated_gradients_of_clip_add_up():
 
 def test_smoothgrad_of_a_linear_network(toy):
     model, trace, detections = toy
-    (slope,) = SmoothGrad(samples=3, times_input=False, sign="signed")(model, trace, detections[0], [score], ["score"])
+    (slope,) = SmoothGrad(samples=3, times_input=False, sign="signed")(model, trace, detections[0], [score])
     image = trace.image.clone()
     image[:, 18, 22] += 0.5
     moved = model.trace(image).candidates.scores[detections.source[0], 0] - detections.scores[0]
     torch.testing.assert_close(slope.values[0, 18, 22], moved / 0.5, rtol=1e-3, atol=1e-4)
-    (maps,) = SmoothGrad(samples=80, noise=0.1, sign="signed")(model, trace, detections, [score], ["score"])
-    (plain,) = InputXGradient(sign="signed")(model, trace, detections, [score], ["score"])
+    (maps,) = SmoothGrad(samples=80, noise=0.1, sign="signed")(model, trace, detections, [score])
+    (plain,) = InputXGradient(sign="signed")(model, trace, detections, [score])
     # The noise has mean 0: its product with the gradient averages out.
     assert (maps.values - plain.values).abs().max() < 0.2 * plain.values.abs().max()
 
@@ -128,32 +128,32 @@ def test_smoothgrad_of_a_linear_network(toy):
 def test_smoothgrad_without_noise_is_gradient_x_input(curved):
     model, trace, detections = curved
     for sign in ("absolute", "positive", "signed"):
-        (maps,) = SmoothGrad(samples=2, noise=0.0, sign=sign)(model, trace, detections, [score], ["score"])
-        (plain,) = InputXGradient(sign=sign)(model, trace, detections, [score], ["score"])
+        (maps,) = SmoothGrad(samples=2, noise=0.0, sign=sign)(model, trace, detections, [score])
+        (plain,) = InputXGradient(sign=sign)(model, trace, detections, [score])
         torch.testing.assert_close(maps.values, plain.values)
 
 
 def test_smoothgrad_against_autograd_by_hand(curved):
     model, trace, detections = curved
     image = trace.image
-    (maps,) = SmoothGrad(samples=4, noise=0.2, seed=6, sign="signed")(model, trace, detections[:1], [score], ["score"])
+    (maps,) = SmoothGrad(samples=4, noise=0.2, seed=6, sign="signed")(model, trace, detections[:1], [score])
     generator = torch.Generator().manual_seed(6)
     total = torch.zeros((32, 48))
     for _ in range(4):
         noisy = image + 0.2 * (image.max() - image.min()) * torch.randn(image.shape, generator=generator)
         leaf = model.preparation.canvas(noisy, trace.frame)[None].detach().requires_grad_()
-        value = model.net(leaf).flatten(2)[0, 0, 7]
+        value = model.network(leaf).flatten(2)[0, 0, 7]
         total += (leaf * torch.autograd.grad(value, leaf)[0]).detach()[0].sum(0) / 4
     torch.testing.assert_close(maps.values[0], total, rtol=1e-4, atol=1e-6)
 
 
 def test_same_seed_same_map_and_targets_share_the_images(curved):
     model, trace, detections = curved
-    one, two = SmoothGrad(samples=3)(model, trace, detections, [score, lambda t: 2 * score(t)], ["score", "twice"])
-    (again,) = SmoothGrad(samples=3)(model, trace, detections, [score], ["score"])
+    one, two = SmoothGrad(samples=3)(model, trace, detections, [score, lambda t: 2 * score(t)])
+    (again,) = SmoothGrad(samples=3)(model, trace, detections, [score])
     assert torch.equal(one.values, again.values)
     torch.testing.assert_close(two.values, 2 * one.values)
-    (other,) = SmoothGrad(samples=3, seed=1)(model, trace, detections, [score], ["score"])
+    (other,) = SmoothGrad(samples=3, seed=1)(model, trace, detections, [score])
     assert not torch.allclose(one.values, other.values)
     assert one.routes == ("exact",) * 3
 
@@ -166,7 +166,7 @@ def test_texts_are_explained_too_and_none_gives_no_map(method):
     assert (maps.values >= 0).all()
     model, net = tiny_clip.model(), tiny_clip.network()
     trace = model.trace(tiny_clip.image())
-    (none,) = method(model, trace, trace.detections[:0], [tiny_clip.SCORE], ["score"])
+    (none,) = method(model, trace, trace.detections[:0], [tiny_clip.SCORE])
     assert none.at_image().shape == (0, 32, 44)
     assert all(weight.requires_grad and weight.grad is None for weight in net.parameters())
 

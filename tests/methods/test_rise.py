@@ -44,7 +44,7 @@ def explain(method, model=None, image=None, targets=(tiny_clip.SCORE,)):
     model = model or Seeing()
     trace = traced(model, image)
     model.images.clear()
-    return method(model, trace, trace.detections, targets, ["score"] * len(targets))
+    return method(model, trace, trace.detections, targets)
 
 
 def test_the_map_is_highest_where_the_model_looks():
@@ -113,8 +113,8 @@ def test_clip_answers_as_it_does_by_its_own_forward_pass():
             given.append(images)
             return model.predict(images)
 
-    (maps,) = Rise(masks=6, grid=4, batch=4)(Watched(), trace, trace.detections, [tiny_clip.SCORE], ["score"])
-    Rise(masks=6, grid=4, batch=4)(seeing := Seeing(), _white(trace), trace.detections, [tiny_clip.SCORE], ["score"])
+    (maps,) = Rise(masks=6, grid=4, batch=4)(Watched(), trace, trace.detections, [tiny_clip.SCORE])
+    Rise(masks=6, grid=4, batch=4)(seeing := Seeing(), _white(trace), trace.detections, [tiny_clip.SCORE])
     white = torch.cat(seeing.images)[:, 0]
     total = torch.zeros((2, 32, 44))
     for picture, mask in zip(torch.cat(given), white, strict=True):
@@ -143,7 +143,7 @@ def test_no_text_costs_no_forward_pass():
     model = Seeing()
     trace = traced(model)
     model.images.clear()
-    (maps,) = Rise()(model, trace, trace.detections[:0], [tiny_clip.SCORE], ["score"])
+    (maps,) = Rise()(model, trace, trace.detections[:0], [tiny_clip.SCORE])
     assert model.images == []
     assert maps.at_image().shape == (0, *SIZE)
 
@@ -155,7 +155,7 @@ def test_detectors_are_sent_to_drise():
     with pytest.raises(
         WhyboxError, match=r"one answer for the whole image, and seeing gives 2 candidates; for detectors use drise"
     ):
-        Rise(masks=5)(model, two, two.detections, [tiny_clip.SCORE], ["score"])
+        Rise(masks=5)(model, two, two.detections, [tiny_clip.SCORE])
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def unit(rows):
     return rows / rows.square().sum(-1, keepdim=True).sqrt()
 
 
-def explain(method, texts=TEXTS, picture=None, target=SCORE, name="score"):
+def explain(method, texts=TEXTS, picture=None, target=SCORE):
     """The method's maps for all texts."""
     asked = model(texts)
     trace = asked.trace(image() if picture is None else picture)
-    return method(asked, trace, trace.detections, [target], [name])[0]
+    return method(asked, trace, trace.detections, [target])[0]

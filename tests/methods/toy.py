@@ -1,14 +1,17 @@
 """A linear detector with a known answer: the score of a class at a cell is a 5x5 kernel times the features."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
-from whybox.frame import Frame, paste_windows
-from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
+from whybox.frame import Frame
+from whybox.model import Model
+from whybox.placement import Windows
+from whybox.pullback import DensePullback, FeatureGradient, Pullback, WindowPullback
+from whybox.types import Candidates, Detections, FeatureMap, Trace
 
 CHANNELS, CLASSES, STRIDE = 6, 2, 4
 
@@ -23,8 +26,47 @@ def doubled(trace: Trace) -> Tensor:
     return 2 * score(trace)
 
 
+@dataclass(frozen=True)
+class Pasted(Pullback):
+    """Features of each row's own, which lie in windows: neither of the library's pooled kinds."""
+
+    rows: Tensor
+    trace: Trace
+    route: str
+    stride: float
+    features: Tensor
+    backward: Callable[[Tensor], Tensor]
+    windows: Windows
+
+    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        yield torch.arange(len(values)), FeatureGradient(self.backward(values), self.features, Own(self.windows))
+
+
+@dataclass(frozen=True)
+class Own:
+    """The place of features of each row's own."""
+
+    windows: Windows
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.windows.grid
+
+    def place(self, maps: Tensor) -> Tensor:
+        return self.windows.place(maps)
+
+    def take(self, features: Tensor) -> Tensor:
+        return features
+
+    def inside(self, values: Tensor) -> Tensor:
+        return values
+
+    def __getitem__(self, rows: object) -> "Own":
+        return Own(self.windows[rows])
+
+
 @dataclass
-class ToyModel:
+class ToyModel(Model):
     """The image stands in the canvas's top-left corner; below and right of it is padding.
 
     Layers: "fine" of stride 4, whose "auto" route gives windows; "coarse" of stride 8, which feeds it; "pooled", the
@@ -37,7 +79,7 @@ class ToyModel:
 
     name = "toy"
     gives = frozenset({"features", "input", "candidates"})
-    classes: Sequence[str] | None = ("left", "right")
+    classes = ("left", "right")
     layers = ("fine", "coarse", "pooled", "input")
 
     def __post_init__(self) -> None:
@@ -83,7 +125,7 @@ class ToyModel:
         labels = torch.tensor([label for *_, label in cells], dtype=torch.long)
         return Detections(trace.candidates.boxes[source], trace.candidates.scores[source, labels], labels, source)
 
-    def trace(self, image: Tensor) -> Trace:
+    def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         pixels = self.frame().image_to_network(image)
         coarse = self.coarse(pixels)
         fine = self.fine(pixels, coarse)
@@ -94,7 +136,9 @@ class ToyModel:
     def predict(self, images: Tensor) -> list[Candidates]:
         return [self.trace(image).candidates for image in images]
 
-    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+    def pullbacks(
+        self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
         """The detections in two chunks, so that their order is put to the test."""
         everything = torch.arange(len(detections))
         for rows in (everything[::2], everything[1::2]):
@@ -114,9 +158,9 @@ class ToyModel:
                 return torch.einsum("nk,kcij->ncij", slope, self.kernel)
 
             if layer == "fine":
-                return Pullback(rows, narrowed, fine, windows, "windows", STRIDE, corner)
+                return WindowPullback(rows, narrowed, "windows", STRIDE, fine, windows, corner)
             pooled = torch.stack([_cut(fine, *start) for start in corner.tolist()])
-            return Pullback(rows, narrowed, pooled, windows, "exact", STRIDE, None, lambda m: paste_windows(m, corner, self.grid))
+            return Pasted(rows, narrowed, "exact", STRIDE, pooled, windows, Windows(corner, (5, 5), self.grid))
         pixels = trace.frame.image_to_network(trace.image)
         start = {"fine": fine, "coarse": trace.features[1].values, "input": pixels}[layer]
         leaf = start.clone().requires_grad_()
@@ -130,7 +174,7 @@ class ToyModel:
         def whole(values: Tensor) -> Tensor:
             return torch.stack([torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in values])
 
-        return Pullback(rows, trace.rows(candidates, chosen), start, whole, "exact", stride)
+        return DensePullback(rows, trace.rows(candidates, chosen), "exact", stride, start, whole)
 
 
 def _rescored(candidates: Candidates, scores: Tensor) -> Candidates:

@@ -24,14 +24,14 @@ def candidates(boxes, scores):
 def test_the_grid_is_found_by_the_aspect_ratio(shape, grid):
     (layer,) = find_layers("neck", [torch.randn(shape)], (160, 240))
     channels = 10 if shape == (1, 10, 10, 15) else 7
-    assert layer.features.shape == (channels, *grid)
+    assert layer.features().shape == (channels, *grid)
     assert layer.stride == 16
     assert layer.name == "neck"
 
 
 def test_a_rounded_grid_does_not_turn_channels_into_rows():
     (layer,) = find_layers("neck", [torch.randn(1, 25, 25, 26)], (800, 820))
-    assert layer.features.shape == (25, 25, 26)
+    assert layer.features().shape == (25, 25, 26)
     assert layer.stride == 32
 
 
@@ -40,7 +40,7 @@ def test_channels_last_and_tokens_keep_their_places():
     tokens = torch.cat([torch.zeros(1, 1, 7), maps.flatten(2).transpose(1, 2)], 1)
     for tensor in (maps, maps.permute(0, 2, 3, 1), tokens):
         (layer,) = find_layers("neck", [tensor], (160, 240))
-        assert torch.equal(layer.features, maps[0])
+        assert torch.equal(layer.features(), maps[0])
 
 
 def test_gradients_are_laid_out_like_the_features():
@@ -50,7 +50,7 @@ def test_gradients_are_laid_out_like_the_features():
     values = (weight * layer.arrange(tokens)).sum((1, 2, 3))
     torch.testing.assert_close(layer.gradient(values), weight)
     assert layer.feature_map().grid == (5, 6)
-    assert not layer.features.requires_grad
+    assert not layer.features().requires_grad
 
 
 @pytest.mark.parametrize("shape", [(1, 7), (2, 7, 10, 15), (1, 1, 7), (1, 149, 7, 1, 1), (4, 150, 7)])

@@ -6,8 +6,9 @@ from torchvision.ops import batched_nms, box_iou
 
 from whybox.errors import GradientError, UnknownNameError, WhyboxError
 from whybox.methods.odam import Odam
+from whybox.model import Model
 from whybox.models.plain import Plain, Preparation, Suppression, matches, wrap
-from whybox.types import Detections, Model
+from whybox.types import Detections
 
 STRIDES = (8, 16)
 CLASSES = ["red", "green", "blue"]
@@ -245,7 +246,7 @@ def test_any_module_and_the_input_are_layers(layer, grid):
 def test_maps_come_out_of_the_whole_loop():
     model = build()
     trace = model.trace(image())
-    (maps,) = Odam()(model, trace, trace.detections, [score], ["score"])
+    (maps,) = Odam()(model, trace, trace.detections, [score])
     assert maps.at_image().shape == (len(trace.detections), 70, 90)
     assert maps.at_image().isfinite().all()
     assert set(maps.routes) == {"exact"}

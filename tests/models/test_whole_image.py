@@ -25,7 +25,7 @@ def by_hooks(model, module):
     seen = []
     handle = module.register_forward_hook(lambda _, __, out: seen.append(out) or None)
     pixels, _ = model.encoders.prepare(image()[None])
-    embedding = model.net.get_image_features(pixel_values=pixels)
+    embedding = model.network.get_image_features(pixel_values=pixels)
     handle.remove()
     scores = cosine_similarity(getattr(embedding, "pooler_output", embedding), model.embed_texts(TEXTS))
     rows = [torch.autograd.grad(score, seen[0], retain_graph=True)[0][0, 1:] for score in scores]
@@ -34,7 +34,7 @@ def by_hooks(model, module):
 
 @pytest.mark.parametrize("layer", ["normed", "tokens", "blocks[1]", "vision_model.encoder.layers.0"])
 def test_gradients_are_those_of_hooks_on_the_module(model, layer):
-    blocks = model.net.vision_model.encoder.layers
+    blocks = model.network.vision_model.encoder.layers
     modules = {"normed": blocks[-1].layer_norm1, "tokens": blocks[1], "blocks[1]": blocks[0]}
     expected, features = by_hooks(model, modules.get(layer, blocks[0]))
     trace = model.trace(image())
@@ -98,7 +98,7 @@ def test_a_list_of_images_takes_a_text_each_or_one_for_all():
 
 @pytest.mark.parametrize("before", [(), ("a dog",), TEXTS])
 def test_one_trace_serves_texts_that_came_later(model, before):
-    first = model.prompt(before) if before else load_small(model.net)
+    first = model.prompt(before) if before else load_small(model.network)
     passed = whybox.trace(first, image())
     later = whybox.explain(first, passed, text=["a red ball", "a tree"])
     alone = whybox.explain(first, image(), text=["a red ball", "a tree"])

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from whybox.frame import Frame, resize_maps
-from whybox.ops.maps import cells_in_boxes, clip_windows, fuse_layers, split_gradient, sum_products, weigh_channels
-from whybox.types import FeatureGradient, HeatMaps
+from whybox.ops.maps import cells_in_boxes, fuse_layers, split_gradient, sum_products, weigh_channels
+from whybox.placement import Boxes, Whole, Windows
+from whybox.pullback import FeatureGradient
+from whybox.types import HeatMaps
 
 
 def normal(*shape, seed=0):
@@ -31,12 +33,12 @@ def test_weigh_channels():
 
 def test_a_window_is_clipped_at_the_edge():
     features = normal(2, 4, 6)
-    gradient = FeatureGradient(torch.ones((2, 2, 3, 3)), features, torch.tensor([[-1, 4], [0, 0]]))
-    clipped = clip_windows(gradient)
+    gradient = FeatureGradient(torch.ones((2, 2, 3, 3)), features, Windows(torch.tensor([[-1, 4], [0, 0]]), (3, 3), (4, 6)))
+    clipped = gradient.clipped().gradient
     assert clipped[0, 0].tolist() == [[0, 0, 0], [1, 1, 0], [1, 1, 0]]
     assert clipped[1].min() == 1
-    whole = FeatureGradient(torch.ones((1, 2, 4, 6)), features)
-    assert clip_windows(whole) is whole.gradient
+    whole = FeatureGradient(torch.ones((1, 2, 4, 6)), features, Whole((4, 6)))
+    assert whole.clipped().gradient is whole.gradient
 
 
 @pytest.mark.parametrize(
@@ -65,14 +67,14 @@ def test_cells_seen_from_a_window():
 
 
 def test_slices_bound_what_is_held_and_lose_nothing():
-    own = FeatureGradient(normal(7, 4, 3, 3), normal(7, 4, 3, 3, seed=1))
-    shared = FeatureGradient(normal(7, 4, 3, 3), normal(4, 9, 9), torch.arange(14).reshape(7, 2))
+    own = FeatureGradient(normal(7, 4, 3, 3), normal(7, 4, 3, 3, seed=1), Boxes(normal(7, 4), (9, 9)))
+    shared = FeatureGradient(normal(7, 4, 3, 3), normal(4, 9, 9), Windows(torch.arange(14).reshape(7, 2), (3, 3), (9, 9)))
     for gradient in (own, shared):
         parts = list(split_gradient(gradient, (1024, 1400)))
         assert [len(part.gradient) for _, part in parts] == [2, 2, 2, 1]
         assert torch.equal(torch.cat([part.gradient for _, part in parts]), gradient.gradient)
         assert [rows.start for rows, _ in parts] == [0, 2, 4, 6]
-    assert torch.equal(parts[1][1].origin, shared.origin[2:4])
+    assert torch.equal(parts[1][1].placement.origin, shared.placement.origin[2:4])
     assert parts[1][1].features is shared.features
     assert torch.equal(list(split_gradient(own, (1024, 1400)))[3][1].features, own.features[6:])
     assert len(list(split_gradient(own, (3, 3)))) == 1

@@ -10,7 +10,7 @@ from whybox.cli.output import bar, say_outcome, warn
 from whybox.errors import WhyboxError
 
 if TYPE_CHECKING:
-    from whybox.types import Model
+    from whybox.model import Model
 
 MODEL = "whybox/scenes"
 READER = "whybox/scenes-clip"

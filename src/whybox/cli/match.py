@@ -47,7 +47,7 @@ def match(
         network = api.load(model, weights=read_weights(weights), device=device, **shape)
     except UnknownNameError as error:
         raise WhyboxError(f"{error} --model takes an image-text model, such as {EXAMPLE}") from error
-    if "text" not in network.gives:
+    if not network.takes_text:
         raise WhyboxError(
             f"{model} does not read texts: give an image-text model, such as --model {EXAMPLE}, or use whybox explain"
         )

@@ -8,8 +8,9 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from whybox.errors import WhyboxError
+from whybox.model import Model
 from whybox.ops.maps import Draw, draw_maps
-from whybox.types import Candidates, Detections, Model, Target, Trace
+from whybox.types import Candidates, Detections, Target, Trace
 
 
 def average_maps(

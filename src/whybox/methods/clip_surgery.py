@@ -1,7 +1,7 @@
 """CLIP Surgery: patches attend to patches with similar values, and what every text would get is taken away."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -10,10 +10,11 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from whybox.attention import AttentionLayer, ImageTextModel, TransformerPass
 from whybox.errors import WhyboxError
+from whybox.method import Method
 from whybox.methods._dense_features import read_patches
 from whybox.ops.hooks import frozen
 from whybox.ops.transformer import in_float32, join_heads, modules_from, split_heads
-from whybox.types import Detections, HeatMaps, Target, Trace
+from whybox.types import Detections, HeatMaps, Target, Trace, target_name
 
 SHARPNESS = 2.0
 """The factor on the cosines inside the softmax that tells which texts are obvious in the image."""
@@ -62,7 +63,7 @@ def _attend_values(layer: AttentionLayer, tokens: Tensor, mask: Tensor | None) -
 
 
 @dataclass(frozen=True)
-class ClipSurgery:
+class ClipSurgery(Method):
     """CLIP Surgery. Maps are signed and raw: cosines, less what is redundant.
 
     layers: how many of the last layers have a second path. neutral: a text without content; the cosine with its feature is
@@ -75,6 +76,7 @@ class ClipSurgery:
     distractors: Sequence[str] = ()
 
     name: ClassVar[str] = "clip_surgery"
+    title: ClassVar[str] = "CLIP Surgery"
     needs: ClassVar[frozenset[str]] = frozenset({"transformer", "text"})
     targets: ClassVar[frozenset[str]] = frozenset({"score"})
     source: ClassVar[str] = "Li, Wang, Duan, Li: CLIP Surgery, arXiv 2304.05653"
@@ -85,14 +87,12 @@ class ClipSurgery:
         if isinstance(self.distractors, str) or not all(isinstance(text, str) for text in self.distractors):
             raise WhyboxError(f"distractors must be a list of texts, got {self.distractors!r}")
 
-    def __call__(
-        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names, and may only be "score"."""
-        for name in names:
+    def __call__(self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps a target; the only target is "score"."""
+        for name in map(target_name, targets):
             if name not in self.targets:
                 raise WhyboxError(f"clip_surgery compares features with texts, and knows no {name!r}; use target 'score'")
-        net: Any = model.net  # type: ignore[attr-defined]
+        net: Any = model.network
         with frozen(net), torch.inference_mode(False), torch.no_grad():
             passed = model.transformer(trace)
             features = dual_path_features(passed, self.layers)
@@ -105,7 +105,7 @@ class ClipSurgery:
             maps = tuple(
                 self._map(features, overall, text, row, beside).reshape(passed.grid) for text, row in zip(asked, own, strict=True)
             )
-        return [HeatMaps(maps, trace.frame, name, self.name, asdict(self)) for name in names]
+        return [self.heat_maps(maps, trace.frame, target) for target in targets]
 
     def _map(self, features: Tensor, overall: Tensor, text: str, own: Tensor, beside: Tensor) -> Tensor:
         """(P,) for one text, embedded (D,): features (P,D), the image's own embedding (D,), the other texts' (K,D)."""

@@ -1,7 +1,7 @@
 """The control that a method has to beat: a Gaussian blob at the predicted box."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size
-from whybox.types import Detections, HeatMaps, Model, Target, Trace
+from whybox.method import Method
+from whybox.model import Model
+from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def control_blob_map(boxes: Tensor, size: Size, sigma: float = 0.25) -> Tensor:
@@ -27,7 +29,7 @@ def control_blob_map(boxes: Tensor, size: Size, sigma: float = 0.25) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ControlBlob:
+class ControlBlob(Method):
     """A Gaussian blob in the middle of the predicted box. It looks at nothing but the detector's answer: what a method adds to
     the box it has to show by beating this.
 
@@ -37,16 +39,16 @@ class ControlBlob:
     sigma: float = 0.25
 
     name: ClassVar[str] = "control_blob"
+    title: ClassVar[str] = "Control: blob"
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    same_for_all: ClassVar[bool] = True
     source: ClassVar[str] = "a control, no explanation: a Gaussian at the predicted box"
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
             raise WhyboxError(f"sigma must be above 0, got {self.sigma}")
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target, all the same; `names` are the targets' names."""
+    def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps a target, all the same"""
         native = tuple(control_blob_map(detections.boxes, trace.frame.image, self.sigma))
-        return [HeatMaps(native, Frame.same(trace.frame.image), name, self.name, asdict(self)) for name in names]
+        return [self.heat_maps(native, Frame.same(trace.frame.image), target) for target in targets]

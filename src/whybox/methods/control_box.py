@@ -9,7 +9,9 @@ from torch import Tensor
 
 from whybox.attention import ImageTextModel, TokenMaps
 from whybox.frame import Frame, Size
-from whybox.types import Detections, HeatMaps, Model, Target, Trace
+from whybox.method import Method
+from whybox.model import Model
+from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def control_box_map(boxes: Tensor, size: Size) -> Tensor:
@@ -22,27 +24,27 @@ def control_box_map(boxes: Tensor, size: Size) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ControlBox:
+class ControlBox(Method):
     """The predicted box as a map. It looks at nothing but the detector's answer, so a metric on which it wins does not measure
     what a method has found out; where ties are broken at random it is a random order of the box's pixels. Of a text every word
     is alike: a random order of words."""
 
     name: ClassVar[str] = "control_box"
+    title: ClassVar[str] = "Control: box"
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    same_for_all: ClassVar[bool] = True
     source: ClassVar[str] = "a control, no explanation: 1 inside the predicted box"
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target, all the same; `names` are the targets' names."""
+    def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps a target, all the same"""
         native = tuple(control_box_map(detections.boxes, trace.frame.image))
-        return [HeatMaps(native, Frame.same(trace.frame.image), name, self.name) for name in names]
+        return [self.heat_maps(native, Frame.same(trace.frame.image), target) for target in targets]
 
     def explain_text(
-        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
         """One TokenMaps a target, all the same: every word has 1, shared by its tokens."""
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
         words = [torch.tensor(text.word_of(), dtype=torch.long, device=trace.image.device) for text in texts]
         values = tuple(1 / word.bincount()[word] for word in words)
-        return [TokenMaps(values, texts, self.name, name) for name in names]
+        return [self.token_maps(values, texts, target) for target in targets]

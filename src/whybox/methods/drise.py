@@ -11,8 +11,10 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size, resize_maps
+from whybox.method import Method
 from whybox.methods._random_masks import draw_grids, draw_masks, grown_canvas
-from whybox.types import Candidates, Detections, HeatMaps, Model, Target, Trace
+from whybox.model import Kind, Model
+from whybox.types import Candidates, Detections, HeatMaps, Target, Trace, target_name
 
 
 def drise_weights(
@@ -74,7 +76,7 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DRise:
+class DRise(Method):
     """D-RISE: map = sum_i w_i mask_i, raw, on the image's own pixels. One set of masked images serves all detections.
 
     masks, grid, probability: how many masks, of grid x grid cells, each cell seen with this probability. The image is
@@ -104,8 +106,9 @@ class DRise:
     progress: Callable[[int, int], None] | None = field(default=None, compare=False, repr=False)
 
     name: ClassVar[str] = "drise"
+    title: ClassVar[str] = "D-RISE"
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
-    not_for: ClassVar[frozenset[str]] = frozenset({"transformer"})
+    not_for: ClassVar[frozenset[Kind]] = frozenset({"classifier", "image-text"})
     targets: ClassVar[frozenset[str]] = frozenset({"score"})
     source: ClassVar[str] = "Petsiuk et al.: Black-box Explanation of Object Detectors via Saliency Maps, CVPR 2021"
 
@@ -116,17 +119,15 @@ class DRise:
         if not 0 < self.probability < 1:
             raise WhyboxError(f"probability must lie between 0 and 1, got {self.probability}")
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names, and may only be "score"."""
-        for name in names:
+    def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps a target; the only target is "score"."""
+        for name in map(target_name, targets):
             if name not in self.targets:
                 raise WhyboxError(f"drise explains a detection as a whole, not {name!r} alone; use target 'score'")
         maps, used = self._accumulate(model, trace, detections) if len(detections) else (trace.image[:0], 0)
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "progress"} | {"masks_used": used}
         frame = Frame.same((trace.image.shape[-2], trace.image.shape[-1]))
-        return [HeatMaps(tuple(maps), frame, name, self.name, options) for name in names]
+        return [self.heat_maps(tuple(maps), frame, target, options=options) for target in targets]
 
     @torch.no_grad()
     def _accumulate(self, model: Model, trace: Trace, detections: Detections) -> tuple[Tensor, int]:

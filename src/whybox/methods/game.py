@@ -1,13 +1,14 @@
 """GAME (generic attention-model explainability): relevance carried through all attention, weighed by its gradient."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from whybox.attention import AttentionMap, AttentionModel, ImageTextModel, TokenMaps, TransformerModel, TransformerPass
+from whybox.method import Method
 from whybox.ops.attention_flow import (
     check_layer,
     chosen_texts,
@@ -79,7 +80,7 @@ class Relevance:
 
 
 @dataclass(frozen=True)
-class Game:
+class Game(Method):
     """GAME over all layers from `start_layer` on, for image-text models, classifiers and detection transformers.
 
     Transformers that read one row, or the mean of the patches' rows: R = I, and after each layer R + mean_h ReLU(dA o A) R;
@@ -91,30 +92,26 @@ class Game:
     start_layer: int = 0
 
     name: ClassVar[str] = "game"
+    title: ClassVar[str] = "GAME"
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
     source: ClassVar[str] = "Chefer, Gur, Wolf: Generic Attention-model Explainability, ICCV 2021, eqs. 5 to 10"
 
-    def __call__(
-        self, model: Any, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
-        draw = self._draw_image if "transformer" in model.gives else self._draw_queries
+    def __call__(self, model: Any, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps a target"""
+        draw = self._draw_image if model.whole_image else self._draw_queries
         with gradients_on():
             maps = draw(model, trace, ordinary(detections), targets) if len(detections) else [()] * len(targets)
-        return [HeatMaps(native, trace.frame, name, self.name, asdict(self)) for native, name in zip(maps, names, strict=True)]
+        return [self.heat_maps(native, trace.frame, target) for native, target in zip(maps, targets, strict=True)]
 
     def explain_text(
-        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
         with gradients_on():
             passed = model.text_transformer(trace, detections.labels)
             maps = self._draw_texts(passed, ordinary(detections), targets)
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
-        return [
-            TokenMaps(own_tokens(values, passed), texts, self.name, name, asdict(self))
-            for values, name in zip(maps, names, strict=True)
-        ]
+        return [self.token_maps(own_tokens(values, passed), texts, target) for values, target in zip(maps, targets, strict=True)]
 
     def _draw_texts(self, passed: TransformerPass, detections: Detections, targets: Sequence[Target]) -> list[Tensor]:
         """For every target (n,N), where detection i is item i; in chunks that fit memory."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from whybox.attention import AttentionLayer, ImageTextModel, TokenMaps, Transformer, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError, unknown
+from whybox.method import Method
 from whybox.ops.attention_flow import maps_on_grid, own_tokens, ready
 from whybox.ops.gradients import check_connected, gradients_on
 from whybox.ops.maps import ordinary
@@ -40,7 +41,7 @@ class _Watched:
 
 
 @dataclass(frozen=True)
-class GradEclip:
+class GradEclip(Method):
     """Grad-ECLIP, for the class token of an image encoder, its pooling layer, or the end of a text.
 
     heads: "native" explains the model as it is; "single" takes the explained layers with one head over the full width, as the
@@ -60,6 +61,7 @@ class GradEclip:
     text_kept: Literal["text", "all"] = "text"
 
     name: ClassVar[str] = "grad_eclip"
+    title: ClassVar[str] = "Grad-ECLIP"
     needs: ClassVar[frozenset[str]] = frozenset({"transformer"})
     source: ClassVar[str] = "Zhao et al.: Grad-ECLIP, ICML 2024, eqs. 7 and 8; arXiv 2502.18816"
 
@@ -77,20 +79,20 @@ class GradEclip:
                 raise WhyboxError(f"{option} must be a whole number from 1 on, got {value!r}")
 
     def __call__(
-        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
+        """One HeatMaps a target"""
         with gradients_on():
             passed = model.transformer(trace)
             count = _at_most("layers", self.layers, len(passed.transformer.layers))
             found = self._explain(passed, ordinary(detections), targets, count, passed.patches, sum_first=False)
         return [
-            HeatMaps(maps_on_grid(maps, passed), trace.frame, name, self.name, self._options(scores))
-            for (maps, scores), name in zip(found, names, strict=True)
+            self.heat_maps(maps_on_grid(maps, passed), trace.frame, target, options=self._options(scores))
+            for (maps, scores), target in zip(found, targets, strict=True)
         ]
 
     def explain_text(
-        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
         with gradients_on():
@@ -102,8 +104,8 @@ class GradEclip:
             found = self._explain(passed, ordinary(detections), targets, count, kept, sum_first=True)
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
         return [
-            TokenMaps(own_tokens(maps, passed), texts, self.name, name, self._options(scores))
-            for (maps, scores), name in zip(found, names, strict=True)
+            self.token_maps(own_tokens(maps, passed), texts, target, options=self._options(scores))
+            for (maps, scores), target in zip(found, targets, strict=True)
         ]
 
     def _options(self, scores: "_Scores") -> dict[str, Any]:

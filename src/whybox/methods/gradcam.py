@@ -1,13 +1,13 @@
 """Grad-CAM: every channel of the features weighed by its mean gradient."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from whybox.ops.maps import clip_windows, draw_heat_maps, weigh_channels
-from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+from whybox.ops.maps import GradientMethod, weigh_channels
+from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.types import Detections
 
 
 def gradcam_map(features: Tensor, gradient: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def gradcam_map(features: Tensor, gradient: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GradCam:
+class GradCam(GradientMethod):
     """Grad-CAM. A weight is one number a channel, so the map shows the class wherever it is, not this detection alone.
 
     layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path.
@@ -35,15 +35,15 @@ class GradCam:
     crop_padding: bool = True
 
     name: ClassVar[str] = "gradcam"
+    title: ClassVar[str] = "Grad-CAM"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     source: ClassVar[str] = "Selvaraju et al.: Grad-CAM, ICCV 2017, eq. 1 and 2"
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
-        return draw_heat_maps(self, self.layer, model, trace, detections, targets, names)
+    @property
+    def frozen_allowed(self) -> bool:
+        """No: the weights sum gradients over the whole grid, and what frozen statistics leave out reaches every cell of it."""
+        return False
 
-    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
         """Maps (n,h,w). A window of the gradient is enough: what lies outside it adds nothing to the mean."""
-        return gradcam_map(gradient.features, clip_windows(gradient))
+        return gradient.on_grid(gradcam_map(gradient.features, gradient.clipped().gradient))

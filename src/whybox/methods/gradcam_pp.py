@@ -1,6 +1,5 @@
 """Grad-CAM++: every channel weighed by its positive gradients, each of them by a coefficient of its own."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,8 +7,9 @@ import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError
-from whybox.ops.maps import clip_windows, draw_heat_maps, weigh_channels
-from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+from whybox.ops.maps import GradientMethod, weigh_channels
+from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.types import Detections
 
 
 def gradcam_pp_weights(total: Tensor, gradient: Tensor, *, epsilon: float = 0.0) -> Tensor:
@@ -52,7 +52,7 @@ def gradcam_pp_map(features: Tensor, gradient: Tensor, *, epsilon: float = 0.0) 
 
 
 @dataclass(frozen=True)
-class GradCamPP:
+class GradCamPP(GradientMethod):
     """Grad-CAM++.
 
     epsilon: 0 is the paper's formula. Public implementations add 1e-6 or so to a denominator of the order of the
@@ -67,6 +67,7 @@ class GradCamPP:
     crop_padding: bool = True
 
     name: ClassVar[str] = "gradcam_pp"
+    title: ClassVar[str] = "Grad-CAM++"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     source: ClassVar[str] = "Chattopadhay et al.: Grad-CAM++, WACV 2018, eq. 7 and 19"
 
@@ -74,12 +75,12 @@ class GradCamPP:
         if self.epsilon < 0:
             raise WhyboxError(f"epsilon must not be negative, got {self.epsilon}")
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
-        return draw_heat_maps(self, self.layer, model, trace, detections, targets, names)
+    @property
+    def frozen_allowed(self) -> bool:
+        """No: the weights sum gradients over the whole grid, and what frozen statistics leave out reaches every cell of it."""
+        return False
 
-    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
         """Maps (n,h,w). A window of the gradient is enough: only positive gradients add to a weight."""
-        return gradcam_pp_map(gradient.features, clip_windows(gradient), epsilon=self.epsilon)
+        maps = gradcam_pp_map(gradient.features, gradient.clipped().gradient, epsilon=self.epsilon)
+        return gradient.on_grid(maps)

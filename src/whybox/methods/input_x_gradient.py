@@ -1,14 +1,14 @@
 """Gradient x input: the plain baseline, ODAM's product taken at the pixels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from whybox.errors import unknown
-from whybox.ops.maps import draw_heat_maps, sum_products
-from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+from whybox.ops.maps import GradientMethod, sum_products
+from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.types import Detections
 
 Sign = Literal["absolute", "positive", "signed"]
 SIGNS = ("absolute", "positive", "signed")
@@ -32,7 +32,7 @@ def take_sign(maps: Tensor, sign: Sign) -> Tensor:
 
 
 @dataclass(frozen=True)
-class InputXGradient:
+class InputXGradient(GradientMethod):
     """Gradient x input, at the input that the network itself sees: after resizing, normalizing and padding.
 
     sign: "absolute", a pixel that speaks for and one that speaks against count alike; "positive", only what speaks for;
@@ -45,6 +45,8 @@ class InputXGradient:
     crop_padding: bool = True
 
     name: ClassVar[str] = "input_x_gradient"
+    title: ClassVar[str] = "Gradient × input"
+    layer: ClassVar[str] = "input"
     needs: ClassVar[frozenset[str]] = frozenset({"input"})
     source: ClassVar[str] = "Shrikumar et al.: Not Just a Black Box, 2016, gradient x input"
 
@@ -52,12 +54,6 @@ class InputXGradient:
         if self.sign not in SIGNS:
             raise unknown("sign", self.sign, SIGNS)
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
-        return draw_heat_maps(self, "input", model, trace, detections, targets, names)
-
-    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
         """Maps (n,H,W) on the network's pixels, nowhere wider than the gradient."""
-        return gradient.paste(input_x_gradient_map(gradient.activation(), gradient.gradient, self.sign))
+        return gradient.under(input_x_gradient_map(gradient.activation(), gradient.gradient, self.sign))

@@ -1,18 +1,21 @@
 """Integrated gradients: the input's gradients along the way from an image without content, times what the image adds to it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError, unknown
+from whybox.method import Method
 from whybox.methods._changed_images import average_maps, follow
 from whybox.methods.input_x_gradient import SIGNS, Sign, take_sign
+from whybox.model import Model
 from whybox.ops.maps import sum_products
 from whybox.ops.perturb import draw_fill
-from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.types import Detections, HeatMaps, Target, Trace
 
 Baseline = Literal["black", "mean", "blurred"]
 BASELINES = ("black", "mean", "blurred")
@@ -29,7 +32,7 @@ def integrated_gradients_map(difference: Tensor, gradient: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class IntegratedGradients:
+class IntegratedGradients(Method):
     """Integrated gradients, at the input that the network sees. With sign "signed" a map adds up to the target's value at the
     image less its value at the baseline, as far as the steps are fine enough.
 
@@ -43,6 +46,7 @@ class IntegratedGradients:
     route: str = "auto"
 
     name: ClassVar[str] = "integrated_gradients"
+    title: ClassVar[str] = "Integrated gradients"
     needs: ClassVar[frozenset[str]] = frozenset({"input"})
     source: ClassVar[str] = "Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1"
 
@@ -54,24 +58,22 @@ class IntegratedGradients:
         if self.steps < 1:
             raise WhyboxError(f"steps must be at least 1, got {self.steps}")
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
+    def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps a target"""
         if not len(detections):
-            return [HeatMaps((), trace.frame, name, self.name, asdict(self)) for name in names]
+            return [self.heat_maps((), trace.frame, target) for target in targets]
         baseline = draw_fill(self.baseline, trace.image)
         difference = self._input(model, trace, trace.image, detections) - self._input(model, trace, baseline, detections)
 
-        def draw(gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
-            under = FeatureGradient(gradient.gradient, difference, gradient.origin)
-            return gradient.paste(integrated_gradients_map(under.activation(), gradient.gradient))
+        def draw(gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
+            under = replace(gradient, features=difference).activation()
+            return gradient.under(integrated_gradients_map(under, gradient.gradient))
 
         way = self._way(baseline, trace.image)
         found, routes = average_maps(model, trace, detections, targets, way, draw, self.route)
         return [
-            HeatMaps(tuple(take_sign(one, self.sign) for one in maps), trace.frame, name, self.name, asdict(self), routes)
-            for maps, name in zip(found, names, strict=True)
+            self.heat_maps([take_sign(values, self.sign) for values in maps], trace.frame, target, routes=routes)
+            for maps, target in zip(found, targets, strict=True)
         ]
 
     def _way(self, start: Tensor, end: Tensor) -> Iterator[tuple[float, Tensor]]:

@@ -1,7 +1,7 @@
 """LeGrad: how the features that each layer forms depend on its attention, by the gradient alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from whybox.attention import AttentionLayer, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError
+from whybox.method import Method
 from whybox.ops.attention_flow import maps_on_grid, ready
 from whybox.ops.gradients import gradients_on, row_gradients
 from whybox.ops.maps import ordinary
@@ -26,7 +27,7 @@ def legrad_map(gradient: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LeGrad:
+class LeGrad(Method):
     """LeGrad, summed over the last `layers` attention layers; None: over all of them, as the paper's formula has it (the
     authors' code takes the last two unless told otherwise).
 
@@ -38,6 +39,7 @@ class LeGrad:
     layers: int | None = None
 
     name: ClassVar[str] = "legrad"
+    title: ClassVar[str] = "LeGrad"
     needs: ClassVar[frozenset[str]] = frozenset({"transformer"})
     source: ClassVar[str] = "Bousselham et al.: LeGrad, ICCV 2025"
 
@@ -46,15 +48,15 @@ class LeGrad:
             raise WhyboxError(f"layers must be a whole number from 1 on, or None for all, got {self.layers!r}")
 
     def __call__(
-        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
+        """One HeatMaps a target"""
         with gradients_on():
             passed = model.transformer(trace)
             maps = self._draw(passed, ordinary(detections), targets)
         return [
-            HeatMaps(maps_on_grid(found, passed), trace.frame, name, self.name, asdict(self))
-            for found, name in zip(maps, names, strict=True)
+            self.heat_maps(maps_on_grid(values, passed), trace.frame, target)
+            for values, target in zip(maps, targets, strict=True)
         ]
 
     def _draw(self, passed: TransformerPass, detections: Detections, targets: Sequence[Target]) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """M2IB: noise takes the place of whatever the match of image and text can do without; what is left is the map."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError
+from whybox.method import Method
 from whybox.ops.gradients import check_connected, gradients_on
 from whybox.ops.hooks import frozen
 from whybox.ops.transformer import embedding_from, in_float32, modules_from
@@ -36,7 +37,7 @@ def _divergence(tokens: Tensor, alpha: Tensor, variance: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class M2ib:
+class M2ib(Method):
     """M2IB, for the tokens of the image and for those of the text.
 
     A token becomes lam x + (1 - lam) noise; lam, one number for each of its channels, is what minimizes
@@ -57,6 +58,7 @@ class M2ib:
     layer: int | None = None
 
     name: ClassVar[str] = "m2ib"
+    title: ClassVar[str] = "M2IB"
     needs: ClassVar[frozenset[str]] = frozenset({"transformer", "text"})
     source: ClassVar[str] = "Wang, Rudner, Wilson: Multi-Modal Information Bottleneck Attribution, NeurIPS 2023"
 
@@ -71,9 +73,9 @@ class M2ib:
             raise WhyboxError(f"layer must be a layer's number from 0 on, got {self.layer!r}")
 
     def __call__(
-        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
+        """One HeatMaps a target"""
         with torch.inference_mode(False):
             passed = model.transformer(trace)
             everything = torch.ones_like(passed.tokens[0][0, :, 0], dtype=torch.bool)
@@ -81,12 +83,10 @@ class M2ib:
             grid = passed.grid
             assert grid is not None
             found = [[values.reshape(grid) for values in self._explain(model, items, detections, one)] for one in targets]
-        return [
-            HeatMaps(tuple(maps), trace.frame, name, self.name, asdict(self)) for maps, name in zip(found, names, strict=True)
-        ]
+        return [self.heat_maps(maps, trace.frame, target) for maps, target in zip(found, targets, strict=True)]
 
     def explain_text(
-        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
         labels = detections.labels.tolist()
@@ -95,11 +95,11 @@ class M2ib:
             passed = model.text_transformer(trace, detections.labels)
             items = [_text_alone(passed, i) for i in range(len(labels))]
             found = [self._explain(model, items, detections, target) for target in targets]
-        return [TokenMaps(tuple(values), texts, self.name, name, asdict(self)) for values, name in zip(found, names, strict=True)]
+        return [self.token_maps(values, texts, target) for values, target in zip(found, targets, strict=True)]
 
     def _explain(self, model: TransformerModel, items: "Sequence[_Item]", detections: Detections, target: Target) -> list[Tensor]:
         """The information in each item's shown tokens, for one target."""
-        net: Any = model.net  # type: ignore[attr-defined]
+        net: Any = model.network
         # A caller under inference_mode made these there; autograd keeps only clones of them.
         detections = Detections(*(value.clone() for value in vars(detections).values()))
         found = []

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError, unknown
+from whybox.model import Model
 from whybox.ops.maps import (
     Fusion,
-    clip_windows,
+    GradientMethod,
     draw_heat_maps,
     fuse_layers,
     split_gradient,
     sum_products,
     weigh_channels,
 )
-from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+from whybox.placement import Windows
+from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.types import Detections, HeatMaps, Target, Trace
 
 Smoothing = Literal["none", "gaussian", "global"]
 
@@ -54,7 +57,7 @@ def _gaussian_matrix(length: int, sigma: Tensor, margin: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Odam:
+class Odam(GradientMethod):
     """ODAM. All quantitative results of the paper use smoothing "none".
 
     smoothing: "none"; "gaussian", a Gaussian over each gradient map whose standard deviation is `sigma` times the box's
@@ -75,6 +78,7 @@ class Odam:
     crop_padding: bool = True
 
     name: ClassVar[str] = "odam"
+    title: ClassVar[str] = "ODAM"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, ICLR 2023 and the journal version, eq. 2"
 
@@ -88,44 +92,55 @@ class Odam:
         if self.layer is not None and not self.layer:
             raise WhyboxError("layer is empty; name a layer, several, or None for the detection's own level")
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
+    @property
+    def frozen_allowed(self) -> bool:
+        """Not with smoothing "global", which sums gradients over the whole grid, as Grad-CAM does."""
+        return self.smoothing != "global"
+
+    def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps per target; of several layers, their maps fused."""
         if self.layer is None or isinstance(self.layer, str):
-            return draw_heat_maps(self, self.layer, model, trace, detections, targets, names)
-        layers = [replace(self, layer=layer)(model, trace, detections, targets, names) for layer in self.layer]
+            return draw_heat_maps(self, model, trace, detections, targets)
+        layers = [replace(self, layer=layer)(model, trace, detections, targets) for layer in self.layer]
         return [fuse_layers(maps, self.fusion, asdict(self)) for maps in zip(*layers, strict=True)]
 
-    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
         """Maps (n,h,w). Without smoothing a map is nowhere wider than its gradient: the window is enough."""
         if self.smoothing == "none":
-            return gradient.paste(odam_map(gradient.activation(), gradient.gradient))
+            return gradient.under(odam_map(gradient.activation(), gradient.gradient))
         if self.smoothing == "global":
             cells = gradient.grid[0] * gradient.grid[1]
-            return weigh_channels(gradient.features, clip_windows(gradient).sum((-2, -1)) / cells).relu()
+            weights = gradient.clipped().gradient.sum((-2, -1)) / cells
+            return gradient.on_grid(weigh_channels(gradient.features, weights).relu())
         return self._draw_gaussian(gradient, self._deviations(gradient, detections, stride))
 
     def _deviations(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
         """(n,2) standard deviations, down and across, in cells. A box fills its pooled features: there, of the grid."""
-        if gradient.features.ndim == 4:
+        if gradient.pooled:
             return self.sigma * gradient.gradient.new_tensor(gradient.grid).expand(len(detections), 2)
         boxes = detections.boxes.to(gradient.gradient)
         return self.sigma * (boxes[:, 2:] - boxes[:, :2]).flip(-1) / stride
 
-    def _draw_gaussian(self, gradient: FeatureGradient, sigma: Tensor) -> Tensor:
+    def _draw_gaussian(self, gradient: FeatureGradient, sigma: Tensor) -> PlacedMaps:
         """A window grows by 6 standard deviations: beyond them the kernel is below float32's resolution. Where it would
         then be wider than the grid, the grid itself is taken."""
-        margin = 0 if gradient.origin is None else ceil(6 * float(sigma.max()))
-        height, width = (extent + 2 * margin for extent in gradient.gradient.shape[-2:])
-        grown = height * width < gradient.grid[0] * gradient.grid[1]
-        clipped = FeatureGradient(clip_windows(gradient), gradient.features, gradient.origin)
+        gradient = gradient.clipped()
+        if isinstance(gradient.placement, Windows):
+            wide = gradient.placement.grown(ceil(6 * float(sigma.max())))
+            if wide.size[0] * wide.size[1] < gradient.grid[0] * gradient.grid[1]:
+                return self._draw_grown(gradient, wide, sigma)
+        # Slices of windows that are brought to the whole grid one after another: all at once they may not fit.
         maps = []
-        for rows, part in split_gradient(clipped, (height, width) if grown else gradient.grid):
-            if not grown:
-                part = part.whole()
-            origin = None if part.origin is None else part.origin - margin
-            smooth = smooth_gradient(part.gradient, sigma[rows], margin if grown else 0)
-            around = FeatureGradient(smooth, part.features, origin)
-            maps.append(around.paste(odam_map(around.activation(), smooth)))
-        return torch.cat(maps)
+        for rows, part in split_gradient(gradient, gradient.grid):
+            whole = part.whole()
+            maps.append(odam_map(whole.features, smooth_gradient(whole.gradient, sigma[rows])))
+        return gradient.on_grid(torch.cat(maps))
+
+    def _draw_grown(self, gradient: FeatureGradient, wide: Windows, sigma: Tensor) -> PlacedMaps:
+        """Maps on windows that are wider than the gradient's."""
+        margin = (wide.size[0] - gradient.gradient.shape[-2]) // 2
+        maps = [
+            odam_map(wide[rows].take(part.features), smooth_gradient(part.gradient, sigma[rows], margin))
+            for rows, part in split_gradient(gradient, wide.size)
+        ]
+        return PlacedMaps(torch.cat(maps), wide)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
 from whybox.errors import WhyboxError
+from whybox.method import Method
 from whybox.methods._attention_alone import image_maps, text_maps
 from whybox.ops.attention_flow import check_layer, flow_back, layer_attention, rows_read
 from whybox.types import Detections, HeatMaps, Target, Trace
@@ -19,7 +20,7 @@ def raw_attention_map(probabilities: Tensor, read: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RawAttention:
+class RawAttention(Method):
     """The attention of the class token, of a pooling layer's query, or of a text's end, averaged over the model's own heads.
 
     It is the same map for every text or class: it says where the model looks, not why it answers so.
@@ -30,6 +31,7 @@ class RawAttention:
     layer: int | str | None = None
 
     name: ClassVar[str] = "raw_attention"
+    title: ClassVar[str] = "Raw attention"
     needs: ClassVar[frozenset[str]] = frozenset({"transformer"})
     same_for_all: ClassVar[bool] = True
     source: ClassVar[str] = "the common baseline, as in Chefer, Gur, Wolf: Generic Attention-model Explainability, ICCV 2021"
@@ -40,16 +42,16 @@ class RawAttention:
             raise WhyboxError(f"layer of raw_attention must be the number of an attention layer, got {self.layer!r}")
 
     def __call__(
-        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
-        return image_maps(self, self._draw, model, trace, detections, names)
+        """One HeatMaps a target"""
+        return image_maps(self, self._draw, model, trace, detections, targets)
 
     def explain_text(
-        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
-        return text_maps(self, self._draw, model, trace, detections, names)
+        return text_maps(self, self._draw, model, trace, detections, targets)
 
     def _draw(self, passed: TransformerPass) -> Tensor:
         """(B,N) over all tokens."""

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size
+from whybox.method import Method
 from whybox.methods._random_masks import draw_grids, draw_masks, grown_canvas
-from whybox.types import Candidates, Detections, HeatMaps, Model, Target, Trace
+from whybox.model import Model
+from whybox.types import Candidates, Detections, HeatMaps, Target, Trace
 
 
 def rise_map(scores: Tensor, masks: Tensor, probability: float) -> Tensor:
@@ -23,7 +25,7 @@ def rise_map(scores: Tensor, masks: Tensor, probability: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rise:
+class Rise(Method):
     """RISE, for a model that gives one answer for the whole image. One set of masked images serves all texts and targets.
 
     masks, grid, probability: how many masks, of grid x grid cells, each cell seen with this probability. Where a mask is 0
@@ -40,6 +42,7 @@ class Rise:
     progress: Callable[[int, int], None] | None = field(default=None, compare=False, repr=False)
 
     name: ClassVar[str] = "rise"
+    title: ClassVar[str] = "RISE"
     needs: ClassVar[frozenset[str]] = frozenset({"candidates", "transformer"})
     source: ClassVar[str] = "Petsiuk, Das, Saenko: RISE, BMVC 2018, eq. 6"
 
@@ -50,10 +53,8 @@ class Rise:
         if not 0 < self.probability < 1:
             raise WhyboxError(f"probability must lie between 0 and 1, got {self.probability}")
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
+    def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps a target"""
         if len(trace.candidates) != 1:
             raise WhyboxError(
                 f"rise explains a model with one answer for the whole image, and {model.name} gives {len(trace.candidates)} "
@@ -63,7 +64,8 @@ class Rise:
         maps = self._accumulate(model, trace, detections, targets, size) if len(detections) else [()] * len(targets)
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "progress"}
         return [
-            HeatMaps(tuple(native), Frame.same(size), name, self.name, options) for native, name in zip(maps, names, strict=True)
+            self.heat_maps(native, Frame.same(size), target, options=options)
+            for native, target in zip(maps, targets, strict=True)
         ]
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from whybox.attention import ImageTextModel, TokenMaps, TransformerModel, TransformerPass
+from whybox.method import Method
 from whybox.methods._attention_alone import image_maps, text_maps
 from whybox.ops.attention_flow import (
     check_layer,
@@ -27,7 +28,7 @@ def rollout_matrix(attention: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Rollout(Method):
     """Attention rollout, over all layers from `start_layer` on, read at the class token, the pooling query or the text's end.
 
     It is the same map for every text or class. A layer that pools has no residual: its probabilities are taken as they are.
@@ -37,21 +38,22 @@ class Rollout:
     start_layer: int = 0
 
     name: ClassVar[str] = "rollout"
+    title: ClassVar[str] = "Attention rollout"
     needs: ClassVar[frozenset[str]] = frozenset({"transformer"})
     same_for_all: ClassVar[bool] = True
     source: ClassVar[str] = "Abnar, Zuidema: Quantifying Attention Flow in Transformers, ACL 2020, section 3"
 
     def __call__(
-        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
-        return image_maps(self, self._draw, model, trace, detections, names)
+        """One HeatMaps a target"""
+        return image_maps(self, self._draw, model, trace, detections, targets)
 
     def explain_text(
-        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
+        self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
         """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
-        return text_maps(self, self._draw, model, trace, detections, names)
+        return text_maps(self, self._draw, model, trace, detections, targets)
 
     def _draw(self, passed: TransformerPass) -> Tensor:
         """(B,N) over all tokens."""

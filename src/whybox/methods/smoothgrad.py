@@ -1,17 +1,20 @@
 """SmoothGrad: the mean of the input's gradients over noisy copies of the image."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError, unknown
+from whybox.method import Method
 from whybox.methods._changed_images import average_maps
 from whybox.methods.input_x_gradient import SIGNS, Sign, take_sign
+from whybox.model import Model
 from whybox.ops.maps import sum_products
-from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def smoothgrad_map(pixels: Tensor, gradient: Tensor, times_input: bool = True) -> Tensor:
@@ -24,7 +27,7 @@ def smoothgrad_map(pixels: Tensor, gradient: Tensor, times_input: bool = True) -
 
 
 @dataclass(frozen=True)
-class SmoothGrad:
+class SmoothGrad(Method):
     """SmoothGrad, of gradient x input or of the gradient itself, at the input that the network sees.
 
     samples: noisy images; each costs a forward pass, and a backward pass a detection. noise: the standard deviation, as a
@@ -40,6 +43,7 @@ class SmoothGrad:
     route: str = "auto"
 
     name: ClassVar[str] = "smoothgrad"
+    title: ClassVar[str] = "SmoothGrad"
     needs: ClassVar[frozenset[str]] = frozenset({"input"})
     source: ClassVar[str] = "Smilkov, Thorat, Kim, Viegas, Wattenberg: SmoothGrad, 2017, section 3"
 
@@ -51,14 +55,12 @@ class SmoothGrad:
         if self.noise < 0:
             raise WhyboxError(f"noise must not be negative, got {self.noise}")
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
+    def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps a target"""
         found, routes = average_maps(model, trace, detections, targets, self._noisy(trace.image), self._draw, self.route)
         return [
-            HeatMaps(tuple(take_sign(one, self.sign) for one in maps), trace.frame, name, self.name, asdict(self), routes)
-            for maps, name in zip(found, names, strict=True)
+            self.heat_maps([take_sign(values, self.sign) for values in maps], trace.frame, target, routes=routes)
+            for maps, target in zip(found, targets, strict=True)
         ]
 
     def _noisy(self, image: Tensor) -> Iterator[tuple[float, Tensor]]:
@@ -69,5 +71,5 @@ class SmoothGrad:
         for _ in range(self.samples):
             yield 1 / self.samples, image + deviation * torch.randn(image.shape, generator=generator).to(image)
 
-    def _draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
-        return gradient.paste(smoothgrad_map(gradient.activation(), gradient.gradient, self.times_input))
+    def _draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
+        return gradient.under(smoothgrad_map(gradient.activation(), gradient.gradient, self.times_input))

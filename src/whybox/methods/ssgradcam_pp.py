@@ -1,6 +1,5 @@
 """SSGrad-CAM++ (Spatial Sensitive Grad-CAM++): Grad-CAM++, each channel also weighed in space by its own gradient."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,8 +8,10 @@ from torch import Tensor
 
 from whybox.errors import unknown
 from whybox.methods.gradcam_pp import gradcam_pp_weights
-from whybox.ops.maps import cells_in_boxes, clip_windows, draw_heat_maps, sum_products
-from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Target, Trace
+from whybox.ops.maps import GradientMethod, cells_in_boxes, sum_products
+from whybox.placement import Windows
+from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.types import Detections
 
 Region = Literal["box", "whole"]
 
@@ -33,7 +34,7 @@ def ssgradcam_pp_map(activation: Tensor, gradient: Tensor, weights: Tensor) -> T
 
 
 @dataclass(frozen=True)
-class SSGradCamPP:
+class SSGradCamPP(GradientMethod):
     """SSGrad-CAM++: w_k = sum_ij alpha_ij ReLU(g_ij), alpha = g^2 / (2 M g^2 + g^3 sum_ab M A_k), M the object.
 
     region: "box", M is 1 in the cells that the detection's box touches, and only they count in w_k: M comes from taking
@@ -50,6 +51,7 @@ class SSGradCamPP:
     crop_padding: bool = True
 
     name: ClassVar[str] = "ssgradcam_pp"
+    title: ClassVar[str] = "SSGrad-CAM++"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     source: ClassVar[str] = "Yamauchi: Spatial Sensitive Grad-CAM++, CVPR Workshops 2024; Yamauchi, Ishikawa, ICIP 2022"
 
@@ -57,21 +59,16 @@ class SSGradCamPP:
         if self.region not in ("box", "whole"):
             raise unknown("region", self.region, ("box", "whole"))
 
-    def __call__(
-        self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], names: Sequence[str]
-    ) -> list[HeatMaps]:
-        """One HeatMaps a target; `names` are the targets' names."""
-        return draw_heat_maps(self, self.layer, model, trace, detections, targets, names)
-
-    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
+    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
         """Maps (n,h,w), nowhere wider than the gradient: the window is enough."""
-        clipped = clip_windows(gradient)
-        if self.region == "whole" or gradient.features.ndim == 4:
+        clipped = gradient.clipped().gradient
+        if self.region == "whole" or gradient.pooled:
             weights = gradcam_pp_weights(gradient.features.sum((-2, -1)), clipped)
         else:
             inside = cells_in_boxes(detections.boxes, stride, gradient.grid).to(clipped)
             window = (clipped.shape[-2], clipped.shape[-1])
-            region = cells_in_boxes(detections.boxes, stride, window, gradient.origin).to(clipped)
+            origin = gradient.placement.origin if isinstance(gradient.placement, Windows) else None
+            region = cells_in_boxes(detections.boxes, stride, window, origin).to(clipped)
             total = inside.flatten(1) @ gradient.features.flatten(1).T
             weights = gradcam_pp_weights(total, clipped * region[:, None])
-        return gradient.paste(ssgradcam_pp_map(gradient.activation(), clipped, weights))
+        return gradient.under(ssgradcam_pp_map(gradient.activation(), clipped, weights))

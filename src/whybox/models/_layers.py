@@ -11,7 +11,8 @@ from torch import Tensor
 from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Size
 from whybox.ops.gradients import chunk_rows, gradients_on, level_gradients, row_gradients
-from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
+from whybox.pullback import DensePullback
+from whybox.types import Candidates, Detections, FeatureMap, Trace
 
 Arrange = Callable[[Tensor], Tensor]
 """(n, *shape of the layer's tensor without its batch axis) -> (n,C,h,w), by moving numbers only."""
@@ -29,17 +30,18 @@ class Layer:
     arrange: Arrange
     stride: float
 
-    @property
-    def features(self) -> Tensor:
-        """(C,h,w), detached."""
-        return self.arrange(self.tensor.detach())[0]
+    def features(self, *, graph: bool = False) -> Tensor:
+        """(C,h,w). graph: with the graph that leads to them."""
+        return self.arrange(self.tensor if graph else self.tensor.detach())[0]
 
-    def feature_map(self) -> FeatureMap:
-        return FeatureMap(self.features, self.stride, self.name)
+    def feature_map(self, *, graph: bool = False) -> FeatureMap:
+        """As a trace keeps it."""
+        return FeatureMap(self.features(graph=graph), self.stride, self.name)
 
-    def gradient(self, values: Tensor) -> Tensor:
+    def gradient(self, values: Tensor, *, create_graph: bool = False) -> Tensor:
         """dY/dA for values (n,) -> (n,C,h,w)."""
-        return self.arrange(row_gradients(values, self.tensor, name=f"layer {self.name!r}")[:, 0])
+        rows = row_gradients(values, self.tensor, name=f"layer {self.name!r}", create_graph=create_graph)
+        return self.arrange(rows[:, 0])
 
 
 def find_layers(name: str, tensors: Sequence[Tensor], network: Size) -> list[Layer]:
@@ -79,7 +81,7 @@ def module_path(layer: str) -> str:
 
 def exact_pullbacks(
     live: Trace, detections: Detections, layers: Sequence[Layer], chosen: Tensor | None = None
-) -> Iterator[Pullback]:
+) -> Iterator[DensePullback]:
     """The general route: autograd from a trace whose candidates carry the graph down to one layer a detection.
 
     chosen: (n,) index into `layers`; None: for each detection the layer where its score's sum |gradient o features| is
@@ -94,7 +96,9 @@ def exact_pullbacks(
             with gradients_on():
                 asked = detections[rows]
                 trace = live.rows(live.candidates[asked.source.clone()], asked)
-            yield Pullback(rows, trace, layer.features, layer.gradient, "exact", layer.stride)
+                features = layer.features(graph=live.differentiable)
+            backward = partial(layer.gradient, create_graph=live.differentiable)
+            yield DensePullback(rows, trace, "exact", layer.stride, features, backward)
 
 
 def strongest_layers(candidates: Candidates, detections: Detections, layers: Sequence[Layer]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from whybox.attention import Text, Transformer, TransformerPass
+from whybox.attention import ImageTextModel, Text, Transformer, TransformerPass
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame, Size
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, token_layer
@@ -22,7 +22,8 @@ from whybox.ops.attention_flow import chosen_texts
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen
 from whybox.ops.transformer import attend, embedding_from, in_float32, modules_from, read_embedding, run_layer
-from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
+from whybox.pullback import Pullback
+from whybox.types import Candidates, Detections, FeatureMap, Trace
 
 Options = ParamSpec("Options")
 NORMED = "normed"
@@ -86,7 +87,7 @@ class _State:
     embedding: Tensor
 
 
-class WholeImage:
+class WholeImage(ImageTextModel):
     """A network that answers for the whole image. Its one candidate is the image; a text or class is a column.
 
     For image-text models the score is the cosine of the embeddings, the logit what the network makes of it (scale and
@@ -99,13 +100,12 @@ class WholeImage:
 
     def __init__(self, encoders: Encoders, name: str, texts: Sequence[str] = ()) -> None:
         self.encoders = encoders
-        self.net: Any = encoders.net
+        self.network: Any = encoders.net
         self.name = name
         self.texts: tuple[Text, ...] = ()
         self.gives = frozenset({"candidates", "features", "input", "transformer", "attention"})
-        self.default_target = "logit" if encoders.classify else "score"
+        self.kind = "classifier" if encoders.classify is not None else "image-text"
         self.fill = encoders.fill
-        self.settings = ""
         self._made_by: Callable[[], WholeImage] | None = None
         self._paths = {**encoders.features, **_norm_path(encoders)}
         if encoders.tokenize is not None:
@@ -114,7 +114,7 @@ class WholeImage:
                 self._read(texts)
 
     def __repr__(self) -> str:
-        return f"<{self.name}: {len(self.texts)} texts>" if "text" in self.gives else f"<{self.name}>"
+        return f"<{self.name}: {len(self.texts)} texts>" if self.takes_text else f"<{self.name}>"
 
     def _read(self, texts: Sequence[str]) -> None:
         assert self.encoders.tokenize is not None
@@ -125,13 +125,13 @@ class WholeImage:
     @property
     def classes(self) -> Sequence[str] | None:
         """The texts, or a classifier's class names."""
-        return [text.text for text in self.texts] if "text" in self.gives else self.encoders.classes
+        return [text.text for text in self.texts] if self.takes_text else self.encoders.classes
 
     @classes.setter
-    def classes(self, names: Sequence[str]) -> None:
-        if "text" in self.gives:
+    def classes(self, names: Sequence[str] | None) -> None:
+        if self.takes_text:
             raise WhyboxError(f"{self.name} has texts for its classes: leave classes out, and give text")
-        self.encoders = replace(self.encoders, classes=list(names))
+        self.encoders = replace(self.encoders, classes=None if names is None else list(names))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ class WholeImage:
         """To a worker go the network and the family's options; there it is taken apart again."""
         if self._made_by is None:
             return super().__reduce__()
-        own = None if "text" in self.gives else self.encoders.classes
+        own = None if self.takes_text else self.encoders.classes
         return _make_again, (self._made_by, self.name, [text.text for text in self.texts], own)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -160,12 +160,14 @@ class WholeImage:
 
     def _embed(self, inputs: Any) -> Tensor:
         assert self.encoders.embed_text is not None
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             return normalize(self.encoders.embed_text(inputs).float(), dim=-1)
 
-    def trace(self, image: Tensor) -> Trace:
+    def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         """One forward pass over an image (3,H,W) in 0..1, layer by layer, without a graph."""
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+        if differentiable:
+            raise WhyboxError(f"{self.name}: a differentiable trace is available for detectors; leave differentiable out")
+        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             pixels, frame = self.encoders.prepare(image[None])
             self._check_size(frame)
             tokens, mask = self.encoders.vision.embed(pixels)
@@ -204,13 +206,13 @@ class WholeImage:
 
     def _check(self, pixels: Tensor, embedding: Tensor) -> None:
         """Once for each network: taken apart, it must answer as it does by its own forward pass."""
-        if self.net in _CHECKED:
+        if self.network in _CHECKED:
             return
         own = self.encoders.embed_image(pixels).float()
         if not own.isfinite().all():
             raise WeightsError(f"{self.name} gave an embedding that is NaN or infinite: look at its weights and its input")
         self._compare(own, embedding.float(), embedding.dtype, "the image encoder")
-        _CHECKED.add(self.net)
+        _CHECKED.add(self.network)
 
     def _compare(self, whole: Tensor, apart: Tensor, dtype: torch.dtype, what: str) -> None:
         away = float(((whole - apart).norm(dim=-1) / whole.norm(dim=-1).clamp(min=1e-12)).amax())
@@ -224,7 +226,7 @@ class WholeImage:
         """One candidate for each of the images (B,3,H,W) in 0..1 of one size, by the network's own forward pass."""
         if not len(images):
             return []
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             pixels, frame = self.encoders.prepare(images)
             return [self._candidates(one[None], frame) for one in self.encoders.embed_image(pixels)]
 
@@ -297,16 +299,16 @@ class WholeImage:
         # No text is no batch that a tokenizer takes: one is read and left out again.
         read = rows.tolist() or [0]
         batch = encoders.tokenize([self.texts[row].text for row in read], padded)
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             tokens, mask = encoders.text.embed(batch.inputs)
             entering = [tokens]
             for layer in encoders.text.layers[:-1]:
                 entering.append(run_layer(layer, entering[-1], mask))
             last = run_layer(encoders.text.layers[-1], entering[-1], mask)
             embedding = read_embedding(encoders.text, last, batch.row)
-            if self.net not in _CHECKED_TEXTS and encoders.embed_text is not None:
+            if self.network not in _CHECKED_TEXTS and encoders.embed_text is not None:
                 self._compare(encoders.embed_text(batch.inputs).float(), embedding.float(), embedding.dtype, "the text encoder")
-                _CHECKED_TEXTS.add(self.net)
+                _CHECKED_TEXTS.add(self.network)
         answer = partial(self._answer_texts, trace, embeddings)
         passed = TransformerPass(encoders.text, tuple(entering), batch.row, embedding, answer, mask, words=batch.words)
         return passed if len(rows) else chosen_texts(passed, rows)
@@ -322,7 +324,9 @@ class WholeImage:
     def _image_embedding(self, trace: Trace) -> Tensor:
         return self._known(trace).embedding if trace.embedding is None else trace.embedding
 
-    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+    def pullbacks(
+        self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
         """Ways back to the features by autograd, from the layer on; a backward pass a detection."""
         if route not in ("auto", "exact"):
             raise unknown("route", route, ("auto", "exact"))
@@ -335,14 +339,14 @@ class WholeImage:
             yield from self._through_modules(trace, detections, wanted, state)
             return
         modules = modules_from(self.encoders.vision, start)
-        with in_float32(*modules), frozen(self.net), gradients_on():
+        with in_float32(*modules), frozen(self.network), gradients_on():
             leaf = state.tokens[start].detach().float().clone().requires_grad_()
             embedding = embedding_from(self.transformer(trace), start, leaf)
             live = replace(trace, candidates=self._candidates(embedding, trace.frame))
         grid = self.encoders.grid(trace.frame.network)
         found = token_layer(wanted, leaf, trace.frame.network, grid, self.encoders.first)
         for way in exact_pullbacks(live, detections, [found]):
-            yield replace(way, pull=_in_float32(way.pull, modules))
+            yield replace(way, backward=_in_float32(way.backward, modules))
 
     def _start(self, wanted: str) -> int | None:
         """The attention layer that a layer's name enters, None for what is no such name."""
@@ -360,12 +364,12 @@ class WholeImage:
         """The layer is a module's output, or the input: the network's own forward pass with hooks on it."""
         named = self._paths.get(wanted, wanted)
         path = module_path(named)
-        with in_float32(self.net), frozen(self.net), gradients_on():
+        with in_float32(self.network), frozen(self.network), gradients_on():
             tensors, embedding = self._watch(path, state, trace, last=wanted == NORMED)
             live = replace(trace, candidates=self._candidates(embedding, trace.frame))
         chosen = choose_layers(self._laid_out(path, tensors, trace.frame.network), named)
         for way in exact_pullbacks(live, detections, chosen[-1:]):
-            yield replace(way, pull=_in_float32(way.pull, (self.net,)))
+            yield replace(way, backward=_in_float32(way.backward, (self.network,)))
 
     def _laid_out(self, path: str, tensors: Sequence[Tensor], network: Size) -> list[Layer]:
         """The recorded tensors as layers: as many tokens as the encoder has lie on its grid, and nobody has to guess it."""
@@ -385,7 +389,7 @@ class WholeImage:
         if path == INPUT:
             leaf = pixels.clone().requires_grad_()
             return [leaf], self.encoders.embed_image(leaf)
-        with capture(self.net, [path]) as captured:
+        with capture(self.network, [path]) as captured:
             if last:
                 start = len(state.tokens) - 1
                 embedding = embedding_from(self.transformer(trace), start, state.tokens[start].detach().float())
@@ -408,10 +412,10 @@ def _norm_path(encoders: Encoders) -> dict[str, str]:
     return {NORMED: paths[0]} if paths else {}
 
 
-def _in_float32(pull: Callable[[Tensor], Tensor], modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+def _in_float32(backward: Callable[[Tensor], Tensor], modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     def wide(values: Tensor) -> Tensor:
         with in_float32(*modules):
-            return pull(values)
+            return backward(values)
 
     return wide
 

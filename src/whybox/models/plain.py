@@ -10,9 +10,12 @@ from torchvision.ops import batched_nms
 
 from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.model import Model
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, same_rows
+from whybox.ops.gradients import recording
 from whybox.ops.hooks import INPUT, capture, frozen, map_tensors, tensors_in
-from whybox.types import Candidates, Detections, Pullback, Trace
+from whybox.pullback import Pullback
+from whybox.types import Candidates, Detections, Trace
 
 Resize = Literal["letterbox", "corner", "stretch"]
 ReadOutput = Callable[[Any], Any]
@@ -116,7 +119,7 @@ class Suppression:
         return Detections(boxes[kept].clamp(min=0).minimum(limit), scores[source], labels[source], source)
 
 
-class Plain:
+class Plain(Model):
     """A detector of any origin.
 
     module: takes a tensor (1,3,h,w). candidates: reads its output (see ReadOutput). features: the paths of the modules whose
@@ -143,7 +146,7 @@ class Plain:
             raise WhyboxError(f"features must be a list of module paths, such as ['neck.0'], got {features!r}")
         self.name = name
         self.classes = classes
-        self.net = module
+        self.network = module
         self.read = candidates
         self.features = tuple(features)
         self.preparation, self.suppression = _split_options(options)
@@ -153,10 +156,10 @@ class Plain:
     def layers(self) -> tuple[str, ...]:
         return (*self.features, INPUT)
 
-    def trace(self, image: Tensor) -> Trace:
-        """One forward pass over an image (3,H,W) in 0..1, without a graph."""
-        trace, _ = self._run(image, self.features, gradients=False)
-        return trace
+    def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
+        """One forward pass over an image (3,H,W) in 0..1."""
+        trace, layers = self._run(image, self.features, gradients=differentiable, weights=differentiable)
+        return replace(trace, state=tuple(layers)) if differentiable else trace
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """The raw candidates for images (B,3,H,W) in 0..1 of one size, without a graph.
@@ -167,17 +170,23 @@ class Plain:
         if not len(images):
             return []
         frame = self.preparation.frame((images.shape[-2], images.shape[-1]))
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             outputs = self._outputs(torch.stack([self._input(image, frame) for image in images]))
             return [_detached(self._candidates(output, frame, 1)) for output in outputs]
 
-    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+    def pullbacks(
+        self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
         """Ways back to the features, by autograd through the module: another forward pass, and a backward pass a detection."""
         if route not in ("auto", "exact"):
             raise unknown("route", route, ("auto", "exact"))
         if not len(detections):
             return
-        live, layers = self._run(trace.image, self.features if layer is None else [module_path(layer)], gradients=True)
+        if trace.differentiable and layer is None:
+            live, layers = trace, list(trace.state)
+        else:
+            names = self.features if layer is None else [module_path(layer)]
+            live, layers = self._run(trace.image, names, gradients=True, weights=trace.differentiable)
         layers = layers if layer is None else choose_layers(layers, layer)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
         detections = replace(detections, source=rows)
@@ -185,10 +194,11 @@ class Plain:
         known = layer is None and bool((level >= 0).all())
         yield from exact_pullbacks(live, detections, layers, level if known else None)
 
-    def _run(self, image: Tensor, names: Sequence[str], *, gradients: bool) -> tuple[Trace, list[Layer]]:
+    def _run(self, image: Tensor, names: Sequence[str], *, gradients: bool, weights: bool = False) -> tuple[Trace, list[Layer]]:
+        """A pass that records the modules `names`. weights: the graph leads down to the network's weights."""
         frame = self.preparation.frame((image.shape[-2], image.shape[-1]))
-        with frozen(self.net), capture(self.net, names, gradients=gradients) as captured:
-            output = self.net(self._input(image, frame)[None])
+        with frozen(self.network, weights=not weights), capture(self.network, names, gradients=gradients) as captured:
+            output = self.network(self._input(image, frame)[None])
             layers = [layer for name in names for layer in find_layers(name, captured[name], frame.network)]
             candidates = self._candidates(output, frame, len(layers))
             if tuple(names) == self.features:
@@ -199,23 +209,24 @@ class Plain:
             candidates = _detached(candidates)
         with torch.inference_mode(False), torch.no_grad():
             detections = self.suppression.detections(candidates, frame.image)
-            features = tuple(layer.feature_map() for layer in layers)
-        return Trace(image, frame, features, candidates, detections), layers
+        with recording(weights):
+            features = tuple(layer.feature_map(graph=weights) for layer in layers)
+        return Trace(image, frame, features, candidates, detections, differentiable=weights), layers
 
     def _input(self, image: Tensor, frame: Frame) -> Tensor:
         canvas = self.preparation.canvas(image, frame)
-        weight = next((weight for weight in self.net.parameters() if weight.is_floating_point()), canvas)
+        weight = next((weight for weight in self.network.parameters() if weight.is_floating_point()), canvas)
         return canvas.to(weight.device, weight.dtype)
 
     def _outputs(self, canvases: Tensor) -> list[Any]:
         """The module's output for each canvas, as for a batch of one."""
         count = len(canvases)
         if count == 1 or self._takes_batches.get(count) is False:
-            return [self.net(canvas[None]) for canvas in canvases]
-        together = self.net(canvases)
+            return [self.network(canvas[None]) for canvas in canvases]
+        together = self.network(canvases)
         outputs = [_sample(together, i, count) for i in range(count)]
         if count not in self._takes_batches:
-            self._takes_batches[count] = _same(outputs[-1], self.net(canvases[-1:]))
+            self._takes_batches[count] = _same(outputs[-1], self.network(canvases[-1:]))
         return outputs if self._takes_batches[count] else self._outputs(canvases)
 
     def _candidates(self, output: Any, frame: Frame, levels: int) -> Candidates:

@@ -10,27 +10,47 @@ from whybox.errors import GradientError
 
 
 @contextmanager
+def recording(graph: bool) -> Iterator[None]:
+    """A graph is recorded inside, or none, whatever mode the caller stands under. Never yield from inside."""
+    with torch.inference_mode(False), torch.set_grad_enabled(graph):
+        yield
+
+
+@contextmanager
 def gradients_on() -> Iterator[None]:
     """Gradients are recorded inside, also where the caller stands under no_grad or inference_mode. Never yield from inside."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
-def row_gradients(values: Tensor, features: Tensor, *, name: str = "the features") -> Tensor:
+def root(values: Tensor, differentiable: bool) -> Tensor:
+    """The tensor that gradients are taken at: a node of the graph that it has, where it is to stay, else a leaf."""
+    if differentiable and values.requires_grad:
+        return values
+    return values.detach().requires_grad_()
+
+
+def row_gradients(values: Tensor, features: Tensor, *, name: str = "the features", create_graph: bool = False) -> Tensor:
     """dY_i/dA for every value: values (n,), features of any shape -> (n, *features.shape).
 
     The graph is kept, so that other values can be pulled through it. `name` is what an error calls the features.
+    create_graph: the gradient can itself be differentiated.
     """
-    return level_gradients(values, [features], name=name)[0]
+    return level_gradients(values, [features], name=name, create_graph=create_graph)[0]
 
 
-def level_gradients(values: Tensor, features: Sequence[Tensor], *, name: str = "the features") -> tuple[Tensor, ...]:
+def level_gradients(
+    values: Tensor, features: Sequence[Tensor], *, name: str = "the features", create_graph: bool = False
+) -> tuple[Tensor, ...]:
     """dY_i/dA of several feature tensors at once: one tensor (n, *shape) each; zero where a value does not reach it."""
     if not len(values):
         return tuple(tensor.new_zeros((0, *tensor.shape)) for tensor in features)
     check_connected(values, name)
     with gradients_on():
-        rows = [torch.autograd.grad(value, features, retain_graph=True, allow_unused=True) for value in values]
+        rows = [
+            torch.autograd.grad(value, features, retain_graph=True, create_graph=create_graph, allow_unused=True)
+            for value in values
+        ]
     if all(gradient is None for row in rows for gradient in row):
         raise _not_connected(name)
     columns = zip(*rows, strict=True)

@@ -19,13 +19,15 @@ _MAIN_OUTPUTS = ("feature_maps", "last_hidden_state")
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[nn.Module]:
+def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
     """Inside: evaluation mode and no parameter needs a gradient. Afterwards: every flag as it was, also after an exception.
+
+    weights: False leaves the parameters as they are, for a pass whose graph leads down to them.
 
     The mode is set flag by flag: `.eval()` is the user's method, and on some wrappers `.train()` starts a training run.
     """
     modes = [(part, part.training) for part in module.modules()]
-    needs = [(weight, weight.requires_grad) for weight in module.parameters() if weight.is_leaf]
+    needs = [(weight, weight.requires_grad) for weight in module.parameters() if weights and weight.is_leaf]
     try:
         for part, _ in modes:
             part.training = False

@@ -1,63 +1,74 @@
 """From a model's pullbacks to heat maps: the loop that every gradient method shares, and what it draws with."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from whybox.errors import GradientError
-from whybox.frame import Size, resize_maps, take_windows
-from whybox.types import Detections, FeatureGradient, HeatMaps, Model, Pullback, Target, Trace, min_max
+from whybox.errors import GradientError, WhyboxError
+from whybox.frame import Size, resize_maps
+from whybox.method import Method
+from whybox.model import Model
+from whybox.pullback import FeatureGradient, PlacedMaps, Pullback
+from whybox.types import Detections, HeatMaps, Target, Trace, min_max
 
-Draw = Callable[[FeatureGradient, Detections, float], Tensor]
-"""(gradient of n rows, their n detections in network pixels, stride) -> maps (n,h,w) on the gradients' whole grid."""
+Draw = Callable[[FeatureGradient, Detections, float], PlacedMaps]
+"""(gradient of n rows, their n detections in network pixels, stride) -> n maps with their places."""
 
 Fusion = Literal["max", "mean", "sum"]
 
 
-class GradientMethod(Protocol):
-    """A method whose maps are drawn from gradients at one layer: a frozen dataclass whose fields are its options."""
+class GradientMethod(Method):
+    """A method that draws maps from gradients at one layer.
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    layer: None for the level that a detection comes from; else one of the model's `layers` or a module's path.
+    route: "auto", "fast" or "exact". A method that lets its user choose them has fields of these names.
+    """
 
     @property
-    def name(self) -> str:
-        """The method's name in the registry."""
-        ...
+    def layer(self) -> Any:
+        """The default, where the method has no field of that name."""
+        return None
 
     @property
     def route(self) -> str:
-        """How gradients are taken: "auto", "fast" or "exact"."""
-        ...
+        """The default, where the method has no field of that name."""
+        return "auto"
 
-    @property
-    def crop_padding(self) -> bool:
-        """As in HeatMaps."""
-        ...
+    def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
+        """One HeatMaps per target, drawn by `draw` from the gradients at `layer`."""
+        return draw_heat_maps(self, model, trace, detections, targets)
 
-    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
-        """The gradient of n rows, their n detections in network pixels, network pixels a cell -> maps (n,h,w) on the
-        whole grid."""
-        ...
+    @abstractmethod
+    def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
+        """Maps of n rows, with their place: `gradient.under(maps)` for maps (n,k,l) that lie where the gradient lies,
+        `gradient.on_grid(maps)` for maps (n,h,w) of the whole layer. The caller puts them on the level's grid.
+
+        Args:
+            gradient: Of n rows, on the whole layer or on windows of it.
+            detections: The n rows' detections, boxes in network pixels.
+            stride: Network pixels per cell of the layer.
+        """
 
 
 def draw_heat_maps(
-    method: GradientMethod,
-    layer: str | None,
-    model: Model,
-    trace: Trace,
-    detections: Detections,
-    targets: Sequence[Target],
-    names: Sequence[str],
+    method: GradientMethod, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]
 ) -> list[HeatMaps]:
-    """One HeatMaps a target, drawn by `method` from the gradients at `layer`; `names` are the targets' names."""
-    maps, routes = draw_maps(model, trace, detections, targets, method.draw, layer=layer, route=method.route)
-    return [
-        HeatMaps(native, trace.frame, name, method.name, asdict(method), routes, crop_padding=method.crop_padding)
-        for native, name in zip(maps, names, strict=True)
-    ]
+    """One HeatMaps per target, drawn by `method` from the gradients at its layer."""
+    maps, routes = draw_maps(
+        model,
+        trace,
+        detections,
+        targets,
+        method.draw,
+        layer=method.layer,
+        route=method.route,
+        frozen_allowed=method.frozen_allowed,
+    )
+    return [method.heat_maps(native, trace.frame, target, routes=routes) for native, target in zip(maps, targets, strict=True)]
 
 
 def draw_maps(
@@ -69,6 +80,7 @@ def draw_maps(
     *,
     layer: str | None = None,
     route: str = "auto",
+    frozen_allowed: bool = True,
 ) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]:
     """For every target, N maps on their layers' own grids; and the route that each detection's gradient took.
 
@@ -78,7 +90,7 @@ def draw_maps(
     routes = [""] * len(detections)
     with torch.inference_mode(False):
         detections = ordinary(detections)
-        for pullback in model.pullbacks(trace, detections, layer, route):
+        for pullback in model.pullbacks(trace, detections, layer, route, frozen_allowed=frozen_allowed):
             rows = pullback.rows.tolist()
             boxes = trace.frame.boxes_to_network(detections.boxes[pullback.rows])
             chosen = replace(detections[pullback.rows], boxes=boxes)
@@ -102,8 +114,14 @@ def ordinary(detections: Detections) -> Detections:
 def _draw_parts(pullback: Pullback, target: Target, detections: Detections, draw: Draw) -> Iterator[tuple[Tensor, Tensor]]:
     """Positions of rows (m,) and their maps (m,h,w)."""
     for positions, gradient in pullback.gradients(target):
-        values = draw(gradient, detections[positions], pullback.stride)
-        yield positions, values if pullback.place is None else pullback.place(values)
+        placed = draw(gradient, detections[positions], pullback.stride)
+        if not isinstance(placed, PlacedMaps):
+            # Maps without a place cannot be told from maps of the whole grid, and would come out in its corner.
+            raise WhyboxError(
+                "draw must return maps with their place, gradient.under(maps) or gradient.on_grid(maps), "
+                f"got {type(placed).__name__}"
+            )
+        yield positions, placed.place()
 
 
 def fuse_layers(layers: Sequence[HeatMaps], fusion: Fusion, options: Mapping[str, Any]) -> HeatMaps:
@@ -143,15 +161,6 @@ def weigh_channels(features: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("nchw,nc->nhw", features, weights)
 
 
-def clip_windows(gradient: FeatureGradient) -> Tensor:
-    """The gradient (n,C,k,l), zero in the cells of a window that hang over the edge of the grid."""
-    if gradient.origin is None:
-        return gradient.gradient
-    k, m = gradient.gradient.shape[-2:]
-    inside = take_windows(gradient.features.new_ones((1, *gradient.grid)), gradient.origin, (k, m))
-    return gradient.gradient * inside
-
-
 def cells_in_boxes(boxes: Tensor, stride: float, size: Size, origin: Tensor | None = None) -> Tensor:
     """Which cells of a grid the boxes (n,4) xyxy, in network pixels, touch: 1 or 0, (n,*size); at least one each.
 
@@ -173,12 +182,4 @@ def split_gradient(gradient: FeatureGradient, size: Size) -> Iterator[tuple[slic
     step = max(1, 2**24 // (channels * size[0] * size[1]))
     for start in range(0, count, step):
         rows = slice(start, start + step)
-        own = gradient.features.ndim == 4
-        yield (
-            rows,
-            FeatureGradient(
-                gradient.gradient[rows],
-                gradient.features[rows] if own else gradient.features,
-                None if gradient.origin is None else gradient.origin[rows],
-            ),
-        )
+        yield rows, gradient[rows]

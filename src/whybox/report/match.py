@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from whybox.attention import Text, TokenMaps
 from whybox.report.document import data_url, render, script_json
 from whybox.report.overlay import POSITIVE, SIGNED, color_table, fit, is_signed, picture_of, value_range
-from whybox.report.page import LONGEST_MAP, LONGEST_PHOTO, METHODS
+from whybox.report.page import LONGEST_MAP, LONGEST_PHOTO
 from whybox.types import HeatMaps
 
 AT_EDGES = "\"'`.,;:!?()[]{}<>«»“”„‘’…"
@@ -79,7 +79,7 @@ def write_match(match: Match) -> str:
     settings = {
         "positive": _base64(color_table(POSITIVE).tobytes()),
         "signed": _base64(color_table(SIGNED).tobytes()),
-        "methods": METHODS,
+        "methods": {match.asked.maps.method: match.asked.maps.method_title or match.asked.maps.method},
     }
     return render(
         "match.html",

@@ -237,7 +237,7 @@
     const targets = unique(photo.layers.map((one) => one.target));
     const methods = unique(photo.layers.map((one) => one.method));
     layChoice("target", "What is explained", targets, (target) => wordsOf(target).label);
-    layChoice("method", "Method", methods, (method) => page.methods[method] || method);
+    layChoice("method", "Method", methods, (method) => photo.methods[method] || method);
   }
 
   function layChoice(kind, title, values, label) {
@@ -268,7 +268,7 @@
       for (const input of document.querySelectorAll(`input[name="${kind}"]`)) input.checked = input.value === state[kind];
     }
     const methods = unique(photo.layers.map((one) => one.method));
-    find("model").textContent = [photo.model, methods.length === 1 ? page.methods[methods[0]] || methods[0] : ""].filter(Boolean).join(" · ");
+    find("model").textContent = [photo.model, methods.length === 1 ? photo.methods[methods[0]] || methods[0] : ""].filter(Boolean).join(" · ");
   }
 
   function layList() {
@@ -330,7 +330,7 @@
         button.addEventListener("click", () => set({ target: one.target, method: one.method }));
         return button;
       });
-      const title = methods.length > 1 ? [make("h3", { textContent: page.methods[method] || method })] : [];
+      const title = methods.length > 1 ? [make("h3", { textContent: photo.methods[method] || method })] : [];
       return make("div", { className: "row" }, ...title, make("div", {}, ...row));
     }));
   }

@@ -80,29 +80,6 @@ def words_of(target: str) -> Words:
     return Words(target, f"What makes the {target} of {{name}}?", f"Brighter: what raises {target}.")
 
 
-METHODS = {
-    "odam": "ODAM",
-    "gradcam": "Grad-CAM",
-    "gradcam_pp": "Grad-CAM++",
-    "ssgradcam_pp": "SSGrad-CAM++",
-    "input_x_gradient": "Gradient × input",
-    "drise": "D-RISE",
-    "grad_eclip": "Grad-ECLIP",
-    "raw_attention": "Raw attention",
-    "rollout": "Attention rollout",
-    "game": "GAME",
-    "legrad": "LeGrad",
-    "maskclip": "MaskCLIP",
-    "clip_surgery": "CLIP Surgery",
-    "m2ib": "M2IB",
-    "rise": "RISE",
-    "smoothgrad": "SmoothGrad",
-    "integrated_gradients": "Integrated gradients",
-    "control_blob": "Control: blob",
-    "control_box": "Control: box",
-}
-"""Methods' names as people write them; one that is not here is called by its own."""
-
 ROUTES = {
     "exact": "exact, through the whole model",
     "windows": "exact, on the receptive field",
@@ -162,7 +139,6 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
         "positive": _base64(color_table(POSITIVE).tobytes()),
         "signed": _base64(color_table(SIGNED).tobytes()),
         "silent": SILENT._asdict(),
-        "methods": METHODS,
         "routes": ROUTES,
     }
     title = title or (sheets[0].name if len(sheets) == 1 else f"{len(sheets)} images")
@@ -183,6 +159,7 @@ def make_sheet(photo: Photo) -> Sheet:
     body = {
         "name": photo.name,
         "model": photo.model,
+        "methods": {layer.method: layer.maps.method_title or layer.method for layer in photo.layers},
         "height": size[0],
         "width": size[1],
         "picture": data_url(picture_of(photo.image, fit(size, LONGEST_PHOTO)), 85),

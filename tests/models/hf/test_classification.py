@@ -9,9 +9,9 @@ from PIL import Image
 import whybox
 from models.hf_models import CLASSIFIERS, VISION, clip, stirred
 from whybox.errors import WhyboxError
+from whybox.model import Model
 from whybox.models.hf.classification import FAMILIES, matches
 from whybox.ops.transformer import attend
-from whybox.types import Model
 
 NAMES = list(CLASSIFIERS)
 
@@ -134,7 +134,7 @@ def test_a_folder_is_loaded_by_name(name, tmp_path):
     model = whybox.load(f"hf/{tmp_path}")
     assert model.name == f"hf/{tmp_path}"
     assert model.trace(image()).frame.network == (24, 24)
-    assert torch.equal(model.net.classifier.weight, network(name).classifier.weight)
+    assert torch.equal(model.network.classifier.weight, network(name).classifier.weight)
     found = whybox.load(type(network(name)).from_pretrained(tmp_path))
     assert found.trace(image()).frame.network == (24, 24)
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.methods.odam import Odam
+from whybox.model import Model
 from whybox.models.hf.detection import FAMILIES, matches, wrap
 from whybox.models.hf.family import build
-from whybox.types import Model
 
 transformers = pytest.importorskip("transformers")
 
@@ -250,7 +250,7 @@ def swap(output, change):
 
 def with_hook(model, change, run):
     layer = model.layers[0]
-    module = model.net.get_submodule(model._paths[layer])
+    module = model.network.get_submodule(model._paths[layer])
     handle = module.register_forward_hook(lambda part, args, output: swap(output, change))
     try:
         return run()
@@ -321,7 +321,9 @@ def test_levels_of_the_encoder(name):
 def test_encoder_tokens_lie_on_the_grid_row_by_row():
     model = model_of("detr")
     recorded = []
-    handle = model.net.model.encoder.register_forward_hook(lambda part, args, output: recorded.append(output.last_hidden_state))
+    handle = model.network.model.encoder.register_forward_hook(
+        lambda part, args, output: recorded.append(output.last_hidden_state)
+    )
     trace = model.trace(image())
     handle.remove()
     (pullback,) = model.pullbacks(trace, trace.detections[0], "encoder", "auto")
@@ -346,9 +348,9 @@ def test_frames_of_processors_that_keep_the_aspect_ratio(name, shape):
     values = own(images=[pixels(shape).permute(1, 2, 0).numpy()], return_tensors="pt")["pixel_values"]
     assert trace.frame.network == trace.frame.resized == tuple(values.shape[-2:])
     assert trace.frame.image == shape
-    expected = framework(model.net, own, pixels(shape), 0.0)
+    expected = framework(model.network, own, pixels(shape), 0.0)
     assert torch.equal(trace.detections.boxes, expected["boxes"])
-    (maps,) = Odam()(model, trace, trace.detections, [score], ["score"])
+    (maps,) = Odam()(model, trace, trace.detections, [score])
     assert maps.at_image().shape == (len(trace.detections), *shape)
     assert maps.at_image().isfinite().all()
 
@@ -359,13 +361,13 @@ def test_a_padded_canvas_is_known_to_the_frame():
     trace = model.trace(image())
     assert trace.frame.network == (96, 128)
     assert trace.frame.resized == (48, 73)
-    assert torch.equal(trace.detections.boxes, framework(model.net, own, pixels(), 0.0)["boxes"])
+    assert torch.equal(trace.detections.boxes, framework(model.network, own, pixels(), 0.0)["boxes"])
 
 
 def test_a_pil_processor_works_too():
     own = transformers.DetrImageProcessorPil(size=SIZE)
     model = model_of("detr", processor=own)
-    assert torch.equal(model.trace(image()).detections.boxes, framework(model.net, own, pixels(), 0.0)["boxes"])
+    assert torch.equal(model.trace(image()).detections.boxes, framework(model.network, own, pixels(), 0.0)["boxes"])
 
 
 def test_the_default_processor_is_the_familys():
@@ -425,7 +427,7 @@ def test_the_callers_mode_does_not_matter(mode):
 def test_a_detached_head_is_named():
     model = model_of("detr")
     trace = model.trace(image())
-    model.net.class_labels_classifier.register_forward_hook(lambda part, args, output: output.detach())
+    model.network.class_labels_classifier.register_forward_hook(lambda part, args, output: output.detach())
     (pullback,) = model.pullbacks(trace, trace.detections, None, "auto")
     assert pullback.gradient(left_side).gradient.any()
     with pytest.raises(GradientError, match="does not depend on layer 'backbone'"):
@@ -435,7 +437,7 @@ def test_a_detached_head_is_named():
 def test_a_forward_under_inference_mode_is_named():
     model = model_of("detr")
     expected = model.trace(image())
-    model.net.model.forward = torch.inference_mode()(model.net.model.forward)
+    model.network.model.forward = torch.inference_mode()(model.network.model.forward)
     trace = model.trace(image())
     assert torch.equal(trace.detections.boxes, expected.detections.boxes)
     with pytest.raises(GradientError, match=r"runs under torch[.]inference_mode"):
@@ -474,11 +476,11 @@ def test_the_backbone_runs_again_only_where_it_must(layer, runs):
     model = model_of("detr")
     trace = model.trace(image())
     calls = []
-    model.net.model.backbone.model.register_forward_hook(lambda part, args, output: calls.append(part))
+    model.network.model.backbone.model.register_forward_hook(lambda part, args, output: calls.append(part))
     (pullback,) = model.pullbacks(trace, trace.detections, layer, "auto")
     assert pullback.gradient(score).gradient.flatten(1).any(1).all()
     assert len(calls) == runs
-    assert "forward" not in vars(model.net.model.backbone)
+    assert "forward" not in vars(model.network.model.backbone)
 
 
 def test_a_trace_that_lost_its_state_is_made_again():
@@ -514,7 +516,7 @@ def test_a_folder_is_loaded_by_name(tmp_path):
     assert model.name == f"hf/{tmp_path}"
     assert torch.equal(model.trace(image()).detections.boxes, framework(net, own, pixels(), 0.0)["boxes"])
     random = build(str(tmp_path), None, score_threshold=0.0)
-    assert not torch.equal(random.net.bbox_predictor.layers[0].weight, net.bbox_predictor.layers[0].weight)
+    assert not torch.equal(random.network.bbox_predictor.layers[0].weight, net.bbox_predictor.layers[0].weight)
     with pytest.raises(WeightsError, match="takes its own weights, a file or None"):
         build(str(tmp_path), "COCO_V1")
 

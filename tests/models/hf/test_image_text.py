@@ -11,10 +11,10 @@ import whybox
 from models import hf_models
 from models.hf_models import IMAGE_TEXT, VISION, WORDS, clip, stirred, tokenizer
 from whybox.errors import WeightsError, WhyboxError
+from whybox.model import Model
 from whybox.models.hf._layers import pre_norm_layer
 from whybox.models.hf.image_text import FAMILIES, matches
 from whybox.ops.transformer import attend, run_layer
-from whybox.types import Model
 
 NAMES = list(IMAGE_TEXT)
 BOTH = ["clip", "siglip", "siglip2"]
@@ -258,7 +258,7 @@ def test_half_precision_comes_near(name, dtype):
     model = whybox.load(net, tokenizer=tokenizer()).prompt(TEXTS)
     trace = model.trace(image())
     wide = whybox.load(stirred(IMAGE_TEXT[name](), 0.0).float(), tokenizer=tokenizer())
-    wide.net.load_state_dict({key: value.float() for key, value in net.state_dict().items()})
+    wide.network.load_state_dict({key: value.float() for key, value in net.state_dict().items()})
     theirs = wide.prompt(TEXTS).trace(image())
     assert torch.allclose(trace.candidates.scores, theirs.candidates.scores, atol=0.03)
     (way,) = model.pullbacks(trace, trace.detections[:1], None, "auto")
@@ -333,7 +333,7 @@ def test_a_folder_is_loaded_by_name(name, tmp_path):
     tokenizer().save_pretrained(tmp_path)
     model = whybox.load(f"hf/{tmp_path}").prompt(TEXTS)
     assert model.name == f"hf/{tmp_path}"
-    assert type(model.net) is type(net)
+    assert type(model.network) is type(net)
     assert model.trace(image()).frame.network == (24, 24)
     assert torch.allclose(model.embed_texts(TEXTS), model_of(name).embed_texts(TEXTS), atol=1e-6)
     random = whybox.load(f"hf/{tmp_path}", weights=None)
@@ -360,7 +360,7 @@ def test_weights_from_a_file(tmp_path):
     tokenizer().save_pretrained(tmp_path / "one")
     transformers.CLIPImageProcessor().save_pretrained(tmp_path / "one")
     model = whybox.load(f"hf/{tmp_path / 'one'}", weights=tmp_path / "other" / "model.safetensors")
-    assert torch.equal(model.net.visual_projection.weight, other.visual_projection.weight)
+    assert torch.equal(model.network.visual_projection.weight, other.visual_projection.weight)
 
 
 @pytest.mark.parametrize(

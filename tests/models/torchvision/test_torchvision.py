@@ -28,7 +28,7 @@ def best_on(trace, level, count=8):
 
 
 def maps(model, trace, found, target, **options):
-    return Odam(**options)(model, trace, found, [target], ["y"])[0]
+    return Odam(**options)(model, trace, found, [target])[0]
 
 
 def difference(one, other):
@@ -112,7 +112,7 @@ def test_the_exact_route_equals_autograd_through_the_whole_detector(name, target
     trace = model.trace(image())
     found = spread(trace, 3)
     for pullback in model.pullbacks(trace, found, None, "exact"):
-        gradient = pullback.pull(target(pullback.trace))
+        gradient = pullback.gradient(target).gradient
         for row, ours in zip(pullback.rows.tolist(), gradient, strict=True):
             theirs = whole_detector_gradient(net, model, trace, found, row, target)
             level = int(trace.candidates.level[found.source[row]])
@@ -262,7 +262,7 @@ def test_a_head_with_a_forward_of_its_own_is_not_taken_for_the_stock_one():
     found = spread(trace, 3)
     for pullback in model.pullbacks(trace, found, None, "fast"):
         assert pullback.route == "exact"
-        gradient = pullback.pull(ClassLogit()(pullback.trace))
+        gradient = pullback.gradient(ClassLogit()).gradient
         for row, ours in zip(pullback.rows.tolist(), gradient, strict=True):
             level = int(trace.candidates.level[found.source[row]])
             theirs = whole_detector_gradient(net, model, trace, found, row, ClassLogit())[level]

@@ -221,7 +221,7 @@ def test_other_annotations_or_settings_are_refused_and_more_images_are_not(tmp_p
     assert {one["image"] for one in first.results.objects} == {"0.png", "1.png"}
     assert {one["image"] for one in longer.results.objects} == {"0.png", "1.png", "2.png", "3.png"}
     other = make_model()
-    other.net.transform.min_size = (48,)
+    other.network.transform.min_size = (48,)
     with pytest.raises(WhyboxError, match="differs in: model settings"):
         evaluate(other, data, out=tmp_path / "run", **small)
     file = tmp_path / "val.json"
@@ -309,13 +309,13 @@ def _wait_for_workers(process):
 
 def test_the_users_model_and_threads_are_left_as_they_were(annotated):
     model = make_model()
-    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     evaluate(model, annotated, **{**PLAN, "limit": 1})
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
-    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
 
 
 def test_processes_give_the_same_files(whole, tmp_path, annotated):
@@ -348,7 +348,7 @@ def test_another_plan_or_model_does_not_mix_into_a_folder(tmp_path, annotated):
         evaluate(make_model(), annotated, out=tmp_path / "run", **small, seed=5)
     other = make_model()
     with torch.no_grad():
-        next(other.net.parameters()).mul_(2)
+        next(other.network.parameters()).mul_(2)
     with pytest.raises(WhyboxError, match="differs in: weights"):
         evaluate(other, annotated, out=tmp_path / "run", **small)
     (tmp_path / "other").mkdir()

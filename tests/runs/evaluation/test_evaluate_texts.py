@@ -247,14 +247,14 @@ def test_what_is_not_named_follows_the_model(model):
 
 
 def test_the_sanity_checks_randomize_texts_too(model):
-    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
     done = evaluate(model, DATA, methods="grad_eclip", metrics="randomization,stability:draws=1", limit=1)
     curves = done.results.curves["grad_eclip", "randomization"]
     assert np.isfinite(curves).all()
     # The text encoder comes last: had the texts been kept, its stages would change nothing.
     assert (curves[:, -1] != curves[:, -2]).any()
     assert np.isfinite(done.results.of("grad_eclip", "stability:draws=1")).all()
-    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
 
 
 def test_changed_texts_are_scored_as_the_model_scores_its_own(model):
@@ -281,13 +281,13 @@ def test_a_model_is_sent_with_what_it_was_made_of(make):
     sent = pickle.loads(pickle.dumps(model.prompt(["a red ball", "a dog"]) if "text" in model.gives else model))
     asked = model.prompt(["a red ball", "a dog"]) if "text" in model.gives else model
     picture = api.open_data(DATA)[0].image
-    assert sent.net is not model.net
+    assert sent.network is not model.network
     assert (sent.name, sent.classes, sent.settings) == (asked.name, asked.classes, asked.settings)
     assert torch.equal(whybox.trace(sent, picture).candidates.scores, whybox.trace(asked, picture).candidates.scores)
 
 
 def test_another_size_of_the_same_weights_is_another_model(whole, model):
-    other = whybox.load(model.net, tokenizer=make_tokenizer(), size=(64, 96))
+    other = whybox.load(model.network, tokenizer=make_tokenizer(), size=(64, 96))
     with pytest.raises(WhyboxError, match="differs in: model settings"):
         evaluate(other, DATA, out=whole.folder, **PLAN)
 

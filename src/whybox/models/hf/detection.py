@@ -9,16 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from whybox.attention import AttentionMap
+from whybox.attention import AttentionMap, AttentionModel
 from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._attention import attention_modules, shown_attention
 from whybox.models.hf._images import processed
-from whybox.ops.gradients import gradients_on
+from whybox.ops.gradients import gradients_on, recording
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
-from whybox.types import Candidates, Detections, Pullback, Trace
+from whybox.pullback import Pullback
+from whybox.types import Candidates, Detections, Trace
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class _State:
     output: Any
 
 
-class HuggingFaceDetection:
+class HuggingFaceDetection(AttentionModel):
     """A detection transformer. Its candidates are the queries; `raw` holds cx, cy, w, h in parts of the image, as predicted.
 
     processor: the image processor that goes with the weights; None: the family's default one.
@@ -110,7 +111,7 @@ class HuggingFaceDetection:
         family = _family_name(module)
         if family is None:
             raise WhyboxError(f"{type(module).__name__} is none of the detection transformers {', '.join(FAMILIES)}")
-        self.net: Any = module
+        self.network: Any = module
         self.name = name or f"{hf.PREFIX}/{family}"
         self.family = FAMILIES[family]
         self.gives = frozenset({"candidates", "features", "input"} | ({"attention"} if self.family.dense else set()))
@@ -125,10 +126,12 @@ class HuggingFaceDetection:
     def layers(self) -> tuple[str, ...]:
         return (*self._paths, INPUT)
 
-    def trace(self, image: Tensor) -> Trace:
-        """One forward pass over an image (3,H,W) in 0..1, without a graph. The processor gets the image in 8 bits."""
+    def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
+        """One forward pass over an image (3,H,W) in 0..1. The processor gets the image in 8 bits."""
         first = self.layers[0]
-        with record(self.net, self._paths[first]) as outputs:
+        if differentiable:
+            return self._run(image, first, gradients=True, weights=True)[0]
+        with record(self.network, self._paths[first]) as outputs:
             trace, layers = self._run(image, first, gradients=False)
         grids = tuple(layer.feature_map().grid for layer in layers)
         return replace(trace, state=_State(grids, outputs[0]))
@@ -137,12 +140,14 @@ class HuggingFaceDetection:
         """The queries' answers for images (B,3,H,W) in 0..1 of one size, without a graph."""
         if not len(images):
             return []
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             inputs, frame = self._inputs(images)
-            output = self.net(**inputs, return_dict=True)
+            output = self.network(**inputs, return_dict=True)
             return [self._candidates(*row, frame) for row in zip(output.logits, output.pred_boxes, strict=True)]
 
-    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+    def pullbacks(
+        self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
         """Ways back to the features, by autograd: another forward pass, and a backward pass a detection."""
         if route not in ("auto", "exact"):
             raise unknown("route", route, ("auto", "exact"))
@@ -151,8 +156,10 @@ class HuggingFaceDetection:
         wanted = layer or self.layers[0]
         known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
         name = module_path(wanted)
-        with self._without_backbone(name, known):
-            live, layers = self._run(trace.image, name, gradients=True, grids=known.grids)
+        # What stands in for the backbone has no graph, so that a loss on maps could not reach its weights.
+        shortcut = nullcontext() if trace.differentiable else self._without_backbone(name, known)
+        with shortcut:
+            live, layers = self._run(trace.image, name, gradients=True, weights=trace.differentiable, grids=known.grids)
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
         yield from exact_pullbacks(live, replace(detections, source=rows), layers)
@@ -166,8 +173,8 @@ class HuggingFaceDetection:
         if not self.family.dense:
             raise WhyboxError(f"{self.name} attends to a few sampled places (deformable attention): it has no attention to show")
         known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
-        name = "vit.embeddings" if hasattr(self.net, "vit") else self.layers[0]
-        with shown_attention(self.net, attention_modules(self.net)) as shown, self._without_backbone(name, known):
+        name = "vit.embeddings" if hasattr(self.network, "vit") else self.layers[0]
+        with shown_attention(self.network, attention_modules(self.network)) as shown, self._without_backbone(name, known):
             live, _ = self._run(trace.image, name, gradients=True, grids=known.grids)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
         with gradients_on():
@@ -179,30 +186,34 @@ class HuggingFaceDetection:
         backbone = self._paths.get("backbone")
         if backbone is None or name == INPUT or name.startswith(f"{backbone}."):
             return nullcontext()
-        return replay(self.net, backbone, known.output)
+        return replay(self.network, backbone, known.output)
 
-    def _run(self, image: Tensor, name: str, *, gradients: bool, grids: Sequence[Size] = ()) -> tuple[Trace, list[Layer]]:
-        """A pass that records the module behind the layer `name`. grids: the backbone's, known from an earlier pass."""
+    def _run(
+        self, image: Tensor, name: str, *, gradients: bool, weights: bool = False, grids: Sequence[Size] = ()
+    ) -> tuple[Trace, list[Layer]]:
+        """A pass that records the module behind the layer `name`. grids: the backbone's, known from an earlier pass.
+        weights: the graph leads down to the network's weights."""
         path = self._paths.get(name, name)
-        with frozen(self.net), capture(self.net, [path], gradients=gradients) as captured:
+        with frozen(self.network, weights=not weights), capture(self.network, [path], gradients=gradients) as captured:
             inputs, frame = self._inputs(image[None])
-            output = self.net(**inputs, return_dict=True)
+            output = self.network(**inputs, return_dict=True)
             candidates = self._candidates(output.logits[0], output.pred_boxes[0], frame)
         layers = self._layers(name, captured[path], frame.network, grids)
         with torch.inference_mode(False), torch.no_grad():
             detections = self._detections(candidates)
-            features = layers[-1].feature_map()
-        return Trace(image, frame, (features,), candidates, detections), layers
+        with recording(weights):
+            features = layers[-1].feature_map(graph=weights)
+        return Trace(image, frame, (features,), candidates, detections, differentiable=weights), layers
 
     def _inputs(self, images: Tensor) -> tuple[dict[str, Tensor], Frame]:
         """The network's input for images of one size."""
         given = processed(self.processor, images)
-        values, mask = given["pixel_values"].to(self.net.device, self.net.dtype), given.get("pixel_mask")
+        values, mask = given["pixel_values"].to(self.network.device, self.network.dtype), given.get("pixel_mask")
         network = (values.shape[-2], values.shape[-1])
         resized = network if mask is None else (int(mask[0, :, 0].sum()), int(mask[0, 0].sum()))
         inputs = {"pixel_values": values}
-        if mask is not None and "pixel_mask" in inspect.signature(self.net.forward).parameters:
-            inputs["pixel_mask"] = mask.to(self.net.device)
+        if mask is not None and "pixel_mask" in inspect.signature(self.network.forward).parameters:
+            inputs["pixel_mask"] = mask.to(self.network.device)
         return inputs, Frame((images.shape[-2], images.shape[-1]), resized, network)
 
     def _candidates(self, logits: Tensor, boxes: Tensor, frame: Frame) -> Candidates:
@@ -246,9 +257,9 @@ class HuggingFaceDetection:
 
     def _token_levels(self, count: int, network: Size, grids: Sequence[Size]) -> tuple[int, list[Size]]:
         """The first token on a grid, and the grids; none where the count fits no grids that are known."""
-        extra = getattr(self.net.config, "num_detection_tokens", None)
+        extra = getattr(self.network.config, "num_detection_tokens", None)
         if extra is not None:
-            patch = self.net.config.patch_size
+            patch = self.network.config.patch_size
             height, width = (patch, patch) if isinstance(patch, int) else patch
             grid = (network[0] // height, network[1] // width)
             return 1, [grid] if count == 1 + grid[0] * grid[1] + extra else []

@@ -4,9 +4,9 @@ from types import ModuleType
 from typing import Any
 
 from whybox.errors import WeightsError, WhyboxError
+from whybox.model import Model
 from whybox.models.hf import classification, detection, image_text
 from whybox.models.hf._hub import PREFIX, fetch
-from whybox.types import Model
 
 __all__ = ["PREFIX", "build"]
 

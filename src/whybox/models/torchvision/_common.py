@@ -11,7 +11,8 @@ from whybox.frame import Frame
 from whybox.models._layers import choose_layers, exact_pullbacks, find_layers, module_path
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen
-from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
+from whybox.pullback import Pullback
+from whybox.types import Candidates, Detections, FeatureMap, Trace
 
 _STAGES = {f"c{i + 1}": f"backbone.body.layer{i}" for i in range(1, 5)}
 

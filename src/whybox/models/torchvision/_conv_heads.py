@@ -10,7 +10,7 @@ input (BatchNorm in evaluation mode). With GroupNorm the statistics of the forwa
 of the gradient that flows through mean and variance, which reaches every cell, is left out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +102,7 @@ class Tape:
                 handle.remove()
 
     def _note(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self.gates[layer].append(_gate(layer, args[0].detach(), output.detach()))
+        self.gates[layer].append(_gate(layer, args[0], output))
 
     def calls(self, branch: Branch) -> int:
         """How often the branch's tower ran; -1 where its layers disagree, so that calls cannot be told apart."""
@@ -127,40 +127,57 @@ def _gate(layer: nn.Module, value: Tensor, output: Tensor) -> Tensor:
 
 
 def _times(scale: Tensor, weight: Tensor | None) -> Tensor:
-    return (scale if weight is None else scale * weight.detach())[:, None, None]
+    return (scale if weight is None else scale * weight)[:, None, None]
 
 
 def pull_windows(
-    branch: Branch, tape: Tape, call: int, seeds: Mapping[str, Tensor], cells: Tensor, grid: tuple[int, int]
+    branch: Branch,
+    tape: Tape,
+    call: int,
+    seeds: Mapping[str, Tensor],
+    cells: Tensor,
+    grid: tuple[int, int],
+    *,
+    differentiable: bool = False,
 ) -> Tensor:
     """Gradients at the branch's input, (n,C,2r+1,2r+1) around each cell, r = branch.radius; zero beyond the grid.
 
     seeds: the predictors' names -> dY/d(output) at the cell, (n, out_channels). cells: (n,2) as (row, column).
     call: which of the tower's recorded forward passes. Equals autograd where `branch.frozen` is False.
+    differentiable: the result keeps its graph to the seeds, the gates and the weights.
     """
-    gradient = _pull_predictors(branch, seeds)
+    of = _weight if differentiable else _detached_weight
+    gradient = _pull_predictors(branch, seeds, of)
     gradient = gradient * _inside(cells, gradient.shape[-1] // 2, grid)
     for layer in reversed(branch.tower):
         radius = gradient.shape[-1] // 2
         if isinstance(layer, nn.Conv2d):
-            gradient = conv_transpose2d(gradient, layer.weight.detach(), groups=layer.groups)
+            gradient = conv_transpose2d(gradient, of(layer), groups=layer.groups)
             gradient = gradient * _inside(cells, radius + _radius(layer), grid)
             continue
-        gate = tape.gates[layer][call]
+        gate = tape.gates[layer][call] if differentiable else tape.gates[layer][call].detach()
         if gate.dtype == torch.bool:
             gate = take_windows(gate, cells - radius, (2 * radius + 1,) * 2)
         gradient = gradient * gate
     return gradient
 
 
-def _pull_predictors(branch: Branch, seeds: Mapping[str, Tensor]) -> Tensor:
+def _weight(layer: nn.Conv2d) -> Tensor:
+    return layer.weight
+
+
+def _detached_weight(layer: nn.Conv2d) -> Tensor:
+    return layer.weight.detach()
+
+
+def _pull_predictors(branch: Branch, seeds: Mapping[str, Tensor], of: Callable[[nn.Conv2d], Tensor]) -> Tensor:
     """Sum over the predictors of seed times kernel, all padded to the widest kernel."""
     widest = max(_radius(branch.predictors[name]) for name in branch.predictors)
     total: Tensor | None = None
     for name, seed in seeds.items():
         layer = branch.predictors[name]
         used = seed.ne(0).any(0)
-        weight = layer.weight.detach()[used]
+        weight = of(layer)[used]
         part = (seed[:, used] @ weight.flatten(1)).reshape(len(seed), *layer.weight.shape[1:])
         part = nn.functional.pad(part, [widest - _radius(layer)] * 4)
         total = part if total is None else total + part

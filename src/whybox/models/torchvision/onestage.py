@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Frame
+from whybox.model import Model
 from whybox.models.torchvision._common import (
     as_features,
     body_layers,
@@ -21,9 +22,10 @@ from whybox.models.torchvision._common import (
     module_type,
 )
 from whybox.models.torchvision._conv_heads import Branch, Tape, flatten_layers, pull_windows, supported
-from whybox.ops.gradients import gradients_on, row_gradients
+from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
-from whybox.types import Candidates, Detections, FeatureMap, Pullback, Trace
+from whybox.pullback import DensePullback, Pullback, WindowPullback
+from whybox.types import Candidates, Detections, FeatureMap, Trace
 
 Raw = dict[str, Tensor]
 """A head's outputs by torchvision's names, each (M, columns)."""
@@ -47,31 +49,31 @@ class _State:
     tape: Tape
 
 
-class OneStage:
+class OneStage(Model):
     """A torchvision FCOS, RetinaNet or SSD. layers: "fpn" (the level that a detection comes from), the stages of the
     backbone's body, "input", and any module's path."""
 
-    gives: ClassVar[frozenset[str]] = frozenset({"candidates", "features", "input"})
+    gives = frozenset({"candidates", "features", "input"})
 
     def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
-        self.net = net
+        self.network = net
         self.name = name
         self.classes = classes
         self._head = _HEADS[module_type(net)](net)
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return ("fpn", *body_layers(self.net), "input")
+        return ("fpn", *body_layers(self.network), "input")
 
-    def trace(self, image: Tensor) -> Trace:
+    def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         """One forward pass; `candidates` keep all rows of all levels, level after level."""
         tape = Tape()
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
-            images, _ = self.net.transform([image])
-            features = as_features(self.net.backbone(images.tensors))
+        with frozen(self.network, weights=not differentiable), recording(differentiable):
+            images, _ = self.network.transform([image])
+            features = as_features(self.network.backbone(images.tensors))
             with tape.recording(self._head.branches):
-                raw = {name: value[0] for name, value in self.net.head(list(features.values())).items()}
-            anchors = self.net.anchor_generator(images, list(features.values()))[0]
+                raw = {name: value[0] for name, value in self.network.head(list(features.values())).items()}
+            anchors = self.network.anchor_generator(images, list(features.values()))[0]
             frame = frame_of(image, images)
             maps = feature_maps(features, frame)
             sizes = self._head.rows_per_level(maps, len(anchors))
@@ -79,43 +81,48 @@ class OneStage:
             counts = torch.tensor(sizes, device=anchors.device)
             levels = torch.arange(len(maps), device=anchors.device).repeat_interleave(counts)
             candidates = self._head.decode(raw, anchors, levels, frame)
-            detections = self._head.suppress(raw, by_level, candidates, frame)
-        return Trace(image, frame, maps, candidates, detections, state=_State(raw, by_level, tape))
+            with torch.no_grad():
+                detections = self._head.suppress(raw, by_level, candidates, frame)
+        state = _State(raw, by_level, tape)
+        return Trace(image, frame, maps, candidates, detections, state=state, differentiable=differentiable)
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """Candidates of a batch (B,3,H,W), in one forward pass."""
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             return self._candidates(list(images))
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
         """The forward pass up to the candidates; with a graph where the caller allows one."""
-        batch, _ = self.net.transform(images)
-        features = as_features(self.net.backbone(batch.tensors))
-        raw = self.net.head(list(features.values()))
-        anchors = self.net.anchor_generator(batch, list(features.values()))
+        batch, _ = self.network.transform(images)
+        features = as_features(self.network.backbone(batch.tensors))
+        raw = self.network.head(list(features.values()))
+        anchors = self.network.anchor_generator(batch, list(features.values()))
         level = torch.zeros(len(anchors[0]), dtype=torch.long, device=batch.tensors.device)
         return [
             self._head.decode({k: v[i] for k, v in raw.items()}, anchors[i], level, frame_of(image, batch, i))
             for i, image in enumerate(images)
         ]
 
-    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+    def pullbacks(
+        self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
         """Rows of one level share a pullback. route "fast" takes windows wherever the head allows them, "exact" autograd through
         the whole level; "auto" takes windows where they are exact, or close to it (a large level)."""
         if route not in ROUTES:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn"):
             run = lambda: self._candidates([trace.image])[0]
-            yield from module_pullbacks(self.net, layer, run, trace, detections)
+            yield from module_pullbacks(self.network, layer, run, trace, detections)
             return
         level_of = trace.candidates.level[detections.source]
         for level in sorted(set(level_of.tolist())):
             rows = torch.nonzero(level_of == level)[:, 0]
-            pull = self._windows if self._takes_windows(trace, level, route) else self._whole_level
+            windows = self._takes_windows(trace, level, route, frozen_allowed)
+            pull = self._windows if windows else self._whole_level
             for chunk in torch.split(rows, _CHUNK_ROWS):
                 yield pull(trace, detections, chunk, level)
 
-    def _takes_windows(self, trace: Trace, level: int, route: str) -> bool:
+    def _takes_windows(self, trace: Trace, level: int, route: str, frozen_allowed: bool) -> bool:
         branches = self._head.at_level(level)
         tape: Tape = trace.state.tape
         told_apart = all(tape.calls(branch) in (0, self._head.calls(len(trace.features))) for branch in branches)
@@ -123,6 +130,8 @@ class OneStage:
             return False
         if route == "fast" or not any(branch.frozen for branch in branches):
             return True
+        if not frozen_allowed:
+            return False
         height, width = trace.features[level].grid
         reach = 2 * (max(branch.radius for branch in branches) + _MARGIN) + 1
         cost = height * width * sum(branch.multiplications for branch in branches)
@@ -150,12 +159,12 @@ class OneStage:
         detections = detections[chosen]
         feature = trace.features[level]
         rows, _ = self._local(trace, detections.source, level)
-        with frozen(self.net), gradients_on():
-            leaf = feature.values.detach()[None].requires_grad_()
+        with frozen(self.network, weights=not trace.differentiable), gradients_on():
+            leaf = root(feature.values, trace.differentiable)[None]
             raw = {name: value[rows] for name, value in self._head.run_level(leaf, level).items()}
             narrow = self._narrow(trace, detections, raw, rows, level)
-        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]
-        return Pullback(chosen, narrow, feature.values, pull, "exact", feature.stride)
+        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}", create_graph=trace.differentiable)[:, 0]
+        return DensePullback(chosen, narrow, "exact", feature.stride, feature.values, pull)
 
     def _windows(self, trace: Trace, detections: Detections, chosen: Tensor, level: int) -> Pullback:
         """Autograd from the target to the head's outputs at each row, then the towers' backward pass on windows."""
@@ -164,32 +173,37 @@ class OneStage:
         rows, cells = self._local(trace, detections.source, level)
         anchor = rows % self._per_cell(trace, level)
         with gradients_on():
-            raw = {name: value[detections.source].requires_grad_() for name, value in trace.state.raw.items()}
+            raw = {name: root(value[detections.source], trace.differentiable) for name, value in trace.state.raw.items()}
             narrow = self._narrow(trace, detections, raw, rows, level)
         branches = self._head.at_level(level)
         radius = max(branch.radius for branch in branches)
         call = level if self._head.calls(len(trace.features)) > 1 else 0
 
         def pull(values: Tensor) -> Tensor:
-            seeds = _seeds(values, raw, anchor, self._per_cell(trace, level), self._head.rectified)
+            rectified = self._head.rectified
+            seeds = _seeds(values, raw, anchor, self._per_cell(trace, level), rectified, trace.differentiable)
             total = feature.values.new_zeros((len(values), len(feature.values), 2 * radius + 1, 2 * radius + 1))
             for branch in branches:
                 used = {name: seeds[name] for name in branch.predictors if name in seeds}
                 if used:
-                    gradient = pull_windows(branch, trace.state.tape, call, used, cells, feature.grid)
+                    gradient = pull_windows(
+                        branch, trace.state.tape, call, used, cells, feature.grid, differentiable=trace.differentiable
+                    )
                     total = total + nn.functional.pad(gradient, [radius - branch.radius] * 4)
             return total
 
         route = "frozen" if any(branch.frozen for branch in branches) else "windows"
-        return Pullback(chosen, narrow, feature.values, pull, route, feature.stride, origin=cells - radius)
+        return WindowPullback(chosen, narrow, route, feature.stride, feature.values, pull, cells - radius)
 
 
-def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: frozenset[str]) -> Raw:
+def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: frozenset[str], differentiable: bool) -> Raw:
     """dY/d(predictor output) of every row, put at its anchor's channels: (n, anchors * columns). Outputs that Y ignores are
     left out; behind a rectified output the gradient stops where it is 0."""
     if not values.requires_grad:
         raise GradientError("the target does not depend on the candidates through differentiable operations")
-    found = torch.autograd.grad(values.sum(), list(raw.values()), retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(
+        values.sum(), list(raw.values()), retain_graph=True, create_graph=differentiable, allow_unused=True
+    )
     gradients = cast(Sequence[Tensor | None], found)
     seeds: Raw = {}
     for (name, value), gradient in zip(raw.items(), gradients, strict=True):
@@ -208,7 +222,7 @@ class _DenseHead:
     rectified: frozenset[str] = frozenset()
 
     def __init__(self, net: Any) -> None:
-        self.net = net
+        self.network = net
         self.branches = self._branches(net.head) if _is_stock(net.head) else ()
 
     def _branches(self, head: Any) -> tuple[Branch, ...]:
@@ -233,11 +247,11 @@ class _DenseHead:
 
     def run_level(self, feature: Tensor, level: int) -> Raw:
         """The head's outputs on one level (1,C,h,w), each (rows of the level, columns)."""
-        return {name: value[0] for name, value in self.net.head([feature]).items()}
+        return {name: value[0] for name, value in self.network.head([feature]).items()}
 
     def network_boxes(self, raw: Raw, anchors: Tensor) -> Tensor:
         """Decoded boxes (M,4), network pixels."""
-        boxes: Tensor = self.net.box_coder.decode_single(raw["bbox_regression"], anchors)
+        boxes: Tensor = self.network.box_coder.decode_single(raw["bbox_regression"], anchors)
         return boxes
 
     def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
@@ -249,7 +263,7 @@ class _DenseHead:
 
     def suppress(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
         """torchvision's post-processing, step by step, with the rows kept."""
-        net, start, kept = self.net, 0, []
+        net, start, kept = self.network, 0, []
         for of_level in anchors:
             scores = candidates.scores[start : start + len(of_level)].flatten()
             kept.append(start * candidates.scores.shape[1] + _best(scores, net.score_thresh, net.topk_candidates))
@@ -265,7 +279,7 @@ class _FcosHead(_DenseHead):
     rectified = frozenset({"bbox_regression"})
 
     def network_boxes(self, raw: Raw, anchors: Tensor) -> Tensor:
-        boxes: Tensor = self.net.box_coder.decode(raw["bbox_regression"], anchors)
+        boxes: Tensor = self.network.box_coder.decode(raw["bbox_regression"], anchors)
         return boxes
 
     def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
@@ -300,11 +314,11 @@ class _SsdHead(_DenseHead):
         return 1
 
     def rows_per_level(self, maps: Sequence[FeatureMap], rows: int) -> list[int]:
-        anchors = self.net.anchor_generator.num_anchors_per_location()
+        anchors = self.network.anchor_generator.num_anchors_per_location()
         return [feature.grid[0] * feature.grid[1] * count for feature, count in zip(maps, anchors, strict=True)]
 
     def run_level(self, feature: Tensor, level: int) -> Raw:
-        head = self.net.head
+        head = self.network.head
         kinds = {"cls_logits": head.classification_head, "bbox_regression": head.regression_head}
         return {
             name: kind.module_list[level](feature)[0].permute(1, 2, 0).reshape(-1, kind.num_columns)
@@ -316,7 +330,7 @@ class _SsdHead(_DenseHead):
         return replace(found, scores=raw["cls_logits"].softmax(-1))
 
     def suppress(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
-        net = self.net
+        net = self.network
         picked = [
             (_best(candidates.scores[:, label], net.score_thresh, net.topk_candidates), label)
             for label in range(1, candidates.scores.shape[1])
@@ -346,7 +360,7 @@ def _finish(
     boxes = head.network_boxes({name: value[source] for name, value in raw.items()}, anchors[source])
     boxes = clip_boxes_to_image(boxes, frame.resized)
     scores = candidates.scores[source, labels]
-    keep = batched_nms(boxes, scores, labels, head.net.nms_thresh)[: head.net.detections_per_img]
+    keep = batched_nms(boxes, scores, labels, head.network.nms_thresh)[: head.network.detections_per_img]
     return Detections(frame.boxes_to_image(boxes[keep]), scores[keep], labels[keep], source[keep])
 
 

@@ -2,15 +2,16 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
 
 from whybox.errors import GradientError, WhyboxError
-from whybox.frame import Frame, paste_boxes
+from whybox.frame import Frame
+from whybox.model import Model
 from whybox.models.torchvision._common import (
     as_features,
     body_layers,
@@ -21,9 +22,11 @@ from whybox.models.torchvision._common import (
     module_type,
 )
 from whybox.models.torchvision._roi_align import align_weights, spread_pooled
-from whybox.ops.gradients import gradients_on, row_gradients
+from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
-from whybox.types import Candidates, Detections, FeatureGradient, Pullback, Trace
+from whybox.placement import Windows
+from whybox.pullback import DensePullback, FeatureGradient, PooledPullback, Pullback, RegionPullback
+from whybox.types import Candidates, Detections, Trace
 
 ROUTES = ("auto", "exact", "fast")
 _WINDOW_BYTES = 2**25
@@ -37,48 +40,51 @@ class _State:
     proposals: Tensor
 
 
-class TwoStage:
+class TwoStage(Model):
     """A torchvision R-CNN. Candidates are the proposals after the box head, with a box of its own for every class.
 
     layers: "fpn" (the pyramid level that the proposal is pooled from), "roi" (the pooled features, 7x7, pasted back over
     the proposal), the stages of the backbone's body, "input", and any module's path.
     """
 
-    gives: ClassVar[frozenset[str]] = frozenset({"candidates", "features", "input", "roi"})
+    gives = frozenset({"candidates", "features", "input", "roi"})
 
     def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
-        self.net = net
+        self.network = net
         self.name = name
         self.classes = classes
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return ("fpn", "roi", *body_layers(self.net), "input")
+        return ("fpn", "roi", *body_layers(self.network), "input")
 
-    def trace(self, image: Tensor) -> Trace:
-        """One forward pass, without the mask and keypoint branches."""
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
-            batch, _ = self.net.transform([image])
-            features = as_features(self.net.backbone(batch.tensors))
-            proposals = self.net.rpn(batch, features)[0][0]
+    def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
+        """One forward pass, without the mask and keypoint branches. The proposals carry no graph, as torchvision has it."""
+        with frozen(self.network, weights=not differentiable), recording(differentiable):
+            batch, _ = self.network.transform([image])
+            features = as_features(self.network.backbone(batch.tensors))
+            proposals = self.network.rpn(batch, features)[0][0]
             frame = frame_of(image, batch)
             pooled = self._pool(features, [proposals], batch.image_sizes)
             levels = self._levels(proposals)
             candidates, on_canvas = self._read(pooled, proposals, levels, frame)
-            pooled_from = self.net.roi_heads.box_roi_pool.featmap_names
+            pooled_from = self.network.roi_heads.box_roi_pool.featmap_names
             kept = OrderedDict((name, value) for name, value in features.items() if name in pooled_from)
-            detections = self._suppress(candidates, on_canvas, frame)
-        return Trace(image, frame, feature_maps(kept, frame), candidates, detections, state=_State(proposals))
+            with torch.no_grad():
+                detections = self._suppress(candidates, on_canvas, frame)
+            maps = feature_maps(kept, frame)
+        state = _State(proposals)
+        return Trace(image, frame, maps, candidates, detections, state=state, differentiable=differentiable)
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """Candidates of a batch (B,3,H,W), in one forward pass."""
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             return self._candidates(list(images))
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
-        batch, _ = self.net.transform(images)
-        features = as_features(self.net.backbone(batch.tensors))
-        proposals, _ = self.net.rpn(batch, features)
+        batch, _ = self.network.transform(images)
+        features = as_features(self.network.backbone(batch.tensors))
+        proposals, _ = self.network.rpn(batch, features)
         pooled = torch.split(self._pool(features, proposals, batch.image_sizes), [len(boxes) for boxes in proposals])
         return [
             self._read(part, boxes, self._levels(boxes), frame_of(image, batch, i))[0]
@@ -86,12 +92,12 @@ class TwoStage:
         ]
 
     def _pool(self, features: OrderedDict[str, Tensor], proposals: list[Tensor], sizes: Any) -> Tensor:
-        pooled: Tensor = self.net.roi_heads.box_roi_pool(features, proposals, sizes)
+        pooled: Tensor = self.network.roi_heads.box_roi_pool(features, proposals, sizes)
         return pooled
 
     def _levels(self, proposals: Tensor) -> Tensor:
         """(M,) index of the pyramid level that each proposal is pooled from."""
-        pool = self.net.roi_heads.box_roi_pool
+        pool = self.network.roi_heads.box_roi_pool
         if len(pool.scales) == 1:
             return torch.zeros(len(proposals), dtype=torch.long, device=proposals.device)
         levels: Tensor = pool.map_levels([proposals])
@@ -99,7 +105,7 @@ class TwoStage:
 
     def _read(self, pooled: Tensor, proposals: Tensor, level: Tensor, frame: Frame) -> tuple[Candidates, Tensor]:
         """Box head and predictor on pooled features (n,C,7,7): candidates, and their boxes (n,K,4) in network pixels."""
-        heads = self.net.roi_heads
+        heads = self.network.roi_heads
         logits, deltas = heads.box_predictor(heads.box_head(pooled))
         on_canvas = heads.box_coder.decode(deltas, [proposals]).reshape(*logits.shape, 4)
         scores = logits.softmax(-1)
@@ -108,7 +114,7 @@ class TwoStage:
 
     def _suppress(self, candidates: Candidates, on_canvas: Tensor, frame: Frame) -> Detections:
         """torchvision's post-processing, step by step, with the rows kept; column 0 is the background."""
-        heads = self.net.roi_heads
+        heads = self.network.roi_heads
         boxes = clip_boxes_to_image(on_canvas, frame.resized)[:, 1:].reshape(-1, 4)
         scores = candidates.scores[:, 1:].reshape(-1)
         index = torch.where(scores > heads.score_thresh)[0]
@@ -119,14 +125,16 @@ class TwoStage:
         index = index[keep]
         return Detections(frame.boxes_to_image(boxes[index]), scores[index], labels[keep], index // foreground)
 
-    def pullbacks(self, trace: Trace, detections: Detections, layer: str | None, route: str) -> Iterator[Pullback]:
+    def pullbacks(
+        self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
         """Proposals do not see each other, so one backward pass serves all rows: at the pooled features, or at a window of the
         pyramid level around each proposal. Both are exact. route "exact" differentiates the whole level instead."""
         if route not in ROUTES:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn", "roi"):
             run = lambda: self._candidates([trace.image])[0]
-            yield from module_pullbacks(self.net, layer, run, trace, detections)
+            yield from module_pullbacks(self.network, layer, run, trace, detections)
             return
         level_of = trace.candidates.level[detections.source]
         for level in sorted(set(level_of.tolist())):
@@ -144,7 +152,7 @@ class TwoStage:
 
     def _align(self, features: Tensor, proposals: Tensor, index: Tensor, level: int) -> Tensor:
         """RoIAlign of each proposal from the image `index` (n,) of features (B,C,h,w), as MultiScaleRoIAlign does it."""
-        pool = self.net.roi_heads.box_roi_pool
+        pool = self.network.roi_heads.box_roi_pool
         rois = torch.cat([index[:, None].to(proposals.dtype), proposals], 1)
         pooled: Tensor = roi_align(features, rois, pool.output_size, pool.scales[level], pool.sampling_ratio)
         return pooled
@@ -153,40 +161,33 @@ class TwoStage:
         detections = detections[rows]
         feature = trace.features[level]
         proposals = trace.state.proposals[detections.source]
-        with frozen(self.net), gradients_on():
-            leaf = feature.values.detach()[None].requires_grad_()
+        with frozen(self.network, weights=not trace.differentiable), gradients_on():
+            leaf = root(feature.values, trace.differentiable)[None]
             pooled = self._align(leaf, proposals, torch.zeros_like(rows), level)
             narrow = self._narrow(trace, detections, pooled, proposals)
-        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}")[:, 0]
-        return Pullback(rows, narrow, feature.values, pull, "exact", feature.stride)
+        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}", create_graph=trace.differentiable)[:, 0]
+        return DensePullback(rows, narrow, "exact", feature.stride, feature.values, pull)
 
-    def _pooled(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
+    def _pooled(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> PooledPullback:
         """At the pooled features; the 7x7 maps are pasted back over their proposals."""
         detections = detections[rows]
         feature = trace.features[level]
         proposals = trace.state.proposals[detections.source]
-        with frozen(self.net), torch.inference_mode(False), torch.no_grad():
+        with frozen(self.network), recording(trace.differentiable):
             pooled = self._align(feature.values[None], proposals, torch.zeros_like(rows), level)
-        with frozen(self.net), gradients_on():
-            leaf = pooled.detach().requires_grad_()
+        with frozen(self.network, weights=not trace.differentiable), gradients_on():
+            leaf = root(pooled, trace.differentiable)
             narrow = self._narrow(trace, detections, leaf, proposals)
-        cells = proposals * self.net.roi_heads.box_roi_pool.scales[level]
-        return Pullback(
-            rows,
-            narrow,
-            leaf.detach(),
-            lambda values: _joint_gradient(values, leaf),
-            "exact",
-            feature.stride,
-            place=lambda maps: paste_boxes(maps, cells, feature.grid),
-        )
+        cells = proposals * self.network.roi_heads.box_roi_pool.scales[level]
+        backward = lambda values: _joint_gradient(values, leaf, trace.differentiable)
+        return PooledPullback(rows, narrow, "exact", feature.stride, pooled, backward, cells, feature.grid)
 
     def _windows(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
         """One backward pass to the pooled features of all rows, then RoIAlign's transpose into a window around each region.
         Windows of similar size go together, so that a wide one does not make the others wide."""
         pooled = self._pooled(trace, detections, rows, level)
         feature = trace.features[level]
-        pool = self.net.roi_heads.box_roi_pool
+        pool = self.network.roi_heads.box_roi_pool
         cells = trace.state.proposals[detections.source[rows]] * pool.scales[level]
         start, size = _reach(cells, feature.grid)
         order = size.prod(1).argsort()
@@ -199,16 +200,17 @@ class TwoStage:
                 box, high, wide = cells[part], *feature.grid
                 down = align_weights(box[:, 1], box[:, 3], pool.output_size[0], pool.sampling_ratio, high, origin[:, 0], height)
                 across = align_weights(box[:, 0], box[:, 2], pool.output_size[1], pool.sampling_ratio, wide, origin[:, 1], width)
-                yield part, FeatureGradient(spread_pooled(gradient[part], down, across), feature.values, origin)
+                placement = Windows(origin, (height, width), feature.grid)
+                yield part, FeatureGradient(spread_pooled(gradient[part], down, across), feature.values, placement)
 
-        return replace(pooled, features=feature.values, route="windows", place=None, split=spread)
+        return RegionPullback(rows, pooled.trace, "windows", feature.stride, feature.values, pooled.backward, spread)
 
 
-def _joint_gradient(values: Tensor, features: Tensor) -> Tensor:
+def _joint_gradient(values: Tensor, features: Tensor, differentiable: bool) -> Tensor:
     """dY_i/dA_i for rows that do not see each other: one backward pass of the sum."""
     if not values.requires_grad:
         raise GradientError("the target does not depend on the candidates through differentiable operations")
-    return torch.autograd.grad(values.sum(), features, retain_graph=True)[0]
+    return torch.autograd.grad(values.sum(), features, retain_graph=True, create_graph=differentiable)[0]
 
 
 def _reach(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

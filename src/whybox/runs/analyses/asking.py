@@ -11,8 +11,8 @@ from torch import Tensor
 
 from whybox import api
 from whybox.explanation import Explanation
+from whybox.model import Model
 from whybox.report.analysis import Measure
-from whybox.types import Model
 
 CUT = "cut"
 """Observed of a text that is asked whole: 1 where it is longer than the model's context, and nothing else is made of it."""

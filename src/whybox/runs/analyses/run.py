@@ -11,6 +11,7 @@ import numpy as np
 from whybox import api
 from whybox.errors import WhyboxError, unknown
 from whybox.files import json_text, new_folder
+from whybox.model import Model
 from whybox.report.analysis import Analysis, Measure, Number, Panel, analysis_markdown, write_analysis
 from whybox.report.overlay import overlay, shrink
 from whybox.report.results import Cell
@@ -21,7 +22,6 @@ from whybox.runs.analyses.concreteness import CONCRETENESS, rate
 from whybox.runs.analyses.objects import OBJECTS
 from whybox.runs.statistics import bootstrap_mean
 from whybox.specs import parse_spec
-from whybox.types import Model
 
 STUDIES: Mapping[str, Study] = {
     "composition": COMPOSITION,
@@ -126,7 +126,7 @@ def study_of(name: str, count: int, seed: int, ratings: Mapping[str, float] | No
 
 def _methods(model: Model, names: Sequence[str], study: Study) -> list[Any]:
     """The methods behind the names; refused where the model reads no text or a method has no maps that the analysis needs."""
-    if "text" not in model.gives:
+    if not model.takes_text:
         raise WhyboxError(f"{model.name} reads no text; an analysis needs an image-text model such as CLIP")
     made = []
     for name in names:

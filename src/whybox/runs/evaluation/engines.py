@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from whybox.errors import GradientError, MetricError, UnknownNameError, WeightsError, WhyboxError
+from whybox.model import Model
 from whybox.runs.evaluation.measure import ImageRecord, Measurer
 from whybox.runs.evaluation.plan import Plan
 from whybox.truth import DataSet
-from whybox.types import Model
 
 ENGINES = ("local", "ray")
 EVERYWHERE = (UnknownNameError, WeightsError, GradientError, MetricError)
@@ -234,5 +234,5 @@ def _packed(setup: Setup) -> bytes:
 
 
 def _on_gpu(model: Model) -> bool:
-    network = getattr(model, "net", None)
+    network = model.network
     return isinstance(network, torch.nn.Module) and any(weight.is_cuda for weight in network.parameters())

@@ -14,6 +14,7 @@ from torch import nn
 from whybox import api, registry
 from whybox.errors import WhyboxError, unknown
 from whybox.files import new_file
+from whybox.model import Model
 from whybox.report.evaluation import write_report
 from whybox.report.figures import write_figures
 from whybox.report.results import Cell, EvaluationReport
@@ -38,7 +39,6 @@ from whybox.runs.evaluation.summary import (
 from whybox.runs.evaluation.texts import answers_for_image, check_prompts, leading
 from whybox.runs.labels import lacking
 from whybox.truth import DataSet, Metric
-from whybox.types import Model
 
 MOST_TOLD = 20
 """Problems of a data set that are told one by one at the start."""

@@ -20,13 +20,14 @@ from whybox import api
 from whybox.errors import MetricError, WhyboxError
 from whybox.explanation import Explanation, class_name
 from whybox.frame import Size, resize_maps
+from whybox.model import Model
 from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.runs.evaluation.plan import Plan, make_methods, make_metrics
 from whybox.runs.evaluation.randomization import cascade
 from whybox.runs.evaluation.texts import answers_for_image, ask_about, group_by_text, prompted, rank_of, read_again, texts_in
 from whybox.runs.labels import to_columns
 from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
-from whybox.types import Detections, HeatMaps, Model, Trace, min_max
+from whybox.types import Detections, HeatMaps, Trace, min_max
 
 CHUNK = 16
 """Detections whose maps stand in memory at the image's size at once: 68 MB at 800x1333."""
@@ -100,7 +101,7 @@ class Measurer:
         explained = self._explain(method, passed, case.detections)
         seconds, maps = time.perf_counter() - started, explained.maps
         whole = replace(case, redraw=partial(self._redraw, method, case))
-        if hasattr(self.model, "net"):
+        if self.model.network is not None:
             whole = replace(whole, randomized=partial(self._randomized, method, case))
         if explained.read_words is not None and any("words" in metric.needs for metric in self.metrics.values()):
             whole = replace(whole, words=explained.token_maps)
@@ -136,7 +137,7 @@ class Measurer:
         return one.maps.at_image()
 
     def _randomized(self, method: Any, case: MetricInput) -> Iterator[tuple[str, Tensor]]:
-        network: Any = self.model.net  # type: ignore[attr-defined]
+        network: Any = self.model.network
         with cascade(network, lambda: self._predict(case.image[None]), seed=self.plan.seed) as stages:
             for layer in stages:
                 # The texts were encoded by the weights of before.

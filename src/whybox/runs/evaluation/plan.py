@@ -11,10 +11,10 @@ import torch
 import whybox
 from whybox import api, registry
 from whybox.errors import WhyboxError, unknown
-from whybox.report.page import METHODS as METHOD_TITLES
+from whybox.model import Model
 from whybox.specs import format_spec, parse_spec
 from whybox.truth import DataSet, Metric
-from whybox.types import Model, Target
+from whybox.types import Target
 
 CONTROLS = ("control_blob", "control_box")
 
@@ -262,13 +262,13 @@ def _is_plain(value: Any) -> bool:
 
 def _device(model: Model) -> str:
     """Its kind, "cpu" or "cuda": sums differ in their last bits from one to another."""
-    network = getattr(model, "net", None)
+    network = model.network
     weights = network.parameters() if isinstance(network, torch.nn.Module) else ()
     return next((weight.device.type for weight in weights), "")
 
 
 def _weights_digest(model: Model) -> str:
-    network = getattr(model, "net", None)
+    network = model.network
     if not isinstance(network, torch.nn.Module):
         return ""
     digest = hashlib.sha256()
@@ -280,7 +280,7 @@ def _weights_digest(model: Model) -> str:
 
 def _settings_digest(model: Model) -> str:
     """What a model is besides its weights: input sizes, thresholds, configurations; of every module's plain attributes."""
-    network = getattr(model, "net", None)
+    network = model.network
     modules = list(network.named_modules()) if isinstance(network, torch.nn.Module) else []
     lines = []
     for where, part in [("", model), *modules]:
@@ -302,10 +302,10 @@ def _digest(content: bytes) -> str:
 
 def titles(specs: Sequence[str]) -> dict[str, str]:
     """Words for a table: the method's name, its settings behind it."""
-    named = {}
+    named, known = {}, registry.methods()
     for spec in specs:
         name, options = parse_spec(spec)
         settings = ", ".join(f"{key} {value}" for key, value in options.items())
-        title = METHOD_TITLES.get(name, name)
+        title = known[name].title or name if name in known else name
         named[spec] = f"{title} ({settings})" if settings else title
     return named

@@ -8,12 +8,12 @@ from typing import Any
 from whybox.errors import WhyboxError, unknown
 from whybox.files import new_file
 from whybox.metrics import deletion, insertion
+from whybox.model import Model
 from whybox.report.table import markdown_line
 from whybox.runs.evaluation.evaluate import Evaluation, evaluate
 from whybox.runs.evaluation.results import write_json
 from whybox.specs import format_spec
 from whybox.truth import DataSet
-from whybox.types import Model
 
 PAPER = (
     "Zhao, Hsiao, Chan: Gradient-based Instance-Specific Visual Explanations for Object Specification and Object Discrimination"

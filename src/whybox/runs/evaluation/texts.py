@@ -10,16 +10,17 @@ from torchvision.ops import clip_boxes_to_image
 
 from whybox.errors import UnknownNameError, WhyboxError
 from whybox.frame import Size
+from whybox.model import Model
 from whybox.ops.regions import Regions
 from whybox.runs.evaluation.plan import TEMPLATE, Plan
 from whybox.runs.labels import to_columns
 from whybox.truth import Sample, Truth
-from whybox.types import Detections, Model, Trace
+from whybox.types import Detections, Trace
 
 
 def answers_for_image(model: Model) -> bool:
     """Whether the model answers for the whole image: an image-text model, or a classifier."""
-    return "transformer" in model.gives
+    return model.whole_image
 
 
 def fill_template(template: str, name: str) -> str:
@@ -32,7 +33,7 @@ def fill_template(template: str, name: str) -> str:
 
 def check_prompts(model: Model, data_classes: Sequence[str], plan: Plan) -> None:
     """What cannot be asked is refused before the first image is read."""
-    reads = "text" in model.gives
+    reads = model.takes_text
     if not reads and (plan.prompts, plan.template) != ("class", TEMPLATE):
         raise WhyboxError(f"prompts and template are for image-text models, and {model.name} reads no text; leave them out")
     if answers_for_image(model) and plan.select == "failures":
@@ -45,7 +46,7 @@ def check_prompts(model: Model, data_classes: Sequence[str], plan: Plan) -> None
 
 def prompted(model: Model, data_classes: Sequence[str], plan: Plan) -> Model:
     """The model as it is asked about every image: an image-text model about all classes, any other as it is."""
-    if "text" not in model.gives or plan.prompts != "class":
+    if not model.takes_text or plan.prompts != "class":
         return model
     return _prompt(model, [fill_template(plan.template, name) for name in data_classes])
 
@@ -57,13 +58,13 @@ def _prompt(model: Any, texts: Sequence[str]) -> Model:
 
 def read_again(model: Model) -> Model:
     """The model with its texts encoded anew, by the weights that it has now."""
-    return _prompt(model, model.classes or ()) if "text" in model.gives else model
+    return _prompt(model, model.classes or ()) if model.takes_text else model
 
 
 def ask_about(model: Model, sample: Sample, data_classes: Sequence[str], plan: Plan) -> tuple[Model, Truth]:
     """The model, `prompted`, as it is asked about one image, and its objects with the model's columns for labels."""
     truth = sample.truth
-    if "text" not in model.gives:
+    if not model.takes_text:
         return model, to_columns(truth, data_classes, model.classes)
     if plan.prompts == "class":
         return model, replace(truth, labels=truth.labels - 1)

@@ -9,8 +9,8 @@ from whybox import api
 from whybox.data.captions import class_phrases, with_article
 from whybox.data.scenes import BOTH, Scene, draw_scene
 from whybox.files import check_new_folder, new_folder
+from whybox.model import Model
 from whybox.runs.explaining.images import Outcome, Question, Tick, explain_images
-from whybox.types import Model
 
 MARK = "demo.json"
 MATCH = "match"

@@ -13,9 +13,10 @@ from whybox.data.images import ImageSource
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.explanation import Explanation, class_name, photo_of
 from whybox.files import check_new_folder, file_stem, new_file, new_folder
+from whybox.model import Model
 from whybox.report.page import Sheet, make_sheet, write_page
 from whybox.targets import class_index
-from whybox.types import Detections, Model, Trace
+from whybox.types import Detections, Trace
 
 MOST_ON_PAGE = 40
 """Images on the page over all: with more, the file grows past what a browser likes to open."""

@@ -14,12 +14,13 @@ import torch
 from whybox import api
 from whybox.accuracy.tide import KINDS, MISSED
 from whybox.files import new_folder
+from whybox.model import Model
 from whybox.report.gallery import Card, Tally, View, make_card, write_gallery
 from whybox.runs.evaluation.engines import EVERYWHERE, reason_of
 from whybox.runs.mistakes.mistake import Mistake, choose
 from whybox.runs.mistakes.search import Errors, Search, Tick, Warn, of_image, rounded
 from whybox.truth import DataSet
-from whybox.types import Detections, HeatMaps, Model, Trace
+from whybox.types import Detections, HeatMaps, Trace
 
 PAGE = "index.html"
 

@@ -15,11 +15,12 @@ from whybox.accuracy.tide import CORRECT, DUPLICATE, IGNORED, KINDS, MISSED, Sor
 from whybox.errors import WhyboxError
 from whybox.explanation import class_name
 from whybox.missed import SAME, match_drawn
+from whybox.model import Model
 from whybox.runs.evaluation.engines import EVERYWHERE, reason_of
 from whybox.runs.labels import lacking, to_columns
 from whybox.runs.mistakes.mistake import Mistake, Named, surest_first
 from whybox.truth import DataSet, Truth
-from whybox.types import Detections, Model, Trace
+from whybox.types import Detections, Trace
 
 SCHEMA = 1
 """Of errors.json; it rises when a reader of the former one would misread the file."""

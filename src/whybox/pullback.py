@@ -1,0 +1,223 @@
+"""Ways from candidates back to the features: gradients of n rows, with their places on the layer's grid."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whybox.errors import WhyboxError
+from whybox.frame import Size
+from whybox.placement import Boxes, Placement, Whole, Windows
+from whybox.types import Target, Trace, target_name
+
+
+@dataclass(frozen=True)
+class PlacedMaps:
+    """n maps (n,k,l) and where they lie on their layer's grid. `FeatureGradient.under` and `.on_grid` make them."""
+
+    values: Tensor
+    placement: Placement
+
+    def place(self) -> Tensor:
+        """(n,h,w) on the grid."""
+        return self.placement.place(self.values)
+
+
+@dataclass(frozen=True)
+class FeatureGradient:
+    """dY/dA of n detections at one feature map.
+
+    gradient: (n,C,k,l), zero outside its place. features: the layer's values, (C,h,w) shared, or (n,C,k,l) where each
+    detection has its own (pooled regions). placement: where the gradient lies on the grid.
+    """
+
+    gradient: Tensor
+    features: Tensor
+    placement: Placement
+
+    @property
+    def grid(self) -> Size:
+        """(h, w) of the features: the whole layer, or the pooled region."""
+        return self.features.shape[-2], self.features.shape[-1]
+
+    @property
+    def pooled(self) -> bool:
+        """Whether each detection has features of its own."""
+        return self.features.ndim == 4
+
+    def activation(self) -> Tensor:
+        """The features under each gradient, broadcastable to (n,C,k,l)."""
+        return self.placement.take(self.features)
+
+    def clipped(self) -> "FeatureGradient":
+        """The same, zero in the cells of a window that hang over the edge of the grid."""
+        return replace(self, gradient=self.placement.inside(self.gradient))
+
+    def whole(self) -> "FeatureGradient":
+        """The same gradient on the features' whole grid, zero outside its window."""
+        if not isinstance(self.placement, Windows):
+            return self
+        return FeatureGradient(self.placement.place(self.gradient), self.features, Whole(self.grid))
+
+    def under(self, maps: Tensor) -> PlacedMaps:
+        """Maps (n,k,l) that lie where the gradients lie."""
+        return PlacedMaps(self._checked(maps, (self.gradient.shape[-2], self.gradient.shape[-1])), self.placement)
+
+    def on_grid(self, maps: Tensor) -> PlacedMaps:
+        """Maps (n,h,w) on the features' whole grid."""
+        placement = Whole(self.grid) if isinstance(self.placement, Windows) else self.placement
+        return PlacedMaps(self._checked(maps, self.grid), placement)
+
+    def __getitem__(self, rows: Any) -> "FeatureGradient":
+        """Some of the rows, chosen by a slice or a tensor."""
+        features = self.features[rows] if self.pooled else self.features
+        return FeatureGradient(self.gradient[rows], features, self.placement[rows])
+
+    def _checked(self, maps: Tensor, size: Size) -> Tensor:
+        wanted = (len(self.gradient), *size)
+        if tuple(maps.shape) != wanted:
+            raise WhyboxError(
+                f"maps must have the shape {wanted} here, got {tuple(maps.shape)}: under() takes maps of the gradient's "
+                f"extent {tuple(self.gradient.shape[-2:])}, on_grid() of the features' {self.grid}"
+            )
+        return maps
+
+
+class Pullback(ABC):
+    """A way from some candidate rows back to the features (a vector-Jacobian product). A model family offers them.
+
+    rows: (n,) indices into the detections that were asked for. trace: narrowed to those rows, differentiable.
+    route: "exact" (autograd through the model), "windows" (exact, on the receptive field alone) or "frozen" (windows with
+    the normalization's statistics held fixed). stride: network pixels per cell of the features. features: (C,h,w) the layer's
+    values, or (n,C,k,l) where each row has its own (pooled regions).
+    """
+
+    rows: Tensor
+    trace: Trace
+    route: str
+    stride: float
+    features: Tensor
+
+    @abstractmethod
+    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        """dY/dA for values (n,) of a target on `trace`, in parts that fit memory, each with the positions (m,) of its
+        rows among this pullback's n. Where the trace is differentiable, so is the gradient."""
+
+    def gradients(self, target: Target) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        """`pull` of the target's values, also where the caller stands under no_grad or inference_mode.
+
+        Raises:
+            WhyboxError: The target does not give one finite number per detection.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            values = target(self.trace)
+        _check_values(values, target, len(self.trace.detections))
+        yield from self.pull(values)
+
+    def gradient(self, target: Target) -> FeatureGradient:
+        """All parts at once, in the order of the rows; where there are several, on the whole grid."""
+        parts = list(self.gradients(target))
+        if len(parts) == 1:
+            positions, part = parts[0]
+            return part[positions.argsort()]
+        order = torch.cat([positions for positions, _ in parts]).argsort()
+        whole = [part.whole() for _, part in parts]
+        return replace(whole[0], gradient=torch.cat([part.gradient for part in whole])[order])
+
+
+Backward = Callable[[Tensor], Tensor]
+"""Values (n,) of a target on the narrowed trace -> their gradient (n,C,k,l)."""
+
+
+@dataclass(frozen=True)
+class DensePullback(Pullback):
+    """The gradient covers the grid. features: (C,h,w)."""
+
+    rows: Tensor
+    trace: Trace
+    route: str
+    stride: float
+    features: Tensor
+    backward: Backward
+
+    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        """One part, on the whole grid."""
+        gradient = self.backward(values)
+        grid = (self.features.shape[-2], self.features.shape[-1])
+        yield torch.arange(len(gradient), device=gradient.device), FeatureGradient(gradient, self.features, Whole(grid))
+
+
+@dataclass(frozen=True)
+class WindowPullback(Pullback):
+    """The gradient is zero outside a window around each row's cell. features: (C,h,w). origin: (n,2) the windows' top-left
+    cells (row, column)."""
+
+    rows: Tensor
+    trace: Trace
+    route: str
+    stride: float
+    features: Tensor
+    backward: Backward
+    origin: Tensor
+
+    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        """One part, on windows."""
+        gradient = self.backward(values)
+        grid = (self.features.shape[-2], self.features.shape[-1])
+        placement = Windows(self.origin, (gradient.shape[-2], gradient.shape[-1]), grid)
+        yield torch.arange(len(gradient), device=gradient.device), FeatureGradient(gradient, self.features, placement)
+
+
+@dataclass(frozen=True)
+class PooledPullback(Pullback):
+    """The gradient at the features pooled from regions. features: (n,C,k,l). cells: (n,4) the regions, in cells of the
+    level's grid (h, w)."""
+
+    rows: Tensor
+    trace: Trace
+    route: str
+    stride: float
+    features: Tensor
+    backward: Backward
+    cells: Tensor
+    grid: Size
+
+    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        """One part, over the regions."""
+        gradient = self.backward(values)
+        placement = Boxes(self.cells, self.grid)
+        yield torch.arange(len(gradient), device=gradient.device), FeatureGradient(gradient, self.features, placement)
+
+
+Spread = Callable[[Tensor], Iterator[tuple[Tensor, FeatureGradient]]]
+"""The gradient (n,C,k,l) at pooled features -> parts of the gradient at the features that they were pooled from."""
+
+
+@dataclass(frozen=True)
+class RegionPullback(Pullback):
+    """The gradient at pooled features, spread by the pooling's transpose into a window around each region. Windows of many
+    sizes come in parts, those of similar size together. features: (C,h,w)."""
+
+    rows: Tensor
+    trace: Trace
+    route: str
+    stride: float
+    features: Tensor
+    backward: Backward
+    spread: Spread
+
+    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        """A part for each group of windows."""
+        yield from self.spread(self.backward(values))
+
+
+def _check_values(values: Any, target: Target, count: int) -> None:
+    name = target_name(target)
+    got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+    if not isinstance(values, Tensor) or values.shape != (count,):
+        raise WhyboxError(f"target {name!r} must return a tensor with one number per detection, ({count},), got {got}")
+    if not values.isfinite().all():
+        raise WhyboxError(f"target {name!r} is NaN or infinite for detection {int((~values.isfinite()).nonzero()[0])}")
