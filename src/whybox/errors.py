@@ -13,7 +13,9 @@ class ImageError(WhyboxError):
 
 
 class UnknownNameError(WhyboxError):
-    """A model, method, target or class name that nothing answers to."""
+    """A model, method, target or class name that nothing answers to. kind: which of these."""
+
+    kind = ""
 
 
 class GradientError(WhyboxError):
@@ -46,4 +48,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name of `kind` ("method", "target", ...) that is not among `known`."""
-    return UnknownNameError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
+    error = UnknownNameError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
+    error.kind = kind
+    return error

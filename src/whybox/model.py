@@ -34,6 +34,15 @@ class Model(ABC):
     classes: Sequence[str] | None = None
     settings: str = ""
 
+    def __repr__(self) -> str:
+        classes = self.classes
+        named = "no class names" if classes is None else f"{len(classes)} {'texts' if self.takes_text else 'classes'}"
+        return f"<{self.name}: {self.kind}, {named}{self._device()}>"
+
+    def _device(self) -> str:
+        weight = None if self.network is None else next(iter(self.network.parameters()), None)
+        return "" if weight is None else f", {weight.device}"
+
     @property
     def whole_image(self) -> bool:
         """Whether it answers for the whole image, so that a detection's box is the image."""

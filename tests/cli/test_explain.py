@@ -143,7 +143,7 @@ def test_a_disk_that_fills_up_keeps_whole_images_only(whybox, network, pictures,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("whybox.explanation.png_bytes", full)
+    monkeypatch.setattr("whybox.saved.png_bytes", full)
     code, _, err = whybox("explain", "one.png", "two.png", "--model", network, "--out", "out", *ALL)
     assert (code, err.count("\n")) == (2, 1)
     assert "No space left on device" in err

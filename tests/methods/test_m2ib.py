@@ -164,7 +164,7 @@ def test_same_seed_same_map_alone_or_beside_others():
 
 def test_a_longer_padding_changes_no_text():
     words = [
-        whybox.explain(tiny_clip.model(texts), tiny_clip.image(), text=list(texts), method="m2ib").words
+        whybox.explain(tiny_clip.model(texts), tiny_clip.image(), text=list(texts), method="m2ib", words=True).words
         for texts in (tiny_clip.TEXTS, tiny_clip.TEXTS[1:])
     ]
     (word, value), (alone, other) = words[0][1][0], words[1][0][0]
@@ -176,7 +176,7 @@ def test_a_longer_padding_changes_no_text():
 def test_other_families_keep_information_in_patches_and_words(build):
     torch.manual_seed(0)
     model = whybox.load(hf_models.stirred(build()), tokenizer=hf_models.tokenizer())
-    result = whybox.explain(model, tiny_clip.image(), text=["a red ball", "tree"], method="m2ib")
+    result = whybox.explain(model, tiny_clip.image(), text=["a red ball", "tree"], method="m2ib", words=True)
     assert result.maps.values.shape == (2, 4, 4)
     assert (result.maps.values > 0).all()
     assert [[word for word, _ in text] for text in result.words] == [["a", "red", "ball"], ["tree"]]

@@ -1,6 +1,7 @@
 """What all models of whole images share: layers, ways back to them, and the check that they answer as they are."""
 
 import pickle
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -81,18 +82,24 @@ def test_texts_and_models_that_do_not_fit_are_told(model):
         whybox.explain(bare, image(), text=[])
     with pytest.raises(WhyboxError, match="a text or a list of texts"):
         whybox.explain(bare, image(), text=[3])
-    with pytest.raises(WhyboxError, match="2 images and texts for 3"):
-        whybox.explain(bare, [image(), image()], text=["a", "car", "ball"])
+    with pytest.raises(WhyboxError, match=r"2 images and 3 lists of texts; text=\['a', 'b'\] asks every image"):
+        whybox.explain(bare, [image(), image()], text=[["a"], ["car"], ["ball"]])
+    with pytest.raises(WhyboxError, match=r"mixes texts and lists of texts; .*text=\[\['a'\], \['b', 'c'\]\] has a list"):
+        whybox.explain(bare, [image(), image()], text=["a car", ["a tree", "the ball"]])
+    with pytest.raises(WhyboxError, match="has lists for several images, and there is one image"):
+        whybox.explain(bare, image(), text=[["a car"], ["a tree"]])
     with pytest.raises(WhyboxError, match="reads no text"):
         whybox.explain(whybox.load("whybox/scenes"), image(), text="a car")
     with pytest.raises(WhyboxError, match="text"):
         whybox.explain(bare, image(), text="   ")
 
 
-def test_a_list_of_images_takes_a_text_each_or_one_for_all():
+def test_a_list_of_images_takes_the_same_texts_or_a_list_each():
     bare = load_small(make_clip())
-    each = whybox.explain(bare, [image(), image().flip(-1)], text=["a car", ["a tree", "the ball"]])
+    each = whybox.explain(bare, [image(), image().flip(-1)], text=[["a car"], ["a tree", "the ball"]])
     assert [one.classes for one in each] == [["a car"], ["a tree", "the ball"]]
+    same = whybox.explain(bare, [image(), image().flip(-1)], text=["a car", "a tree"])
+    assert [one.classes for one in same] == [["a car", "a tree"]] * 2
     assert [one.classes for one in whybox.explain(bare, [image()] * 2, text="a car")] == [["a car"]] * 2
 
 
@@ -100,8 +107,9 @@ def test_a_list_of_images_takes_a_text_each_or_one_for_all():
 def test_one_trace_serves_texts_that_came_later(model, before):
     first = model.prompt(before) if before else load_small(model.network)
     passed = whybox.trace(first, image())
-    later = whybox.explain(first, passed, text=["a red ball", "a tree"])
-    alone = whybox.explain(first, image(), text=["a red ball", "a tree"])
+    options = {"text": ["a red ball", "a tree"], "words": True, "single_words": True}
+    later = whybox.explain(first, passed, **options)
+    alone = whybox.explain(first, image(), **options)
     assert torch.allclose(later.detections.scores, alone.detections.scores, atol=1e-6)
     assert torch.equal(later.detections.boxes, alone.detections.boxes)
     assert torch.allclose(later.maps.values, alone.maps.values, atol=1e-6)
@@ -111,7 +119,7 @@ def test_one_trace_serves_texts_that_came_later(model, before):
 
 
 def test_only_some_texts_can_be_asked_for(model):
-    one = whybox.explain(model, image(), detections={"labels": [TEXTS[1]]})
+    one = whybox.explain(model, image(), detections={"labels": [TEXTS[1]]}, words=True)
     assert one.names == (TEXTS[1],)
     assert torch.allclose(one.maps.native[0], whybox.explain(model, image()).maps.native[1])
     assert len(one.words) == 1
@@ -150,11 +158,40 @@ def test_every_text_that_was_asked_for_is_explained(model):
     assert len(whybox.explain(model, image(), text=many, top=7)) == 7
 
 
-def test_explanations_do_not_keep_what_the_trace_is_continued_from(model):
+def test_explanations_of_texts_are_plain_data(model):
+    """Neither the trace nor the network hangs on: it travels through pickle, and reading it runs nothing."""
+    result = whybox.explain(model, image(), words=True, single_words=True)
+    there = pickle.loads(pickle.dumps(result))
+    assert (there.words, there.single_words.names) == (result.words, result.single_words.names)
+    assert torch.equal(there.single_words.maps.values, result.single_words.maps.values)
+    assert len(pickle.dumps(result)) < 500_000
+    with frozen_network(model):
+        assert result.words
+        assert result._repr_html_()
+
+
+def test_words_that_were_not_asked_for_are_told(model):
     result = whybox.explain(model, image())
-    kept = [part for part in (*result.read_words.args, *result.ask.args) if hasattr(part, "state")]
-    assert len(kept) == 2
-    assert all(part.state is None and not part.features for part in kept)
+    assert (result.token_maps, result.single_words) == (None, None)
+    for name in ("words", "tokens"):
+        with pytest.raises(WhyboxError, match=rf"holds no {name}: whybox.explain\(..., words=True\) computes them"):
+            getattr(result, name)
+    with pytest.raises(WhyboxError, match="single_words are explained for target score or logit"):
+        whybox.explain(model, image(), target=f"contrast:{TEXTS[1]}", single_words=True)
+    with pytest.raises(WhyboxError, match=r"legrad gives no maps of words; methods that do: .*grad_eclip"):
+        whybox.explain(model, image(), method="legrad", words=True)
+    with pytest.raises(WhyboxError, match="is not an image-text model"):
+        whybox.explain(whybox.load("whybox/scenes"), image(), words=True)
+
+
+@contextmanager
+def frozen_network(model):
+    """Inside, a pass through the network is an error."""
+    handle = model.network.register_forward_pre_hook(lambda *_: 1 / 0)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def test_a_text_encoder_that_answers_otherwise_is_refused():
@@ -162,9 +199,8 @@ def test_a_text_encoder_that_answers_otherwise_is_refused():
     attention = clip.text_model.encoder.layers[1].self_attn
     own = attention.forward
     attention.forward = lambda hidden_states, **rest: (own(hidden_states, **rest)[0] * 3, None)
-    result = whybox.explain(load_small(clip), image(), text="a car")
     with pytest.raises(WhyboxError, match="the text encoder answers otherwise"):
-        result.words  # noqa: B018
+        whybox.explain(load_small(clip), image(), text="a car", words=True)
 
 
 def test_texts_encoded_apart_are_those_of_the_whole(model):
@@ -178,14 +214,14 @@ def test_autocast_does_not_reach_the_explained_layers(model):
     plain = whybox.explain(model, image())
     trace = model.trace(image())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = whybox.explain(model, trace)
+        inside = whybox.explain(model, trace, words=True)
         assert inside.token_maps.values[1].dtype == torch.float32
     assert torch.allclose(inside.maps.values, plain.maps.values, rtol=1e-5, atol=1e-8)
 
 
 def test_words_can_be_read_outside_the_autocast_of_the_explanation(model):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = whybox.explain(load_small(make_clip()), image(), text=TEXTS)
+        result = whybox.explain(load_small(make_clip()), image(), text=TEXTS, words=True)
     assert len(result.words) == 2
 
 
@@ -202,7 +238,7 @@ def test_a_text_has_no_box(model, target):
 
 
 def test_methods_that_do_not_look_at_the_text_say_so(model):
-    assert all("takes no notice" in note for note in whybox.explain(model, image(), method="rollout").notes)
+    assert all("does not depend on the target" in note for note in whybox.explain(model, image(), method="rollout").notes)
     assert whybox.explain(model, image()).notes == ("", "")
 
 

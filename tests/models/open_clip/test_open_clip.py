@@ -508,7 +508,7 @@ def test_explain_gives_maps_of_images_and_texts(kind):
 
 @pytest.mark.parametrize("kind", ["native", "custom", "beside", "last", "coca"])
 def test_every_token_of_a_text_has_a_value(kind):
-    result = whybox.explain(load(kind, size="keep"), picture(80, 120), text=PROMPTS)
+    result = whybox.explain(load(kind, size="keep"), picture(80, 120), text=PROMPTS, words=True)
     assert [len(tokens) for tokens in result.tokens] == [3, 9, 1]
     values = torch.tensor([value for tokens in result.tokens for _, value in tokens])
     assert values.isfinite().all()

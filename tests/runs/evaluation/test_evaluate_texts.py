@@ -68,7 +68,7 @@ def test_values_are_those_of_the_metrics_called_by_hand(whole, model):
     sample = api.open_data(DATA)[1]
     groups = grouped_by_hand(sample.truth)
     asked = model.prompt([*ARTICLES, "a photo of a dog"])
-    result = whybox.explain(asked, sample.image, method="grad_eclip", detections={"labels": list(groups)})
+    result = whybox.explain(asked, sample.image, method="grad_eclip", detections={"labels": list(groups)}, words=True)
     labels, masks = torch.tensor(list(groups)), torch.stack(list(groups.values()))
     boxes = torch.zeros((len(groups), 4))
     truth = Truth(boxes, labels, tuple(map(str, groups)), torch.zeros(len(groups), dtype=torch.bool), masks)

@@ -33,7 +33,7 @@ def test_one_pass_for_all_methods_and_targets(model, monkeypatch):
     monkeypatch.setattr(api, "trace", lambda *given: passes.append(1) or trace(*given))
     ticks = []
     question = Question(("odam", "gradcam"), ("score", "x1"), 0.0, 3)
-    found = explain_image(model, sources(1)[0][1], "a.png", question, tick=lambda *told: ticks.append(told))
+    found = explain_image(model, sources(1)[0][1], "a.png", question, on_progress=lambda *told: ticks.append(told))
     assert len(passes) == 1
     assert ticks == [("a.png", 1.0)] * len(question) == [("a.png", 1.0)] * 4
     assert [(one.maps.method, one.maps.target) for one in found] == [
@@ -93,6 +93,6 @@ def test_several_explanations_of_an_image_are_kept_together_or_not_at_all(model,
 def test_a_slow_method_tells_its_progress(model):
     ticks = []
     question = Question(methods=("drise",), options={"masks": 12, "batch": 4}, score_threshold=0.0, top=1)
-    explain_image(model, sources(1)[0][1], "a.png", question, tick=lambda name, part: ticks.append(part))
+    explain_image(model, sources(1)[0][1], "a.png", question, on_progress=lambda name, part: ticks.append(part))
     assert len(ticks) > 1
     assert sum(ticks) == pytest.approx(1)

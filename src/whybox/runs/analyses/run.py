@@ -132,7 +132,7 @@ def _methods(model: Model, names: Sequence[str], study: Study) -> list[Any]:
     for name in names:
         plain, options = parse_spec(name)
         made.append(api.make_method(plain, model, **options))
-        if study.needs_words and not hasattr(made[-1], "explain_text"):
+        if study.needs_words and not api.draws_words(made[-1], model):
             raise WhyboxError(f"method {plain!r} gives no maps of words, which this analysis is about; use grad_eclip")
     return made
 

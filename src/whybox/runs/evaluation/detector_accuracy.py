@@ -9,7 +9,7 @@ from whybox.accuracy.coco import coco_ap
 from whybox.accuracy.crowd_ap import crowd_ap
 from whybox.accuracy.jaccard import jaccard_index
 from whybox.accuracy.miss_rate import miss_rate
-from whybox.explanation import class_name
+from whybox.explained import class_name
 from whybox.runs.evaluation.measure import ImageRecord
 
 CROWD = "crowdhuman:"

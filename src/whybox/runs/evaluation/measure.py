@@ -18,7 +18,8 @@ from torchvision.ops import clip_boxes_to_image
 
 from whybox import api
 from whybox.errors import MetricError, WhyboxError
-from whybox.explanation import Explanation, class_name
+from whybox.explained import class_name
+from whybox.explanation import Explanation
 from whybox.frame import Size, resize_maps
 from whybox.model import Model
 from whybox.ops.matching import match_well_detected, pairwise_iou
@@ -103,8 +104,9 @@ class Measurer:
         whole = replace(case, redraw=partial(self._redraw, method, case))
         if self.model.network is not None:
             whole = replace(whole, randomized=partial(self._randomized, method, case))
-        if explained.read_words is not None and any("words" in metric.needs for metric in self.metrics.values()):
-            whole = replace(whole, words=explained.token_maps)
+        if api.draws_words(method, self.model) and any("words" in metric.needs for metric in self.metrics.values()):
+            words = api.explain_tokens(method, self.model, passed, case.detections, self.plan.target)
+            whole = replace(whole, words=words)
         results = {}
         for name, metric in self.metrics.items():
             if frozenset(metric.needs) <= whole.gives:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whybox.explanation import class_name
+from whybox.explained import class_name
 from whybox.files import json_text, new_file
 from whybox.runs.evaluation.measure import ImageRecord
 

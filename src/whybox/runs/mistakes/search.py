@@ -13,7 +13,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 from whybox import api
 from whybox.accuracy.tide import CORRECT, DUPLICATE, IGNORED, KINDS, MISSED, Sorted, ap50, ap50_gains, sort_errors
 from whybox.errors import WhyboxError
-from whybox.explanation import class_name
+from whybox.explained import class_name
 from whybox.missed import SAME, match_drawn
 from whybox.model import Model
 from whybox.runs.evaluation.engines import EVERYWHERE, reason_of
