@@ -50,6 +50,9 @@ def trace(model: str | nn.Module | Model, image: ImageSource, *, differentiable:
         differentiable: Features and candidates keep their graph down to the network's weights, and so do the maps that
             `explain` draws from the trace: a loss on them can train the network.
 
+    Returns:
+        A `Trace`, on the network's device.
+
     Raises:
         WeightsError: The scores or boxes are NaN or infinite.
         WhyboxError: The class names do not fit the scores, or the model has no differentiable trace.
@@ -104,6 +107,12 @@ def detect(
         score_threshold: The lowest score.
         top: So many at most, the best.
         **unknown: Nothing more is taken; a name that is close to one of these is pointed out.
+
+    Returns:
+        N `Detections`.
+
+    Raises:
+        WhyboxError: A model that takes texts has none, or an option is unknown.
     """
     _refuse_unknown("detect", unknown, ("text", "score_threshold", "top"))
     check_selection(score_threshold, top)
@@ -239,8 +248,11 @@ def explain(
     if isinstance(image, (list, tuple)):
         settings: dict[str, Any] = {"method": method, "target": target, "score_threshold": score_threshold, "top": top}
         settings |= {"route": route, "layer": layer, "name": name, "words": words, "single_words": single_words, **options}
-        model = load(model)
-        entries = zip(image, _for_each(detections, len(image)), texts_for_each(text, len(image)), strict=True)
+        model, each = load(model), texts_for_each(text, len(image))
+        if each and each[0] is text:
+            # The same for all: encoded once.
+            model, each = prompted(model, text), [None] * len(image)
+        entries = zip(image, _for_each(detections, len(image)), each, strict=True)
         return [explain(model, source, detections=drawn, text=texts, **settings) for source, drawn, texts in entries]
     model = prompted(load(model), text)
     method = model.default_method if method is None else method
@@ -251,10 +263,10 @@ def explain(
     _check_has_boxes(model, target)
     check_words(chosen_method, model, target, words=words, single_words=single_words)
     started = time.perf_counter()
-    passed = _trace_of(model, image)  # type: ignore[arg-type]
+    trace = _trace_of(model, image)  # type: ignore[arg-type]
     traced = time.perf_counter()
-    chosen, notes = choose(passed, detections, model, score_threshold, top)
-    maps = _maps(chosen_method, model, passed, chosen, target)
+    chosen, notes = choose(trace, detections, model, score_threshold, top)
+    maps = _maps(chosen_method, model, trace, chosen, target)
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
     if chosen_method.same_for_all:
         notes = tuple(f"the map of {chosen_method.name} does not depend on the target" for _ in notes)
@@ -262,7 +274,7 @@ def explain(
     result = Explanation(
         chosen,
         maps,
-        passed.image,
+        trace.image,
         model.name,
         model.classes,
         name or _name_of(image),
@@ -270,17 +282,17 @@ def explain(
         seconds,
         model.whole_image,
         texts,
-        explain_tokens(chosen_method, model, passed, chosen, target) if words else None,
+        explain_tokens(chosen_method, model, trace, chosen, target) if words else None,
     )
-    return _with_single_words(result, model, passed, chosen_method, target) if single_words else result
+    return _with_single_words(result, model, trace, chosen_method, target) if single_words else result
 
 
-def _with_single_words(result: Explanation, model: Model, passed: Trace, method: Any, target: str | Target) -> Explanation:
+def _with_single_words(result: Explanation, model: Model, trace: Trace, method: Any, target: str | Target) -> Explanation:
     """With the distinct words of the texts, each asked alone of the same image in the same way."""
     alone = distinct_words(result.texts)
     if not alone:
         return result
-    return replace(result, single_words=explain(model, passed, text=alone, method=method, target=target, name=result.name))
+    return replace(result, single_words=explain(model, trace, text=alone, method=method, target=target, name=result.name))
 
 
 def _for_each(detections: Any, count: int) -> Sequence[Any]:
@@ -299,12 +311,12 @@ def _check_has_boxes(model: Model, target: str | Target) -> None:
         )
 
 
-def _maps(method: Any, model: Model, passed: Trace, chosen: Detections, target: str | Target) -> HeatMaps:
-    raw = tuple(passed.candidates.raw)
+def _maps(method: Any, model: Model, trace: Trace, chosen: Detections, target: str | Target) -> HeatMaps:
+    raw = tuple(trace.candidates.raw)
     names = ("score", *SIDES) if target == COMBINED else (target,)
     targets = [find_target(each, model.classes, raw) for each in names]
     try:
-        results: list[HeatMaps] = method(model, passed, chosen, targets)
+        results: list[HeatMaps] = method(model, trace, chosen, targets)
     except UnknownNameError as error:
         if error.kind != "layer" or not isinstance(method, GradientMethod):
             raise

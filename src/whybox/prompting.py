@@ -19,9 +19,10 @@ def prompted(model: Model, text: Any) -> Model:
     """
     if text is None:
         if model.takes_text and not model.classes:
+            matches = ("matches images with texts", "whybox match"), ("finds boxes for texts", "whybox explain --text")
+            does, command = matches[0] if model.whole_image else matches[1]
             raise WhyboxError(
-                f"{model.name} matches images with texts: say which, text='a red ball' or a list of texts; "
-                "on the command line: whybox match"
+                f"{model.name} {does}: say which, text='a red ball' or a list of texts; on the command line: {command}"
             )
         return model
     if not isinstance(model, PromptedModel) or not model.takes_text:

@@ -112,6 +112,7 @@ def test_a_class_is_filtered_before_the_best_are_taken(whybox, network, pictures
         (("--score-threshold", "3"), "between 0 and 1"),
         (("--top", "0"), "at least 1"),
         (("--target", ","), "expected names between commas"),
+        (("--text", "a dog"), "reads no text"),
         (("--weights", "gone.safetensors"), "whybox: "),
     ],
 )

@@ -28,6 +28,7 @@ WITHIN_ROW = {
     ("loading", "registry"),
     ("loading", "catalog"),
     ("method_choice", "registry"),
+    ("missed", "explained"),
     ("selection", "missed"),
     ("words", "registry"),
     ("pictures", "explained"),
