@@ -464,7 +464,7 @@ def test_open_clips_own_mixture_of_half_and_full_precision(size):
     convert_weights_to_lp(net, torch.float16)
     kinds = {name: weight.dtype for name, weight in net.named_parameters()}
     assert set(kinds.values()) == {torch.float16, torch.float32}
-    half = whybox.explain(load(net, size=size), picture(80, 64), text=PROMPTS)
+    half = whybox.explain(load(net, size=size), picture(80, 64), text=PROMPTS, words=True)
     assert torch.allclose(half.detections.scores, full.detections.scores, atol=5e-3)
     assert torch.allclose(half.maps.values, full.maps.values, atol=0.05 * float(full.maps.values.max()))
     assert half.tokens[0]
@@ -674,7 +674,7 @@ SAID = [*PROMPTS, "  Two   GREEN trees!!", "it's 3x the caf\u00e9's \U0001f9ff"]
 def test_the_same_weights_in_transformers_give_the_same_scores_maps_and_places():
     net, reader = in_transformers(network("native"))
     ours, theirs = load("native"), whybox.load(net, tokenizer=reader)
-    one, other = (whybox.explain(model, picture(), text=SAID) for model in (ours, theirs))
+    one, other = (whybox.explain(model, picture(), text=SAID, words=True) for model in (ours, theirs))
     assert torch.allclose(one.detections.scores, other.detections.scores, atol=1e-5)
     assert one.maps.values.any()
     assert torch.allclose(one.maps.values, other.maps.values, rtol=1e-3, atol=1e-5)
