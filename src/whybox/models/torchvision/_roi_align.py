@@ -31,6 +31,11 @@ def align_weights(start: Tensor, end: Tensor, bins: int, ratio: int, length: int
     return result[:, :, :window]
 
 
+def pool_by_matrices(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """RoIAlign as matrix products: features (C,h,w), rows (n,p,h), columns (n,q,w) from `align_weights` -> (n,C,p,q)."""
+    return rows[:, None] @ features @ columns[:, None].mT
+
+
 def spread_pooled(pooled: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """RoIAlign's transpose: gradients (n,C,p,q) at pooled features -> (n,C,k,l) at the windows they were pooled from.
 
