@@ -14,15 +14,16 @@ from whybox import zoo
 from whybox.data.captions import Phrase
 from whybox.data.scenes import HELD_OUT_SEED, draw_scene
 from whybox.errors import WhyboxError
-from whybox.training import captioned_scenes, clip, clip_scores, clip_words
+from whybox.training import captioned_scenes, clip, clip_folder, clip_network, clip_scores, clip_words
 from whybox.training.captioned_scenes import PHRASES
-from whybox.training.detector import Recipe
+from whybox.training.clip_batches import recolor
+from whybox.training.recipe import Recipe
 
 transformers = pytest.importorskip("transformers")
 
 SHIPPED = Path(zoo.__file__).parent / "scenes_clip"
-SMALL = clip.Plan(side=32, patch=16, width=16, depth=2, text_width=16, text_depth=1, heads=2, shared=8, context=40)
-RECIPE = Recipe(6, batch=4, seed=4, warmup=2, zoom=clip.ZOOM)
+SMALL = clip_network.Plan(side=32, patch=16, width=16, depth=2, text_width=16, text_depth=1, heads=2, shared=8, context=40)
+RECIPE = Recipe(6, batch=4, seed=4, warmup=2)
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +44,9 @@ def words():
     return clip_words.tokenizer(48)
 
 
-def begin(drawn, recipe=RECIPE, patches=0.0, plan=SMALL):
-    network, processor = clip.start(plan, recipe.seed)
-    return clip.Matching(clip.Matcher(network, patches), processor, drawn, recipe)
+def begin(drawn, recipe=RECIPE, patches=0.0, plan=SMALL, zoom=clip.ZOOM):
+    network, processor = clip_network.start(plan, recipe.seed)
+    return clip.Matching(clip_network.Matcher(network, patches), processor, drawn, recipe, zoom=zoom)
 
 
 def same(first, second):
@@ -80,7 +81,7 @@ def test_unknown_words_fall_into_letters_and_none_is_lost(words):
 
 def test_the_loss_is_the_sigmoid_of_each_pair(drawn):
     run = begin(drawn, patches=1.0)
-    batch, truth = run._batch(0)
+    batch, truth = run.batch(0)
     with torch.no_grad():
         losses = run.network(batch, truth)
         seen = run.clip.get_image_features(pixel_values=batch["pixel_values"]).pooler_output
@@ -101,7 +102,7 @@ def test_the_loss_is_the_sigmoid_of_each_pair(drawn):
 def test_the_loss_of_patches_is_that_of_their_own_embeddings(drawn):
     """With one true phrase in a single patch, worked out from transformers' own hidden states."""
     run = begin(drawn, patches=2.0)
-    batch, truth = run._batch(0)
+    batch, truth = run.batch(0)
     truth["patches"] = torch.zeros_like(truth["patches"])
     truth["patches"][2, 3, 5] = 1
     with torch.no_grad():
@@ -132,9 +133,9 @@ def test_a_resumed_run_ends_as_the_unbroken_one(drawn, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        clip.fit(cut, tmp_path / "cut", every=2, interim=0, tick=stop)
+        clip.fit(cut, tmp_path / "cut", every=2, interim=0, on_progress=stop)
     steps = []
-    clip.fit(again, tmp_path / "cut", resume=True, interim=0, tick=lambda step, _: steps.append(step))
+    clip.fit(again, tmp_path / "cut", resume=True, interim=0, on_progress=lambda step, _: steps.append(step))
     assert steps == [5, 6], "goes on after the checkpoint of step 4"
     assert same(whole.averaged, again.averaged)
     assert same(whole.network.state_dict(), again.network.state_dict())
@@ -150,14 +151,14 @@ def test_resuming_asks_for_the_same_recipe(drawn, tmp_path):
 
 def test_losses_fall_when_few_images_are_seen_often(drawn, tmp_path):
     losses = []
-    recipe = replace(RECIPE, steps=80, batch=8, lr=3e-3, zoom=(1.0, 1.0))
-    clip.fit(begin(drawn, recipe), tmp_path, interim=0, tick=lambda _, now: losses.append(now["match"]))
+    recipe = replace(RECIPE, steps=80, batch=8, lr=3e-3)
+    clip.fit(begin(drawn, recipe, zoom=(1.0, 1.0)), tmp_path, interim=0, on_progress=lambda _, now: losses.append(now["match"]))
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
 
 
 def test_what_is_kept_is_a_folder_for_transformers(drawn, tmp_path):
     run, lines = begin(drawn), []
-    clip.fit(run, tmp_path, every=3, interim=2, say=lines.append)
+    clip.fit(run, tmp_path, every=3, interim=2, log=lines.append)
     card = clip.keep(run, tmp_path, "whybox train-clip --seed 4", 3)
     assert json.loads((tmp_path / "card.json").read_text()) == json.loads(json.dumps(card))
     made = card["trained"]
@@ -221,7 +222,7 @@ def test_hits_and_areas_worked_by_hand():
 
 def test_colors_are_changed_a_little():
     images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    changed = clip.recolor(images, np.random.default_rng(0))
+    changed = recolor(images, np.random.default_rng(0))
     assert 0.01 < (changed - images).abs().mean() < 0.12
     assert changed.min() >= 0
     assert changed.max() <= 1
@@ -259,14 +260,14 @@ def test_mistakes_are_named(data, recipe, count, patches, message, tmp_path):
 def test_without_transformers_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(WhyboxError, match=r"pip install 'whybox\[hf\]'"):
-        clip.start(SMALL, 0)
+        clip_network.start(SMALL, 0)
 
 
 def test_the_shipped_model_knows_objects_and_colors_as_its_card_says():
     card = json.loads((SHIPPED / "card.json").read_text())["trained"]
     assert card["held_out"] >= 400
     assert min(card["scores"]["object"], card["scores"]["color"]) >= 0.9
-    network, processor = clip.read(SHIPPED)
+    network, processor = clip_folder.read(SHIPPED)
     scores = clip_scores.score(network, processor, 60)
     for name, value in scores.items():
         # Three deviations of a rate over 60 scenes.

@@ -94,7 +94,7 @@ class Fit:
             raise WhyboxError(f"the recipe's precision is {recipe.precision}, Fabric was launched with {own}; give both the same")
         self.network, self.recipe, self.fabric = network, recipe, fabric
         self.beside = dict(beside or {})
-        self._batch, self.terms = batch, {**asdict(recipe), **(terms or {})}
+        self.batch, self.terms = batch, {**asdict(recipe), **(terms or {})}
         self._trained = fabric.setup_module(_Trained(network, self.beside, losses))
         self.averaged = {key: _precise(value) for key, value in network.state_dict().items()}
         parameters = list(chain(network.parameters(), *(module.parameters() for module in self.beside.values())))
@@ -137,7 +137,7 @@ class Fit:
         """Losses and gradients of one part of a step."""
         number = (step * self.recipe.accumulate + part) * self.fabric.world_size + self.fabric.global_rank
         with _seeded(self.recipe.seed, number, self.fabric.device):
-            batch = self.fabric.to_device(self._batch(number))
+            batch = self.fabric.to_device(self.batch(number))
             # Gradients are exchanged once a step, with its last part.
             with self.fabric.no_backward_sync(self._trained, enabled=part + 1 < self.recipe.accumulate):
                 losses: dict[str, Tensor] = self._trained(batch)
@@ -228,7 +228,7 @@ class Fit:
         Raises:
             WhyboxError: The file is broken, or of another recipe or network.
         """
-        broken = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, EOFError, UnpicklingError)
+        broken = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, UnpicklingError)
         try:
             state = torch.load(file, weights_only=True, map_location="cpu")
             changed = self._changes(state["recipe"])
