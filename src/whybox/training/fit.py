@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
@@ -189,10 +190,28 @@ class Fit:
         if there:
             self.read(file, on_warning)
         else:
-            self.write(file)
+            self.on_first(lambda: self.write(file))
+
+    def on_first(self, action: Callable[[], None]) -> None:
+        """Let the first process do something while the others wait.
+
+        Args:
+            action: What it does.
+
+        Raises:
+            WhyboxError: The action's, in every process: none is left waiting for one that has stopped.
+        """
+        failed: WhyboxError | None = None
+        if self.fabric.is_global_zero:
+            try:
+                action()
+            except WhyboxError as error:
+                failed = error
+        if failed := self.fabric.broadcast(failed):
+            raise failed
 
     def write(self, file: Path) -> None:
-        """Write everything that going on needs, whole or not at all; the first process alone does.
+        """Write everything that going on needs, whole or not at all; see `on_first`.
 
         Args:
             file: The checkpoint.
@@ -200,8 +219,6 @@ class Fit:
         Raises:
             WhyboxError: It cannot be written.
         """
-        if not self.fabric.is_global_zero:
-            return
         buffer = io.BytesIO()
         state = {
             "recipe": self.terms,
@@ -311,9 +328,7 @@ def fit(
         losses = run.advance()
         on_progress(run.progress.step, losses)
         if run.progress.step % every == 0 or run.progress.step == run.recipe.steps:
-            if run.fabric.is_global_zero:
-                _pause(run, file, losses, score, log)
-            run.fabric.barrier()
+            run.on_first(partial(_pause, run, file, losses, score, log))
     return run
 
 

@@ -81,6 +81,6 @@ class Recipe:
         """
         parts = int(fabric.world_size) * self.accumulate
         if self.batch % parts:
-            ways = f"{fabric.world_size} processes with accumulate {self.accumulate}"
+            ways = f"{fabric.world_size} process{'es' if fabric.world_size > 1 else ''} with accumulate {self.accumulate}"
             raise WhyboxError(f"a batch of {self.batch} cannot be shared by {ways}; choose a multiple of {parts}")
         return self.batch // parts
