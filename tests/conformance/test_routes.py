@@ -135,6 +135,8 @@ def test_frozen_statistics_serve_only_methods_that_allow_them(name, method):
     assert set(whybox.explain(net, trace, detections=kept, method=method, route="fast").maps.routes) == {"frozen"}
 
 
-def test_global_smoothing_is_grad_cam_and_takes_its_route():
+def test_weights_from_the_whole_grid_take_no_frozen_statistics():
     assert not registry.methods()["odam"](smoothing="global").frozen_allowed
     assert registry.methods()["odam"]().frozen_allowed
+    assert not registry.methods()["ssgradcam_pp"](region="whole").frozen_allowed
+    assert registry.methods()["ssgradcam_pp"]().frozen_allowed
