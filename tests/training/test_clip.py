@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.hf_versions import pooled
 from whybox.data.scenes import HELD_OUT_SEED, draw_scene
 from whybox.errors import WhyboxError
 from whybox.training import captioned_scenes, clip, clip_network, clip_scores
@@ -48,8 +49,8 @@ def test_the_loss_is_the_sigmoid_of_each_pair(drawn):
     batch, truth = run.batch(0)
     with torch.no_grad():
         losses = run.network(batch, truth)
-        seen = run.clip.get_image_features(pixel_values=batch["pixel_values"]).pooler_output
-        read = run.clip.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+        seen = pooled(run.clip.get_image_features(pixel_values=batch["pixel_values"]))
+        read = pooled(run.clip.get_text_features(batch["input_ids"], batch["attention_mask"]))
         scale, bias = run.clip.logit_scale.exp().item(), run.network.bias.item()
     expected = 0.0
     for image, true_row, sure_row in zip(seen, truth["texts"].tolist(), truth["sure"].tolist(), strict=True):
@@ -73,7 +74,7 @@ def test_the_loss_of_patches_is_that_of_their_own_embeddings(drawn):
         loss = run.network(batch, truth)["patches"].item()
         hidden = run.clip.vision_model(pixel_values=batch["pixel_values"]).last_hidden_state[:, 1:]
         cells = run.clip.visual_projection(run.clip.vision_model.post_layernorm(hidden))
-        read = run.clip.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output[: len(PHRASES)]
+        read = pooled(run.clip.get_text_features(batch["input_ids"], batch["attention_mask"]))[: len(PHRASES)]
         cosines = torch.cosine_similarity(cells[:, :, None], read[None, None], dim=-1)
         logits = cosines * run.clip.logit_scale.exp() + run.network.patch_bias
     expected = torch.log1p(logits.exp()).sum() - logits[2, 3, 5]

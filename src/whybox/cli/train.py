@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,7 +116,9 @@ def progress_bar(
 
     console = Console(stderr=True, highlight=False, quiet=not shown)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
+    progress = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line.
+    with progress if shown and console.is_terminal else nullcontext():
         bar = progress.add_task("training", total=steps)
 
         def on_progress(step: int, losses: Mapping[str, float]) -> None:

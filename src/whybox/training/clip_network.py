@@ -64,7 +64,8 @@ def start(plan: Plan, seed: int) -> tuple[nn.Module, Any]:
         "projection_dim": plan.shared,
     }
     config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=plan.shared, logit_scale_init_value=2.3)
-    config.dtype = torch.float32
+    # transformers before 4.56 calls it torch_dtype.
+    setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = hf.CLIPModel(config)
