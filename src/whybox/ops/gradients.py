@@ -1,4 +1,4 @@
-"""Gradients of many values, one row a value. The `.grad` of the user's parameters is never touched."""
+"""Gradients of many values, one row per value. The `.grad` of the user's parameters is never touched."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext

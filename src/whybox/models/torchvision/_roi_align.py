@@ -1,4 +1,4 @@
-"""RoIAlign as two small matrices a region, so that its transpose is two matrix products."""
+"""RoIAlign as two small matrices per region, so that its transpose is two matrix products."""
 
 import torch
 from torch import Tensor
