@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from whybox.explanation import Explanation
     from whybox.frame import Frame
     from whybox.model import Model
+    from whybox.pullback import Pullback
     from whybox.runs.evaluation.compare import compare
     from whybox.runs.evaluation.evaluate import Evaluation, evaluate
     from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
-from whybox.pullback import Pullback
-from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Target, Trace
+    from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Target, Trace
 
 __version__ = "0.1.0"
 
@@ -33,7 +33,9 @@ _HOMES = {
     "whybox.runs.evaluation.compare": ("compare",),
     "whybox.runs.evaluation.evaluate": ("Evaluation", "evaluate"),
     "whybox.truth": ("MetricInput", "DataSet", "MetricResult", "Metric", "Sample", "Truth"),
-    "whybox.types": ("Candidates", "Detections", "FeatureMap", "HeatMaps", "Model", "Pullback", "Target", "Trace"),
+    "whybox.model": ("Model",),
+    "whybox.pullback": ("Pullback",),
+    "whybox.types": ("Candidates", "Detections", "FeatureMap", "HeatMaps", "Target", "Trace"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

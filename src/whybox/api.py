@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-def trace(model: str | nn.Module | Model, image: ImageSource) -> Trace:
+def trace(model: str | nn.Module | Model, image: ImageSource, *, differentiable: bool = False) -> Trace:
     """One forward pass over an image, kept: give it to `explain` in place of the image to ask many questions at the price of
     one pass."""
     model = load(model)
@@ -43,7 +43,7 @@ def trace(model: str | nn.Module | Model, image: ImageSource) -> Trace:
         pixels = read_image(image)
         pixels = pixels.clone() if pixels.is_inference() else pixels
         weight = next(iter(_parameters(model)), pixels)
-        found = model.trace(pixels.to(weight.device))
+        found = model.trace(pixels.to(weight.device), differentiable=differentiable)
     if not (found.candidates.scores.isfinite().all() and found.detections.boxes.isfinite().all()):
         raise WeightsError(f"{model.name} gave scores or boxes that are NaN or infinite: {_suspect(model)}")
     columns = found.candidates.scores.shape[1]

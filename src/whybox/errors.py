@@ -24,6 +24,10 @@ class MetricError(WhyboxError):
     """A metric that does not give what a metric has to."""
 
 
+class MissingSplitError(WhyboxError):
+    """A split that a data set does not have."""
+
+
 class WeightsError(WhyboxError):
     """Weights that do not fit the network, or that hold NaN."""
 

@@ -9,6 +9,7 @@ from torch.nn.functional import cosine_similarity, layer_norm
 
 import whybox
 from models.hf_models import WORDS, clip, siglip, stirred, tokenizer, vit
+from models.hf_versions import tokens_of, with_attention
 from whybox.errors import GradientError, WhyboxError
 from whybox.methods.game import Game, carry_back
 from whybox.methods.legrad import LeGrad, legrad_map
@@ -44,18 +45,24 @@ def draw(method, model, trace, detections=None, target=score):
     return torch.stack(maps.native)
 
 
+def with_probabilities(part, args, kwargs):
+    """Before transformers 5 attention gives them only when asked to."""
+    return args, {**kwargs, "output_attentions": True} if "output_attentions" in kwargs else kwargs
+
+
 class Watched:
     """A copy of a network with eager attention, with hooks on its layers: each layer's probabilities (heads,N,N), and what it
     gives (N,C), with the whole network's graph."""
 
     def __init__(self, net, encoder, run):
-        self.net = copy.deepcopy(net)
-        self.net.set_attn_implementation("eager")
+        self.net = with_attention(copy.deepcopy(net), "eager")
         self.attention, self.after = [], []
-        for layer in encoder(self.net).layers:
+        encoder = encoder(self.net)
+        for layer in encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layer:
             attention = layer.attention if hasattr(layer, "attention") else layer.self_attn
+            attention.register_forward_pre_hook(with_probabilities, with_kwargs=True)
             attention.register_forward_hook(lambda part, args, output: self.attention.append(output[1]))
-            layer.register_forward_hook(lambda part, args, output: self.after.append(output))
+            layer.register_forward_hook(lambda part, args, output: self.after.append(tokens_of(output)))
         self.output = run(self.net)
 
     def weighed(self, value, item=0):

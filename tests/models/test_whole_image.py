@@ -10,6 +10,7 @@ from transformers import ViTImageProcessor
 import whybox
 from methods.small_clip import TEXTS, image, load_small, make_clip, processor, tokenizer
 from models import hf_models, open_clip_models
+from models.hf_versions import tokens_of
 from whybox.errors import GradientError, WhyboxError
 
 SQUARE = {"height": 32, "width": 32}
@@ -23,7 +24,7 @@ def model():
 def by_hooks(model, module):
     """Gradient and output of a module at the patches, (T,C,4,4) and (C,4,4), through the module's own forward pass."""
     seen = []
-    handle = module.register_forward_hook(lambda _, __, out: seen.append(out) or None)
+    handle = module.register_forward_hook(lambda _, __, out: seen.append(tokens_of(out)) or None)
     pixels, _ = model.image_encoder.prepare(image()[None])
     embedding = model.network.get_image_features(pixel_values=pixels)
     handle.remove()

@@ -1,7 +1,7 @@
 """What commands say: progress and warnings on standard error, results on standard output."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,9 @@ def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
+    progress = Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True)
+    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line.
+    with progress if errors.is_terminal else nullcontext():
         task = progress.add_task(what, total=total)
 
         def tick(name: str, part: float = 1) -> None:

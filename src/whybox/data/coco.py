@@ -16,7 +16,7 @@ from whybox.data._fixations import read_fixations
 from whybox.data._problems import Broken, Problems, digest_files, has_area, read_box, read_json, shown
 from whybox.data._segmentations import check_segmentation, decode_mask
 from whybox.data.images import read_picture
-from whybox.errors import WhyboxError
+from whybox.errors import MissingSplitError, WhyboxError
 from whybox.truth import DataSet, Sample, Truth
 
 PREFIX = "coco"
@@ -169,7 +169,7 @@ def find_annotations(path: Path, split: str) -> Path:
         # A lone file needs no split in its name, but a lone train.json is no answer to "val".
         if len(found) == 1 and not any(other in found[0].stem for other in SPLITS):
             return found[0]
-    raise WhyboxError(f"no single JSON file for the split {split!r} in {path}; name another split, or the file itself")
+    raise MissingSplitError(f"no single JSON file for the split {split!r} in {path}; name another split, or the file itself")
 
 
 def _parse(source: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from whybox.data._problems import Broken, Problems, digest_files, read_box, shown
 from whybox.data.images import read_picture
-from whybox.errors import WhyboxError
+from whybox.errors import MissingSplitError, WhyboxError
 from whybox.truth import DataSet, Sample, Truth
 
 PREFIX = "crowdhuman"
@@ -98,7 +98,8 @@ def open_data(rest: str, *, on_problem: str = "skip", split: object = "val", ima
     if source.is_dir():
         source = source / f"annotation_{split}.odgt"
     if not source.is_file():
-        raise WhyboxError(f"no CrowdHuman annotations at {source}: give an odgt file, or the folder of annotation_val.odgt")
+        kind = MissingSplitError if Path(rest).expanduser().is_dir() else WhyboxError
+        raise kind(f"no CrowdHuman annotations at {source}: give an odgt file, or the folder of annotation_val.odgt")
     folder = source.parent / "Images" if images is None else Path(str(images)).expanduser()
     problems = Problems(source, on_problem)
     found = tuple(_read_images(source, folder, problems))

@@ -12,7 +12,7 @@ from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Frame, Size
 from whybox.model import Model
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, same_rows
-from whybox.ops.gradients import recording
+from whybox.ops.gradients import recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, map_tensors, tensors_in
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Trace
@@ -197,7 +197,8 @@ class Plain(Model):
     def _run(self, image: Tensor, names: Sequence[str], *, gradients: bool, weights: bool = False) -> tuple[Trace, list[Layer]]:
         """A pass that records the modules `names`. weights: the graph leads down to the network's weights."""
         frame = self.preparation.frame((image.shape[-2], image.shape[-1]))
-        with frozen(self.network, weights=not weights), capture(self.network, names, gradients=gradients) as captured:
+        frozen_here, watched = frozen(self.network, weights=not weights), capture(self.network, names, gradients=gradients)
+        with frozen_here, twice_differentiable(weights), watched as captured:
             output = self.network(self._input(image, frame)[None])
             layers = [layer for name in names for layer in find_layers(name, captured[name], frame.network)]
             candidates = self._candidates(output, frame, len(layers))

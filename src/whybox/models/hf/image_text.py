@@ -350,18 +350,20 @@ def _tokenize(
 ) -> Callable[[Sequence[str], bool], TokenBatch]:
     """Texts to a batch. rows: ids (T,N) -> the position that is read. full: always padded to the context, on the tokenizer's
     side; otherwise on the right, where it moves no position and one text's answer does not depend on the others."""
-    known = first_of(encoder.embeddings, "token_embedding", "word_embeddings").num_embeddings
+    words = first_of(encoder.embeddings, "token_embedding", "word_embeddings")
     context = first_of(encoder.embeddings, "position_embedding", "position_embeddings").num_embeddings
 
     def tokenize(texts: Sequence[str], padded: bool) -> TokenBatch:
         check_texts(texts)
         side = tokenizer.padding_side if full else "right"
         encoded = encode(tokenizer, texts, context, full=full or padded, side=side)
-        inputs = {key: encoded[key].to(encoder.device) for key in ("input_ids", "attention_mask") if key in encoded}
+        device = words.weight.device  # the text towers of transformers before 5 do not tell theirs
+        inputs = {key: encoded[key].to(device) for key in ("input_ids", "attention_mask") if key in encoded}
         highest = int(inputs["input_ids"].max())
-        if highest >= known:
+        if highest >= words.num_embeddings:
+            known = words.num_embeddings
             raise WhyboxError(f"the tokenizer gives the token {highest}, the model knows {known}: give its own tokenizer")
-        own = own_tokens(encoded).to(encoder.device)
+        own = own_tokens(encoded).to(device)
         return TokenBatch(inputs, rows(inputs["input_ids"]), own, read_texts(tokenizer, texts, encoded))
 
     return tokenize
