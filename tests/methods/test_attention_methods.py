@@ -94,7 +94,7 @@ def seen():
     net = stirred(clip())
     model = prompted(net)
     trace = model.trace(picture())
-    pixels, _ = model.encoders.prepare(picture()[None])
+    pixels, _ = model.image_encoder.prepare(picture()[None])
     read = tokenizer()(list(TEXTS), padding=True, return_tensors="pt")
     image = Watched(net, lambda one: one.vision_model.encoder, lambda one: one(pixel_values=pixels, **read))
     texts = Watched(net, lambda one: one.text_model.encoder, lambda one: one(pixel_values=pixels, **read))
@@ -209,7 +209,7 @@ def pooled():
     net = stirred(siglip(), 0.1)
     model = prompted(net)
     trace = model.trace(picture())
-    pixels, _ = model.encoders.prepare(picture()[None])
+    pixels, _ = model.image_encoder.prepare(picture()[None])
     watched = Watched(net, lambda one: one.vision_model.encoder, lambda one: one.vision_model(pixel_values=pixels))
     return model, trace, watched
 
@@ -280,7 +280,7 @@ def test_a_classifiers_logit_is_explained():
     net = stirred(vit())
     model = whybox.load(net)
     trace = model.trace(picture())
-    pixels, _ = model.encoders.prepare(picture()[None])
+    pixels, _ = model.image_encoder.prepare(picture()[None])
     watched = Watched(net, lambda one: one.vit, lambda one: one(pixel_values=pixels))
     maps = draw(Game(), model, trace, trace.detections[:2], logit)
     for one, label in zip(maps, trace.detections.labels.tolist(), strict=False):

@@ -45,7 +45,7 @@ def by_hooks(clip, model, index, weighting="cosine"):
     for name in ("q", "k", "v"):
         part = getattr(attention, f"{name}_proj")
         handles.append(part.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out)))
-    pixels, _ = model.encoders.prepare(image()[None])
+    pixels, _ = model.image_encoder.prepare(image()[None])
     embedding = clip.get_image_features(pixel_values=pixels)
     embedding = getattr(embedding, "pooler_output", embedding)
     score = cosine_similarity(embedding, model.embed_texts([TEXTS[index]]))
@@ -151,7 +151,7 @@ def text_by_hooks(clip, model, index, layers, published=False):
     ids = given["input_ids"]
     embedding = clip.get_text_features(input_ids=ids, attention_mask=given["attention_mask"])
     embedding = getattr(embedding, "pooler_output", embedding)
-    pixels, _ = model.encoders.prepare(image()[None])
+    pixels, _ = model.image_encoder.prepare(image()[None])
     picture = clip.get_image_features(pixel_values=pixels)
     score = cosine_similarity(embedding, getattr(picture, "pooler_output", picture).detach())
     gradients = torch.autograd.grad(score.sum(), [seen["o", number] for number in range(layers)])

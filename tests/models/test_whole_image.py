@@ -26,7 +26,7 @@ def by_hooks(model, module):
     """Gradient and output of a module at the patches, (T,C,4,4) and (C,4,4), through the module's own forward pass."""
     seen = []
     handle = module.register_forward_hook(lambda _, __, out: seen.append(tokens_of(out)) or None)
-    pixels, _ = model.encoders.prepare(image()[None])
+    pixels, _ = model.image_encoder.prepare(image()[None])
     embedding = model.network.get_image_features(pixel_values=pixels)
     handle.remove()
     scores = cosine_similarity(getattr(embedding, "pooler_output", embedding), model.embed_texts(TEXTS))
@@ -63,7 +63,7 @@ def test_predict_answers_as_the_trace(model):
     assert model.predict(image()[None][:0]) == []
 
 
-def test_a_network_that_answers_otherwise_is_refused():
+def test_a_network_whose_pieces_do_not_reproduce_it_is_refused():
     """An attention that whybox does not know of: the parts no longer make the whole."""
     clip = make_clip()
     own = clip.vision_model.encoder.layers[0].self_attn.forward
@@ -71,7 +71,7 @@ def test_a_network_that_answers_otherwise_is_refused():
         own(hidden_states, **rest)[0] * 3,
         None,
     )
-    with pytest.raises(WhyboxError, match="answers otherwise than by its own forward pass"):
+    with pytest.raises(WhyboxError, match="image encoder, run layer by layer, does not reproduce"):
         whybox.explain(load_small(clip), image(), text="a car")
 
 
@@ -107,16 +107,16 @@ def test_a_list_of_images_takes_the_same_texts_or_a_list_each():
 @pytest.mark.parametrize("before", [(), ("a dog",), TEXTS])
 def test_one_trace_serves_texts_that_came_later(model, before):
     first = model.prompt(before) if before else load_small(model.network)
-    passed = whybox.trace(first, image())
+    trace = whybox.trace(first, image())
     options = {"text": ["a red ball", "a tree"], "words": True, "single_words": True}
-    later = whybox.explain(first, passed, **options)
+    later = whybox.explain(first, trace, **options)
     alone = whybox.explain(first, image(), **options)
     assert torch.allclose(later.detections.scores, alone.detections.scores, atol=1e-6)
     assert torch.equal(later.detections.boxes, alone.detections.boxes)
     assert torch.allclose(later.maps.values, alone.maps.values, atol=1e-6)
     assert later.words == alone.words
     assert torch.equal(later.single_words.maps.values, alone.single_words.maps.values)
-    assert len(passed.detections) == len(before), "the trace itself is as it was"
+    assert len(trace.detections) == len(before), "the trace itself is as it was"
 
 
 def test_only_some_texts_can_be_asked_for(model):
@@ -195,12 +195,12 @@ def frozen_network(model):
         handle.remove()
 
 
-def test_a_text_encoder_that_answers_otherwise_is_refused():
+def test_a_text_encoder_whose_pieces_do_not_reproduce_it_is_refused():
     clip = make_clip()
     attention = clip.text_model.encoder.layers[1].self_attn
     own = attention.forward
     attention.forward = lambda hidden_states, **rest: (own(hidden_states, **rest)[0] * 3, None)
-    with pytest.raises(WhyboxError, match="the text encoder answers otherwise"):
+    with pytest.raises(WhyboxError, match="the text encoder, run layer by layer, does not reproduce"):
         whybox.explain(load_small(clip), image(), text="a car", words=True)
 
 
