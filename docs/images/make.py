@@ -204,7 +204,9 @@ def match_page(folder: Path) -> Path:
     """The page about texts: the small CLIP that comes with the package, on a generated scene."""
     texts = ["a person in purple", "an orange tree", "an orange dog", "a blue ball"]
     scene = draw_scene(102, seed=1).image
-    whybox.explain(whybox.load("whybox/scenes-clip"), scene, text=texts, name="generated scene").save(folder)
+    model = whybox.load("whybox/scenes-clip")
+    result = whybox.explain(model, scene, text=texts, name="generated scene", words=True, single_words=True)
+    result.save(folder)
     return folder / "index.html"
 
 
