@@ -16,7 +16,7 @@ from whybox.data.images import ImageSource, read_image
 from whybox.errors import WeightsError, WhyboxError
 from whybox.explanation import Explanation, reading_note
 from whybox.loading import load, open_data
-from whybox.method_choice import check_target, check_value, make_method
+from whybox.method_choice import check_target, make_method
 from whybox.missed import match_drawn
 from whybox.model import Model
 from whybox.targets import COMBINED, SIDES, find_target
@@ -24,7 +24,6 @@ from whybox.types import Detections, HeatMaps, Target, Trace, min_max
 
 __all__ = [
     "check_target",
-    "check_value",
     "combine",
     "detect",
     "explain",

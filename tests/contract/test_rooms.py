@@ -13,8 +13,22 @@ SOURCE = Path(whybox.__file__).parent
 ROWS = [
     {"errors", "files", "frame", "placement", "types", "pullback", "model", "attention", "method", "truth"},
     {"ops"},
-    {"targets", "weights", "specs", "models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"},
-    {"registry", "loading", "method_choice", "missed", "explanation", "api"},
+    {
+        "targets",
+        "weights",
+        "specs",
+        "options",
+        "models",
+        "methods",
+        "metrics",
+        "accuracy",
+        "nms",
+        "losses",
+        "data",
+        "zoo",
+        "report",
+    },
+    {"registry", "loading", "method_choice", "metric_choice", "missed", "explanation", "api"},
     {"runs", "training", "viewer", "study"},
     {"cli"},
 ]
@@ -23,6 +37,7 @@ WITHIN_ROW = {
     ("registry", "methods"),
     ("loading", "registry"),
     ("method_choice", "registry"),
+    ("metric_choice", "registry"),
     ("api", "loading"),
     ("api", "method_choice"),
     ("api", "missed"),
@@ -32,7 +47,7 @@ WITHIN_ROW = {
 """Files at the top that build on one another inside a row."""
 IN_ORDER = ("errors", "files", "frame", "placement", "types", "pullback", "model", "attention", "method", "truth")
 """The nouns of row 0: each may use those before it."""
-LOOSE = {"targets", "weights", "specs"}
+LOOSE = {"targets", "weights", "specs", "options"}
 """Single files of row 2 that the rooms of their row may use."""
 
 

@@ -115,14 +115,12 @@ class _Object(NamedTuple):
 
 
 def open_data(
-    rest: str, *, on_problem: str = "skip", split: object = "val", images: object = None, fixations: object = None
+    rest: str, *, on_problem: str = "skip", split: str = "val", images: Path | None = None, fixations: Path | None = None
 ) -> DataSet:
     """The data set of "coco:REST", a folder or an annotation file; the options are those of `read_coco`."""
     if not rest:
         raise WhyboxError("coco needs a place: coco:FOLDER or coco:FILE.json")
-    folder = None if images is None else Path(str(images))
-    looked = None if fixations is None else Path(str(fixations))
-    return read_coco(rest, str(split), images=folder, fixations=looked, on_problem=on_problem)
+    return read_coco(rest, split, images=images, fixations=fixations, on_problem=on_problem)
 
 
 def read_coco(

@@ -85,7 +85,7 @@ class CrowdHumanData:
         return Sample(image.name, picture, image.truth(picture.size))
 
 
-def open_data(rest: str, *, on_problem: str = "skip", split: object = "val", images: object = None) -> DataSet:
+def open_data(rest: str, *, on_problem: str = "skip", split: str = "val", images: Path | None = None) -> DataSet:
     """The data set of "crowdhuman:REST": a folder that holds annotation_val.odgt and Images/, or an odgt file.
 
     split: "train" or "val", for a folder. images: the folder of the images, where it is not beside the annotations.
@@ -99,7 +99,7 @@ def open_data(rest: str, *, on_problem: str = "skip", split: object = "val", ima
         source = source / f"annotation_{split}.odgt"
     if not source.is_file():
         raise WhyboxError(f"no CrowdHuman annotations at {source}: give an odgt file, or the folder of annotation_val.odgt")
-    folder = source.parent / "Images" if images is None else Path(str(images)).expanduser()
+    folder = source.parent / "Images" if images is None else images.expanduser()
     problems = Problems(source, on_problem)
     found = tuple(_read_images(source, folder, problems))
     if not found:

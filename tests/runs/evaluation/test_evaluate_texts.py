@@ -16,13 +16,14 @@ from whybox import api
 from whybox.attention import TokenMaps
 from whybox.data.scenes import CLASSES
 from whybox.errors import UnknownNameError, WhyboxError
+from whybox.metric_choice import metric_sets
 from whybox.metrics.insertion import Insertion
 from whybox.metrics.pixel_ap import PixelAp
 from whybox.metrics.text_deletion import TextDeletion
 from whybox.runs.evaluation.compare import compare
 from whybox.runs.evaluation.evaluate import evaluate
 from whybox.runs.evaluation.measure import Measurer
-from whybox.runs.evaluation.plan import GROUPS, METHODS_OF_WHOLE, Plan
+from whybox.runs.evaluation.plan import METHODS_OF_WHOLE, Plan
 from whybox.runs.evaluation.texts import fill_template, group_by_text
 from whybox.truth import MetricInput, Truth
 
@@ -242,7 +243,7 @@ def test_a_classifier_is_asked_for_the_classes_that_it_knows():
 def test_what_is_not_named_follows_the_model(model):
     done = evaluate(model, DATA, limit=1)
     assert done.results.rows == (*METHODS_OF_WHOLE, "control_blob", "control_box")
-    assert done.results.columns == GROUPS["matching"]
+    assert done.results.columns == metric_sets()["matching"]
     assert all((row, "pixel_ap") in done.report.cells for row in done.results.rows)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from whybox import api, registry
 from whybox.errors import WhyboxError, unknown
 from whybox.files import new_file
+from whybox.metric_choice import canonical, written_out
 from whybox.model import Model
 from whybox.report.evaluation import write_report
 from whybox.report.figures import write_figures
@@ -22,7 +23,7 @@ from whybox.report.table import table_markdown
 from whybox.runs.evaluation.detector_accuracy import detector_accuracy
 from whybox.runs.evaluation.engines import ENGINES, Setup, measure_here, measure_in_processes, measure_on_ray
 from whybox.runs.evaluation.measure import ImageRecord
-from whybox.runs.evaluation.plan import METHODS_OF_WHOLE, OF_WHOLE, Plan, identity, make_methods, make_metrics
+from whybox.runs.evaluation.plan import METHODS_OF_WHOLE, Plan, identity, make_methods, make_metrics
 from whybox.runs.evaluation.records import RunFolder, failures
 from whybox.runs.evaluation.results import Results, gather, write_json, write_parquet
 from whybox.runs.evaluation.summary import (
@@ -187,7 +188,7 @@ def _plan(settings: Mapping[str, Any], model: Model) -> Plan:
         if name not in known:
             raise unknown("setting of evaluate", name, known)
     if answers_for_image(model):
-        read["metrics"] = tuple(own for name in read["metrics"] for own in OF_WHOLE.get(name, (name,)))
+        read["metrics"] = written_out((canonical(name) for name in read["metrics"]), whole_image=True)
     return Plan(**read)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from whybox.errors import WhyboxError, unknown
 from whybox.files import new_file
+from whybox.metric_choice import make_metric
 from whybox.metrics import deletion, insertion
 from whybox.model import Model
 from whybox.report.table import markdown_line
@@ -267,8 +268,6 @@ def _markdown(table: Table, ours: Mapping[tuple[str, str], str]) -> str:
 
 
 def _arrow(entry: Entry) -> str:
-    from whybox.runs.evaluation.plan import make_metric
-
     return "↑" if make_metric(entry.metric).higher_is_better else "↓"
 
 
