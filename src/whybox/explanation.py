@@ -2,11 +2,9 @@
 
 import html
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +21,7 @@ from whybox.report.match import Asked, Match, distinct_words, write_match
 from whybox.report.overlay import overlay, picture_of, png_bytes, shrink, tensor_of, value_range
 from whybox.report.page import Layer, Photo, write_page
 from whybox.types import Detections, HeatMaps
+from whybox.versions import versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -243,7 +242,7 @@ class Explanation:
         return {name: values.detach().cpu().clone().contiguous() for name, values in found.items()}
 
     def _manifest(self) -> dict[str, Any]:
-        manifest = {"schema": SCHEMA, "kind": "explanation", "versions": _versions(), **self._facts()}
+        manifest = {"schema": SCHEMA, "kind": "explanation", "versions": versions(), **self._facts()}
         digits = max(2, len(str(len(self) - 1)))
         for i, row in enumerate(manifest["detections"]):
             row["overlay"] = f"overlays/{i:0{digits}d}_{file_stem(row['name'])}.png"
@@ -378,13 +377,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     return str(value)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("whybox", "torch", "torchvision"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found

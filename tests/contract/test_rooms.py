@@ -11,7 +11,20 @@ import whybox
 SOURCE = Path(whybox.__file__).parent
 
 ROWS = [
-    {"errors", "files", "frame", "placement", "types", "pullback", "model", "attention", "method", "truth"},
+    {
+        "errors",
+        "progress",
+        "versions",
+        "files",
+        "frame",
+        "placement",
+        "types",
+        "pullback",
+        "model",
+        "attention",
+        "method",
+        "truth",
+    },
     {"ops"},
     {
         "targets",
@@ -45,7 +58,20 @@ WITHIN_ROW = {
     ("files", "errors"),
 }
 """Files at the top that build on one another inside a row."""
-IN_ORDER = ("errors", "files", "frame", "placement", "types", "pullback", "model", "attention", "method", "truth")
+IN_ORDER = (
+    "errors",
+    "progress",
+    "versions",
+    "files",
+    "frame",
+    "placement",
+    "types",
+    "pullback",
+    "model",
+    "attention",
+    "method",
+    "truth",
+)
 """The nouns of row 0: each may use those before it."""
 LOOSE = {"targets", "weights", "specs", "options"}
 """Single files of row 2 that the rooms of their row may use."""

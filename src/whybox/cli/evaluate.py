@@ -71,7 +71,7 @@ def evaluate(
     plan |= {} if target is None else {"target": target}
     plan |= {"select": select, "iou": iou, "score_threshold": score_threshold, "top": top, "limit": limit}
     plan |= {"seed": seed, "batch": batch, "threads": threads}
-    with bar(min(len(opened), limit or len(opened)), "evaluating") as tick:
+    with bar(min(len(opened), limit or len(opened)), "evaluating") as on_progress:
         done = run(
             network,
             opened,
@@ -79,8 +79,8 @@ def evaluate(
             engine=engine,
             workers=workers,
             address=address,
-            tick=tick,
-            warn=warn,
+            on_progress=on_progress,
+            on_warning=warn,
             **plan,
         )
     say_evaluation(done, out, as_json)

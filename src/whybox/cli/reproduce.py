@@ -58,7 +58,7 @@ def reproduce(
     }
     folder = out or Path(f"whybox-{table}")
     count = sum(min(len(one), limit or len(one)) for one in opened.values())
-    with bar(count, "evaluating") as tick:
+    with bar(count, "evaluating") as on_progress:
         text = run(
             chosen,
             opened,
@@ -66,8 +66,8 @@ def reproduce(
             folder,
             mended=mended,
             masks=masks,
-            warn=warn,
-            tick=tick,
+            on_warning=warn,
+            on_progress=on_progress,
             engine=engine,
             workers=workers,
             address=address,

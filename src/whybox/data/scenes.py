@@ -22,6 +22,7 @@ from whybox.data._segmentations import encode_mask
 from whybox.data._sprites import CLUTTER, COLORS, OBJECTS, Color, Rng, draw_sprite, shade
 from whybox.data.captions import object_words, overview, relations
 from whybox.errors import WhyboxError, unknown
+from whybox.files import write_whole
 from whybox.specs import format_spec
 from whybox.truth import DataSet, Sample, Truth
 
@@ -393,8 +394,8 @@ def export_coco(
         for caption in scene.captions:
             captions.append({"id": len(captions) + 1, "image_id": index + 1, "caption": caption})
     classes = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
-    (target / "captions.json").write_text(json.dumps({"images": content["images"], "annotations": captions}))
-    (target / "instances.json").write_text(json.dumps({**content, "categories": classes}))
+    write_whole(target / "captions.json", json.dumps({"images": content["images"], "annotations": captions}))
+    write_whole(target / "instances.json", json.dumps({**content, "categories": classes}))
     return target
 
 

@@ -139,12 +139,12 @@ def test_the_control_values_all_words_alike_however_many_tokens_they_have(model)
 
     asked = model.prompt(["red ball", "a photo of a dog"])
     passed = asked.trace(torch.full((3, 32, 32), 0.5))
-    (found,) = ControlBox().explain_text(asked, passed, passed.detections, [None], ["score"])
+    (found,) = ControlBox().explain_text(asked, passed, passed.detections, ["score"])
     assert isinstance(found, TokenMaps)
     assert [found.word_values(i).tolist() for i in range(2)] == [[1.0, 1.0], [1.0] * 5]
     halved = [replace(text, tokens=("r", *text.tokens), spans=((0, 1), *text.spans)) for text in asked.texts]
     asked.texts = tuple(halved)
-    (found,) = ControlBox().explain_text(asked, passed, passed.detections, [None], ["score"])
+    (found,) = ControlBox().explain_text(asked, passed, passed.detections, ["score"])
     assert found.word_values(0).tolist() == [1.0, 1.0]
 
 
@@ -228,7 +228,7 @@ def test_a_classifier_is_asked_for_the_classes_that_it_knows():
     told = []
     classes = ("dog", "lamp", "car", "person")
     plan = {"methods": ["grad_eclip"], "metrics": "deletion:points=3:extent=image,pointing_game:region=mask,text_deletion"}
-    done = evaluate(make_classifier(classes), DATA, warn=told.append, **plan)
+    done = evaluate(make_classifier(classes), DATA, on_warning=told.append, **plan)
     assert {one["class"] for one in done.results.objects} <= {"dog", "car", "person"}
     assert told == ["hf/vit does not know tree, house, ball: objects of these classes are left out"]
     assert dict(done.report.facts)["Target"] == "logit"

@@ -101,7 +101,7 @@ def said():
 
 def run(answers, content, said, **settings):
     model, data = Rote(answers), Pictures(content)
-    return model, data, find_errors(model, data, Search("control_box", **settings), warn=said.append)
+    return model, data, find_errors(model, data, Search("control_box", **settings), on_warning=said.append)
 
 
 def test_one_image_by_hand(said):
@@ -155,7 +155,7 @@ def test_no_candidates_and_no_objects(said, tmp_path):
     (missed,) = errors.mistakes
     assert math.isnan(missed.score)
     assert (errors.ap50, errors.objects) == (0.0, 1)
-    keep_errors(model, data, errors, tmp_path / "out", warn=said.append)
+    keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
     assert "the model gave no candidate for it" in (tmp_path / "out" / "index.html").read_text()
 
 
@@ -163,7 +163,7 @@ def test_a_data_set_without_any_object(said, tmp_path):
     """There is no AP then: null in the JSON, an empty cell in the table."""
     model, data, errors = run([([], 0)], [[]], said)
     assert (errors.mistakes, errors.objects) == ((), 0)
-    keep_errors(model, data, errors, tmp_path / "out", warn=said.append)
+    keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
     assert json.loads((tmp_path / "out" / "errors.json").read_text())["ap50"] is None
     assert "missed,0," in (tmp_path / "out" / "counts.csv").read_text().splitlines()
     assert "No error to show." in (tmp_path / "out" / "index.html").read_text()
@@ -173,7 +173,7 @@ def test_a_bad_image_is_named_and_the_run_goes_on(said, tmp_path):
     model, data, errors = run([([], 0), (ANSWERS, 5)], [None, OBJECTS], said)
     assert errors.failed == (("0.png", "not an image that can be read"),)
     assert said[1:] == ["0.png: not an image that can be read"]
-    kept = keep_errors(model, data, errors, tmp_path / "out", warn=said.append)
+    kept = keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
     told = json.loads((tmp_path / "out" / "errors.json").read_text())
     assert told["failed"] == [{"image": "0.png", "error": "not an image that can be read"}]
     assert (told["images"], len(kept.mistakes)) == (1, 4)
@@ -182,7 +182,7 @@ def test_a_bad_image_is_named_and_the_run_goes_on(said, tmp_path):
 def test_an_image_that_fails_only_when_it_is_explained(said, tmp_path):
     model, data, errors = run([(ANSWERS, 5), (ANSWERS, 5)], [OBJECTS, OBJECTS], said)
     data.content[0] = None
-    kept = keep_errors(model, data, errors, tmp_path / "out", warn=said.append)
+    kept = keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
     assert [name for name, _ in kept.failed] == ["0.png"]
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("<article") == 4
@@ -192,7 +192,7 @@ def test_an_image_that_fails_only_when_it_is_explained(said, tmp_path):
 def test_the_folder(said, tmp_path):
     model, data, errors = run([(ANSWERS, 5)], [OBJECTS], said)
     ticks = []
-    keep_errors(model, data, errors, tmp_path / "out", tick=lambda name, part: ticks.append(name), warn=said.append)
+    keep_errors(model, data, errors, tmp_path / "out", on_progress=lambda name, part: ticks.append(name), on_warning=said.append)
     assert ticks == ["0.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["counts.csv", "errors.json", "index.html"]
     told = json.loads((tmp_path / "out" / "errors.json").read_text())
@@ -209,7 +209,7 @@ def test_the_folder(said, tmp_path):
 
 def test_top_is_kept_and_the_rest_is_told(said, tmp_path):
     model, data, errors = run([(ANSWERS, 5)], [OBJECTS], said, top=2)
-    keep_errors(model, data, errors, tmp_path / "out", warn=said.append)
+    keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("<article") == 2
     assert "2 of 4 errors have a card" in page
@@ -237,14 +237,14 @@ def test_a_method_that_explains_scores_alone_gives_scores(said, tmp_path, monkey
 
     monkeypatch.setattr("whybox.runs.mistakes.folder.api.make_method", lambda *_, **__: ScoresAlone())
     model, data, errors = run([(ANSWERS, 5)], [OBJECTS], said)
-    keep_errors(model, data, errors, tmp_path / "out", warn=said.append)
+    keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
     assert "control_box explains the score alone" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_scenes_with_the_shipped_detector(tmp_path, monkeypatch):
     """Each card's maps are those that `explain` gives for the detection and the target."""
     model, data, said = api.load("whybox/scenes"), api.open_data("scenes:variant=crowd:count=2"), []
-    errors = find_errors(model, data, Search(top=8), warn=said.append)
+    errors = find_errors(model, data, Search(top=8), on_warning=said.append)
     assert said == []
     assert errors.ap50 > 0.8
     drawn = []
@@ -256,7 +256,7 @@ def test_scenes_with_the_shipped_detector(tmp_path, monkeypatch):
     from whybox.report.gallery import make_card as real
 
     monkeypatch.setattr("whybox.runs.mistakes.folder.make_card", draw)
-    keep_errors(model, data, errors, tmp_path / "out", warn=said.append)
+    keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
     assert len(drawn) == min(8, len(errors.mistakes))
     name, views = next((name, views) for name, views in drawn if views[0].side)
     view = views[0]

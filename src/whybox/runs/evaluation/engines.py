@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-from whybox.errors import GradientError, MetricError, UnknownNameError, WeightsError, WhyboxError
+from whybox.errors import FATAL, WhyboxError, reason_of
 from whybox.model import Model
 from whybox.runs.evaluation.measure import ImageRecord, Measurer
 from whybox.runs.evaluation.plan import Plan
 from whybox.truth import DataSet
 
 ENGINES = ("local", "ray")
-EVERYWHERE = (UnknownNameError, WeightsError, GradientError, MetricError)
-"""What is wrong with every image, so that going on is of no use."""
 AHEAD = 2
 """Images handed out ahead for every worker, so that none waits and finished results do not pile up."""
 
@@ -57,16 +55,10 @@ def attempt(measurer: Measurer, index: int) -> ImageRecord:
     """One image measured, or why it could not be. What is wrong with every image, such as bad weights, is raised."""
     try:
         return measurer(index)
-    except EVERYWHERE:
+    except FATAL:
         raise
     except Exception as error:
         return {"index": index, "image": measurer.data.names[index], "failed": reason_of(error)}
-
-
-def reason_of(error: Exception) -> str:
-    """In one line why an image could not be worked on; what is no WhyboxError is named by its kind."""
-    told = str(error) if isinstance(error, WhyboxError) else f"{type(error).__name__}: {error}"
-    return told.strip().splitlines()[0] if told.strip() else type(error).__name__
 
 
 def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> Iterator[ImageRecord]:

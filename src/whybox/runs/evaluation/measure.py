@@ -24,7 +24,7 @@ from whybox.model import Model
 from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.runs.evaluation.plan import Plan, make_methods, make_metrics
 from whybox.runs.evaluation.randomization import cascade
-from whybox.runs.evaluation.texts import answers_for_image, ask_about, group_by_text, prompted, rank_of, read_again, texts_in
+from whybox.runs.evaluation.texts import ask_about, group_by_text, prompted, rank_of, read_again, texts_in
 from whybox.runs.labels import to_columns
 from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
 from whybox.types import Detections, HeatMaps, Trace, min_max
@@ -60,7 +60,7 @@ class Measurer:
     def __call__(self, index: int) -> ImageRecord:
         """Measure image `index`."""
         sample = self.data[index]
-        if answers_for_image(self.model):
+        if self.model.whole_image:
             model, truth = ask_about(self.model, sample, self.data.classes, self.plan)
             return {"index": index, **replace(self, model=model)._of_texts(sample, truth)}
         return {"index": index, **self._of_detections(sample)}
@@ -81,7 +81,7 @@ class Measurer:
         objects = group_by_text(truth, passed.frame.image)
         found, matched = texts_in(passed, objects, self.plan.top)
         case = replace(self._case(sample, passed, found, objects, matched), whole=True)
-        if "text" in self.model.gives:
+        if self.model.takes_text:
             case = replace(case, score_texts=partial(self._score_texts, passed))
         rows = _texts(case, passed, self.model.classes)
         drawn = "boxes" if truth.masks is None and len(truth) else "masks"
@@ -107,7 +107,7 @@ class Measurer:
             whole = replace(whole, words=explained.token_maps)
         results = {}
         for name, metric in self.metrics.items():
-            if frozenset(metric.needs) <= whole.gives:
+            if metric.needs <= whole.gives:
                 results[name] = _plain(_measure(metric, maps, whole))
         return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))]}
 
@@ -171,7 +171,7 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
 
 def _measure(metric: Metric, maps: HeatMaps, case: MetricInput) -> MetricResult:
     """The metric of all maps, a few detections at a time; what draws anew is asked once, for all of them."""
-    if frozenset(metric.needs) & {"redraw", "randomized"}:
+    if metric.needs & {"redraw", "randomized"}:
         return _judge(metric, maps.at_image(), case)
     parts = []
     for start in range(0, len(case), CHUNK):
@@ -187,7 +187,7 @@ def _judge(metric: Metric, maps: Tensor, case: MetricInput) -> MetricResult:
         raise MetricError(f"metric {metric.name!r} must return MetricResult, got {type(measured).__name__}")
     if tuple(measured.values.shape) != (len(case),):
         came = tuple(measured.values.shape)
-        raise MetricError(f"metric {metric.name!r} must give one value a detection, ({len(case)},), got {came}")
+        raise MetricError(f"metric {metric.name!r} must give one value per detection, ({len(case)},), got {came}")
     if measured.curves is not None and (measured.at is None or measured.curves.shape != (len(case), len(measured.at))):
         raise MetricError(f"metric {metric.name!r} must give curves (N,P) with P points `at`, got {tuple(measured.curves.shape)}")
     return measured

@@ -100,7 +100,10 @@ class Plan:
             raise WhyboxError("name at least one method and one metric")
         _check_names("method", (*self.methods, *CONTROLS), self.own_methods, ("name", "needs"))
         known = [parse_spec(column)[0] for column in self._named()]
-        _check_names("metric", known, self.own_metrics, ("name", "title", "higher_is_better", "range", "needs", "source"))
+        for metric in self.own_metrics:
+            if not isinstance(metric, Metric):
+                raise WhyboxError(f"your metric {type(metric).__name__} must derive from whybox.Metric")
+        _check_names("metric", known, self.own_metrics, ("name", "higher_is_better"))
 
     def rows(self) -> tuple[str, ...]:
         """The methods, each once, and after them the controls."""
@@ -161,8 +164,9 @@ def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
 
 
 def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
-    """The plan with what it is applied to, as JSON holds it: what may not change while a run goes on.
+    """The plan with what it is applied to, as JSON holds it: what may not change between the start and the end of a run.
 
+    model: as it is asked, so that an image-text model's prompt counts.
     How many images are measured may, so the limit and the images' names are left out: a run can be extended.
     """
     named = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name != "limit"}
@@ -217,7 +221,7 @@ def _settings_digest(model: Model) -> str:
     """What a model is besides its weights: input sizes, thresholds, configurations; of every module's plain attributes."""
     network = model.network
     modules = list(network.named_modules()) if isinstance(network, torch.nn.Module) else []
-    lines = []
+    lines = [repr(model.identity)]
     for where, part in [("", model), *modules]:
         for name, value in sorted(getattr(part, "__dict__", {}).items()):
             if name.startswith("_") or name == "training":

@@ -32,9 +32,7 @@ def table_columns(results: Results, metrics: Mapping[str, Metric]) -> tuple[Colu
 
 def describe(spec: str, metric: Metric) -> Column:
     """What a table says of a metric."""
-    note, across = getattr(metric, "note", ""), getattr(metric, "across", "")
-    source, needs = metric.source, frozenset(metric.needs)
-    return Column(spec, metric.title, metric.higher_is_better, metric.range, source, needs, note, across)
+    return Column(spec, metric.title, metric.higher_is_better, metric.range, metric.source, metric.needs, across=metric.across)
 
 
 def mean_cells(results: Results, columns: Sequence[Column], seed: int) -> dict[Key, Cell]:
