@@ -19,7 +19,7 @@ class Truth:
     """G annotated objects of one image.
 
     boxes (G,4) float32 xyxy in image pixels around the whole object; they may reach beyond the image (CrowdHuman's do).
-    labels (G,) int64: in a data set 1 for the first of its classes, in a MetricInput the column among the model's scores.
+    labels (G,) int64: in a data set the place among its classes, from 0; in a MetricInput the column among the model's scores.
     ids: G names, those of the annotations. ignore (G,) bool: regions where nothing is counted (crowds, masked people).
     masks (G,H,W) bool of the visible pixels, or None. parts: more boxes (G,4) by name ("visible", "head"), NaN where
     there is none. fixations: G entries, each (F,3) x, y in image pixels and duration, or None where nobody looked; or ().
@@ -77,7 +77,7 @@ class Sample:
 
 @runtime_checkable
 class DataSet(Protocol):
-    """Annotated images. Class k of `classes` has the label k + 1. problems: what was left out of it, a line each.
+    """Annotated images. A label is a place in `classes`, from 0. problems: what was left out of it, a line each.
 
     An attribute `digest`, a text that changes whenever the annotations do, keeps an evaluation from going on with others.
     """

@@ -53,7 +53,7 @@ class CrowdHumanImage:
             raise WhyboxError(f"{self.path}: {outside[0]} lies outside the image of {size[0]}x{size[1]}: is it the right image?")
         return Truth(
             torch.from_numpy(self.boxes.copy()),
-            torch.ones(len(self.ids), dtype=torch.long),
+            torch.zeros(len(self.ids), dtype=torch.long),
             self.ids,
             torch.from_numpy(self.ignore.copy()),
             parts={"visible": torch.from_numpy(self.visible.copy()), "head": torch.from_numpy(self.head.copy())},

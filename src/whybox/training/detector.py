@@ -27,7 +27,7 @@ CROWD_EVERY = 4
 
 
 class Example(NamedTuple):
-    """An image (H,W,3) uint8 with boxes (N,4) float32 xyxy, labels (N,) int64 from 1, iscrowd (N,) bool."""
+    """An image (H,W,3) uint8 with boxes (N,4) float32 xyxy, labels (N,) int64 from 0, iscrowd (N,) bool."""
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
@@ -341,7 +341,8 @@ def augment(
     if rng.random() < 0.5:
         image = image.flip(-1)
         boxes = np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
-    target = {"boxes": torch.from_numpy(boxes.astype(np.float32)), "labels": torch.from_numpy(example.labels[keep])}
+    # torchvision's label 0 is the background.
+    target = {"boxes": torch.from_numpy(boxes.astype(np.float32)), "labels": torch.from_numpy(example.labels[keep] + 1)}
     return _recolor(image, rng), target
 
 
@@ -378,7 +379,8 @@ def evaluate(
     for start in range(0, count, batch):
         chosen = [examples[index] for index in range(start, min(start + batch, count))]
         images = [torch.tensor(example.image, device=device).permute(2, 0, 1) / 255 for example in chosen]
-        detections += [{key: value.cpu() for key, value in found.items()} for found in network(images)]
+        found = [{key: value.cpu() for key, value in one.items()} for one in network(images)]
+        detections += [{**one, "labels": one["labels"] - 1} for one in found]
         truths += [{"boxes": item.boxes, "labels": item.labels, "iscrowd": item.iscrowd} for item in chosen]
     network.train(was_training)
     return coco_ap(detections, truths, classes)

@@ -60,7 +60,7 @@ class Changed:
 def grouped_by_hand(truth):
     """By column: the union of the masks, pixel by pixel."""
     found = {}
-    for label, mask in zip((truth.labels - 1).tolist(), truth.masks, strict=True):
+    for label, mask in zip(truth.labels.tolist(), truth.masks, strict=True):
         found[label] = found[label] | mask if label in found else mask
     return dict(sorted(found.items()))
 
@@ -105,7 +105,7 @@ def test_what_is_explained_is_told(whole):
     assert one["box"] == [0.0, 0.0, 96.0, 64.0]
     assert one["iou"] is None
     truth = api.open_data(DATA)[0].truth
-    own = truth.labels == one["label"] + 1
+    own = truth.labels == one["label"]
     assert one["annotation"] == "+".join(truth[own].ids)
     assert one["truth_box"] == [*truth.boxes[own, :2].amin(0).tolist(), *truth.boxes[own, 2:].amax(0).tolist()]
     facts = dict(whole.report.facts)
@@ -376,7 +376,7 @@ def test_scenes_say_their_phrases():
     sample = api.open_data(DATA)[0]
     assert len(sample.truth.phrases) == len(sample.truth)
     for phrase, label in zip(sample.truth.phrases, sample.truth.labels.tolist(), strict=True):
-        assert CLASSES[label - 1] in phrase
+        assert CLASSES[label] in phrase
     assert sample.truth[torch.tensor([1])].phrases == sample.truth.phrases[1:2]
     with pytest.raises(ValueError, match="2 phrases"):
         replace(sample.truth, phrases=("a", "b"))

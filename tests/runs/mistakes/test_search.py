@@ -15,6 +15,7 @@ from whybox.accuracy.coco import coco_ap
 from whybox.errors import ImageError, WhyboxError
 from whybox.frame import Frame
 from whybox.methods.control_box import ControlBox
+from whybox.model import Model
 from whybox.runs.mistakes.folder import keep_errors
 from whybox.runs.mistakes.search import Search, find_errors
 from whybox.truth import Sample, Truth
@@ -27,16 +28,16 @@ THIRD = (20, 32, 40, 58)
 EDGE = (80, 40, 100, 60)
 
 
-class Rote:
+class Rote(Model):
     """Answers with the candidates set for an image, which it knows by its first pixel; the first `kept` are detections."""
 
     name, layers, classes = "rote", (), ("background", "cat", "dog")
-    gives = frozenset({"candidates", "boxes"})
+    gives = frozenset({"candidates"})
 
     def __init__(self, answers):
         self.answers = answers
 
-    def trace(self, image):
+    def trace(self, image, *, differentiable=False):
         rows, kept = self.answers[int(image[0, 0, 0] * 255)]
         boxes = torch.tensor([row[2] for row in rows]).float().reshape(-1, 4)
         labels = torch.tensor([row[0] for row in rows], dtype=torch.long)
@@ -50,7 +51,7 @@ class Rote:
     def predict(self, images):
         raise NotImplementedError
 
-    def pullbacks(self, trace, detections, layer, route):
+    def pullbacks(self, trace, detections, layer, route, *, frozen_allowed=True):
         raise NotImplementedError
 
 
@@ -81,8 +82,8 @@ class Pictures:
         return Sample(self.names[index], picture, Truth(boxes, labels, ids, torch.zeros(len(rows), dtype=torch.bool)))
 
 
-# The data set's labels: 1 dog, 2 cat, 3 bird, which the model lacks.
-OBJECTS = [(2, FIRST), (1, SECOND), (2, THIRD), (3, EDGE)]
+# The data set's labels: 0 dog, 1 cat, 2 bird, which the model lacks.
+OBJECTS = [(1, FIRST), (0, SECOND), (1, THIRD), (2, EDGE)]
 # Found; doubled; the dog taken for a cat; nothing there; too unsure to count; and a candidate that suppression dropped.
 ANSWERS = [
     (CAT, 0.9, FIRST),
@@ -128,7 +129,7 @@ def test_ap50_counts_every_detection_and_is_pycocotools(said):
     rows = ANSWERS[:5]
     detections = {"boxes": [row[2] for row in rows], "scores": [row[1] for row in rows], "labels": [row[0] for row in rows]}
     truth = {"boxes": [FIRST, SECOND, THIRD], "labels": [CAT, DOG, CAT]}
-    assert errors.ap50 == pytest.approx(coco_ap([detections], [truth], ("cat", "dog")).ap50)
+    assert errors.ap50 == pytest.approx(coco_ap([detections], [truth], Rote.classes).ap50)
     assert errors.gains["classification"] > 0
 
 
@@ -136,7 +137,7 @@ def test_a_neighbors_candidate_is_not_the_missed_objects_own(said):
     """Two overlapping cats, one found: the surest candidate over the other (IoU 0.54) is the found one's."""
     near = (16, 10, 36, 30)
     answers = [(CAT, 0.9, FIRST), (CAT, 0.4, (17, 10, 37, 30))]
-    _, _, errors = run([(answers, 1)], [[(2, FIRST), (2, near)]], said)
+    _, _, errors = run([(answers, 1)], [[(1, FIRST), (1, near)]], said)
     (missed,) = errors.mistakes
     assert (missed.kind, int(missed.found.source)) == ("missed", 1)
     assert missed.score == pytest.approx(0.4)
@@ -146,12 +147,12 @@ def test_a_neighbors_candidate_is_not_the_missed_objects_own(said):
 def test_objects_beyond_the_image_are_cut_or_left_out(said):
     """A box that reaches 20 px beyond the image is found by the detection of its visible part."""
     found = (CAT, 0.9, (80, 40, 100, 60))
-    _, _, errors = run([([found], 1)], [[(2, (80, 40, 120, 60)), (2, (110, 0, 130, 20))]], said)
+    _, _, errors = run([([found], 1)], [[(1, (80, 40, 120, 60)), (1, (110, 0, 130, 20))]], said)
     assert (errors.objects, errors.correct, errors.mistakes) == (1, 1, ())
 
 
 def test_no_candidates_and_no_objects(said, tmp_path):
-    model, data, errors = run([([], 0), ([], 0)], [[(2, FIRST)], []], said)
+    model, data, errors = run([([], 0), ([], 0)], [[(1, FIRST)], []], said)
     (missed,) = errors.mistakes
     assert math.isnan(missed.score)
     assert (errors.ap50, errors.objects) == (0.0, 1)

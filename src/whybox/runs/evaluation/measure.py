@@ -67,7 +67,7 @@ class Measurer:
 
     def _of_detections(self, sample: Sample) -> ImageRecord:
         """What a detector finds, and what its maps are worth."""
-        truth = to_columns(sample.truth, self.data.classes, self.model.classes)
+        truth = to_columns(sample.truth, self.data.classes, self.model.classes, first_column=self.model.first_column)
         passed = api.trace(self.model, sample.image)
         found = api.detect(self.model, passed, score_threshold=self.plan.score_threshold, top=self.plan.top)
         found, matched = select(found, truth, passed.frame.image, self.plan)

@@ -60,9 +60,9 @@ def ask_about(model: Model, sample: Sample, data_classes: Sequence[str], plan: P
     """The model, `prompted`, as it is asked about one image, and its objects with the model's columns for labels."""
     truth = sample.truth
     if not model.takes_text:
-        return model, to_columns(truth, data_classes, model.classes)
+        return model, to_columns(truth, data_classes, model.classes, first_column=model.first_column)
     if plan.prompts == "class":
-        return model, replace(truth, labels=truth.labels - 1)
+        return model, truth
     if len(truth.phrases) != len(truth):
         raise UnknownNameError("prompts phrase needs objects with phrases of their own, and this data set has none; take class")
     texts = list(dict.fromkeys(truth.phrases))

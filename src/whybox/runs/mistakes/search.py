@@ -134,7 +134,8 @@ def _look(model: Model, data: DataSet, index: int, search: Search) -> tuple[Sort
     """All detections of an image sorted, those from the threshold on sorted, and the mistakes among these."""
     sample = data[index]
     passed = api.trace(model, sample.image)
-    truth = _inside(to_columns(sample.truth, data.classes, model.classes), passed.frame.image)
+    truth = to_columns(sample.truth, data.classes, model.classes, first_column=model.first_column)
+    truth = _inside(truth, passed.frame.image)
     everything = _on_cpu(passed.detections)
     found = everything[everything.scores >= search.score_threshold]
     shown = sort_errors(found, truth)
@@ -160,7 +161,7 @@ def _on_cpu(found: Detections) -> Detections:
 
 def _names(model: Model, data: DataSet) -> Callable[[int], str]:
     """The class's name behind a label; where the model has no names, the data set's."""
-    known = ("background", *data.classes) if model.classes is None else model.classes
+    known = ("background",) * model.first_column + tuple(data.classes) if model.classes is None else model.classes
     return lambda label: class_name(label, known)
 
 
