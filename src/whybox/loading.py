@@ -52,7 +52,7 @@ def _move(network: nn.Module, device: str | torch.device) -> None:
     try:
         network.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise WhyboxError(f"device {str(device)!r} is not to be had: {str(error).splitlines()[0]}") from error
+        raise WhyboxError(f"device {str(device)!r} is not available: {str(error).splitlines()[0]}") from error
 
 
 def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:

@@ -31,7 +31,7 @@ OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: ski
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(help="The run's folder; one that was begun goes on.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it is resumed.")],
     data: Data = "scenes:count=20",
     model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder of `whybox train`.")] = "whybox/scenes",
     weights: Weights = "default",
@@ -59,7 +59,7 @@ def evaluate(
 ) -> None:
     """Measure explanations over a data set: tables with intervals and controls, figures, Parquet, and a report.
 
-    Killed at any moment and started again, it goes on where it was.
+    Interrupted runs resume with bit-identical results.
     """
     from whybox import api
     from whybox.runs.evaluation.evaluate import evaluate as run

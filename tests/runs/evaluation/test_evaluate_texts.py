@@ -236,7 +236,7 @@ def test_a_classifier_is_asked_for_the_classes_that_it_knows():
     first = done.results.curves["grad_eclip", "deletion:points=3:extent=image"][:, 0]
     assert np.allclose(first, 1.0)
     assert [line for line in done.report.remarks if "text_deletion" in line] == [
-        "Not in the table (for want of an image-text model and a method that gives maps of words): text_deletion."
+        "Not in the table (not available: an image-text model and a method that gives maps of words): text_deletion."
     ]
 
 
@@ -320,7 +320,9 @@ def test_what_is_of_texts_is_left_out_of_a_detectors_table():
     plan = {"methods": "odam", "metrics": "leakage,text_deletion,deletion:score=top1", "select": "all", "score_threshold": 0.0}
     done = evaluate(make_model(), DATA, limit=1, top=2, **plan)
     assert done.report.seconds == {}
-    assert "Not in the table (for want of a model that answers for the whole image): deletion:score=top1." in done.report.remarks
+    assert (
+        "Not in the table (not available: a model that answers for the whole image): deletion:score=top1." in done.report.remarks
+    )
     assert any("maps of words): text_deletion" in line for line in done.report.remarks)
 
 

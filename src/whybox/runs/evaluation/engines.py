@@ -71,7 +71,7 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
         yield from _in_flight(pool.submit, indices, AHEAD * workers)
     except BrokenProcessPool:
         raise WhyboxError(
-            "a worker process died, most often for want of memory; start again to go on, with fewer workers"
+            "a worker process died, most often because memory ran out; start again with fewer workers to resume"
         ) from None
     finally:
         begun = list((getattr(pool, "_processes", None) or {}).values())
@@ -111,7 +111,7 @@ _own: list[Measurer | str] = []
 
 
 def _begin(packed: bytes) -> None:
-    """An interruption is the parent's business, and an error here would only break the pool: it is told with the first image."""
+    """An interruption is the parent's business. An error here would only break the pool: the first image reports it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
@@ -159,7 +159,7 @@ def measure_on_ray(setup: Setup, indices: Sequence[int], workers: int, address: 
         actors = [ray.remote(_RayWorker).options(**needs).remote(packed) for _ in range(workers)]
         yield from _from_actors(ray, actors, indices)
     except ray.exceptions.RayError as error:
-        raise WhyboxError(f"ray: {str(error).strip().splitlines()[-1]}; start again to go on") from error
+        raise WhyboxError(f"ray: {str(error).strip().splitlines()[-1]}; start again to resume") from error
     finally:
         if ours:
             ray.shutdown()

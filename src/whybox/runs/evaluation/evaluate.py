@@ -239,7 +239,7 @@ def _check(setup: Setup, on_warning: OnWarning) -> None:
     if not len(setup.data):
         raise WhyboxError(f"{setup.data.name}: holds no image that can be used")
     if len(set(setup.data.names)) < len(setup.data):
-        raise WhyboxError(f"{setup.data.name}: names must be one an image and all different; they are what a run goes on by")
+        raise WhyboxError(f"{setup.data.name}: every image needs a name of its own; a run is resumed by these names")
     for line in setup.data.problems[:MOST_TOLD]:
         on_warning(line)
     if (more := len(setup.data.problems) - MOST_TOLD) > 0:

@@ -1,4 +1,4 @@
-"""What an evaluation computes: everything that its numbers depend on, and how it is told from another."""
+"""What an evaluation computes: everything that its numbers depend on, and how it differs from another."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ METHODS_OF_WHOLE = ("grad_eclip", "game", "maskclip", "raw_attention")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is computed for every image. Two runs of one plan on one model and data set give the same numbers, bit by bit.
+    """What is computed for every image. Two runs of one plan on one model and data set give bit-identical numbers.
 
     methods, metrics: names with settings ("drise:masks=500"); of metrics also groups ("standard", "all", "faithfulness" ...).
     The controls join the methods by themselves.

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: what is known of every image in a file of its own, so that a run can be killed and goes on."""
+"""The folder of an evaluation: one file per image, so that an interrupted run can be resumed."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder with run.json and a file an image below records/. A file is there whole or not at all."""
+    """A folder with run.json and one file per image in records/, each of them written whole or not at all."""
 
     path: Path
 
@@ -67,7 +67,7 @@ class RunFolder:
 
     def records(self, images: Sequence[str] | None = None) -> Iterator[ImageRecord]:
         """What is known of the images, in their order, or of all; without the pictures, with numbers as arrays: ten times
-        smaller so. An image's index is its place among those given, since a data set may grow while a run goes on."""
+        smaller so. An image's index is its place among those given, since a data set may grow between two starts of a run."""
         for place, name in enumerate(self._names() if images is None else images):
             if (record := self._read(name)) is not None:
                 yield {**_slim(record), "index": place}

@@ -73,7 +73,7 @@ _GAZE = (
     "form); give data coco:FOLDER:split=val2017:fixations=FILE.json"
 )
 _DETECTOR = (
-    "The paper's FCOS has an IoU branch and its own label assignment; its weights are not to be had here. torchvision's FCOS "
+    "The paper's FCOS has an IoU branch and its own label assignment; its weights are not available. torchvision's FCOS "
     "has a centerness branch: numbers of another detector, by the same protocol."
 )
 _AREA = "The rule for the area under the curves is not published: the trapezoid over the 11 points is used."
@@ -196,9 +196,15 @@ def reproduce(
 ) -> str:
     """Compute a table, and give it as Markdown with the paper's numbers beside ours.
 
-    data: by part, "data" and "crowd"; a part without data is left out. out: a folder with a run for each part: it goes on where
-    it was broken off. mended: crop the padding, and take D-RISE as its own paper has it. masks: D-RISE's, where 5000 are
-    too many. settings: those of `evaluate`.
+    Args:
+        table: One of `TABLES`.
+        data: By part, "data" and "crowd"; a part without data is left out.
+        model: As `load` takes it.
+        out: A folder with one run per part; interrupted runs are resumed.
+        mended: Crop the padding, and take D-RISE as its own paper has it.
+        masks: D-RISE's, where 5000 are too many.
+        on_warning: Called with a line on what goes wrong on the way.
+        settings: Those of `evaluate`.
     """
     parts = [part for part in table.parts if data.get(part.key) is not None]
     if not parts:

@@ -164,7 +164,7 @@ def left_out(results: Results, metrics: Mapping[str, Metric], gives: frozenset[s
         if not results.common(spec).any():
             needs = sorted(metrics[spec].needs - gives)
             words = [_WORDS.get(need, need) for need in needs]
-            reason = f"for want of {' and '.join(words)}" if needs else "no object has a value"
+            reason = f"not available: {' and '.join(words)}" if needs else "no object has a value"
             why.setdefault(reason, []).append(spec)
     return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in why.items()]
 
