@@ -223,7 +223,7 @@ def test_a_class_name_for_every_column():
         ({"method": "drise", "target": "combined"}, "drise explains a detection as a whole"),
         ({"method": "drise", "masks": "many"}, "masks must be a whole number"),
         ({"crop_padding": "maybe"}, "crop_padding must be true or false"),
-        ({"smoothing": 3}, "smoothing must be a name"),
+        ({"smoothing": 3}, "smoothing must be one of none, gaussian, global, got 3"),
         ({"route": "quick"}, "unknown route 'quick'"),
     ],
 )

@@ -16,7 +16,7 @@ from whybox.data.images import ImageSource, read_image
 from whybox.errors import UnknownNameError, WeightsError, WhyboxError
 from whybox.explanation import Explanation
 from whybox.loading import load, open_data
-from whybox.method_choice import check_target, check_value, make_method
+from whybox.method_choice import check_target, make_method
 from whybox.model import Model
 from whybox.ops.maps import GradientMethod
 from whybox.prompting import answered, prompted, texts_for_each, texts_read, with_reading_notes
@@ -28,7 +28,6 @@ from whybox.words import check_words, draws_words, explain_tokens
 
 __all__ = [
     "check_target",
-    "check_value",
     "combine",
     "detect",
     "draws_words",

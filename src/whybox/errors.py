@@ -34,6 +34,16 @@ class WeightsError(WhyboxError):
     """Weights that do not fit the network, or that hold NaN."""
 
 
+FATAL = (UnknownNameError, WeightsError, GradientError, MetricError)
+"""What is wrong with every image, so that a run over many of them stops."""
+
+
+def reason_of(error: Exception) -> str:
+    """In one line why an image could not be worked on; what is no WhyboxError is named by its class."""
+    text = str(error).strip() if isinstance(error, WhyboxError) else f"{type(error).__name__}: {error}".strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 FEW = 5
 """So many names are listed even where one of them is close."""
 

@@ -1,7 +1,6 @@
 """Models and data sets by name, and models out of modules: the only file that knows all model families."""
 
 from collections.abc import Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from whybox import registry
 from whybox.catalog import BUILT_IN, HUB, unknown_model
 from whybox.errors import WhyboxError, unknown
 from whybox.model import Model
-from whybox.specs import parse_spec
+from whybox.options import keywords_of, read_options
+from whybox.specs import parse_value, split_spec
 from whybox.truth import DataSet
 from whybox.weights import load_weights
 
@@ -177,10 +177,11 @@ def open_data(data: str | DataSet, *, on_problem: str = "skip") -> DataSet:
     settings: list[str] = []
     while parts and "=" in parts[-1]:
         settings.insert(0, parts.pop())
-    _, options = parse_spec(":".join([kind, *settings]))
-    takes = [name for name in signature(known[kind].open_data).parameters if name not in ("rest", "on_problem")]
-    for name in options:
-        if name not in takes:
-            raise WhyboxError(f"data {kind!r} has no option {name!r}; it takes {', '.join(takes) or 'none'}")
+    _, texts = split_spec(":".join([kind, *settings]))
+    hints = keywords_of(known[kind].open_data, without={"on_problem"})
+    if hints is None:
+        options = {name: parse_value(text) for name, text in texts.items()}
+    else:
+        options = read_options(f"data {kind!r}", hints, texts)
     opened: DataSet = known[kind].open_data(":".join(parts), on_problem=on_problem, **options)
     return opened

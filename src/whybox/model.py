@@ -23,8 +23,9 @@ class Model(ABC):
 
     name: for reports and errors. network: the nn.Module that is explained, None for a black box. kind: what it answers.
     gives: what its traces hold: "candidates", "features", "input", "roi", "attention", "transformer".
-    classes: names of the score columns, or None. settings: how it was loaded (preprocessing, thresholds), in words that are
-    the same in every process.
+    classes: names of the score columns, or None. first_column: the column of a data set's first class where there are no
+    names; torchvision's detectors have their background before it. settings: how it was loaded (preprocessing, thresholds),
+    in words that are the same in every process.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Model(ABC):
     kind: Kind = "detector"
     gives: frozenset[str]
     classes: Sequence[str] | None = None
+    first_column: int = 0
     settings: str = ""
 
     def __repr__(self) -> str:

@@ -1,10 +1,8 @@
 """An explanation on disk: a folder with raw maps, overlays, a manifest, the page and the image."""
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +21,7 @@ from whybox.frame import Frame
 from whybox.pictures import LONGEST_OVERLAY, draw_overlay, page_of
 from whybox.report.overlay import picture_of, png_bytes, shrink, tensor_of
 from whybox.types import Detections, HeatMaps
+from whybox.versions import versions
 
 Kind = TypeVar("Kind", bound=Explained)
 SCHEMA = 1
@@ -93,7 +92,7 @@ def _tensors(explained: Explained) -> dict[str, Tensor]:
 
 
 def _manifest(explained: Explained) -> dict[str, Any]:
-    manifest = {"schema": SCHEMA, "kind": "explanation", "versions": _versions(), **_facts(explained)}
+    manifest = {"schema": SCHEMA, "kind": "explanation", "versions": versions(), **_facts(explained)}
     digits = max(2, len(str(len(explained) - 1)))
     for i, row in enumerate(manifest["detections"]):
         row["overlay"] = f"overlays/{i:0{digits}d}_{file_stem(row['name'])}.png"
@@ -159,13 +158,3 @@ def _maps(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HeatMap
 def _text(row: Mapping[str, Any]) -> Text:
     spans = tuple((start, end) for start, end in row["spans"])
     return Text(row["text"], tuple(row["tokens"]), spans, row["cut"], tuple(row["unknown"]))
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("whybox", "torch", "torchvision"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions

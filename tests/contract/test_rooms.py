@@ -11,11 +11,17 @@ import whybox
 SOURCE = Path(whybox.__file__).parent
 
 ROWS = [
-    {"errors", "lazy", "files", "frame", "placement", "types", "pullback", "model", "attention", "method", "truth"},
-    {"ops"},
-    {"targets", "weights", "specs", "models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"},
     {
-        *("registry", "catalog", "loading", "method_choice", "missed", "selection", "prompting", "words"),
+        *("errors", "progress", "versions", "lazy", "files", "frame", "placement", "types", "pullback", "model"),
+        *("attention", "method", "truth"),
+    },
+    {"ops"},
+    {
+        *("targets", "weights", "specs", "options"),
+        *("models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"),
+    },
+    {
+        *("registry", "catalog", "loading", "method_choice", "metric_choice", "missed", "selection", "prompting", "words"),
         *("explained", "pictures", "exports", "saved", "explanation", "api"),
     },
     {"runs", "training", "viewer", "study"},
@@ -28,6 +34,7 @@ WITHIN_ROW = {
     ("loading", "registry"),
     ("loading", "catalog"),
     ("method_choice", "registry"),
+    ("metric_choice", "registry"),
     ("missed", "explained"),
     ("selection", "missed"),
     ("words", "registry"),
@@ -50,9 +57,12 @@ WITHIN_ROW = {
     ("files", "errors"),
 }
 """Files at the top that build on one another inside a row."""
-IN_ORDER = ("errors", "files", "frame", "placement", "types", "pullback", "model", "attention", "method", "truth")
+IN_ORDER = (
+    *("errors", "progress", "versions", "lazy", "files", "frame", "placement", "types", "pullback", "model"),
+    *("attention", "method", "truth"),
+)
 """The nouns of row 0: each may use those before it."""
-LOOSE = {"targets", "weights", "specs"}
+LOOSE = {"targets", "weights", "specs", "options"}
 """Single files of row 2 that the rooms of their row may use."""
 
 

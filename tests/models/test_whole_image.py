@@ -249,7 +249,7 @@ def test_more_layers_than_there_are_is_told(model):
 
 
 def test_what_comes_back_is_short_when_it_is_printed(model):
-    assert repr(model) == "<hf/clip: 2 texts>"
+    assert repr(model) == "<hf/clip: image-text, 2 texts, cpu>"
     shown = repr(whybox.explain(model, image()))
     assert shown == "<Explanation of image: 2 texts or classes of hf/clip, grad_eclip score>"
 

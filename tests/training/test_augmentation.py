@@ -13,7 +13,7 @@ def rectangles(size, boxes):
     for x1, y1, x2, y2 in boxes:
         image[y1:y2, x1:x2] = 0
     count = len(boxes)
-    return Example(image, np.asarray(boxes, np.float32).reshape(-1, 4), np.arange(1, count + 1), np.zeros(count, bool))
+    return Example(image, np.asarray(boxes, np.float32).reshape(-1, 4), np.arange(count), np.zeros(count, bool))
 
 
 @pytest.mark.parametrize("size", [(320, 240), (640, 480), (100, 300)])

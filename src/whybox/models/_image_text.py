@@ -65,9 +65,6 @@ class ImageText(WholeImage, ImageTextModel):
             self.texts = batch.texts
             self._embeddings = self._embed(batch.inputs)
 
-    def __repr__(self) -> str:
-        return f"<{self.name}: {len(self.texts)} texts>"
-
     @property
     def classes(self) -> list[str]:
         """The texts."""

@@ -85,9 +85,6 @@ class WholeImage(TransformerModel):
         self._made_by: Callable[[], WholeImage] | None = None
         self._paths = {**image_encoder.features, **_norm_path(image_encoder)}
 
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
-
     def __reduce__(self) -> Any:
         """To a worker go the network and the family's options; there it is taken apart again."""
         if self._made_by is None:

@@ -87,7 +87,8 @@ def augment(
     if rng.random() < 0.5:
         image = image.flip(-1)
         boxes = np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
-    target = {"boxes": torch.from_numpy(boxes.astype(np.float32)), "labels": torch.from_numpy(example.labels[keep])}
+    # torchvision's label 0 is the background.
+    target = {"boxes": torch.from_numpy(boxes.astype(np.float32)), "labels": torch.from_numpy(example.labels[keep] + 1)}
     return _recolor(image, rng), target
 
 

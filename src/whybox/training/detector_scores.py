@@ -34,7 +34,9 @@ def evaluate(
     for start in range(0, count, batch):
         chosen = [examples[index] for index in range(start, min(start + batch, count))]
         images = [torch.tensor(example.image, device=device).permute(2, 0, 1) / 255 for example in chosen]
-        detections += [{key: value.cpu() for key, value in found.items()} for found in network(images)]
+        # torchvision's label 0 is the background.
+        for found in network(images):
+            detections.append({key: value.cpu() - (key == "labels") for key, value in found.items()})
         truths += [{"boxes": item.boxes, "labels": item.labels, "iscrowd": item.iscrowd} for item in chosen]
     network.train(was_training)
     return coco_ap(detections, truths, classes)

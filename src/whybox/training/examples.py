@@ -21,7 +21,7 @@ SCENES = 6000
 
 
 class Example(NamedTuple):
-    """An image (H,W,3) uint8 with boxes (N,4) float32 xyxy, labels (N,) int64 from 1, iscrowd (N,) bool.
+    """An image (H,W,3) uint8 with boxes (N,4) float32 xyxy, labels (N,) int64 from 0, iscrowd (N,) bool.
 
     iscrowd: regions where nothing is counted; they are not trained on.
     """

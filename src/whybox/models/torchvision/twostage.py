@@ -48,6 +48,7 @@ class TwoStage(Model):
     """
 
     gives = frozenset({"candidates", "features", "input", "roi"})
+    first_column = 1
 
     def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
         self.network = net
