@@ -47,8 +47,8 @@ def test_without_transformers_the_demo_goes_on(whybox, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     code, out, err = whybox("demo", "--scenes", "1", "--out", "out")
     assert code == 0
-    assert err == "whybox: no page about texts: whybox/scenes-clip needs the package transformers: pip install 'whybox[hf]'\n"
-    assert "page about texts" not in out
+    assert err == "whybox: no page for texts: whybox/scenes-clip needs the package transformers: pip install 'whybox[hf]'\n"
+    assert "page for texts" not in out
     assert sorted(os.listdir(tmp_path / "out")) == ["demo.json", "index.html", "mixed-1.png", "results"]
 
 

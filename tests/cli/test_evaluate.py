@@ -125,7 +125,7 @@ def test_reproduce_without_data_says_what_to_put_where(whybox):
     assert code == 2
     assert "annotation_val.odgt" in out
     assert "91.9" in out
-    assert err == "whybox: odam-table2: no data to compute it on; give --data or --crowd\n"
+    assert err == "whybox: odam-table2: no data; pass --data or --crowd\n"
 
 
 def test_reproduce_prints_the_papers_numbers_beside_ours(whybox, ground, tmp_path):

@@ -25,7 +25,7 @@ def test_the_table_what_it_lacks_and_what_a_map_takes(whybox, words):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert [name in lines[0] for name in ("Pixel AP (mask) ↑", "Text deletion ↓", "Text insertion ↑")] == [True] * 3
-    assert lines[-3].startswith("seconds a map: grad_eclip ")
+    assert lines[-3].startswith("seconds per map: grad_eclip ")
     assert lines[-2] == "No maps of words, so no value for text_deletion, text_insertion: MaskCLIP, Control: blob."
     assert lines[-1].startswith("report: file://")
     assert whybox(*words, "--methods", "grad_eclip,maskclip", "--out", "run") == (code, out, err)

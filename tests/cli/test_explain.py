@@ -111,7 +111,7 @@ def test_a_class_is_filtered_before_the_best_are_taken(whybox, network, pictures
         (("--box", "1,1,5,5", "--label", "cat", "--label", "dog"), "1 drawn boxes and 2 labels"),
         (("--score-threshold", "3"), "between 0 and 1"),
         (("--top", "0"), "at least 1"),
-        (("--target", ","), "expected names between commas"),
+        (("--target", ","), "expected comma-separated names"),
         (("--text", "a dog"), "reads no text"),
         (("--weights", "gone.safetensors"), "whybox: "),
     ],

@@ -1,4 +1,4 @@
-"""`whybox analyze`: what an image-text model's maps are made of, and what they follow."""
+"""`whybox analyze`: analyses of an image-text model's maps (composition, attributes, concreteness, several objects)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,22 +11,22 @@ from whybox.cli.output import bar, free_folder, say_json, say_table
 
 def analyze(
     analysis: Annotated[str, typer.Argument(help="composition, attributes, concreteness or objects.", show_default=False)],
-    model: Annotated[str, typer.Option(help="An image-text model: a name, or a folder.")] = "whybox/scenes-clip",
+    model: Annotated[str, typer.Option(help="An image-text model: name or folder.")] = "whybox/scenes-clip",
     weights: Weights = "default",
     methods: Annotated[
-        str, typer.Option(help="Methods between commas, with settings behind colons: rise:masks=500.")
+        str, typer.Option(help="Comma-separated methods, with settings after colons: rise:masks=500.")
     ] = "grad_eclip",
-    count: Annotated[int, typer.Option(help="Generated scenes to ask; for objects, mosaics of four.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the scenes, none of which training uses, and of the intervals.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of generated scenes; for objects, of mosaics of four.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes (held out from training) and of the confidence intervals.")] = 0,
     ratings: Annotated[
-        Path | None, typer.Option(help="For concreteness: a CSV file with the columns word,rating.", metavar="FILE")
+        Path | None, typer.Option(help="For concreteness: a CSV file with columns word,rating.", metavar="FILE")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A new folder; by default whybox-ANALYSIS.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder. Default: whybox-ANALYSIS.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Analyze maps of texts: do words add up to a caption, does a map follow color, noun or relation, which words count, and
-    what becomes of several objects in one prompt."""
+    """Analyze maps of texts: how a caption's map is composed of its words' maps, whether maps follow color, noun or relation,
+    which words have weight, and several objects in one prompt."""
     from whybox import api
     from whybox.files import check_new_folder
     from whybox.report.analysis import analysis_plain

@@ -11,17 +11,17 @@ from whybox.errors import WhyboxError
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A folder of `whybox evaluate`.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="Another one, or the same.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="A new folder for the page; without one the table is printed alone.")] = None,
+    a: Annotated[Path, typer.Argument(help="The folder of a `whybox evaluate` run.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="The folder of another run, or of the same one.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="A new folder for the page. Default: only print the table.")] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="A method of A against one of B; by default each that both have.", metavar="A=B"),
+        typer.Option(help="Compare method A of the first run with method B of the second. Default: every method in both.", metavar="A=B"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of intervals and tests.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the confidence intervals and tests.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two evaluations on the objects that both measured: differences with intervals and corrected p-values."""
+    """Compare two evaluations on the objects in both: differences with confidence intervals and corrected p-values."""
     pairs = [_pair(text) for text in method or []]
 
     from whybox.report.comparison import comparison_markdown

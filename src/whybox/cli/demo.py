@@ -1,4 +1,4 @@
-"""`whybox demo`: generated scenes, the models that come with the package, and the pages about them."""
+"""`whybox demo`: explain generated scenes with the models that ship with the package."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,12 +18,12 @@ TARGETS = ("score", "x1", "y1", "x2", "y2", "combined")
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The folder; one that a former demo wrote is replaced.")] = Path("whybox-demo"),
-    scenes: Annotated[int, typer.Option(help="Scenes to draw.", min=1, max=40)] = 4,
+    out: Annotated[Path, typer.Option(help="The folder; an earlier demo in it is replaced.")] = Path("whybox-demo"),
+    scenes: Annotated[int, typer.Option(help="Number of scenes.", min=1, max=40)] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 11,
     as_json: AsJson = False,
 ) -> None:
-    """Explain a few generated scenes: nothing is downloaded, and a page is there to open."""
+    """Explain a few generated scenes and write a page; nothing is downloaded."""
     import torch
 
     from whybox import api
@@ -41,11 +41,11 @@ def demo(
 
 
 def _reader() -> "Model | None":
-    """The image-text model; it needs a package that the detector does without."""
+    """The image-text model, or None where the package that it needs is not installed."""
     from whybox import api
 
     try:
         return api.load(READER)
     except WhyboxError as error:
-        warn(f"no page about texts: {error}")
+        warn(f"no page for texts: {error}")
         return None

@@ -17,7 +17,7 @@ def detect(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what a model detects."""
+    """List a model's detections, without heat maps."""
     from whybox import api
     from whybox.errors import ImageError
     from whybox.runs.explaining.images import Question, describe, detect_image

@@ -1,4 +1,4 @@
-"""`whybox errors`: a detector's mistakes over a data set, each with the heat map that explains it."""
+"""`whybox errors`: a detector's errors over a data set, each with the heat map that explains it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,24 +9,24 @@ from whybox.cli.options import AsJson, Device, ModelName, Threshold, Weights, re
 from whybox.cli.output import bar, free_folder, say_json, say_table, warn
 
 MOST_PROBLEMS = 5
-"""Lines on what was left out of a data set."""
+"""Number of data set problems to print one by one."""
 
 
 def errors(
     data: Annotated[str, typer.Option(help="A data set: scenes:count=40, coco:FOLDER:split=val, crowdhuman:FOLDER.")],
     model: ModelName = "whybox/scenes",
     weights: Weights = "default",
-    out: Annotated[Path | None, typer.Option(help="A new folder; by default whybox-errors.")] = None,
-    method: Annotated[str, typer.Option(help="The method that explains: see `whybox methods`.")] = "odam",
+    out: Annotated[Path | None, typer.Option(help="A new folder. Default: whybox-errors.")] = None,
+    method: Annotated[str, typer.Option(help="The explanation method: see `whybox methods`.")] = "odam",
     option: Annotated[list[str] | None, typer.Option(help="A setting of the method.", metavar="KEY=VALUE")] = None,
     score_threshold: Threshold = 0.3,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
-    top: Annotated[int, typer.Option(help="At most so many errors on the page, the surest of each kind.")] = 100,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N images.")] = None,
+    top: Annotated[int, typer.Option(help="Maximum number of errors on the page, highest scores of each type first.")] = 100,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sort a detector's mistakes on annotated images, and explain them: false, missed and doubled objects, wrong classes,
-    poor boxes."""
+    """Classify and explain a detector's errors on annotated images (TIDE types): background, missed, duplicate,
+    classification and localization errors."""
     settings = read_options(option or [])
     folder = out or free_folder("whybox-errors")
 
@@ -53,7 +53,7 @@ def errors(
         say_json({"folder": str(folder) if found.images else None, **found.as_dict()})
     elif found.images:
         rows = [[kind, str(count), f"{100 * found.gains[kind]:+.1f}"] for kind, count in found.counts.items()]
-        say_table(f"errors in {found.images} images", ["kind", "how many", "AP50 without it"], rows)
+        say_table(f"errors in {found.images} images", ["error type", "count", "AP50 gain without it"], rows)
         print(f"page: {(folder / PAGE).resolve().as_uri()}")
     if found.failed:
         raise typer.Exit(1 if found.images else 2)

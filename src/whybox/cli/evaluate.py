@@ -1,4 +1,4 @@
-"""`whybox evaluate`: how far the explanations of a model can be trusted, measured over a data set."""
+"""`whybox evaluate`: measure the explanations of a model over a data set."""
 
 import sys
 from pathlib import Path
@@ -17,39 +17,39 @@ Data = Annotated[str, typer.Option(help="scenes:count=40, coco:FOLDER:split=val,
 Methods = Annotated[
     str | None,
     typer.Option(
-        help="Methods between commas, with settings behind colons: drise:masks=500.",
-        show_default="odam,gradcam,gradcam_pp,drise:masks=500; of image-text models grad_eclip,game,maskclip,raw_attention",
+        help="Comma-separated methods, with settings after colons: drise:masks=500.",
+        show_default="odam,gradcam,gradcam_pp,drise:masks=500; for image-text models grad_eclip,game,maskclip,raw_attention",
     ),
 ]
-Metrics = Annotated[str, typer.Option(help="standard, all, a group, or metrics between commas: see `whybox metrics`.")]
-Engine = Annotated[str, typer.Option(help="local, or ray.")]
-NumWorkers = Annotated[int, typer.Option(help="Processes, or actors of the cluster.")]
-Address = Annotated[str | None, typer.Option(help="A Ray cluster that is there already; by default one is begun here.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first images.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: skip and name them, or refuse.")]
+Metrics = Annotated[str, typer.Option(help="standard, all, a group, or comma-separated metrics: see `whybox metrics`.")]
+Engine = Annotated[str, typer.Option(help="local or ray.")]
+NumWorkers = Annotated[int, typer.Option(help="Number of local processes, or of Ray actors.")]
+Address = Annotated[str | None, typer.Option(help="Address of a running Ray cluster. Default: start a local one.")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first N images.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: skip (and report them) or refuse.")]
 
 
 def evaluate(
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it is resumed.")],
     data: Data = "scenes:count=20",
-    model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder of `whybox train`.")] = "whybox/scenes",
+    model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder that `whybox train` wrote.")] = "whybox/scenes",
     weights: Weights = "default",
     methods: Methods = None,
     metrics: Metrics = "standard",
-    target: Annotated[str | None, typer.Option(help="What is explained.", show_default="score; of classifiers the logit")] = None,
+    target: Annotated[str | None, typer.Option(help="The target to explain.", show_default="score; for classifiers the logit")] = None,
     prompts: Annotated[
-        str, typer.Option(help="Of image-text models: texts of the classes, or the objects' own: phrase.")
+        str, typer.Option(help="For image-text models: class (class names) or phrase (the objects' own phrases).")
     ] = "class",
-    template: Annotated[str, typer.Option(help="With --prompts class: the text, {} the class.")] = "a photo of a {}",
-    select: Annotated[str, typer.Option(help="well_detected: found with an IoU over --iou; all; or failures.")] = "well_detected",
-    iou: Annotated[float, typer.Option(help="For --select well_detected.")] = 0.9,
-    score_threshold: Annotated[float, typer.Option(help="Lowest score of a detection.")] = 0.1,
+    template: Annotated[str, typer.Option(help="With --prompts class: the prompt template, {} stands for the class.")] = "a photo of a {}",
+    select: Annotated[str, typer.Option(help="well_detected (IoU with the ground truth above --iou), all or failures.")] = "well_detected",
+    iou: Annotated[float, typer.Option(help="IoU threshold of --select well_detected.")] = 0.9,
+    score_threshold: Annotated[float, typer.Option(help="Minimum score of a detection.")] = 0.1,
     top: Top = 100,
     limit: Limit = None,
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(help="Perturbed images a forward pass.")] = 8,
-    threads: Annotated[int, typer.Option(help="Processor threads of each worker.")] = 1,
+    batch: Annotated[int, typer.Option(help="Perturbed images per forward pass.")] = 8,
+    threads: Annotated[int, typer.Option(help="CPU threads of each worker.")] = 1,
     engine: Engine = "local",
     workers: NumWorkers = 1,
     address: Address = None,
@@ -57,7 +57,7 @@ def evaluate(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure explanations over a data set: tables with intervals and controls, figures, Parquet, and a report.
+    """Evaluate explanations over a data set: tables with confidence intervals and controls, figures, Parquet and a report.
 
     Interrupted runs resume with bit-identical results.
     """
@@ -89,25 +89,25 @@ def evaluate(
 
 
 def say_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
-    """The table, and where the report is."""
+    """Print the table and the path of the report."""
     if as_json:
         from whybox.runs.evaluation.evaluate import summary_of
 
         return say_json({**summary_of(done), "folder": str(out)})
     _say_table(done)
     if done.report.seconds:
-        print(f"seconds a map: {', '.join(f'{row} {seconds:.2g}' for row, seconds in done.report.seconds.items())}")
+        print(f"seconds per map: {', '.join(f'{row} {seconds:.2g}' for row, seconds in done.report.seconds.items())}")
     for remark in done.report.remarks:
         print(remark)
     print(f"report: {(out / 'index.html').resolve().as_uri()}")
 
 
 def _say_table(done: "Evaluation") -> None:
-    """On a terminal the means alone, a row a metric; elsewhere the whole table as Markdown."""
+    """On a terminal only the means, one row per metric; elsewhere the whole table as Markdown."""
     from whybox.report.table import MARK, table_plain
 
     if not sys.stdout.isatty():
         return print(done.table())
     heads, rows = table_plain(done.report)
     say_table(done.report.title, heads, rows)
-    print(f"* the best method; {MARK} not shown to beat the better control. Intervals are in table.md and in the report.")
+    print(f"* the best method; {MARK} not shown to beat the better control. Confidence intervals: table.md and the report.")

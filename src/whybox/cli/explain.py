@@ -1,4 +1,4 @@
-"""`whybox explain`: heat maps for the detections of images, kept in a folder with one page to look at."""
+"""`whybox explain`: heat maps for the detections in images, saved in a folder with an HTML page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,28 +15,28 @@ def explain(
     model: ModelName = MODEL,
     weights: Weights = "default",
     method: Annotated[
-        str | None, typer.Option(help="Methods between commas, see `whybox methods`; by default odam for detectors.")
+        str | None, typer.Option(help="Comma-separated methods, see `whybox methods`. Default for detectors: odam.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="What is explained, between commas, see `whybox targets`; by default the score.")
+        str | None, typer.Option(help="Comma-separated targets, see `whybox targets`. Default: score.")
     ] = None,
     text: Texts = None,
-    out: Annotated[Path | None, typer.Option(help="A new folder; by default whybox- and the image's name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder. Default: whybox-IMAGE.")] = None,
     score_threshold: Threshold = 0.3,
     top: Top = 100,
     only: Classes = None,
     box: Annotated[
         list[str] | None,
-        typer.Option(help="Explain this box in place of the detections, also one that was missed.", metavar="x1,y1,x2,y2"),
+        typer.Option(help="Explain this box instead of the detections, such as a missed object.", metavar="x1,y1,x2,y2"),
     ] = None,
-    label: Annotated[list[str] | None, typer.Option(help="The drawn box's class.", metavar="NAME")] = None,
-    layer: Annotated[str | None, typer.Option(help="The layer to look at; several between commas are fused.")] = None,
-    route: Annotated[str, typer.Option(help="How gradients are taken: auto, fast or exact.")] = "auto",
+    label: Annotated[list[str] | None, typer.Option(help="The class of the --box.", metavar="NAME")] = None,
+    layer: Annotated[str | None, typer.Option(help="The layer to explain; several comma-separated layers are fused.")] = None,
+    route: Annotated[str, typer.Option(help="How gradients are computed: auto, fast or exact.")] = "auto",
     option: Annotated[list[str] | None, typer.Option(help="A setting of the method.", metavar="KEY=VALUE")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain detections: a heat map for each, in a folder with raw maps, pictures, a manifest and a page."""
+    """Explain detections: one heat map per detection, in a folder with raw maps, overlays, a manifest and an HTML page."""
     folder = out or free_folder(f"whybox-{images[0].stem}")
     boxes = read.read_boxes(box or [])
     layers = read.read_list(layer) if layer else ()

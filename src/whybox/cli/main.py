@@ -1,4 +1,4 @@
-"""The `whybox` command: its list of commands, and how a mistake ends."""
+"""The `whybox` command: its subcommands and exit codes."""
 
 import os
 import sys
@@ -41,14 +41,17 @@ for command in (*WORK, *LISTS):
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave the process: 0 done, 1 done in part, 2 a mistake told in one line, 130 interrupted."""
+    """Run the command line and exit the process.
+
+    Exit codes: 0 success, 1 partial success, 2 an error that is reported in one line, 130 interrupted.
+    """
     try:
         app(list(arguments) if arguments is not None else None)
     except WhyboxError as error:
         print(f"whybox: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
     except SystemExit as left:
-        # Typer makes this of Ctrl-C.
+        # Typer turns Ctrl-C into this exit code.
         if left.code == INTERRUPTED:
             print("whybox: interrupted", file=sys.stderr)
         raise
@@ -61,5 +64,5 @@ def run(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"whybox: cannot go on: {error.strerror or error}", file=sys.stderr)
+        print(f"whybox: failed: {error.strerror or error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)

@@ -1,4 +1,4 @@
-"""`whybox match`: which pixels and which words of a text match an image, kept in a folder with a page to look at."""
+"""`whybox match`: which pixels of an image and which words of a text match, saved in a folder with an HTML page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,22 +16,22 @@ EXAMPLE = "open_clip/ViT-B-16"
 
 def match(
     image: Annotated[Path, typer.Argument(help="An image file.", show_default=False)],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="What to look for.", show_default=False)] = None,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="Texts to match with the image.", show_default=False)] = None,
     model: Annotated[str, typer.Option(help=f"An image-text model: {EXAMPLE}, hf/..., or a folder.")] = MODEL,
     weights: Weights = "default",
-    method: Annotated[str, typer.Option(help="See `whybox methods`.")] = "grad_eclip",
+    method: Annotated[str, typer.Option(help="The explanation method: see `whybox methods`.")] = "grad_eclip",
     heads: Annotated[
-        str | None, typer.Option(help="For grad_eclip: native, the model as it is, or single, as in the paper.")
+        str | None, typer.Option(help="For grad_eclip: native (the unchanged model) or single (the paper's variant).")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="keep: nothing is cropped; or HxW in pixels. By default as the model has it.")
+        str | None, typer.Option(help="keep (no crop) or HxW in pixels. Default: the model's own preprocessing.")
     ] = None,
     option: Annotated[list[str] | None, typer.Option(help="A setting of the method.", metavar="KEY=VALUE")] = None,
-    out: Annotated[Path | None, typer.Option(help="A new folder; by default whybox- and the image's name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder. Default: whybox-IMAGE.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain a match: a heat map for every text, the weights of its words, and a map of each word alone."""
+    """Explain an image-text match: one heat map per text, the weights of its words, and a map of each word alone."""
     asked = _read_texts(texts or [])
     folder = out or free_folder(f"whybox-{image.stem}")
     settings = read_options(option or []) | ({} if heads is None else {"heads": heads})
@@ -81,7 +81,7 @@ def _read_size(text: str) -> str | tuple[int, int]:
 
 
 def _print(explanation: Mapping[str, Any], folder: Path, as_json: bool) -> None:
-    """A line per text, its words below it, and where the page is."""
+    """One line per text, its words below it, and the path of the page."""
     page = folder / "index.html"
     if as_json:
         return say_json({"folder": str(folder), "page": str(page), "explanation": explanation})

@@ -1,4 +1,4 @@
-"""`whybox methods`: the methods, what each needs of a model, its options and its source."""
+"""`whybox methods`: the methods, with their requirements, options and sources."""
 
 from dataclasses import MISSING, Field, fields
 from typing import Any
@@ -8,7 +8,7 @@ from whybox.cli.output import say_json, say_table
 
 
 def methods(as_json: AsJson = False) -> None:
-    """List the methods: what each needs of a model, its options with their defaults, and where it comes from."""
+    """List the explanation methods: what each needs from a model, its options with defaults, and its source."""
     from whybox import registry
 
     known = registry.methods()

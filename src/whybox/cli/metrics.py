@@ -1,4 +1,4 @@
-"""`whybox metrics`: the measures of heat maps, which way is better, what each needs, its options and its source."""
+"""`whybox metrics`: the heat map metrics, with their direction, requirements, options and sources."""
 
 from dataclasses import fields
 from typing import Any
@@ -8,7 +8,7 @@ from whybox.cli.output import say_json, say_table
 
 
 def metrics(as_json: AsJson = False) -> None:
-    """List the metrics: which way is better, the range, what each needs, its options, where it comes from; and the groups."""
+    """List the metrics: direction, range, requirements, options and source; and the groups."""
     from whybox import registry
     from whybox.metric_choice import metric_sets
 

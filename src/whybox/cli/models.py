@@ -1,15 +1,15 @@
-"""`whybox models`: the model families, and the names that load one."""
+"""`whybox models`: the names for --model, and the model families."""
 
 from whybox.cli.options import AsJson
 from whybox.cli.output import say_json, say_table
 
 
 def models(as_json: AsJson = False) -> None:
-    """List the models that can be loaded by name, and the families a module of yours may belong to."""
+    """List the models that can be loaded by name, and the supported model families."""
     from whybox import registry
     from whybox.catalog import shipped_models
 
-    names = dict.fromkeys(shipped_models(), "comes with the package")
+    names = dict.fromkeys(shipped_models(), "ships with the package")
     names |= {f"{prefix}/...": _summary(loader) for prefix, loader in registry.loaders().items()}
     families = {name: _summary(family) for name, family in registry.models().items()}
     if as_json:

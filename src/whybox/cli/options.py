@@ -1,4 +1,4 @@
-"""Options that several commands take, and how their texts are read."""
+"""Options shared by several commands, and their parsers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +12,19 @@ from whybox.specs import parse_value
 Images = Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
 ModelName = Annotated[str, typer.Option("--model", help="A name from `whybox models`, or a folder that `whybox train` wrote.")]
 Weights = Annotated[
-    str, typer.Option(help="default, none for random ones, or a file: safetensors or a state dict.", metavar="PATH")
+    str, typer.Option(help="default, none (random weights) or a file: safetensors or a state dict.", metavar="PATH")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default where the model is.")]
-Threshold = Annotated[float, typer.Option(help="Lowest score of a detection.")]
-Top = Annotated[int, typer.Option(help="At most so many detections an image, the best.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: the model's device.")]
+Threshold = Annotated[float, typer.Option(help="Minimum score of a detection.")]
+Top = Annotated[int, typer.Option(help="Maximum number of detections per image, highest scores first.")]
 Classes = Annotated[
-    list[str] | None, typer.Option("--class", help="Only detections of this class; may be given again.", metavar="NAME")
+    list[str] | None, typer.Option("--class", help="Only detections of this class; can be repeated.", metavar="NAME")
 ]
 Texts = Annotated[
     list[str] | None,
-    typer.Option("--text", help="For models that take texts: what to look for; may be given again.", metavar="TEXT"),
+    typer.Option("--text", help="For models with text input: a text to explain; can be repeated.", metavar="TEXT"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON only.")]
 
 MODEL = "torchvision/fcos_resnet50_fpn"
 
@@ -35,10 +35,10 @@ def read_weights(text: str) -> str | None:
 
 
 def read_list(text: str) -> tuple[str, ...]:
-    """Words between commas, each once."""
+    """The distinct names of a comma-separated list."""
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words:
-        raise WhyboxError(f"expected names between commas, got {text!r}")
+        raise WhyboxError(f"expected comma-separated names, got {text!r}")
     return words
 
 

@@ -1,4 +1,4 @@
-"""What commands say: progress and warnings on standard error, results on standard output."""
+"""Output of the commands: progress and warnings on standard error, results on standard output."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,13 +21,13 @@ def say_json(value: Any) -> None:
 
 
 def warn(line: str) -> None:
-    """One line on standard error, also while a bar is shown."""
+    """Print one line on standard error; works while a progress bar is shown."""
     errors.print(f"whybox: {line}", soft_wrap=True)
 
 
 @contextmanager
 def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on standard error that goes when it is done; nothing without a terminal."""
+    """A progress bar on standard error that disappears when it is done; nothing without a terminal."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -43,7 +43,7 @@ def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
 
 
 def say_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
-    """The results of a run: a line an image, its detections, and where the page is."""
+    """Print the results of a run: one line per image, its detections, and the path of the page."""
     if as_json:
         return say_json(_outcome(outcome, folder))
     for kept in outcome.kept:
@@ -58,7 +58,7 @@ def say_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
     if outcome.page is not None:
         print(f"page: {outcome.page.resolve().as_uri()}")
     if outcome.match is not None:
-        print(f"page about texts: {outcome.match.resolve().as_uri()}")
+        print(f"page for texts: {outcome.match.resolve().as_uri()}")
 
 
 def _outcome(outcome: "Outcome", folder: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _outcome(outcome: "Outcome", folder: Path) -> dict[str, Any]:
 
 
 def say_detections(image: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """An image and its detections, a line each."""
+    """Print an image's name and its detections, one per line."""
     print(f"{image}: {_count(len(rows))}")
     for row in rows:
         print(_row(row))
@@ -89,7 +89,7 @@ def _row(row: Mapping[str, Any]) -> str:
 
 
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal; the same columns between tabs elsewhere."""
+    """Print a table on a terminal; tab-separated columns elsewhere."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         for row in rows:

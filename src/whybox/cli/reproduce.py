@@ -1,4 +1,4 @@
-"""`whybox reproduce`: a table of the ODAM paper, by its own protocol, on the data that you have."""
+"""`whybox reproduce`: a table of the ODAM paper under its protocol, on your copy of the data."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,29 +13,29 @@ from whybox.cli.output import bar, warn
 
 def reproduce(
     table: Annotated[str, typer.Argument(help="odam-table1, odam-table2, odam-table3 or odam-table6.", show_default=False)],
-    data: Annotated[str | None, typer.Option(help="COCO: coco:FOLDER:split=val2017; or any other data set.")] = None,
+    data: Annotated[str | None, typer.Option(help="COCO: coco:FOLDER:split=val2017; or another data set.")] = None,
     crowd: Annotated[str | None, typer.Option(help="For the CrowdHuman columns: crowdhuman:FOLDER.")] = None,
-    model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder of `whybox train`.")] = MODEL,
+    model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder that `whybox train` wrote.")] = MODEL,
     weights: Weights = "default",
     out: Annotated[
-        Path | None, typer.Option(help="The folder; an interrupted run in it is resumed. Default: the table's name.")
+        Path | None, typer.Option(help="The run's folder; an interrupted run in it is resumed. Default: whybox-TABLE.")
     ] = None,
-    mended: Annotated[bool, typer.Option("--mended", help="Crop the padding, and take D-RISE as its own paper has it.")] = False,
-    masks: Annotated[int | None, typer.Option(help="D-RISE's masks, where 5000 are too many.")] = None,
-    iou: Annotated[float, typer.Option(help="IoU from which an object counts as found well.")] = 0.9,
-    score_threshold: Annotated[float, typer.Option(help="Lowest score of a detection.")] = 0.1,
+    mended: Annotated[bool, typer.Option("--mended", help="Fix the reference code's defects: crop the padding, use D-RISE as in its paper.")] = False,
+    masks: Annotated[int | None, typer.Option(help="Number of D-RISE masks. Default: 5000, as in the paper.")] = None,
+    iou: Annotated[float, typer.Option(help="IoU threshold of a well-detected object.")] = 0.9,
+    score_threshold: Annotated[float, typer.Option(help="Minimum score of a detection.")] = 0.1,
     top: Top = 100,
     limit: Limit = None,
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(help="Perturbed images a forward pass.")] = 8,
-    threads: Annotated[int, typer.Option(help="Processor threads of each worker.")] = 1,
+    batch: Annotated[int, typer.Option(help="Perturbed images per forward pass.")] = 8,
+    threads: Annotated[int, typer.Option(help="CPU threads of each worker.")] = 1,
     engine: Engine = "local",
     workers: NumWorkers = 1,
     address: Address = None,
     on_problem: OnProblem = "skip",
     device: Device = None,
 ) -> None:
-    """Compute a table of the ODAM paper and print its numbers beside ours; without data, say what to put where."""
+    """Reproduce a table of the ODAM paper beside the published numbers; without data, print the requirements."""
     from whybox import api
     from whybox.errors import WhyboxError
     from whybox.runs.evaluation.reproduce import reproduce as run
@@ -47,7 +47,7 @@ def reproduce(
     opened = {key: api.open_data(text, on_problem=on_problem) for key, text in given.items() if text is not None}
     opened = {key: one for key, one in opened.items() if any(part.key == key for part in chosen.parts)}
     if not opened:
-        raise WhyboxError(f"{table}: no data to compute it on; give " + " or ".join(f"--{part.key}" for part in chosen.parts))
+        raise WhyboxError(f"{table}: no data; pass " + " or ".join(f"--{part.key}" for part in chosen.parts))
     network = api.load(model, weights=read.read_weights(weights), device=device)
     settings: dict[str, Any] = {
         "iou": iou,

@@ -1,11 +1,11 @@
-"""`whybox targets`: what can be explained."""
+"""`whybox targets`: the targets, that is, the outputs that can be explained."""
 
 from whybox.cli.options import AsJson
 from whybox.cli.output import say_json, say_table
 
 
 def targets(as_json: AsJson = False) -> None:
-    """List what can be explained of a detection."""
+    """List the targets: the outputs of a model that can be explained."""
     from whybox import registry
 
     known = dict(registry.targets())

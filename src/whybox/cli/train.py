@@ -1,4 +1,4 @@
-"""`whybox train`: fit a small detector on generated scenes or on any data set."""
+"""`whybox train`: train a small detector on generated scenes or on any data set."""
 
 import json
 import shlex
@@ -10,38 +10,38 @@ from typing import Annotated, Any
 
 import typer
 
-PRECISION = "float32, bfloat16 where the processor has it, or Fabric's name: 16-mixed, 64-true, ..."
-Accelerator = Annotated[str | None, typer.Option(help="Instead of --device, Fabric's name: cpu, cuda, mps, auto.")]
-DeviceCount = Annotated[str | None, typer.Option(help="How many of them, or which: 2, '0,1' or auto. One process each.")]
-Strategy = Annotated[str, typer.Option(help="How several processes work together: auto, ddp, ddp_find_unused_parameters_true.")]
-Nodes = Annotated[int, typer.Option(help="Machines; start the same command on each.")]
-Accumulate = Annotated[int, typer.Option(help="Take each step in so many parts, one after another, to save memory.")]
+PRECISION = "float32, bfloat16 (if the hardware supports it) or a Fabric precision: 16-mixed, 64-true, ..."
+Accelerator = Annotated[str | None, typer.Option(help="A Fabric accelerator, instead of --device: cpu, cuda, mps, auto.")]
+DeviceCount = Annotated[str | None, typer.Option(help="Number or list of devices: 2, '0,1' or auto. One process per device.")]
+Strategy = Annotated[str, typer.Option(help="Distributed strategy: auto, ddp, ddp_find_unused_parameters_true.")]
+Nodes = Annotated[int, typer.Option(help="Number of machines; start the same command on each.")]
+Accumulate = Annotated[int, typer.Option(help="Gradient accumulation: split each step into N parts, to save memory.")]
 
 
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the weights and their card.")],
-    data: Annotated[str, typer.Option(help="scenes, coco:FOLDER, coco:FILE.json, crowdhuman:FOLDER, or a plug-in's.")] = "scenes",
+    data: Annotated[str, typer.Option(help="scenes, coco:FOLDER, coco:FILE.json, crowdhuman:FOLDER, or a plug-in data set.")] = "scenes",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 3000,
-    batch: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 16,
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT that images are fitted into.")] = "320x240",
+    batch: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 16,
+    size: Annotated[str, typer.Option(help="Input size WIDTHxHEIGHT; images are resized to fit into it.")] = "320x240",
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
-    seed: Annotated[int, typer.Option(help="Seed of the scenes, the order and the augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes, their order and the augmentation.")] = 0,
     init: Annotated[str | None, typer.Option(help="Start from these weights: whybox/scenes or a folder.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Train on this many images only.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Train on only N images.")] = None,
     precision: Annotated[str, typer.Option(help=PRECISION)] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     accelerator: Accelerator = None,
     devices: DeviceCount = None,
     strategy: Strategy = "auto",
     num_nodes: Nodes = 1,
     accumulate: Accumulate = 1,
-    threads: Annotated[int | None, typer.Option(help="Processor threads of each process; by default torch decides.")] = None,
-    held_out: Annotated[int, typer.Option(help="Held-out scenes to score on, and half as many crowds.")] = 200,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each process. Default: torch's.")] = None,
+    held_out: Annotated[int, typer.Option(help="Held-out scenes to evaluate on, and half as many crowds.")] = 200,
     every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
-    """Train a compact FCOS detector; its weights and card go into --out, which `--model` then takes."""
+    """Train a compact FCOS detector. --out gets its weights and model card, and is then a name for --model."""
     from whybox.training import detector
     from whybox.training.examples import open_training_data
     from whybox.training.recipe import Recipe
@@ -86,14 +86,14 @@ def launch_training(precision: str, device: str, threads: int | None, where: Map
 
 
 def given(where: Mapping[str, Any], accumulate: int) -> dict[str, Any]:
-    """What of Fabric's options differs from one process that takes its steps whole, by the option's name."""
+    """The Fabric options that differ from one process without accumulation, by option name."""
     usual = {"strategy": "auto", "num_nodes": 1}
     chosen = {name.replace("_", "-"): value for name, value in where.items() if value != usual.get(name)}
     return chosen | ({"accumulate": accumulate} if accumulate > 1 else {})
 
 
 def command_line(command: str, options: Mapping[str, Any]) -> str:
-    """The command line that does this again, wherever its results are put."""
+    """The command line that reproduces this run, with DIR for its output folder."""
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["whybox", command, *words, "--out", "DIR"])
 
@@ -102,7 +102,7 @@ def command_line(command: str, options: Mapping[str, Any]) -> str:
 def progress_bar(
     steps: int, shown: bool = True
 ) -> Iterator[tuple[Callable[[str], None], Callable[[int, Mapping[str, float]], None]]]:
-    """A progress bar on standard error, nothing but the checkpoints' lines without a terminal.
+    """A progress bar on standard error; without a terminal only the checkpoints' lines.
 
     Args:
         steps: Where it ends.

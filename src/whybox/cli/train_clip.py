@@ -1,4 +1,4 @@
-"""`whybox train-clip`: fit a tiny CLIP on captioned scenes."""
+"""`whybox train-clip`: train a tiny CLIP on captioned scenes."""
 
 import json
 from collections.abc import Mapping
@@ -23,28 +23,28 @@ from whybox.cli.train import (
 
 def train_clip(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the model.")],
-    data: Annotated[str, typer.Option(help="scenes: generated ones, with their texts.")] = "scenes",
+    data: Annotated[str, typer.Option(help="scenes: generated scenes with their texts.")] = "scenes",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 3000,
-    batch: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 32,
+    batch: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 32,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Seed of the scenes, their order, the windows and the weights.")] = 0,
-    count: Annotated[int, typer.Option(help="Scenes to train on; they are drawn once, before the first step.")] = 8000,
-    patches: Annotated[float, typer.Option(help="Weight of a second loss, on the patches of objects; 0: none.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes, their order, the crops and the weights.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of training scenes; they are drawn once, before the first step.")] = 8000,
+    patches: Annotated[float, typer.Option(help="Weight of a second loss on the patches of objects; 0 disables it.")] = 0.0,
     init: Annotated[Path | None, typer.Option(help="Start from this folder's weights.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
     precision: Annotated[str, typer.Option(help=PRECISION)] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     accelerator: Accelerator = None,
     devices: DeviceCount = None,
     strategy: Strategy = "auto",
     num_nodes: Nodes = 1,
     accumulate: Accumulate = 1,
-    threads: Annotated[int | None, typer.Option(help="Processor threads of each process; by default torch decides.")] = None,
-    held_out: Annotated[int, typer.Option(help="Held-out scenes of each kind to score on.")] = 400,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each process. Default: torch's.")] = None,
+    held_out: Annotated[int, typer.Option(help="Held-out scenes of each kind to evaluate on.")] = 400,
     every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
-    """Train a tiny CLIP; --out then holds a folder that CLIPModel.from_pretrained reads, with a card."""
+    """Train a tiny CLIP. --out gets a folder for CLIPModel.from_pretrained, with a model card."""
     from whybox.training import clip
     from whybox.training.recipe import Recipe
 
