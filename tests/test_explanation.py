@@ -345,8 +345,8 @@ def test_texts_are_plotted_and_shown_in_notebooks():
     assert sum(bool(cell.images) for cell in kept.plot().axes) == 2
     assert "a red ball, left of a tree" in kept._repr_html_()
     assert "What speaks for" in kept._repr_html_()
-    assert "Point at a box" not in kept._repr_html_()
-    assert "Point at a box" in explanation()._repr_html_()
+    assert "Hover over a box" not in kept._repr_html_()
+    assert "Hover over a box" in explanation()._repr_html_()
 
 
 def test_a_classifier_has_the_page_without_words(tmp_path):

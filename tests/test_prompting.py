@@ -107,7 +107,7 @@ def test_it_is_saved_with_the_page_of_boxes(finder, picture, tmp_path):
     assert json.dumps(read.to_dict()) == json.dumps(kept.to_dict())
     assert (read.whole_image, read.texts, read.classes) == (False, (), TEXTS)
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "Point at a box" in page
+    assert "Hover over a box" in page
     assert "What speaks for" not in page
 
 

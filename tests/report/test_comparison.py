@@ -69,7 +69,7 @@ def test_the_page_marks_better_and_worse():
     ]
     assert found[0][2] == "40 common objects; p = 0.001 before correction"
     assert "38–40 objects" in page
-    for text in ("first", "second", "Compactness is in run A alone.", "Controls, which never look into the model"):
+    for text in ("first", "second", "Compactness is in run A alone.", "Controls, which do not depend on the model"):
         assert text in page
 
 

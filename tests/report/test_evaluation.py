@@ -152,7 +152,7 @@ def test_the_table_on_the_page():
     assert table.line("Blob")[0][0] == ["0.350", "0.330", "to", "0.380", "reference"]
     assert table.line("Box")[0][0][-1] == "–", "the other control has no difference here"
     titles = [row[0].strip() for row in table.rows]
-    assert titles.index("Grad-CAM") < titles.index("Controls, which never look into the model") < titles.index("Blob")
+    assert titles.index("Grad-CAM") < titles.index("Controls, which do not depend on the model") < titles.index("Blob")
 
 
 def test_counts_of_objects_stand_in_the_heads():
@@ -173,7 +173,7 @@ def test_the_table_as_markdown_by_hand():
         "| *Blob* (control) | 0.350 (0.330 to 0.380) |\n"
         "| *Box* (control) | 0.400 (0.380 to 0.430) |\n"
         "\n"
-        "Mean (95 % interval); bold: the best method; underlined: the second; † not shown to beat the better control.\n"
+        "Mean (95 % confidence interval); bold: the best method; underlined: the second; † not shown to beat the better control.\n"
     )
 
 
@@ -249,7 +249,7 @@ def test_all_that_was_told_is_on_the_page():
     page = write_report(told)
     for text in ("A remark.", "1 image could not be measured", "b.jpg", "is truncated", "2 notes about the data", "another"):
         assert text in page
-    for text in ("A, 2018", "less is better", "Needs the model’s answers to changed images.", "0 to ∞", "Model", "toy"):
+    for text in ("A, 2018", "less is better", "Needs the model’s outputs on perturbed images.", "0 to ∞", "Model", "toy"):
         assert text in page
     assert "could not be measured" not in write_report(made_up_report())
 

@@ -84,7 +84,7 @@ def test_a_peak_outside_the_cut_is_told():
     assert card([View("why", spot(0, 0, -1.0), box)]).pictures[0].peak_outside
     assert not card([View("why", spot(0, 0, 0.0), box)]).pictures[0].peak_outside
     page = write_gallery([card([View("why", spot(0, 0), box)])], TALLIES, title="t", facts="f")
-    assert "strongest outside this cut" in page
+    assert "peak outside this crop" in page
 
 
 def test_a_card_without_map_or_truth():

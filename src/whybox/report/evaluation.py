@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that holds all that it shows."""
+"""The report of a run: one self-contained HTML page."""
 
 import math
 from collections import Counter
@@ -28,12 +28,12 @@ from whybox.report.table import (
 NEEDS = {
     "box": "an annotated box",
     "mask": "an annotated mask",
-    "fixations": "where people looked",
-    "predict": "the model’s answers to changed images",
-    "redraw": "maps drawn again on changed images",
-    "randomized": "maps of the model with random weights",
-    "whole": "a model that answers for the whole image",
-    "words": "the text’s map, and the scores of changed texts",
+    "fixations": "human fixations",
+    "predict": "the model’s outputs on perturbed images",
+    "redraw": "maps recomputed on perturbed images",
+    "randomized": "maps of the model with randomized weights",
+    "whole": "a model that scores the whole image",
+    "words": "word weights, and the scores of perturbed texts",
 }
 """What a metric needs, in words, by the names of MetricInput.gives."""
 
@@ -67,7 +67,7 @@ def headline(report: EvaluationReport) -> str:
     if sum(not row.is_control for row in report.rows) < 2 or not report.columns:
         return ""
     if not telling:
-        return "On no metric of this run is a method shown to beat a map that never looked into the model."
+        return "No metric of this run shows a method to beat the controls, which do not depend on the model."
     methods = [row for row in report.rows if not row.is_control]
     wins = Counter({row.title: sum(_is_best(place, row, column) for column in telling) for row in methods})
     most = max(wins.values())
@@ -120,7 +120,7 @@ def _bands(report: EvaluationReport) -> list[dict[str, Any]]:
     """The methods' lines of the table and the controls', each with its head."""
     place = places(report)
     found = []
-    for is_control, title in ((False, "Methods"), (True, "Controls, which never look into the model")):
+    for is_control, title in ((False, "Methods"), (True, "Controls, which do not depend on the model")):
         rows = [row for row in report.rows if row.is_control is is_control]
         lines = [{"row": row, "cells": [_cell(report, row, column, place) for column in report.columns]} for row in rows]
         if lines:

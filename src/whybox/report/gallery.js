@@ -14,7 +14,7 @@
       card.hidden = !fits;
       count += fits;
     }
-    find("shown").textContent = count ? `${count} shown, the surest first` : "none of these";
+    find("shown").textContent = count ? `${count} shown, highest scores first` : "none of these";
   }
 
   if (!cards.length) return;

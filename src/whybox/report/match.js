@@ -70,7 +70,7 @@
     find("unseen").style.clipPath =
       `polygon(evenodd, 0 0, 100% 0, 100% 100%, 0 100%, 0 0, ${x1} ${y1}, ${x2} ${y1}, ${x2} ${y2}, ${x1} ${y2}, ${x1} ${y1})`;
     find("crop").hidden = !cropped;
-    find("crop").textContent = "Hatched: cut off before the model saw the image, so no map says anything there.";
+    find("crop").textContent = "Hatched: cropped away by the model's preprocessing; maps have no values there.";
   }
 
   function paintStage() {
@@ -88,7 +88,7 @@
     const name = make("em", { textContent: shorten(word && one === text ? word.text : one.name), dir: "auto" });
     const score = make("small", { textContent: `${match.score} ${writeScore(one.score)}` });
     if (word && one === text) find("question").replaceChildren("How much does ", name, " weigh?");
-    else find("question").replaceChildren("What speaks for ", name, word ? ", asked alone?" : "?", score);
+    else find("question").replaceChildren("What speaks for ", name, word ? " alone?" : "?", score);
     find("question").classList.toggle("long", find("question").textContent.length > 70);
     find("meaning").textContent = [word ? weigh(word) : "", one === text && word ? "" : meaning(one.map)].filter(Boolean).join(" ");
     holdHeight(document.querySelector(".ask"));
@@ -104,11 +104,11 @@
   function weigh(word) {
     const parts = word.tokens.map(([token, value]) => `“${token}” ${write(value)}`);
     const tokens = parts.length > 1 ? ` (${parts.join(" + ")})` : "";
-    return `In the text this word weighs ${write(word.weight)}${tokens}, ${writeShare(word.share)} of all words.`;
+    return `Weight of this word in the text: ${write(word.weight)}${tokens}, ${writeShare(word.share)} of all words.`;
   }
 
   function meaning(map) {
-    if (map.low === 0 && map.high === 0) return "This map is zero everywhere: nothing the method could see speaks for it.";
+    if (map.low === 0 && map.high === 0) return "This map is zero everywhere: the method found no evidence for it.";
     if (map.high === map.low) return "This map has the same value everywhere.";
     const value = match.target === "score" ? match.score : match.target;
     const told = `more weight for the ${value}, as ${page.methods[match.method] || match.method} counts it.`;
@@ -132,7 +132,7 @@
   function compare(one) {
     if (strongest === 0) return many ? `The maps of all ${kinds} are zero.` : "";
     const part = peak(one.map) / strongest;
-    if (match.texts.includes(one) && (part === 1 || !many)) return many ? "The strongest map of these." : "";
+    if (match.texts.includes(one) && (part === 1 || !many)) return many ? "The strongest of these maps." : "";
     const size = part < 0.01 ? "less than 1" : Math.round(part * 100);
     return `Peaks at ${size} % of ${many ? `the strongest ${kind}'s map` : `the ${kind}'s map`}.`;
   }
@@ -146,7 +146,7 @@
       ["Method", page.methods[match.method] || match.method],
       ...(match.target === "score" ? [] : [["Target", match.target]]),
       ...match.options,
-      ...(one.explained ? [["Score", `the method explained ${writeScore(one.explained[0])}; the model's own is ${writeScore(one.explained[1])}`]] : []),
+      ...(one.explained ? [["Score", `explained by the method: ${writeScore(one.explained[0])}; the model's own: ${writeScore(one.explained[1])}`]] : []),
       ["Raw values", `${writeEnd(one.map.low, one.map)} to ${writeEnd(one.map.high, one.map)}`],
       ["Image", `${match.width} × ${match.height} px`],
       ["Model's input", `${match.network[1]} × ${match.network[0]} px, a map of ${columns} × ${rows} cells`],
@@ -178,7 +178,7 @@
     let count = 0;
     for (const piece of text.pieces) {
       if ("weight" in piece) said.append(layWord(piece, index, count++));
-      else if (piece.cut) said.append(make("s", { textContent: piece.text, title: "Cut: the model did not read this." }));
+      else if (piece.cut) said.append(make("s", { textContent: piece.text, title: "Truncated: not part of the model's input." }));
       else said.append(piece.text);
     }
     const numbers = make("button", { type: "button", className: "pick" }, ...layNumbers(text));
@@ -198,7 +198,7 @@
     meter.firstChild.style.width = most > 0 ? share(Math.max(0, text.peak) / most) : "0";
     return [
       make("span", {}, `${match.score} `, make("b", { textContent: writeScore(text.score) })),
-      make("span", { title: "The largest raw value of the map: weak where the image holds nothing of it." }, "peak ", make("b", { textContent: write(text.peak) })),
+      make("span", { title: "The largest raw value of the map; small where the image has no evidence for it." }, "peak ", make("b", { textContent: write(text.peak) })),
       meter,
     ];
   }
@@ -260,7 +260,7 @@
     const words = match.words.length ? wordsOf(match.texts[text]).map((word, place) => [word, { text, word: place }]) : [];
     const firsts = words.filter(([word], i) => word.alone !== null && words.findIndex(([other]) => other.alone === word.alone) === i);
     const alone = firsts.map(([, choice]) => thumb(drawn(choice), choice));
-    const rows = [[`All ${kinds}`, texts], ["Its words, each asked alone", alone]];
+    const rows = [[`All ${kinds}`, texts], ["Its words, each explained alone", alone]];
     const laid = rows.filter(([, buttons]) => buttons.length).map(([title, buttons]) =>
       make("div", { className: "row" }, make("h3", { textContent: title }), make("div", {}, ...buttons)));
     find("sheet").replaceChildren(...laid);

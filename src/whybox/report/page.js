@@ -152,13 +152,13 @@
     const index = active();
     const one = layer();
     if (!photo.detections.length) {
-      question.replaceChildren("Nothing was found here");
-      find("meaning").textContent = "The detector gave no box above the score threshold. A lower threshold, or a box of your own, asks further.";
+      question.replaceChildren("No detections");
+      find("meaning").textContent = "No box is above the score threshold. Lower the threshold, or pass a box of your own.";
       return;
     }
     if (index === null) {
-      question.replaceChildren("Point at a box to ask why it is there");
-      find("meaning").textContent = `${photo.detections.length} detections; a click holds one.`;
+      question.replaceChildren("Hover over a box to see why it is there");
+      find("meaning").textContent = `${photo.detections.length} detections; click one to pin it.`;
       return;
     }
     const { name, score } = photo.detections[index];
@@ -168,7 +168,7 @@
   }
 
   function meaning(one, map) {
-    if (map.low === 0 && map.high === 0) return "This map is zero everywhere: nothing the method could see speaks for it.";
+    if (map.low === 0 && map.high === 0) return "This map is zero everywhere: the method found no evidence for it.";
     if (map.high === map.low) return "This map has the same value everywhere.";
     const told = wordsOf(one.target).meaning || "Brighter: a higher value of the map.";
     return one.signed ? `${told.replace("Brighter", "Red")} Blue: the opposite.` : told;
@@ -195,8 +195,8 @@
   }
 
   function compare(own, most) {
-    if (most === 0) return "All maps of this kind are zero here.";
-    if (own === most) return "The strongest map of this kind in the picture.";
+    if (most === 0) return "All maps of this target and method are zero.";
+    if (own === most) return "The strongest map of this target and method in the image.";
     const share = (own / most) * 100;
     return `Peaks at ${share < 1 ? "less than 1" : Math.round(share)} % of the strongest map here.`;
   }
@@ -205,7 +205,7 @@
   function gridOf(map) {
     const [rows, columns] = map.grid;
     const fold = Math.max(rows, columns) / Math.max(map.h, map.w);
-    return `${rows} × ${columns} cells${fold > 1.5 ? `, drawn as means over about ${fold.toFixed(0)} × ${fold.toFixed(0)}` : ""}`;
+    return `${rows} × ${columns} cells${fold > 1.5 ? `, shown as means over about ${fold.toFixed(0)} × ${fold.toFixed(0)}` : ""}`;
   }
 
   function showFacts() {

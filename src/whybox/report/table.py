@@ -10,7 +10,7 @@ ARROWS = {True: "↑", False: "↓"}
 UNDEFINED = "–"
 MARK = "†"
 """Stands beside a method that is not shown to beat the better control."""
-LEGEND = f"Mean (95 % interval); bold: the best method; underlined: the second; {MARK} not shown to beat the better control."
+LEGEND = f"Mean (95 % confidence interval); bold: the best method; underlined: the second; {MARK} not shown to beat the better control."
 
 
 class Place(NamedTuple):
@@ -71,7 +71,7 @@ def warnings(report: EvaluationReport) -> list[str]:
     winners = [(column, winning_control(report, column)) for column in report.columns]
     return [
         f"{column.title}: the control “{winner.title}” scores at least as well as every method. "
-        "On this model it does not tell an explanation from a drawn box: it cannot rank the methods."
+        "On this model the metric does not distinguish an explanation from a drawn box: it cannot rank the methods."
         for column, winner in winners
         if winner is not None
     ]

@@ -150,7 +150,7 @@ def test_the_control_values_all_words_alike_however_many_tokens_they_have(model)
 
 def test_the_page_shows_seconds_a_map(whole):
     page = (whole.folder / "index.html").read_text()
-    assert page.count("Seconds a map") == 2
+    assert page.count("Seconds per map") == 2
     assert set(whole.report.seconds) == {"grad_eclip", "gradcam", "control_blob", "control_box"}
     assert "seconds" not in (whole.folder / "summary.json").read_text().lower()
 
