@@ -98,7 +98,7 @@ def test_where_a_control_wins_the_report_says_so():
     (sentence,) = warnings(report)
     assert "Energy in the box" in sentence
     assert "“Box”" in sentence
-    assert "does not tell an explanation from a drawn box" in sentence
+    assert "does not distinguish an explanation from a drawn box" in sentence
     page = write_report(report)
     assert sentence in page
     assert page.count("<em>control wins</em>") == 1
@@ -119,7 +119,9 @@ def test_headline_counts_only_metrics_that_tell():
     assert headline(made_up_report()) == "ODAM has the best mean on the one metric on which the controls are beaten."
     assert headline(one_column()) == "ODAM has the best mean on the one metric on which the controls are beaten."
     blind = only(made_up_cells(), COLUMNS[1:2])
-    assert headline(EvaluationReport("", (), ROWS, COLUMNS[1:2], blind)).startswith("On no metric of this run is a method shown")
+    assert headline(EvaluationReport("", (), ROWS, COLUMNS[1:2], blind)).startswith(
+        "No metric of this run shows a method to beat the controls"
+    )
     assert headline(EvaluationReport("", (), ROWS[:1], COLUMNS, {})) == "", "one method is not compared"
 
 

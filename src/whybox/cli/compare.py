@@ -16,7 +16,9 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="A new folder for the page. Default: only print the table.")] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Compare method A of the first run with method B of the second. Default: every method in both.", metavar="A=B"),
+        typer.Option(
+            help="Compare method A of the first run with method B of the second. Default: every method in both.", metavar="A=B"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the confidence intervals and tests.")] = 0,
     as_json: AsJson = False,

@@ -33,16 +33,24 @@ OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: ski
 def evaluate(
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it is resumed.")],
     data: Data = "scenes:count=20",
-    model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder that `whybox train` wrote.")] = "whybox/scenes",
+    model: Annotated[
+        str, typer.Option(help="A name from `whybox models`, or a folder that `whybox train` wrote.")
+    ] = "whybox/scenes",
     weights: Weights = "default",
     methods: Methods = None,
     metrics: Metrics = "standard",
-    target: Annotated[str | None, typer.Option(help="The target to explain.", show_default="score; for classifiers the logit")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The target to explain.", show_default="score; for classifiers the logit")
+    ] = None,
     prompts: Annotated[
         str, typer.Option(help="For image-text models: class (class names) or phrase (the objects' own phrases).")
     ] = "class",
-    template: Annotated[str, typer.Option(help="With --prompts class: the prompt template, {} stands for the class.")] = "a photo of a {}",
-    select: Annotated[str, typer.Option(help="well_detected (IoU with the ground truth above --iou), all or failures.")] = "well_detected",
+    template: Annotated[
+        str, typer.Option(help="With --prompts class: the prompt template, {} stands for the class.")
+    ] = "a photo of a {}",
+    select: Annotated[
+        str, typer.Option(help="well_detected (IoU with the ground truth above --iou), all or failures.")
+    ] = "well_detected",
     iou: Annotated[float, typer.Option(help="IoU threshold of --select well_detected.")] = 0.9,
     score_threshold: Annotated[float, typer.Option(help="Minimum score of a detection.")] = 0.1,
     top: Top = 100,

@@ -17,9 +17,7 @@ def explain(
     method: Annotated[
         str | None, typer.Option(help="Comma-separated methods, see `whybox methods`. Default for detectors: odam.")
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Comma-separated targets, see `whybox targets`. Default: score.")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="Comma-separated targets, see `whybox targets`. Default: score.")] = None,
     text: Texts = None,
     out: Annotated[Path | None, typer.Option(help="A new folder. Default: whybox-IMAGE.")] = None,
     score_threshold: Threshold = 0.3,

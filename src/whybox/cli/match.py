@@ -16,7 +16,9 @@ EXAMPLE = "open_clip/ViT-B-16"
 
 def match(
     image: Annotated[Path, typer.Argument(help="An image file.", show_default=False)],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="Texts to match with the image.", show_default=False)] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="Texts to match with the image.", show_default=False)
+    ] = None,
     model: Annotated[str, typer.Option(help=f"An image-text model: {EXAMPLE}, hf/..., or a folder.")] = MODEL,
     weights: Weights = "default",
     method: Annotated[str, typer.Option(help="The explanation method: see `whybox methods`.")] = "grad_eclip",

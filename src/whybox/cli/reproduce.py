@@ -20,7 +20,9 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; an interrupted run in it is resumed. Default: whybox-TABLE.")
     ] = None,
-    mended: Annotated[bool, typer.Option("--mended", help="Fix the reference code's defects: crop the padding, use D-RISE as in its paper.")] = False,
+    mended: Annotated[
+        bool, typer.Option("--mended", help="Fix the reference code's defects: crop the padding, use D-RISE as in its paper.")
+    ] = False,
     masks: Annotated[int | None, typer.Option(help="Number of D-RISE masks. Default: 5000, as in the paper.")] = None,
     iou: Annotated[float, typer.Option(help="IoU threshold of a well-detected object.")] = 0.9,
     score_threshold: Annotated[float, typer.Option(help="Minimum score of a detection.")] = 0.1,

@@ -20,7 +20,9 @@ Accumulate = Annotated[int, typer.Option(help="Gradient accumulation: split each
 
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the weights and their card.")],
-    data: Annotated[str, typer.Option(help="scenes, coco:FOLDER, coco:FILE.json, crowdhuman:FOLDER, or a plug-in data set.")] = "scenes",
+    data: Annotated[
+        str, typer.Option(help="scenes, coco:FOLDER, coco:FILE.json, crowdhuman:FOLDER, or a plug-in data set.")
+    ] = "scenes",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 3000,
     batch: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 16,
     size: Annotated[str, typer.Option(help="Input size WIDTHxHEIGHT; images are resized to fit into it.")] = "320x240",

@@ -265,7 +265,7 @@ def test_changed_texts_are_scored_as_the_model_scores_its_own(model):
     scores = measurer._score_texts(passed, measurer.model.classes)
     torch.testing.assert_close(scores, passed.candidates.scores[0], atol=1e-6, rtol=1e-5)
     assert measurer.model.classes == [*ARTICLES, "a photo of a dog"]
-    with pytest.raises(WhyboxError, match="keeps no embedding of the image"):
+    with pytest.raises(WhyboxError, match="keeps no image embedding"):
         measurer._score_texts(replace(passed, embedding=None), ["a dog"])
 
 

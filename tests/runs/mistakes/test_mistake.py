@@ -50,16 +50,16 @@ def test_the_maps_of_each_kind():
     rival = one_row(score=0.9)
     (own, _, _), (other, target, label) = mistake(DUPLICATE, true=(0, 0, 20, 20), rival=rival).targets()
     assert own.scores.item() == pytest.approx(0.8)
-    assert (other, target, label) == (rival, "score", "the surer detection, 0.90")
+    assert (other, target, label) == (rival, "score", "the matched detection, 0.90")
 
 
 def test_sentences_name_the_classes_and_the_overlap():
     box = (0, 0, 20, 20)
     assert "annotated as dog (IoU 0.60)" in mistake(CLASSIFICATION, true=box, iou=0.6).sentence()
-    assert "Another detection has this object." in mistake(CLASSIFICATION, true=box, held=True).sentence()
+    assert "Another detection is matched to this object." in mistake(CLASSIFICATION, true=box, held=True).sentence()
     assert "annotated as dog" in mistake(BOTH, true=box).sentence()
-    assert "surer detection has this cat" in mistake(DUPLICATE, true=box).sentence()
-    assert mistake(BACKGROUND, iou=0.0).sentence().startswith("Nothing is annotated here. ")
+    assert "higher score is matched to this cat" in mistake(DUPLICATE, true=box).sentence()
+    assert mistake(BACKGROUND, iou=0.0).sentence().startswith("No object is annotated here. ")
     assert "overlaps it by 0.07" in mistake(BACKGROUND, iou=0.07).sentence()
 
 
@@ -67,7 +67,7 @@ def test_a_missed_object_without_any_candidate():
     one = mistake(MISSED, found=Detections.empty(), true=(0, 0, 20, 20), iou=0.0)
     assert math.isnan(one.score)
     assert one.targets() == ()
-    assert "gave no candidate" in one.sentence()
+    assert "has no candidate" in one.sentence()
     assert one.as_dict()["detection"] is None
 
 

@@ -107,7 +107,7 @@ def run(answers, content, said, **settings):
 
 def test_one_image_by_hand(said):
     _, _, errors = run([(ANSWERS, 5)], [OBJECTS], said)
-    assert said == ["rote does not know bird: objects of this kind are not counted"]
+    assert said == ["rote does not know bird: objects of these classes do not count"]
     assert (errors.images, errors.objects, errors.correct) == (1, 3, 1)
     assert [(one.kind, one.name) for one in errors.mistakes] == [
         ("duplicate", "cat"),
@@ -157,7 +157,7 @@ def test_no_candidates_and_no_objects(said, tmp_path):
     assert math.isnan(missed.score)
     assert (errors.ap50, errors.objects) == (0.0, 1)
     keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
-    assert "the model gave no candidate for it" in (tmp_path / "out" / "index.html").read_text()
+    assert "the model has no candidate for it" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_data_set_without_any_object(said, tmp_path):
@@ -187,7 +187,7 @@ def test_an_image_that_fails_only_when_it_is_explained(said, tmp_path):
     assert [name for name, _ in kept.failed] == ["0.png"]
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("<article") == 4
-    assert "Not looked at: 0.png." in page
+    assert "Images that failed: 0.png." in page
 
 
 def test_the_folder(said, tmp_path):
@@ -239,7 +239,7 @@ def test_a_method_that_explains_scores_alone_gives_scores(said, tmp_path, monkey
     monkeypatch.setattr("whybox.runs.mistakes.folder.api.make_method", lambda *_, **__: ScoresAlone())
     model, data, errors = run([(ANSWERS, 5)], [OBJECTS], said)
     keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
-    assert "control_box explains the score alone" in (tmp_path / "out" / "index.html").read_text()
+    assert "control_box explains only the score" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_scenes_with_the_shipped_detector(tmp_path, monkeypatch):

@@ -184,7 +184,7 @@ ATTRIBUTES = Study(
     ),
     remark=(
         "A share is the mean energy on the object in question as a part of that on both objects of a pair. Every pair is "
-        "asked both ways, so that a map that takes no notice of the words gives 0.5. Things drawn in scenes have colors "
+        "asked both ways, so that a map that does not depend on the text gives 0.5. Things drawn in scenes have colors "
         "and no materials: of wood or metal this says nothing."
     ),
     measures=(

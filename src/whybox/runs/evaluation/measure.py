@@ -1,4 +1,4 @@
-"""One image of an evaluation: which detections or texts are explained, their maps by every method, every metric of each map."""
+"""One image of an evaluation: the explained detections or texts, their maps by every method, and every metric of each map."""
 
 import base64
 import hashlib
@@ -31,21 +31,29 @@ from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Tru
 from whybox.types import Detections, HeatMaps, Trace, min_max
 
 CHUNK = 16
-"""Detections whose maps stand in memory at the image's size at once: 68 MB at 800x1333."""
+"""Maps at image resolution in memory at once: 68 MB at 800x1333."""
 MATCHED = 0.5
-"""IoU over which a detection stands for an object, where not only the well-detected ones are asked for."""
+"""IoU threshold for matching detections with objects, unless only well-detected objects are selected."""
 PICTURE = 96
-"""Longest side of the maps that are kept for the examples."""
+"""Longest side, in pixels, of the stored maps of the examples."""
 FOUND = 500
-"""Detections that are kept of every image for the detector's own accuracy."""
+"""Maximum number of detections per image for the detector's own accuracy."""
 
 ImageRecord = dict[str, Any]
-"""What is known of one image, as JSON holds it."""
+"""The results of one image, ready for JSON."""
 
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures images of one data set with one model by one plan; what it gives for an image depends on nothing else."""
+    """Evaluates the images of one data set with one model by one plan; an image's record depends on nothing else.
+
+    Args:
+        model: The model, already prompted with the texts of all images.
+        data: The annotated images.
+        plan: The settings of the run.
+        methods: By spec ("drise:masks=500"), the method objects.
+        metrics: By spec, the metrics.
+    """
 
     model: Model
     data: DataSet
@@ -55,7 +63,7 @@ class Measurer:
 
     @classmethod
     def of(cls, model: Model, data: DataSet, plan: Plan) -> "Measurer":
-        """With the plan's methods and metrics made, and an image-text model asked about the texts of all images."""
+        """A measurer with the plan's methods and metrics; an image-text model is prompted with the texts of all images."""
         return cls(prompted(model, data.classes, plan), data, plan, make_methods(plan, model), make_metrics(plan))
 
     def __call__(self, index: int) -> ImageRecord:
@@ -67,45 +75,45 @@ class Measurer:
         return {"index": index, **self._of_detections(sample)}
 
     def _of_detections(self, sample: Sample) -> ImageRecord:
-        """What a detector finds, and what its maps are worth."""
+        """The record of an image for a detector."""
         truth = to_columns(sample.truth, self.data.classes, self.model.classes, first_column=self.model.first_column)
-        passed = api.trace(self.model, sample.image)
-        found = api.detect(self.model, passed, score_threshold=self.plan.score_threshold, top=self.plan.top)
-        found, matched = select(found, truth, passed.frame.image, self.plan)
-        inputs = self._inputs(sample, passed, found, truth, matched)
-        kept = {"found": self._found(passed), "truth": _annotated(truth)}
-        return {**self._measured(sample, passed, inputs, _objects(inputs)), **kept}
+        trace = api.trace(self.model, sample.image)
+        found = api.detect(self.model, trace, score_threshold=self.plan.score_threshold, top=self.plan.top)
+        found, matched = select(found, truth, trace.frame.image, self.plan)
+        inputs = self._inputs(sample, trace, found, truth, matched)
+        kept = {"found": self._found(trace), "truth": _annotated(truth)}
+        return {**self._measured(sample, trace, inputs, _objects(inputs)), **kept}
 
     def _of_texts(self, sample: Sample, truth: Truth) -> ImageRecord:
-        """The texts or classes that are true of the image, and what their maps are worth."""
-        passed = api.trace(self.model, sample.image)
-        objects = group_by_text(truth, passed.frame.image)
-        found, matched = texts_in(passed, objects, self.plan.top)
-        inputs = replace(self._inputs(sample, passed, found, objects, matched), whole=True)
+        """The record of an image for a whole-image model: the texts or classes that are true of the image."""
+        trace = api.trace(self.model, sample.image)
+        objects = group_by_text(truth, trace.frame.image)
+        found, matched = texts_in(trace, objects, self.plan.top)
+        inputs = replace(self._inputs(sample, trace, found, objects, matched), whole=True)
         if self.model.takes_text:
-            inputs = replace(inputs, score_texts=partial(self._score_texts, passed))
-        rows = _texts(inputs, passed, self.model.classes)
+            inputs = replace(inputs, score_texts=partial(self._score_texts, trace))
+        rows = _texts(inputs, trace, self.model.classes)
         drawn = "boxes" if truth.masks is None and len(truth) else "masks"
-        return {**self._measured(sample, passed, inputs, rows), "masks": drawn}
+        return {**self._measured(sample, trace, inputs, rows), "masks": drawn}
 
-    def _inputs(self, sample: Sample, passed: Trace, found: Detections, truth: Truth, matched: Tensor) -> MetricInput:
+    def _inputs(self, sample: Sample, trace: Trace, found: Detections, truth: Truth, matched: Tensor) -> MetricInput:
         seeds = torch.tensor([_seed(self.plan.seed, sample.name, i) for i in range(len(found))], dtype=torch.long)
-        return MetricInput(passed.image, passed.frame, found, truth, matched, seeds, self._predict, self.plan.batch)
+        return MetricInput(trace.image, trace.frame, found, truth, matched, seeds, self._predict, self.plan.batch)
 
-    def _measured(self, sample: Sample, passed: Trace, inputs: MetricInput, objects: list[dict[str, Any]]) -> ImageRecord:
-        rows = {spec: self._of_method(spec, passed, inputs) for spec in self.methods} if len(inputs) else {}
-        return {"image": sample.name, "size": list(passed.frame.image), "objects": objects, "rows": rows}
+    def _measured(self, sample: Sample, trace: Trace, inputs: MetricInput, objects: list[dict[str, Any]]) -> ImageRecord:
+        rows = {spec: self._of_method(spec, trace, inputs) for spec in self.methods} if len(inputs) else {}
+        return {"image": sample.name, "size": list(trace.frame.image), "objects": objects, "rows": rows}
 
-    def _of_method(self, spec: str, passed: Trace, inputs: MetricInput) -> dict[str, Any]:
-        """One method's maps of the detections, and what the metrics say of them."""
+    def _of_method(self, spec: str, trace: Trace, inputs: MetricInput) -> dict[str, Any]:
+        """One method's maps of the detections, and their metrics."""
         method, started = self.methods[spec], time.perf_counter()
-        explained = self._explain(method, passed, inputs.detections)
+        explained = self._explain(method, trace, inputs.detections)
         seconds, maps = time.perf_counter() - started, explained.maps
         whole = replace(inputs, redraw=partial(self._redraw, method, inputs))
         if self.model.network is not None:
             whole = replace(whole, randomized=partial(self._randomized, method, inputs))
         if api.draws_words(method, self.model) and any("words" in metric.needs for metric in self.metrics.values()):
-            words = api.explain_tokens(method, self.model, passed, inputs.detections, self.plan.target)
+            words = api.explain_tokens(method, self.model, trace, inputs.detections, self.plan.target)
             whole = replace(whole, words=words)
         results = {}
         for name, metric in self.metrics.items():
@@ -113,19 +121,21 @@ class Measurer:
                 results[name] = _plain(_measure(metric, maps, whole))
         return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))]}
 
-    def _explain(self, method: Any, passed: Trace, found: Detections) -> Explanation:
-        return api.explain(self.model, passed, method=method, target=self.plan.target, detections=found)
+    def _explain(self, method: Any, trace: Trace, found: Detections) -> Explanation:
+        return api.explain(self.model, trace, method=method, target=self.plan.target, detections=found)
 
-    def _score_texts(self, passed: Trace, texts: Sequence[str]) -> Tensor:
+    def _score_texts(self, trace: Trace, texts: Sequence[str]) -> Tensor:
         """The cosines (T,) of other texts with the image."""
-        if passed.embedding is None:
-            raise WhyboxError(f"{self.model.name} keeps no embedding of the image in its trace: no text can be matched with it")
-        known: Any = self.model
-        embedded: Tensor = known.embed_texts(texts)
-        return embedded @ normalize(passed.embedding.float(), dim=-1)[0].to(embedded)
+        if trace.embedding is None:
+            raise WhyboxError(
+                f"{self.model.name} keeps no image embedding in its trace, so no text can be matched with the image"
+            )
+        image_text: Any = self.model
+        embedded: Tensor = image_text.embed_texts(texts)
+        return embedded @ normalize(trace.embedding.float(), dim=-1)[0].to(embedded)
 
-    def _found(self, passed: Trace) -> dict[str, Any]:
-        best = api.detect(self.model, passed, score_threshold=0.0, top=FOUND)
+    def _found(self, trace: Trace) -> dict[str, Any]:
+        best = api.detect(self.model, trace, score_threshold=0.0, top=FOUND)
         return {name: values.tolist() for name, values in best.to_dict().items()}
 
     def _predict(self, images: Tensor) -> list[Any]:
@@ -133,29 +143,37 @@ class Measurer:
             return self.model.predict(images)
 
     def _redraw(self, method: Any, inputs: MetricInput, image: Tensor) -> Tensor:
-        """The maps of the same objects on a changed image: of the candidates closest to their boxes."""
+        """The maps (N,H,W) of the same objects on a perturbed image: of the candidates closest to their boxes."""
         drawn = {"boxes": inputs.detections.boxes, "labels": inputs.detections.labels}
-        one = api.explain(self.model, image, method=method, target=self.plan.target, detections=drawn)
-        return one.maps.at_image()
+        explanation = api.explain(self.model, image, method=method, target=self.plan.target, detections=drawn)
+        return explanation.maps.at_image()
 
     def _randomized(self, method: Any, inputs: MetricInput) -> Iterator[tuple[str, Tensor]]:
         network: Any = self.model.network
         with cascade(network, lambda: self._predict(inputs.image[None]), seed=self.plan.seed) as stages:
             for layer in stages:
-                # The texts were encoded by the weights of before.
+                # The texts were encoded with the weights before randomization.
                 changed = replace(self, model=read_again(self.model))
                 try:
                     yield layer, changed._redraw(method, inputs, inputs.image)
                 except WhyboxError:
-                    # Random weights may leave no candidate at all: then there is no map to compare with.
+                    # Random weights may leave no candidate at all; then there is no map to compare with.
                     yield layer, inputs.image.new_full((len(inputs), *inputs.frame.image), torch.nan)
 
 
 def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Detections, Tensor]:
-    """Those of the detections that the plan asks for, and the row of the object that each stands for, -1 for none. size: of
-    the image, (H, W).
+    """Select the detections to explain, and match them with annotated objects.
 
     Source of "well_detected": the ODAM paper's protocol (one to one, IoU over .9, +1 pixel), on detections with a score over .1.
+
+    Args:
+        found: N detections, in image pixels.
+        truth: The annotated objects; ignored regions match no detection.
+        size: Of the image, (H, W).
+        plan: Its `select` and `iou` decide.
+
+    Returns:
+        The M selected detections, and for each the row (M,) of its object in `truth`, -1 for none.
     """
     real = torch.nonzero(~truth.ignore)[:, 0].to(found.boxes.device)
     objects = truth[real.cpu()]
@@ -172,7 +190,7 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
 
 
 def _measure(metric: Metric, maps: HeatMaps, inputs: MetricInput) -> MetricResult:
-    """The metric of all maps, a few detections at a time; what draws anew is asked once, for all of them."""
+    """The metric of all maps, a few detections at a time; metrics that recompute maps run once, for all of them."""
     if metric.needs & {"redraw", "randomized"}:
         return _judge(metric, maps.at_image(), inputs)
     parts = []
@@ -196,13 +214,13 @@ def _judge(metric: Metric, maps: Tensor, inputs: MetricInput) -> MetricResult:
 
 
 def _seed(seed: int, image: str, index: int) -> int:
-    """A seed for one detection that depends on the run's seed, the image's name and the detection's place alone."""
+    """A seed for one detection that depends only on the run's seed, the image's name and the detection's index."""
     digest = hashlib.sha256(f"{seed}/{image}/{index}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 def _objects(inputs: MetricInput) -> list[dict[str, Any]]:
-    """The explained detections: what they are and what they stand for."""
+    """The explained detections with their matched objects, as JSON rows."""
     rows = []
     for i, row in enumerate(inputs.matched.tolist()):
         box, label = inputs.detections.boxes[i], int(inputs.detections.labels[i])
@@ -216,14 +234,14 @@ def _objects(inputs: MetricInput) -> list[dict[str, Any]]:
     return rows
 
 
-def _texts(inputs: MetricInput, passed: Trace, classes: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The explained texts: their words, their place among all columns, and the objects that they name."""
-    ranks = rank_of(inputs.detections, passed)
-    told = []
-    for one, rank in zip(_objects(inputs), ranks, strict=True):
-        # An overlap with the whole image says nothing of a text.
-        told.append({**one, "iou": None, "class": class_name(one["label"], classes), "rank": rank})
-    return told
+def _texts(inputs: MetricInput, trace: Trace, classes: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The explained texts, their rank among all columns, and the objects that they name, as JSON rows."""
+    ranks = rank_of(inputs.detections, trace)
+    rows = []
+    for row, rank in zip(_objects(inputs), ranks, strict=True):
+        # IoU with the whole image is meaningless for a text.
+        rows.append({**row, "iou": None, "class": class_name(row["label"], classes), "rank": rank})
+    return rows
 
 
 def _annotated(truth: Truth) -> dict[str, Any]:
@@ -239,17 +257,17 @@ def _plain(measured: MetricResult) -> dict[str, Any]:
 
 
 def _picture(maps: HeatMaps) -> str:
-    """One map, scaled to 0..1 and shrunk, as a grey PNG in base64."""
+    """One map, scaled to 0..1 and shrunk, as a gray PNG in base64."""
     values = maps.at_image()
     scale = min(1.0, PICTURE / max(values.shape[-2:]))
     small = resize_maps(values, (max(1, round(values.shape[-2] * scale)), max(1, round(values.shape[-1] * scale))))
-    grey = (min_max(small)[0] * 255).round().to(torch.uint8).cpu().numpy()
+    gray = (min_max(small)[0] * 255).round().to(torch.uint8).cpu().numpy()
     buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, "PNG")
+    Image.fromarray(gray).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def read_picture(text: str) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """What `_picture` kept, (h,w) uint8."""
+    """Decode a picture of `_picture`: (h,w) uint8."""
     with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
         return np.asarray(opened)

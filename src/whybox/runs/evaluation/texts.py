@@ -1,4 +1,4 @@
-"""What a model that answers for the whole image is asked about: texts made of annotations, and the objects of each."""
+"""The texts that a whole-image model is evaluated on, made from annotations, and the ground truth objects of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,54 +27,74 @@ def fill_template(template: str, name: str) -> str:
 
 
 def check_prompts(model: Model, data_classes: Sequence[str], plan: Plan) -> None:
-    """What cannot be asked is refused before the first image is read."""
+    """Refuse settings that do not fit the model or the data, before the first image is read.
+
+    Raises:
+        WhyboxError: `prompts` or `template` for a model without text input, `select="failures"` for a whole-image model, or
+            no class names.
+    """
     reads = model.takes_text
     if not reads and (plan.prompts, plan.template) != ("class", TEMPLATE):
         raise WhyboxError(f"prompts and template are for image-text models, and {model.name} reads no text; leave them out")
     if model.whole_image and plan.select == "failures":
-        raise WhyboxError("select failures is for detectors: a text that is asked about is there, and none matches nothing")
+        raise WhyboxError("select failures is for detectors: the texts of an image-text model are always true of the image")
     if model.whole_image and not reads and model.classes is None:
         raise WhyboxError(f"{model.name} has no class names to match with the data's: load it with classes=")
     if reads and plan.prompts == "class" and not data_classes:
-        raise WhyboxError("the data set names no classes to make texts of; take prompts phrase, where its objects have phrases")
+        raise WhyboxError("the data set has no class names to make texts of; use prompts phrase if its objects have phrases")
 
 
 def prompted(model: Model, data_classes: Sequence[str], plan: Plan) -> Model:
-    """The model as it is asked about every image: an image-text model about all classes, any other as it is."""
+    """An image-text model prompted with all classes; any other model unchanged."""
     if not model.takes_text or plan.prompts != "class":
         return model
     return _prompt(model, [fill_template(plan.template, name) for name in data_classes])
 
 
 def _prompt(model: Any, texts: Sequence[str]) -> Model:
-    asked: Model = model.prompt(list(texts))
-    return asked
+    with_texts: Model = model.prompt(list(texts))
+    return with_texts
 
 
 def read_again(model: Model) -> Model:
-    """The model with its texts encoded anew, by the weights that it has now."""
+    """The model with its texts encoded again, with its current weights."""
     return _prompt(model, model.classes or ()) if model.takes_text else model
 
 
 def ask_about(model: Model, sample: Sample, data_classes: Sequence[str], plan: Plan) -> tuple[Model, Truth]:
-    """The model, `prompted`, as it is asked about one image, and its objects with the model's columns for labels."""
+    """The model prompted for one image, and the image's objects with the model's score columns as labels.
+
+    Args:
+        model: The result of `prompted`.
+        sample: The image and its objects.
+        data_classes: The data set's class names.
+        plan: Its `prompts` decides.
+
+    Raises:
+        UnknownNameError: `prompts="phrase"` for objects without phrases.
+    """
     truth = sample.truth
     if not model.takes_text:
         return model, to_columns(truth, data_classes, model.classes, first_column=model.first_column)
     if plan.prompts == "class":
         return model, truth
     if len(truth.phrases) != len(truth):
-        raise UnknownNameError("prompts phrase needs objects with phrases of their own, and this data set has none; take class")
+        raise UnknownNameError("prompts phrase needs objects with phrases, and this data set has none; use prompts class")
     texts = list(dict.fromkeys(truth.phrases))
     columns = torch.tensor([texts.index(phrase) for phrase in truth.phrases], dtype=torch.long)
     return _prompt(model, texts), replace(truth, labels=columns)
 
 
 def group_by_text(truth: Truth, size: Size) -> Truth:
-    """One object for every label: what a text names are all objects of its kind, together. size: of the image, (H, W).
+    """Merge the objects of each label into one, because a text names all objects of its class.
 
-    Its mask is the union of their masks, where the data has none of their boxes; its box goes around their boxes inside the
-    image. Ignored regions stay what they are. Parts, fixations and phrases of single objects are left out.
+    Args:
+        truth: The annotated objects, with labels that are score columns.
+        size: Of the image, (H, W).
+
+    Returns:
+        One object per label. Its mask is the union of the objects' masks (of their boxes if there are no masks); its box
+        encloses their boxes, clipped to the image. Ignored regions are kept. Parts, fixations and phrases are dropped.
     """
     boxes = clip_boxes_to_image(truth.boxes, size)
     masks = Regions(boxes, size).of(torch.arange(len(truth))) if truth.masks is None else truth.masks
@@ -91,9 +111,18 @@ def group_by_text(truth: Truth, size: Size) -> Truth:
     )
 
 
-def texts_in(passed: Trace, truth: Truth, top: int) -> tuple[Detections, Tensor]:
-    """The texts of a grouped truth as detections, the `top` with the highest scores, and the row of the object of each."""
-    candidates = passed.candidates
+def texts_in(trace: Trace, truth: Truth, top: int) -> tuple[Detections, Tensor]:
+    """The texts of a grouped truth as detections.
+
+    Args:
+        trace: The image's trace.
+        truth: The result of `group_by_text`.
+        top: Maximum number of texts; those with the highest scores are kept.
+
+    Returns:
+        The T texts as detections, and for each the row (T,) of its object in `truth`.
+    """
+    candidates = trace.candidates
     rows = torch.nonzero(~truth.ignore)[:, 0].to(candidates.scores.device)
     labels = truth.labels.to(rows.device)[rows]
     scores = candidates.scores[0, labels]
@@ -103,15 +132,15 @@ def texts_in(passed: Trace, truth: Truth, top: int) -> tuple[Detections, Tensor]
     return found[kept], rows[kept]
 
 
-def rank_of(found: Detections, passed: Trace) -> list[int]:
-    """The place of each text's or class's score among all columns, 1 for the highest."""
-    scores = passed.candidates.scores[0]
+def rank_of(found: Detections, trace: Trace) -> list[int]:
+    """The rank of each text's or class's score among all columns, 1 for the highest."""
+    scores = trace.candidates.scores[0]
     ranks: list[int] = ((scores > found.scores[:, None]).sum(1) + 1).tolist()
     return ranks
 
 
 def leading(objects: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """How good the model itself is: the share of the explained texts or classes that stand first, or among the first five,
-    of all columns in the untouched image."""
-    ranks = [one["rank"] for one in objects]
+    """Top-1 and top-5 accuracy of the model itself: the fraction of the explained texts or classes that rank first, or in the
+    first five, among all columns for the unmodified image."""
+    ranks = [row["rank"] for row in objects]
     return {f"top{count}": sum(rank <= count for rank in ranks) / len(ranks) for count in (1, 5)} if ranks else {}

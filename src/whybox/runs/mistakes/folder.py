@@ -1,4 +1,4 @@
-"""The folder of a detector's mistakes: all as JSON, their counts, and a page with the heat maps that explain the surest."""
+"""The output folder of `whybox errors`: all errors as JSON, their counts, and a page with heat maps for the top errors."""
 
 import csv
 import json
@@ -29,8 +29,19 @@ PAGE = "index.html"
 def keep_errors(
     model: Model, data: DataSet, errors: Errors, out: Path, *, on_progress: OnProgress = no_progress, on_warning: OnWarning
 ) -> Errors:
-    """Write errors.json, counts.csv and the page into the new folder `out`; the errors, with the images that could not
-    be explained among `failed`."""
+    """Write errors.json, counts.csv and the page into the new folder `out`.
+
+    Args:
+        model: The detector.
+        data: The data set of `errors`.
+        errors: The result of `find_errors`.
+        out: A new folder; it is written completely or not at all.
+        on_progress: Called with an image's name after each image.
+        on_warning: Called with a line for each image that could not be explained.
+
+    Returns:
+        The errors, with the images that could not be explained added to `failed`.
+    """
     with new_folder(out) as draft:
         chosen = choose(errors.mistakes, errors.search.top)
         cards, failed = _cards(model, data, errors.search, chosen, on_progress, on_warning)
@@ -43,25 +54,25 @@ def keep_errors(
 
 
 def images_of(mistakes: Sequence[Mistake]) -> dict[int, list[Mistake]]:
-    """The mistakes by image."""
+    """The mistakes by image index."""
     groups = defaultdict(list)
-    for one in mistakes:
-        groups[one.index].append(one)
+    for mistake in mistakes:
+        groups[mistake.index].append(mistake)
     return dict(groups)
 
 
 def _cards(
     model: Model, data: DataSet, search: Search, chosen: Sequence[Mistake], on_progress: OnProgress, on_warning: OnWarning
 ) -> tuple[list[Card], list[tuple[str, str]]]:
-    """A card for each mistake in the order given; its image is read and traced again, so that none has to stay in memory."""
+    """One card per mistake, in the given order. Images are read and traced again, so that none has to stay in memory."""
     made: dict[int, Card] = {}
     failed = []
     method = api.make_method(search.method, model, **search.options)
     for index, mistakes in images_of(chosen).items():
         name = mistakes[0].image
         try:
-            passed = api.trace(model, data[index].image)
-            made |= {id(one): _card(one, passed, views) for one, views in _explain(model, method, passed, mistakes)}
+            trace = api.trace(model, data[index].image)
+            made |= {id(one): _card(one, trace, views) for one, views in _explain(model, method, trace, mistakes)}
         except FATAL:
             raise
         except Exception as error:
@@ -71,14 +82,14 @@ def _cards(
     return [made[id(one)] for one in chosen if id(one) in made], failed
 
 
-def _explain(model: Model, method: Any, passed: Trace, mistakes: Sequence[Mistake]) -> list[tuple[Mistake, list[View]]]:
-    """The maps of one image's mistakes: one call for each target that they need."""
+def _explain(model: Model, method: Any, trace: Trace, mistakes: Sequence[Mistake]) -> list[tuple[Mistake, list[View]]]:
+    """The maps of one image's mistakes, with one call per target."""
     asked = [(one, *ask) for one in mistakes for ask in one.targets()]
     maps: dict[int, HeatMaps] = {}
     for target in dict.fromkeys(_target(method, wanted) for _, _, wanted, _ in asked):
         rows = [i for i, (_, _, wanted, _) in enumerate(asked) if _target(method, wanted) == target]
-        found = _together([asked[i][1] for i in rows], passed)
-        explained = api.explain(model, passed, method=method, target=target, detections=found)
+        found = _together([asked[i][1] for i in rows], trace)
+        explained = api.explain(model, trace, method=method, target=target, detections=found)
         maps |= {i: explained.maps[place] for place, i in enumerate(rows)}
     views = defaultdict(list)
     for i, (one, found, wanted, label) in enumerate(asked):
@@ -88,25 +99,25 @@ def _explain(model: Model, method: Any, passed: Trace, mistakes: Sequence[Mistak
 
 
 def _target(method: Any, wanted: str) -> str:
-    """What the method can explain: the score, where it cannot explain what is wanted."""
+    """The wanted target, or the score if the method cannot explain that target."""
     allowed = method.targets
     return wanted if allowed is None or wanted in allowed else "score"
 
 
 def _label(label: str, method: Any, wanted: str) -> str:
-    return label if _target(method, wanted) == wanted else f"{method.name} explains the score alone"
+    return label if _target(method, wanted) == wanted else f"{method.name} explains only the score"
 
 
-def _together(found: Sequence[Detections], passed: Trace) -> Detections:
-    """Detections as one, on the trace's device."""
-    device = passed.candidates.scores.device
+def _together(found: Sequence[Detections], trace: Trace) -> Detections:
+    """Concatenate detections, on the trace's device."""
+    device = trace.candidates.scores.device
     columns = ([getattr(one, name) for one in found] for name in ("boxes", "scores", "labels", "source"))
     return Detections(*(torch.cat(column).to(device) for column in columns))
 
 
-def _card(one: Mistake, passed: Trace, views: Sequence[View]) -> Card:
+def _card(one: Mistake, trace: Trace, views: Sequence[View]) -> Card:
     return make_card(
-        passed.image,
+        trace.image,
         views,
         None if one.object is None else one.object.box,
         kind=one.kind,
@@ -123,15 +134,15 @@ def _page(errors: Errors, cards: Sequence[Card]) -> str:
     counts = errors.counts
     tallies = [Tally(kind, meaning, counts[kind], errors.gains[kind]) for kind, meaning in KINDS.items()]
     total = len(errors.mistakes)
-    ap = f"AP50 is {100 * errors.ap50:.1f}; it and what it gains are over all detections, whatever their score. "
+    ap = f"AP50 is {100 * errors.ap50:.1f}; AP50 and its gains are over all detections, regardless of score. "
     remarks = [
-        f"{_count(errors.correct, 'detection')} of score {errors.search.score_threshold:g} or more found their object, "
-        f"of {errors.objects} annotated. {ap if math.isfinite(errors.ap50) else ''}Kinds of error after TIDE (ECCV 2020)."
+        f"{_count(errors.correct, 'correct detection')} with a score of at least {errors.search.score_threshold:g}, "
+        f"{_count(errors.objects, 'annotated object')}. {ap if math.isfinite(errors.ap50) else ''}Error types: TIDE (ECCV 2020)."
     ]
     if total > len(cards):
-        remarks.append(f"{len(cards)} of {total} errors have a card, the surest of each kind; all are in errors.json.")
+        remarks.append(f"{len(cards)} of {total} errors have a card, the highest scores of each type; all are in errors.json.")
     if errors.failed:
-        remarks.append(f"Not looked at: {', '.join(name for name, _ in errors.failed)}.")
+        remarks.append(f"Images that failed: {', '.join(name for name, _ in errors.failed)}.")
     facts = f"{errors.model} · {errors.data} · {_count(errors.images, 'image')} · {errors.search.method}"
     return write_gallery(cards, tallies, title=f"{_count(total, 'error')}", facts=facts, remarks=remarks)
 

@@ -1,4 +1,4 @@
-"""One mistake of a detector: what it is about, which maps explain it, and what it is in plain words."""
+"""One error of a detector: its object, the maps that explain it, and a sentence about it."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ EDGES = {"x1": "left", "y1": "top", "x2": "right", "y2": "bottom"}
 
 @dataclass(frozen=True)
 class Named:
-    """An annotated object: the name of its annotation, its class's name and column, its box (4,) inside the image."""
+    """An annotated object: its annotation's id, class name and score column, and its box (4,) clipped to the image."""
 
     id: str
     name: str
@@ -27,12 +27,19 @@ class Named:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One error in image `index` of a data set.
+    """One error in an image of a data set.
 
-    kind: one of TIDE's. found: the detection, one row, on the CPU; for a missed object its best candidate, and no row where
-    the model has none. name: the class of `found`, or of the missed object. iou: with the object, or the largest with any.
-    object: what it is about. rival: for a duplicate, the detection that it repeats; held: whether another detection has
-    found the object. note: why a missed object's candidate scores low.
+    Args:
+        image: The image's name.
+        index: The image's index in the data set.
+        kind: The TIDE error type.
+        found: The detection, one row, on the CPU; for a missed object its best candidate, empty if the model has none.
+        name: The class name of `found`, or of the missed object.
+        iou: With `object`, or the largest with any object.
+        object: The ground truth object that the error is about, if any.
+        rival: For a duplicate, the detection with a higher score that is matched to the object.
+        held: Whether another detection is matched to the object.
+        note: Why a missed object's candidate has a low score.
     """
 
     image: str
@@ -53,8 +60,8 @@ class Mistake:
 
     @property
     def worst_side(self) -> tuple[str, float]:
-        """For a poor box: the side that is furthest off beside the object's own width or height, and by how many pixels it
-        reaches too far (above 0) or stops short; ("", 0) for other kinds."""
+        """For a localization error: the side with the largest error relative to the object's width or height, and that error
+        in pixels, positive where the box reaches too far; ("", 0) for other types."""
         if self.kind != LOCALIZATION or self.object is None:
             return "", 0.0
         true = self.object.box
@@ -69,7 +76,7 @@ class Mistake:
         return 0.0 if self.object is None else float((self.object.box[2:] - self.object.box[:2]).prod())
 
     def targets(self) -> tuple[tuple[Detections, str, str], ...]:
-        """The maps that explain it: of which detection, for which target, and what the map shows."""
+        """The maps that explain the error: (detection, target, label of the map) for each."""
         if not len(self.found):
             return ()
         score = (self.found, "score", f"why {self.name}")
@@ -80,12 +87,12 @@ class Mistake:
             contrast = (self.found, f"contrast:{self.object.label}", f"why {self.name} and not {self.object.name}")
             return contrast, score
         if self.kind == DUPLICATE and self.rival is not None:
-            surer = (self.rival, "score", f"the surer detection, {float(self.rival.scores[0]):.2f}")
-            return (self.found, "score", f"the duplicate, {self.score:.2f}"), surer
+            matched = (self.rival, "score", f"the matched detection, {float(self.rival.scores[0]):.2f}")
+            return (self.found, "score", f"the duplicate, {self.score:.2f}"), matched
         return ((self.found, "score", f"the best candidate, {self.score:.2f}"),) if self.kind == MISSED else (score,)
 
     def sentence(self) -> str:
-        """What went wrong."""
+        """The error in one or two sentences."""
         return _SENTENCES[self.kind](self)
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,36 +127,36 @@ def _object(named: Named) -> dict[str, Any]:
 
 
 def _background(one: Mistake) -> str:
-    touches = f"; the nearest overlaps it by {one.iou:.2f}" if one.iou >= 0.005 else ""
-    return f"Nothing is annotated here{touches}. The map shows what looked like {one.name}."
+    touches = f"; the largest IoU with an object is {one.iou:.2f}" if one.iou >= 0.005 else ""
+    return f"No object is annotated here{touches}. The map shows the evidence for {one.name}."
 
 
 def _localization(one: Mistake) -> str:
     side, off = one.worst_side
     way = f"reaches {abs(off):.0f} px too far" if off > 0 else f"stops {abs(off):.0f} px short"
-    held = " Another detection has this object." if one.held else ""
-    return f"Its {EDGES[side]} edge {way} (IoU {one.iou:.2f}); the map shows what that edge rests on.{held}"
+    held = " Another detection is matched to this object." if one.held else ""
+    return f"Its {EDGES[side]} edge {way} (IoU {one.iou:.2f}); the map explains the position of that edge.{held}"
 
 
 def _classification(one: Mistake) -> str:
     true = one.object.name if one.object else "another class"
-    held = " Another detection has this object." if one.held else ""
-    return f"It is annotated as {true} (IoU {one.iou:.2f}). The first map shows what speaks for {one.name} against {true}.{held}"
+    held = " Another detection is matched to this object." if one.held else ""
+    return f"It is annotated as {true} (IoU {one.iou:.2f}). The first map shows the evidence for {one.name} against {true}.{held}"
 
 
 def _both(one: Mistake) -> str:
     true = one.object.name if one.object else "another class"
-    return f"Class and box are both wrong: it is annotated as {true}, and the box fits it badly (IoU {one.iou:.2f})."
+    return f"Class and box are both wrong: it is annotated as {true}, and the box is poorly localized (IoU {one.iou:.2f})."
 
 
 def _duplicate(one: Mistake) -> str:
-    return f"A surer detection has this {one.name} already. Do the two maps rest on the same pixels?"
+    return f"A detection with a higher score is matched to this {one.name}. Do the two maps highlight the same pixels?"
 
 
 def _missed(one: Mistake) -> str:
     if not len(one.found):
-        return f"This {one.name} was missed, and the model gave no candidate for it."
-    return f"This {one.name} was missed. The map shows what its best candidate rests on."
+        return f"This {one.name} was missed, and the model has no candidate for it."
+    return f"This {one.name} was missed. The map explains the score of its best candidate."
 
 
 _SENTENCES = {
@@ -163,7 +170,7 @@ _SENTENCES = {
 
 
 def surest_first(mistakes: Sequence[Mistake]) -> list[Mistake]:
-    """False detections by falling score, then the missed objects by falling size."""
+    """False detections by descending score, then missed objects by descending size."""
 
     def rank(one: Mistake) -> tuple[bool, float]:
         missed = one.kind == MISSED

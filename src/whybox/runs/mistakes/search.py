@@ -1,4 +1,4 @@
-"""A detector's mistakes over a data set, sorted by kind."""
+"""Find a detector's errors over a data set and classify them by type (TIDE)."""
 
 import math
 from collections import Counter
@@ -28,8 +28,15 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Search:
-    """What is looked for: detections from `score_threshold` on, in the first `limit` images (None: in all). The `top` surest
-    mistakes, balanced over the kinds, are explained by `method` with its options."""
+    """The settings of an error analysis.
+
+    Args:
+        method: The explanation method.
+        score_threshold: Minimum score of a detection, 0 to 1.
+        limit: Use only the first images; None: all.
+        top: Maximum number of explained errors, balanced over the types, highest scores first.
+        options: The method's options.
+    """
 
     method: str = "odam"
     score_threshold: float = 0.3
@@ -46,10 +53,19 @@ class Search:
 
 @dataclass(frozen=True)
 class Errors:
-    """What is wrong with a model's detections on a data set.
+    """The errors of a model's detections on a data set.
 
-    mistakes: the surest first. correct: how many detections are. ap50: over all detections of the model, whatever their
-    score; gains: by how much it would rise without each kind. failed: (image, reason) for each that could not be looked at.
+    Args:
+        model: The model's name.
+        data: The data set's name.
+        search: The settings.
+        images: Number of evaluated images.
+        objects: Number of annotated objects, without ignored ones.
+        correct: Number of correct detections.
+        mistakes: The errors, highest scores first.
+        ap50: AP at IoU .50 over all detections of the model, regardless of score, 0 to 1.
+        gains: By error type, how much `ap50` would rise without its errors (dAP of TIDE).
+        failed: (image, reason) for each image that could not be evaluated.
     """
 
     model: str
@@ -65,9 +81,9 @@ class Errors:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many mistakes of each kind."""
-        found = Counter(one.kind for one in self.mistakes)
-        return {kind: found[kind] for kind in KINDS}
+        """The number of errors by type."""
+        counts = Counter(mistake.kind for mistake in self.mistakes)
+        return {kind: counts[kind] for kind in KINDS}
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the maps, as plain numbers and text; what does not exist is None."""
@@ -92,11 +108,21 @@ class Errors:
 def find_errors(
     model: Model, data: DataSet, search: Search, *, on_progress: OnProgress = no_progress, on_warning: OnWarning
 ) -> Errors:
-    """Sort what the model detects in every image; `on_warning` hears of an image that cannot be looked at, and of classes that
-    the model does not know."""
+    """Classify the model's errors in every image.
+
+    Args:
+        model: A detector.
+        data: Annotated images.
+        search: The settings.
+        on_progress: Called with an image's name after each image.
+        on_warning: Called with a line for each image that fails, and for classes that the model does not know.
+
+    Returns:
+        The errors, counts and gains in AP50, without maps.
+    """
     api.make_method(search.method, model, **search.options)
     if left := lacking(data.classes, model.classes):
-        on_warning(f"{model.name} does not know {', '.join(left)}: objects of this kind are not counted")
+        on_warning(f"{model.name} does not know {', '.join(left)}: objects of these classes do not count")
     names = data.names[: search.limit]
     sorted_images: list[Sorted] = []
     mistakes: list[Mistake] = []
@@ -131,12 +157,12 @@ def find_errors(
 
 
 def _look(model: Model, data: DataSet, index: int, search: Search) -> tuple[Sorted, Sorted, list[Mistake]]:
-    """All detections of an image sorted, those from the threshold on sorted, and the mistakes among these."""
+    """All classified detections of an image, those above the score threshold, and the errors among the latter."""
     sample = data[index]
-    passed = api.trace(model, sample.image)
+    trace = api.trace(model, sample.image)
     truth = to_columns(sample.truth, data.classes, model.classes, first_column=model.first_column)
-    truth = _inside(truth, passed.frame.image)
-    everything = _on_cpu(passed.detections)
+    truth = _inside(truth, trace.frame.image)
+    everything = _on_cpu(trace.detections)
     found = everything[everything.scores >= search.score_threshold]
     shown = sort_errors(found, truth)
     names = _names(model, data)
@@ -145,7 +171,7 @@ def _look(model: Model, data: DataSet, index: int, search: Search) -> tuple[Sort
         for i, kind in enumerate(shown.kinds)
         if kind not in (CORRECT, IGNORED)
     ]
-    missed = _missed(sample.name, index, passed, truth, shown.missed, model, names, search.score_threshold)
+    missed = _missed(sample.name, index, trace, truth, shown.missed, model, names, search.score_threshold)
     return sort_errors(everything, truth), shown, false + missed
 
 
@@ -189,43 +215,43 @@ def _named(truth: Truth, row: int, names: Callable[[int], str]) -> Named:
 
 
 def _missed(
-    image: str, index: int, passed: Trace, truth: Truth, rows: Tensor, model: Model, names: Callable[[int], str], threshold: float
+    image: str, index: int, trace: Trace, truth: Truth, rows: Tensor, model: Model, names: Callable[[int], str], threshold: float
 ) -> list[Mistake]:
     """The objects `rows` that were missed, each with its best candidate and why that scores low."""
     mistakes = []
     for row in rows.tolist():
-        best, note = _candidate(passed, truth, row, model, threshold)
+        best, note = _candidate(trace, truth, row, model, threshold)
         iou = float(box_iou(best.boxes, truth.boxes[row][None])[0, 0]) if len(best) else 0.0
         one = _named(truth, row, names)
         mistakes.append(Mistake(image, index, MISSED, best, one.name, iou, object=one, note=note))
     return mistakes
 
 
-def _candidate(passed: Trace, truth: Truth, row: int, model: Model, threshold: float) -> tuple[Detections, str]:
+def _candidate(trace: Trace, truth: Truth, row: int, model: Model, threshold: float) -> tuple[Detections, str]:
     """The best candidate of object `row`, and why its score is low.
 
     A candidate that fits another object of the class better is that one's, in a crowd often with the higher score: it
     is left out where others remain.
     """
-    if not len(passed.candidates):
+    if not len(trace.candidates):
         return Detections.empty(), ""
     label = int(truth.labels[row])
-    boxes = passed.candidates.boxes if passed.candidates.boxes.ndim == 2 else passed.candidates.boxes[:, label]
+    boxes = trace.candidates.boxes if trace.candidates.boxes.ndim == 2 else trace.candidates.boxes[:, label]
     iou = box_iou(boxes, truth.boxes[truth.labels == label].to(boxes)).nan_to_num()
     own = iou[:, int((truth.labels[:row] == label).sum())]
     rows = torch.nonzero((own > 0) & ((own >= iou.amax(1)) | (own >= SAME)))[:, 0]
     rows = rows if len(rows) else torch.arange(len(boxes), device=boxes.device)
     drawn = {"boxes": truth.boxes[row][None], "labels": [label]}
-    best, (note,) = match_drawn(_narrowed(passed, rows), drawn, model.classes, threshold)
+    best, (note,) = match_drawn(_narrowed(trace, rows), drawn, model.classes, threshold)
     return _on_cpu(replace(best, source=rows[best.source])), note.replace("the drawn box", "the object")
 
 
-def _narrowed(passed: Trace, rows: Tensor) -> Trace:
+def _narrowed(trace: Trace, rows: Tensor) -> Trace:
     """The trace with some candidates alone and all its detections, whose source is -1 where their candidate is not there."""
-    place = torch.full((len(passed.candidates),), -1, device=rows.device)
+    place = torch.full((len(trace.candidates),), -1, device=rows.device)
     place[rows] = torch.arange(len(rows), device=rows.device)
-    found = passed.detections
-    return replace(passed, candidates=passed.candidates[rows], detections=replace(found, source=place[found.source]))
+    found = trace.detections
+    return replace(trace, candidates=trace.candidates[rows], detections=replace(found, source=place[found.source]))
 
 
 def rounded(value: float) -> float | None:
