@@ -175,7 +175,8 @@ def test_the_table_as_markdown_by_hand():
         "| *Blob* (control) | 0.350 (0.330 to 0.380) |\n"
         "| *Box* (control) | 0.400 (0.380 to 0.430) |\n"
         "\n"
-        "Mean (95 % confidence interval); bold: the best method; underlined: the second; † not shown to beat the better control.\n"
+        "Mean (95 % confidence interval); bold: the best method; underlined: the second; "
+        "† not shown to beat the better control.\n"
     )
 
 

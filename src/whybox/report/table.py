@@ -10,7 +10,10 @@ ARROWS = {True: "↑", False: "↓"}
 UNDEFINED = "–"
 MARK = "†"
 """Stands beside a method that is not shown to beat the better control."""
-LEGEND = f"Mean (95 % confidence interval); bold: the best method; underlined: the second; {MARK} not shown to beat the better control."
+LEGEND = (
+    "Mean (95 % confidence interval); bold: the best method; underlined: the second; "
+    f"{MARK} not shown to beat the better control."
+)
 
 
 class Place(NamedTuple):

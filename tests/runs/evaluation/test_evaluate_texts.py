@@ -195,7 +195,7 @@ def test_phrases_are_asked_among_those_of_the_image(model):
 
 
 def test_data_without_phrases_is_told_at_once(model):
-    with pytest.raises(UnknownNameError, match="needs objects with phrases of their own, and this data set has none; take class"):
+    with pytest.raises(UnknownNameError, match="needs objects with phrases, and this data set has none; use prompts class"):
         evaluate(model, Changed(lambda truth: replace(truth, phrases=())), **CHEAP, prompts="phrase")
 
 
