@@ -60,7 +60,7 @@ def test_sentences_name_the_classes_and_the_overlap():
     assert "annotated as dog" in mistake(BOTH, true=box).sentence()
     assert "higher score is matched to this cat" in mistake(DUPLICATE, true=box).sentence()
     assert mistake(BACKGROUND, iou=0.0).sentence().startswith("No object is annotated here. ")
-    assert "overlaps it by 0.07" in mistake(BACKGROUND, iou=0.07).sentence()
+    assert "largest IoU with an object is 0.07" in mistake(BACKGROUND, iou=0.07).sentence()
 
 
 def test_a_missed_object_without_any_candidate():
