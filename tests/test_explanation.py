@@ -86,7 +86,7 @@ def test_nothing_found_is_saved_and_loaded(tmp_path):
     nothing.save(tmp_path / "out")
     assert len(Explanation.load(tmp_path / "out")) == 0
     assert nothing.plot().axes
-    assert "Nothing was found" in nothing._repr_html_()
+    assert "No detections" in nothing._repr_html_()
 
 
 def test_an_existing_folder_is_not_touched(tmp_path):
@@ -359,7 +359,7 @@ def test_a_classifier_has_the_page_without_words(tmp_path):
 def test_no_text_is_a_page_too():
     nothing = asked_alike([])
     assert nothing.peak == ()
-    assert "Nothing was found" in nothing._repr_html_()
+    assert "No detections" in nothing._repr_html_()
 
 
 def test_what_was_not_read_is_said():
