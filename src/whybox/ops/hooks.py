@@ -29,15 +29,20 @@ def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
     modes = [(part, part.training) for part in module.modules()]
     needs = [(weight, weight.requires_grad) for weight in module.parameters() if weights and weight.is_leaf]
     try:
-        for part, _ in modes:
-            part.training = False
-        for weight, _ in needs:
-            weight.requires_grad = False
+        for part, mode in modes:
+            if mode:  # setting an attribute of a module is slow
+                part.training = False
+        for weight, need in needs:
+            if need:
+                weight.requires_grad = False
         yield module
     finally:
         for part, mode in modes:
-            part.training = mode
+            if part.training != mode:
+                part.training = mode
         for weight, need in needs:
+            if weight.requires_grad == need:
+                continue
             with torch.inference_mode(weight.is_inference()):  # a weight made there can only be flagged there
                 weight.requires_grad = need
 
