@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 from whybox.frame import Size
 from whybox.ops.hooks import tensors_in
 
-_TWIN = (2, 37, 41)
-"""Batch, height and width of the twins: unlike one another and what maps mostly have, so that a change of axes shows."""
+_TWIN = (2, 3, 4)
+"""Batch, height and width of the twins: unlike one another, so that a change of axes shows, and small. On the device "meta",
+without numbers, normalizations alone would take longer than all of this."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class Recorder(TorchFunctionMode):
     """Records, inside this context, the calls that depend on the tensors given to `start`, and keeps no tensor alive but those
     that a Recording holds.
 
-    Every map has a twin of another size, a shape without numbers, which goes through the same calls: where it cannot follow,
-    or comes out with another shape, a call is not local. broken: a way leads around the recorded calls (a scripted module, a custom autograd function,
-    a hook on a gradient), so that making them again would not give the same gradient.
+    Every map has a twin, a small map that goes through the same calls: where it cannot follow, or comes out with another
+    shape, a call is not local. broken: a way leads around the recorded calls (a scripted module, a custom autograd
+    function, a hook on a gradient), so that making them again would not give the same gradient.
     """
 
     def __init__(self) -> None:
@@ -102,7 +103,7 @@ class Recorder(TorchFunctionMode):
         if tensor.ndim == 4 and len(tensor) == 1:
             batch, height, width = _TWIN
             grid = (tensor.shape[2], tensor.shape[3])
-            twin = torch.empty((batch, tensor.shape[1], height, width), dtype=tensor.dtype, device="meta")
+            twin = torch.zeros((batch, tensor.shape[1], height, width), dtype=tensor.dtype, device=tensor.device)
         index = len(self._values)
         return self._add(tensor, _Value(index, frozenset({index}), True, grid, twin))
 
@@ -176,8 +177,11 @@ class Recorder(TorchFunctionMode):
         grid = grids.pop()
         if any(output.ndim != 4 or len(output) != 1 or tuple(output.shape[2:]) != grid for output in outputs):
             return None
+        if function is torch.conv2d:  # one that keeps the size of a map keeps that of any, and is the one slow call here
+            return [output.new_zeros((_TWIN[0], output.shape[1], *_TWIN[1:])) for output in outputs]
         try:
-            args, kwargs = _map(arguments, self._twin)
+            twins_of = {index: value.twin for index, value in zip(reads, values, strict=True) if value.twin is not None}
+            args, kwargs = fill(arguments, twins_of)
             with torch.no_grad():
                 result = function(*args, **kwargs)
         except Exception:  # whatever the call says about a map of another size: it is not local
@@ -235,7 +239,7 @@ class Recorder(TorchFunctionMode):
 
     def _hold(self, index: int, tensor: Tensor) -> None:
         """Keep a tensor where the local calls end."""
-        if self._values[index].twin is not None:
+        if self._values[index].twin is not None and index not in self._held:
             self._held[index] = tensor.detach()
 
     def _index(self, tensor: Tensor) -> int | None:
@@ -246,9 +250,6 @@ class Recorder(TorchFunctionMode):
         """A Slot for a recorded tensor; other tensors without the graph that they may stand in."""
         index = self._index(tensor)
         return tensor.detach() if index is None else Slot(index)
-
-    def _twin(self, leaf: Tensor | Slot) -> Any:
-        return self._values[leaf.index].twin if isinstance(leaf, Slot) else leaf.to("meta")
 
 
 def play(calls: Iterable[Call], tensors: dict[int, Tensor]) -> None:

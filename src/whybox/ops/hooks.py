@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -113,9 +113,10 @@ def replay(module: nn.Module, name: str, output: Any) -> Iterator[None]:
 
 def submodule(module: nn.Module, name: str) -> nn.Module:
     """The submodule at the dotted path `name`; an unknown path is an UnknownNameError with the closest ones."""
+    if name:
+        with suppress(AttributeError):  # no such path; said below, with the paths that there are
+            return module.get_submodule(name)
     parts: dict[str, nn.Module] = dict(module.named_modules())
-    if name and name in parts:
-        return parts[name]
     close = get_close_matches(name, parts, n=1, cutoff=0.5)
     raise unknown("layer", name, (path for path in parts if path and (close or "." not in path)))
 

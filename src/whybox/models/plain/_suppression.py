@@ -41,7 +41,8 @@ class Suppression:
         if self.nms_iou is None:
             return scores.argsort(descending=True, stable=True)[: self.max_detections]
         if len(boxes) <= _FEW:
-            return batched_nms(boxes, scores, labels, self.nms_iou)[: self.max_detections]
+            rows: Tensor = batched_nms(boxes, scores, labels, self.nms_iou)
+            return rows[: self.max_detections]
         order = scores.argsort(descending=True, stable=True)
         count = _FEW
         while True:  # what is kept of the best does not depend on the rest
@@ -55,7 +56,7 @@ class Suppression:
 def _nms_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
     """The rows that are kept of boxes that come best first, in that order."""
     kept = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         rows = (labels == label).nonzero()[:, 0]
         kept[rows[nms(boxes[rows], scores[rows], iou)]] = True
     return kept.nonzero()[:, 0]

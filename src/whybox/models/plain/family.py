@@ -126,7 +126,7 @@ class Plain(Model):
         else:
             levels = torch.where(_named(trace, layer, levels), levels, -1)
         left = torch.ones_like(levels, dtype=torch.bool)
-        if asked is not None and route != "exact":
+        if asked is not None and route != "exact" and not trace.differentiable:
             for pullback in asked.windows(levels):
                 left[pullback.rows] = False
                 yield pullback
