@@ -8,7 +8,7 @@ from whybox.errors import GradientError, UnknownNameError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model
 from whybox.models.plain.family import Plain, Preparation, Suppression, matches, wrap
-from whybox.types import Detections
+from whybox.types import Candidates, Detections
 
 STRIDES = (8, 16)
 CLASSES = ["red", "green", "blue"]
@@ -509,6 +509,19 @@ def test_detections_without_a_row_are_an_error():
 def test_half_precision_modules_give_float_candidates():
     trace = build(Head().bfloat16(), read_with_level).trace(image())
     assert trace.candidates.boxes.dtype == trace.candidates.scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("count", "classes", "most"), [(1000, 3, 20), (1500, 3, 20), (3000, 40, 100), (6000, 2, 3000)])
+def test_suppression_of_the_best_is_suppression_of_all(count, classes, most):
+    torch.manual_seed(0)
+    corner = torch.rand(count, 2) * 40
+    scores = torch.zeros(count, classes)
+    scores[torch.arange(count), torch.randint(classes, (count,))] = (torch.randperm(count) + 1) / count  # no ties
+    candidates = Candidates(torch.cat([corner, corner + 10 + torch.rand(count, 2)], 1), scores, torch.zeros(count).long())
+    best, labels = scores.max(1)
+    expected = batched_nms(candidates.boxes, best, labels, 0.5)[:most]
+    found = Suppression(score_threshold=0.0, max_detections=most).detections(candidates, (60, 60))
+    assert torch.equal(found.source, expected)
 
 
 def test_suppression_of_nothing():

@@ -299,7 +299,7 @@ class Decoding(Net):
             if self.grid is None or self.grid.shape[1:] != level.shape[2:]:
                 rows, columns = torch.meshgrid(*(torch.arange(n) for n in level.shape[2:]), indexing="ij")
                 self.grid = torch.stack([columns, rows])
-            values = level.permute(0, 2, 3, 1).sigmoid()
+            values = level.permute(0, 2, 3, 1).sigmoid().clone()
             values[..., :2] = (values[..., :2] + self.grid.permute(1, 2, 0)) * 8
             values[..., 2:4] = (values[..., 2:4] * 2) ** 2 * 8
             decoded.append(values.flatten(1, 2))

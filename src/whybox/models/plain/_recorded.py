@@ -36,11 +36,11 @@ class Recorded:
             try:
                 play(self.recording.rest(), tensors)
                 candidates = self.read(fill(self.recording.outputs, tensors))
+                if not _again(candidates, trace.candidates, detections.source):
+                    return None
+                readings = tuple(find_readings(candidates, detections.source, leaves, self.recording.roots))
             except Exception:  # calls that cannot be made twice may fail in any way; the exact route is left
                 return None
-            if not _again(candidates, trace.candidates, detections.source):
-                return None
-            readings = tuple(find_readings(candidates, detections.source, leaves, self.recording.roots))
         return Asked(self, trace, detections, candidates, leaves, readings)
 
     def head(self, trace: Trace, level: int) -> Head:
