@@ -58,7 +58,7 @@ def measure(model: Model, image: torch.Tensor, method: str, repeats: int) -> tup
     """Median ratio of method to the network's own pass, and the own pass's median seconds. The two take turns; the first
     turn is not counted."""
     settings, factor = shortened(method)
-    pixels, _ = model.encoders.prepare(image[None])  # type: ignore[attr-defined]
+    pixels, _ = model.image_encoder.prepare(image[None])  # type: ignore[attr-defined]
 
     def own() -> None:
         with torch.no_grad():

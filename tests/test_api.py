@@ -6,6 +6,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import whybox
+from methods.small_clip import load_small, make_clip
 from models.detectors import detector, image
 from whybox.data.scenes import draw_scene
 from whybox.errors import UnknownNameError, WeightsError, WhyboxError
@@ -222,7 +223,7 @@ def test_a_class_name_for_every_column():
         ({"method": "drise", "target": "combined"}, "drise explains a detection as a whole"),
         ({"method": "drise", "masks": "many"}, "masks must be a whole number"),
         ({"crop_padding": "maybe"}, "crop_padding must be true or false"),
-        ({"smoothing": 3}, "smoothing must be a name"),
+        ({"smoothing": 3}, "smoothing must be one of none, gaussian, global, got 3"),
         ({"route": "quick"}, "unknown route 'quick'"),
     ],
 )
@@ -235,3 +236,59 @@ def test_the_word_none_is_a_name_where_an_option_has_names(model):
     """As a command line reads it: odam:smoothing=none."""
     result = whybox.explain(model, image(), method="odam", smoothing=None, score_threshold=0.1, top=1)
     assert result.maps.options["smoothing"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("threshold", "score_threshold"), ("top_k", "top"), ("conf", "score_threshold"), ("score_treshold", "score_threshold")],
+)
+def test_an_option_of_another_name_is_answered_with_its_own(model, option, meant):
+    for verb in (whybox.explain, whybox.detect):
+        with pytest.raises(WhyboxError, match=f"{verb.__name__} has no option '{option}'; did you mean {meant}=") as caught:
+            verb(model, "never read", **{option: 5})
+        assert "\n" not in str(caught.value)
+
+
+def test_options_that_nothing_is_close_to(model):
+    with pytest.raises(WhyboxError, match="detect has no option 'colour'; it takes text, score_threshold, top"):
+        whybox.detect(model, "never read", colour=1)
+    with pytest.raises(WhyboxError, match="method 'odam' has no option 'colour'"):
+        whybox.explain(model, "never read", colour=1)
+    with pytest.raises(WhyboxError, match=r"has no option 'boxes'; did you mean detections="):
+        whybox.explain(model, "never read", boxes=[[1, 2, 3, 4]])
+
+
+@pytest.mark.parametrize("layer", ["c3", "fpn.4", "backbone.body.layre3"])
+def test_an_unknown_layer_is_named_as_it_was_typed(layer):
+    net = whybox.load(detector("fasterrcnn_mobilenet_v3_large_fpn"))
+    line = f"unknown layer '{layer}'; .*FasterRCNN has fpn, roi, .*input, and any module's path"
+    for options in ({"layer": layer}, {"method": Odam(layer=layer)}):
+        with pytest.raises(UnknownNameError, match=line) as caught:
+            whybox.explain(net, image(), score_threshold=0.0, top=1, **options)
+        assert "\n" not in str(caught.value)
+        assert "layer2" not in str(caught.value)
+
+
+def test_maps_of_a_differentiable_trace_keep_their_graph():
+    model = whybox.load(detector("fcos_resnet50_fpn"))
+    trace = whybox.trace(model, image(), differentiable=True)
+    assert trace.differentiable
+    result = whybox.explain(model, trace, score_threshold=0.1, top=2)
+    weight = next(weight for name, weight in model.network.named_parameters() if name.endswith("cls_logits.weight"))
+    (gradient,) = torch.autograd.grad(result.maps.values.sum(), [weight])
+    assert gradient.abs().sum() > 0
+    assert result.to_dict()["detections"][0]["map"]["high"] == pytest.approx(result.peak[0])
+    plain = whybox.explain(model, image(), score_threshold=0.1, top=2)
+    assert torch.allclose(plain.maps.values, result.maps.values, rtol=1e-3, atol=1e-6)
+    assert not plain.maps.values.requires_grad
+
+
+def test_a_family_without_differentiable_traces_says_so():
+    clip = load_small(make_clip())
+    with pytest.raises(WhyboxError, match="differentiable trace is available for detectors"):
+        whybox.trace(clip, image(), differentiable=True)
+
+
+def test_a_model_says_what_it_is(model):
+    assert repr(model) == "<FCOS: detector, 6 classes, cpu>"
+    assert repr(whybox.load(detector("fcos_resnet50_fpn"))) == "<FCOS: detector, no class names, cpu>"

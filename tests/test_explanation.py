@@ -1,8 +1,10 @@
 """What explain returns: kept whole and read back, refused where it must not write, and passed on in other forms."""
 
+import copy
 import errno
 import json
 import os
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +15,10 @@ from PIL import Image
 from report.made_up import FRAME, made_up_detections, made_up_maps
 from report.made_up_match import CROPPED, TEXTS, made_up_asked, made_up_tokens, read_text
 from whybox.errors import WhyboxError
-from whybox.explanation import Explanation, page_of, photo_of, reading_note
+from whybox.explanation import Explanation
+from whybox.pictures import page_of, photo_of
+from whybox.prompting import reading_note
+from whybox.report.match import distinct_words
 from whybox.types import Detections, HeatMaps
 
 
@@ -118,7 +123,7 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("whybox.explanation.write_page", stop)
+    monkeypatch.setattr("whybox.pictures.write_page", stop)
     with pytest.raises(KeyboardInterrupt):
         explanation().save(tmp_path / "out")
     assert os.listdir(tmp_path) == []
@@ -202,8 +207,7 @@ def matched(texts=TEXTS, words=True, **fields):
     read = tuple(read_text(text) if isinstance(text, str) else text for text in texts)
     given = asked_alike([text.text for text in read], texts=read)
     if words:
-        tokens = made_up_tokens(read)
-        given = replace(given, read_words=lambda: tokens, ask=lambda others: asked_alike(others, seed=5))
+        given = replace(given, token_maps=made_up_tokens(read), single_words=asked_alike(distinct_words(read), seed=5))
     return replace(given, **fields)
 
 
@@ -216,20 +220,52 @@ def asked_alike(names, seed=0, **fields):
     return Explanation(found, asked.maps, torch.zeros(3, 90, 120), "toy", tuple(names), **given)
 
 
-def test_each_word_is_asked_alone_once():
-    calls = []
+def test_rows_are_explanations_of_their_own():
+    kept = explanation(notes=("a", "b", "c"))
+    assert [each.notes for each in kept] == [("a",), ("b",), ("c",)]
+    assert all(type(each) is Explanation and len(each) == 1 for each in kept)
+    assert torch.equal(kept[-1].maps.native[0], kept.maps.native[2])
+    assert kept[1:].names == ("dog", "cat") == kept[[1, 2]].names == kept[torch.tensor([False, True, True])].names
+    assert torch.equal(kept[1:].detections.boxes, kept.detections.boxes[1:])
+    assert len(kept[:0]) == 0
+    with pytest.raises(IndexError):
+        kept[3]
 
-    def ask(words):
-        calls.append(words)
-        return asked_alike(words, read_words=lambda: 1 / 0)
 
-    kept = matched(ask=ask)
-    assert kept.single_words.names == ("a", "red", "ball", "left", "of", "tree", "dog")
-    assert kept.single_words.single_words is None, "words are not taken apart once more"
-    page_of(kept)
-    assert len(calls) == 1
-    assert matched(words=False, ask=ask).single_words is None
-    assert explanation().single_words is None
+def test_rows_of_texts_keep_what_is_theirs(tmp_path):
+    kept = matched(notes=("", "odd"))
+    second = kept[1]
+    assert (second.names, second.texts, second.notes) == ((TEXTS[1],), (kept.texts[1],), ("odd",))
+    assert second.words == (kept.words[1],)
+    assert second.single_words.names == ("a", "dog")
+    row = kept.single_words.names.index("dog")
+    assert torch.equal(second.single_words.maps.native[1], kept.single_words.maps.native[row])
+    assert second.maps.options["explained_score"] == [0.25]
+    assert Explanation.load(second.save(tmp_path / "out")).words == second.words
+
+
+def test_an_explanation_is_plain_data(tmp_path):
+    kept = matched()
+    for same in (pickle.loads(pickle.dumps(kept)), copy.deepcopy(kept), Explanation.load(kept.save(tmp_path / "out"))):
+        assert same.words == kept.words
+        assert same.single_words.names == kept.single_words.names
+        assert same != kept, "compared by identity"
+        assert len({same, kept, same}) == 2
+    assert pickle.loads(pickle.dumps(Explanation.load(tmp_path / "out"))).words == kept.words
+
+
+def test_a_methods_title_is_kept(tmp_path):
+    kept = explanation(maps=replace(made_up_maps(3), method_title="ODAM"))
+    read = Explanation.load(kept.save(tmp_path / "out"))
+    assert read.maps.method_title == "ODAM"
+    assert page_of(read) == page_of(kept)
+
+
+def test_words_that_were_not_asked_for_are_one_line():
+    with pytest.raises(WhyboxError, match=r"holds no words: whybox.explain\(..., words=True\) computes them"):
+        _ = matched(words=False).words
+    with pytest.raises(WhyboxError, match="holds no tokens: only texts have them"):
+        _ = explanation().tokens
 
 
 def test_saved_texts_come_back_bit_by_bit(tmp_path):
@@ -251,11 +287,11 @@ def test_saved_texts_come_back_bit_by_bit(tmp_path):
 
 def test_a_method_without_maps_of_words_is_saved_without(tmp_path):
     read = Explanation.load(matched(words=False).save(tmp_path / "out"))
-    assert (read.read_words, read.ask, read.single_words) == (None, None, None)
+    assert (read.token_maps, read.single_words) == (None, None)
     assert read.whole_image
     assert [text.text for text in read.texts] == list(TEXTS)
     assert "tokens" not in read.to_dict()["detections"][0]
-    with pytest.raises(WhyboxError, match="grad_eclip gives no maps of words for toy"):
+    with pytest.raises(WhyboxError, match="holds no words"):
         _ = read.words
 
 

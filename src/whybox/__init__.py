@@ -10,46 +10,99 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from whybox.api import detect, explain, load, open_data, trace
     from whybox.attention import Text, TokenMaps
+    from whybox.catalog import list_methods, list_metrics, list_models, list_targets
     from whybox.data.images import read_image
     from whybox.errors import WhyboxError
     from whybox.explanation import Explanation
     from whybox.frame import Frame
+    from whybox.method import Method
     from whybox.model import Model
+    from whybox.ops.maps import GradientMethod
+    from whybox.placement import Placement
+    from whybox.pullback import DensePullback, FeatureGradient, PlacedMaps, Pullback, WindowPullback
     from whybox.runs.evaluation.compare import compare
     from whybox.runs.evaluation.evaluate import Evaluation, evaluate
     from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
-from whybox.pullback import Pullback
-from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Target, Trace
+    from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Target, Trace
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "whybox.api": ("detect", "explain", "load", "open_data", "trace"),
-    "whybox.attention": ("Text", "TokenMaps"),
+    "whybox.api": (
+        "detect",
+        "explain",
+        "load",
+        "open_data",
+        "trace",
+    ),
+    "whybox.attention": (
+        "Text",
+        "TokenMaps",
+    ),
+    "whybox.catalog": (
+        "list_methods",
+        "list_metrics",
+        "list_models",
+        "list_targets",
+    ),
     "whybox.data.images": ("read_image",),
     "whybox.errors": ("WhyboxError",),
     "whybox.explanation": ("Explanation",),
     "whybox.frame": ("Frame",),
+    "whybox.method": ("Method",),
+    "whybox.model": ("Model",),
+    "whybox.ops.maps": ("GradientMethod",),
+    "whybox.placement": ("Placement",),
+    "whybox.pullback": (
+        "DensePullback",
+        "FeatureGradient",
+        "PlacedMaps",
+        "Pullback",
+        "WindowPullback",
+    ),
     "whybox.runs.evaluation.compare": ("compare",),
-    "whybox.runs.evaluation.evaluate": ("Evaluation", "evaluate"),
-    "whybox.truth": ("MetricInput", "DataSet", "MetricResult", "Metric", "Sample", "Truth"),
-    "whybox.types": ("Candidates", "Detections", "FeatureMap", "HeatMaps", "Model", "Pullback", "Target", "Trace"),
+    "whybox.runs.evaluation.evaluate": (
+        "Evaluation",
+        "evaluate",
+    ),
+    "whybox.truth": (
+        "DataSet",
+        "Metric",
+        "MetricInput",
+        "MetricResult",
+        "Sample",
+        "Truth",
+    ),
+    "whybox.types": (
+        "Candidates",
+        "Detections",
+        "FeatureMap",
+        "HeatMaps",
+        "Target",
+        "Trace",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Candidates",
     "DataSet",
+    "DensePullback",
     "Detections",
     "Evaluation",
     "Explanation",
+    "FeatureGradient",
     "FeatureMap",
     "Frame",
+    "GradientMethod",
     "HeatMaps",
+    "Method",
     "Metric",
     "MetricInput",
     "MetricResult",
     "Model",
+    "PlacedMaps",
+    "Placement",
     "Pullback",
     "Sample",
     "Target",
@@ -58,10 +111,15 @@ __all__ = [
     "Trace",
     "Truth",
     "WhyboxError",
+    "WindowPullback",
     "compare",
     "detect",
     "evaluate",
     "explain",
+    "list_methods",
+    "list_metrics",
+    "list_models",
+    "list_targets",
     "load",
     "open_data",
     "read_image",

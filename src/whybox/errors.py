@@ -13,7 +13,9 @@ class ImageError(WhyboxError):
 
 
 class UnknownNameError(WhyboxError):
-    """A model, method, target or class name that nothing answers to."""
+    """A model, method, target or class name that nothing answers to. kind: which of these."""
+
+    kind = ""
 
 
 class GradientError(WhyboxError):
@@ -24,8 +26,22 @@ class MetricError(WhyboxError):
     """A metric that does not give what a metric has to."""
 
 
+class MissingSplitError(WhyboxError):
+    """A split that a data set does not have."""
+
+
 class WeightsError(WhyboxError):
     """Weights that do not fit the network, or that hold NaN."""
+
+
+FATAL = (UnknownNameError, WeightsError, GradientError, MetricError)
+"""What is wrong with every image, so that a run over many of them stops."""
+
+
+def reason_of(error: Exception) -> str:
+    """In one line why an image could not be worked on; what is no WhyboxError is named by its class."""
+    text = str(error).strip() if isinstance(error, WhyboxError) else f"{type(error).__name__}: {error}".strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 FEW = 5
@@ -46,4 +62,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name of `kind` ("method", "target", ...) that is not among `known`."""
-    return UnknownNameError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
+    error = UnknownNameError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
+    error.kind = kind
+    return error

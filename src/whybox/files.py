@@ -69,14 +69,14 @@ def new_file(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that is there whole or not at all; its folder is made where it is missing."""
+def write_whole(path: Path, content: bytes | str) -> None:
+    """A file that is there whole or not at all, text as UTF-8; its folder is made where it is missing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WhyboxError(f"{path.parent}: cannot be made ({one_line(error)})") from error
     with new_file(path) as draft:
-        draft.write_bytes(content)
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

@@ -1,7 +1,6 @@
 """Models and data sets by name, and models out of modules: the only file that knows all model families."""
 
 from collections.abc import Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,14 @@ import torch
 from torch import nn
 
 from whybox import registry
+from whybox.catalog import BUILT_IN, HUB, unknown_model
 from whybox.errors import WhyboxError, unknown
 from whybox.model import Model
-from whybox.specs import parse_spec
+from whybox.options import keywords_of, read_options
+from whybox.specs import parse_value, split_spec
 from whybox.truth import DataSet
 from whybox.weights import load_weights
 
-BUILT_IN = "whybox"
 _PLAIN = "plain"
 
 
@@ -28,10 +28,20 @@ def load(
 ) -> Model:
     """A model that whybox can explain.
 
-    model: a name ("torchvision/fcos_resnet50_fpn", "hf/facebook/detr-resnet-50", "whybox/scenes"), the folder that
-    `whybox train` wrote, or a module that you have built; it is used as it is, on the device where it is.
-    weights, for names: "default", a file (safetensors, or a state dict that loads with weights_only), or None for random ones.
-    options go to the model family; `candidates=`, `features=` and `size=` bring in any nn.Module: see the page "plain".
+    Args:
+        model: A name ("torchvision/fcos_resnet50_fpn", "hf/facebook/detr-resnet-50", "open_clip/ViT-B-16", "whybox/scenes"),
+            the folder that `whybox train` wrote, or a module that you have built; it is used as it is, on its device.
+        weights: For names: "default", a file (safetensors, or a state dict that loads with weights_only), or None for random
+            ones. For a module: a file that is loaded into it.
+        device: Where the network goes; None: it stays where it is.
+        **options: Of the model family; `candidates=`, `features=` and `size=` bring in any nn.Module: see the page "plain".
+
+    Returns:
+        A `Model`; one that was given is returned as it is.
+
+    Raises:
+        UnknownNameError: No model has this name; the text says what would work.
+        WhyboxError: The module is not supported, or the options, weights or device do not fit.
     """
     if isinstance(model, nn.Module):
         loaded = _wrap(model, **options)
@@ -52,7 +62,7 @@ def _move(network: nn.Module, device: str | torch.device) -> None:
     try:
         network.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise WhyboxError(f"device {str(device)!r} is not to be had: {str(error).splitlines()[0]}") from error
+        raise WhyboxError(f"device {str(device)!r} is not available: {str(error).splitlines()[0]}") from error
 
 
 def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
@@ -60,21 +70,17 @@ def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
     if folder := _pretrained_folder(name):
         if weights != "default":
             raise WhyboxError(f"{name} comes with its own weights; load its module yourself to use others")
-        found = _built(_HUB, folder, name, weights, options)
-        found.name = name
-        return found
+        model = _built(HUB, folder, name, weights, options)
+        model.name = name
+        return model
     if Path(name).is_dir() and not (Path(name) / "card.json").is_file():
         raise WhyboxError(f"{name} holds no model: expected what whybox train wrote (card.json), or Hugging Face's config.json")
     if prefix == BUILT_IN or Path(name).is_dir():
         return _from_zoo(rest if prefix == BUILT_IN else name, weights, name, **options)
     loaders = registry.loaders()
     if prefix not in loaders or not rest:
-        named = [f"{known}/{one}" for known, loader in loaders.items() for one in getattr(loader, "names", lambda: ["..."])()]
-        raise unknown("model", name, [*named, *(f"{BUILT_IN}/{one}" for one in _shipped())])
+        raise unknown_model(name)
     return _built(prefix, rest, name, weights, options)
-
-
-_HUB = "hf"
 
 
 def _pretrained_folder(name: str) -> str | None:
@@ -84,12 +90,6 @@ def _pretrained_folder(name: str) -> str | None:
     prefix, _, rest = name.partition("/")
     folder = zoo.shipped_folders().get(rest) if prefix == BUILT_IN else Path(name)
     return str(folder) if folder is not None and (folder / "config.json").is_file() else None
-
-
-def _shipped() -> list[str]:
-    from whybox import zoo
-
-    return [*zoo.shipped(), *zoo.shipped_folders()]
 
 
 def _built(prefix: str, rest: str, name: str, weights: str | Path | None, given: Mapping[str, Any]) -> Model:
@@ -102,7 +102,7 @@ def _built(prefix: str, rest: str, name: str, weights: str | Path | None, given:
     except ModuleNotFoundError as error:
         raise WhyboxError(f"{name} needs the package {error.name}: pip install 'whybox[{prefix}]'") from error
     except TypeError as error:
-        raise WhyboxError(f"{name} cannot be loaded so: {error}") from error
+        raise WhyboxError(f"{name} cannot be loaded with these options: {error}") from error
     if not isinstance(built, nn.Module):
         if file:
             load_weights(_network(built), file)
@@ -131,8 +131,8 @@ def _wrap(module: nn.Module, **options: Any) -> Model:
         if name != _PLAIN and family.matches(module):
             return _wrap_as(family, module, **options)
     raise WhyboxError(
-        f"{type(module).__name__} is of no family that whybox knows ({', '.join(families)}); tell how to read its output: "
-        "whybox.load(module, candidates=fn, features=[...], size=(h, w))"
+        f"{type(module).__name__} is not a supported model ({', '.join(families)}); to use any module, say how to read its "
+        "output: whybox.load(module, candidates=fn, features=[...], size=(h, w))"
     )
 
 
@@ -140,7 +140,7 @@ def _wrap_as(family: Any, module: nn.Module, **options: Any) -> Model:
     try:
         model: Model = family.wrap(module, **options)
     except TypeError as error:
-        raise WhyboxError(f"{type(module).__name__} cannot be loaded so: {error}") from error
+        raise WhyboxError(f"{type(module).__name__} cannot be loaded with these options: {error}") from error
     return model
 
 
@@ -152,9 +152,14 @@ def _network(model: Model) -> nn.Module:
 
 
 def open_data(data: str | DataSet, *, on_problem: str = "skip") -> DataSet:
-    """A data set by name: "scenes:count=40", "coco:FOLDER:split=val", "coco:FILE.json", "crowdhuman:FOLDER"; or your own.
+    """A data set by name.
 
-    on_problem: "skip" leaves out what is broken and names it in `problems`; "refuse" stops at it.
+    Args:
+        data: "scenes:count=40", "coco:FOLDER:split=val", "coco:FILE.json", "crowdhuman:FOLDER"; or your own `DataSet`.
+        on_problem: "skip" leaves out what is broken and names it in `problems`; "refuse" stops at it.
+
+    Raises:
+        WhyboxError: No data set has this name, or an option of it is not known.
     """
     if on_problem not in ("skip", "refuse"):
         raise unknown("on_problem", str(on_problem), ("skip", "refuse"))
@@ -172,10 +177,11 @@ def open_data(data: str | DataSet, *, on_problem: str = "skip") -> DataSet:
     settings: list[str] = []
     while parts and "=" in parts[-1]:
         settings.insert(0, parts.pop())
-    _, options = parse_spec(":".join([kind, *settings]))
-    takes = [name for name in signature(known[kind].open_data).parameters if name not in ("rest", "on_problem")]
-    for name in options:
-        if name not in takes:
-            raise WhyboxError(f"data {kind!r} has no option {name!r}; it takes {', '.join(takes) or 'none'}")
+    _, texts = split_spec(":".join([kind, *settings]))
+    hints = keywords_of(known[kind].open_data, without={"on_problem"})
+    if hints is None:
+        options = {name: parse_value(text) for name, text in texts.items()}
+    else:
+        options = read_options(f"data {kind!r}", hints, texts)
     opened: DataSet = known[kind].open_data(":".join(parts), on_problem=on_problem, **options)
     return opened

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -76,3 +76,19 @@ class Method(ABC):
         """Maps of texts, one number per token, as this method's for a target. options: None for the fields of the method."""
         settings = asdict(self) if options is None else options
         return TokenMaps(tuple(values), tuple(texts), self.name, target_name(target), settings)
+
+
+@runtime_checkable
+class TextMethod(Protocol):
+    """A method that also draws maps of texts: a number for every token."""
+
+    def explain_text(self, model: Any, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[TokenMaps]:
+        """One TokenMaps per target, each with N maps.
+
+        Args:
+            model: An image-text model.
+            trace: One pass of the model over the image.
+            detections: N detections; the labels are columns of texts.
+            targets: What is explained.
+        """
+        ...

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from whybox.errors import WhyboxError
+from whybox.explained import class_name
 from whybox.targets import class_index
 from whybox.types import Detections, Trace
 
@@ -22,18 +23,29 @@ def match_drawn(
 ) -> tuple[Detections, tuple[str, ...]]:
     """For every drawn box the best candidate of its class, as a detection, and a sentence on what became of it.
 
-    drawn: "boxes" (N,4) xyxy in image pixels and, where the class is known, "labels" (N) names or columns. Among the
-    candidates with an IoU of at least 0.5 the one with the highest score is taken, else the one with the highest IoU. A box that
-    is one of the detections stands for that detection.
+    Among the candidates with an IoU of at least 0.5 the one with the highest score is taken, else the one with the highest
+    IoU. A box that is one of the detections stands for that detection.
+
+    Args:
+        trace: The image's pass.
+        drawn: "boxes" (N,4) xyxy in image pixels and, where the class is known, "labels" (N) names or columns.
+        classes: The names of the columns, or None.
+        score_threshold: A detection below it is said to be below the threshold.
+
+    Returns:
+        N detections, and N sentences.
+
+    Raises:
+        WhyboxError: Boxes or labels that cannot be read, or that lie outside the image.
     """
     boxes = _read_boxes(drawn, trace)
     labels = _read_labels(drawn, boxes, trace, classes)
-    found = [_best_candidate(trace, box, label) for box, label in zip(boxes, labels, strict=True)]
-    source = torch.tensor([row for row, _, _ in found], dtype=torch.long, device=boxes.device)
-    label = torch.tensor([label for _, label, _ in found], dtype=torch.long, device=boxes.device)
+    matches = [_best_candidate(trace, box, label) for box, label in zip(boxes, labels, strict=True)]
+    source = torch.tensor([row for row, _, _ in matches], dtype=torch.long, device=boxes.device)
+    label = torch.tensor([label for _, label, _ in matches], dtype=torch.long, device=boxes.device)
     decoded = clip_boxes_to_image(trace.candidates.boxes_of(source, label), trace.frame.image)
     detections = Detections(decoded, trace.candidates.scores[source, label], label, source)
-    overlaps = [iou for _, _, iou in found]
+    overlaps = [iou for _, _, iou in matches]
     notes = tuple(_reason(trace, detections[i], overlaps[i], classes, score_threshold) for i in range(len(detections)))
     return detections, notes
 
@@ -44,7 +56,7 @@ def _read_boxes(drawn: Mapping[str, Any], trace: Trace) -> Tensor:
     try:
         boxes = torch.as_tensor(drawn["boxes"], dtype=torch.float32, device=trace.candidates.boxes.device).detach()
     except (TypeError, ValueError, RuntimeError):
-        raise WhyboxError("boxes must be numbers x1, y1, x2, y2 in image pixels, one row a box") from None
+        raise WhyboxError("boxes must be numbers x1, y1, x2, y2 in image pixels, one row per box") from None
     boxes = boxes[None] if boxes.ndim == 1 and len(boxes) == 4 else boxes
     boxes = boxes.reshape(0, 4) if not boxes.numel() else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -66,7 +78,7 @@ def _read_labels(drawn: Mapping[str, Any], boxes: Tensor, trace: Trace, classes:
         return [None] * len(boxes)
     values = labels.tolist() if isinstance(labels, Tensor) else list(labels)
     if len(values) != len(boxes):
-        raise WhyboxError(f"detections: {len(boxes)} boxes and {len(values)} labels; expected one label a box")
+        raise WhyboxError(f"detections: {len(boxes)} boxes and {len(values)} labels; expected one label per box")
     numbers = [class_index(value, classes) for value in values]
     columns = trace.candidates.scores.shape[1]
     for number in numbers:
@@ -80,8 +92,8 @@ def _best_candidate(trace: Trace, box: Tensor, label: int | None) -> tuple[int, 
     candidates = trace.candidates
     if not len(candidates):
         raise WhyboxError("the model gave no candidate on this image")
-    if (own := _own_detection(trace, box, label)) is not None:
-        return own
+    if (detection := _same_detection(trace, box, label)) is not None:
+        return detection
     per_class = candidates.boxes if candidates.boxes.ndim == 3 else candidates.boxes[:, None]
     if label is not None and per_class.shape[1] > 1:
         per_class = per_class[:, label : label + 1]
@@ -94,45 +106,47 @@ def _best_candidate(trace: Trace, box: Tensor, label: int | None) -> tuple[int, 
     return row, at if label is None else label, float(iou[row, at])
 
 
-def _own_detection(trace: Trace, box: Tensor, label: int | None) -> tuple[int, int, float] | None:
+def _same_detection(trace: Trace, box: Tensor, label: int | None) -> tuple[int, int, float] | None:
     """The detector's own detection, where the drawn box is one."""
-    found = trace.detections
-    if not len(found):
+    detections = trace.detections
+    if not len(detections):
         return None
-    iou = box_iou(found.boxes, box[None])[:, 0]
+    iou = box_iou(detections.boxes, box[None])[:, 0]
     if label is not None:
-        iou = iou * (found.labels == label)
+        iou = iou * (detections.labels == label)
     best = int(iou.argmax())
-    return (int(found.source[best]), int(found.labels[best]), float(iou[best])) if iou[best] >= SAME else None
+    return (int(detections.source[best]), int(detections.labels[best]), float(iou[best])) if iou[best] >= SAME else None
 
 
-def _reason(trace: Trace, one: Detections, iou: float, classes: Sequence[str] | None, threshold: float) -> str:
+def _reason(trace: Trace, detection: Detections, iou: float, classes: Sequence[str] | None, threshold: float) -> str:
     """What became of a candidate, in one line."""
-    row, label, score = int(one.source), int(one.labels), float(one.scores)
+    row, label, score = int(detection.source), int(detection.labels), float(detection.scores)
     parts = [f"best candidate: IoU {iou:.2f} with the drawn box, score {score:.3f}{_factors(trace, row, label)}"]
     if _is_detection(trace, row, label):
         parts.append("it is among the detections" if score >= threshold else f"detected, below the threshold {threshold:g}")
     else:
-        parts += _rivals(trace, one, classes)
+        parts += _rivals(trace, detection, classes)
     winner = int(trace.candidates.scores[row].argmax())
     if winner != label:
-        parts.append(f"another class leads there: {_title(winner, classes)} {float(trace.candidates.scores[row, winner]):.3f}")
+        leads = float(trace.candidates.scores[row, winner])
+        parts.append(f"another class leads there: {class_name(winner, classes)} {leads:.3f}")
     return "; ".join(parts)
 
 
 def _is_detection(trace: Trace, row: int, label: int) -> bool:
-    found = trace.detections
-    return bool(((found.source == row) & (found.labels == label)).any())
+    detections = trace.detections
+    return bool(((detections.source == row) & (detections.labels == label)).any())
 
 
-def _rivals(trace: Trace, one: Detections, classes: Sequence[str] | None) -> list[str]:
+def _rivals(trace: Trace, detection: Detections, classes: Sequence[str] | None) -> list[str]:
     """The detection of the same class that covers it most, where one can have suppressed it."""
-    same = torch.nonzero((trace.detections.labels == one.labels) & (trace.detections.scores >= one.scores))[:, 0]
+    same = torch.nonzero((trace.detections.labels == detection.labels) & (trace.detections.scores >= detection.scores))[:, 0]
     if len(same):
-        iou = box_iou(trace.detections.boxes[same], one.boxes)[:, 0]
+        iou = box_iou(trace.detections.boxes[same], detection.boxes)[:, 0]
         best = int(iou.argmax())
         if iou[best] >= CLOSE:
-            return [f"covered by detection {int(same[best])} ({_title(int(one.labels), classes)}, IoU {float(iou[best]):.2f})"]
+            name = class_name(int(detection.labels), classes)
+            return [f"covered by detection {int(same[best])} ({name}, IoU {float(iou[best]):.2f})"]
     return ["not kept by the detector: its score is too low there"]
 
 
@@ -141,7 +155,3 @@ def _factors(trace: Trace, row: int, label: int) -> str:
         return ""
     values = ((name, value[row] if value.ndim == 1 else value[row, label]) for name, value in trace.candidates.factors.items())
     return " (" + ", ".join(f"{name} {float(value):.3f}" for name, value in values) + ")"
-
-
-def _title(column: int, classes: Sequence[str] | None) -> str:
-    return classes[column] if classes is not None and column < len(classes) else f"class {column}"

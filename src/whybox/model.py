@@ -23,8 +23,9 @@ class Model(ABC):
 
     name: for reports and errors. network: the nn.Module that is explained, None for a black box. kind: what it answers.
     gives: what its traces hold: "candidates", "features", "input", "roi", "attention", "transformer".
-    classes: names of the score columns, or None. settings: how it was loaded (preprocessing, thresholds), in words that are
-    the same in every process.
+    classes: names of the score columns, or None. first_column: the column of a data set's first class where there are no
+    names; torchvision's detectors have their background before it. settings: how it was loaded (preprocessing, thresholds),
+    in words that are the same in every process.
     """
 
     name: str
@@ -32,7 +33,17 @@ class Model(ABC):
     kind: Kind = "detector"
     gives: frozenset[str]
     classes: Sequence[str] | None = None
+    first_column: int = 0
     settings: str = ""
+
+    def __repr__(self) -> str:
+        classes = self.classes
+        named = "no class names" if classes is None else f"{len(classes)} {'texts' if self.takes_text else 'classes'}"
+        return f"<{self.name}: {self.kind}, {named}{self._device()}>"
+
+    def _device(self) -> str:
+        weight = None if self.network is None else next(iter(self.network.parameters()), None)
+        return "" if weight is None else f", {weight.device}"
 
     @property
     def whole_image(self) -> bool:

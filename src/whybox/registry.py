@@ -3,19 +3,22 @@ come in through the entry points "whybox.models" (a module with `matches` and `w
 "whybox.metrics" (a metric class) and "whybox.data" (a module with `PREFIX` and `open_data`)."""
 
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import whybox.data
 import whybox.methods
 import whybox.metrics
 import whybox.models
+from whybox.errors import WhyboxError, unknown
 from whybox.method import Method
 from whybox.targets import DESCRIPTIONS
+from whybox.truth import Metric
 
 
 @cache
@@ -40,10 +43,14 @@ def methods() -> Mapping[str, type[Method]]:
 
 
 @cache
-def metrics() -> Mapping[str, type]:
+def metrics() -> Mapping[str, type[Metric]]:
     """Metric classes by name; each file in metrics/ holds one whose `name` is the file's."""
-    own = {name: _class_in(module, name) for name, module in _files(whybox.metrics)}
-    return own | _from_outside("whybox.metrics")
+    own: dict[str, type[Metric]] = {name: _class_in(module, name) for name, module in _files(whybox.metrics)}
+    outside = _from_outside("whybox.metrics")
+    for name, metric in outside.items():
+        if not (isinstance(metric, type) and issubclass(metric, Metric)):
+            raise WhyboxError(f"metric {name!r}, from another package, must be a class that derives from whybox.Metric")
+    return own | outside
 
 
 @cache
@@ -51,6 +58,46 @@ def data_sets() -> Mapping[str, ModuleType]:
     """Modules that open a data set, by the prefix of its name: `open_data(rest, on_problem=..., **options)`."""
     files = [*(module for _, module in _files(whybox.data)), *_from_outside("whybox.data").values()]
     return {module.PREFIX: module for module in files if hasattr(module, "PREFIX")}
+
+
+Named = TypeVar("Named")
+
+
+def named(kind: str, name: str, known: Mapping[str, Named]) -> tuple[str, Named]:
+    """The entry that a name means: its key, or its key or title written in another way ("Grad-CAM++" for gradcam_pp).
+
+    Args:
+        kind: What is looked for, for the error: "method", "metric".
+        name: As the user wrote it. Case, dashes and spaces do not matter.
+        known: Classes by name; those with a `title` are found by it, too.
+
+    Raises:
+        UnknownNameError: Nothing has this name; the closest names are listed.
+    """
+    if name in known:
+        return name, known[name]
+    wanted = _letters(name)
+    for key, entry in known.items():
+        if wanted and wanted in (_letters(key), _letters(_title(entry))):
+            return key, entry
+    raise unknown(kind, name, known)
+
+
+def _letters(text: str) -> str:
+    """Letters and digits alone, small; "++" is "pp" as in our names, and a times sign an x."""
+    return re.sub(r"[\W_]", "", text.lower().replace("++", "pp").replace("×", "x"))
+
+
+def _title(entry: Any) -> str:
+    """The title of a class; where it depends on the options, that of the default ones without what stands in brackets."""
+    title = getattr(entry, "title", "")
+    if isinstance(title, property):
+        try:
+            title = entry().title
+        except TypeError:
+            # It has options without a default.
+            return ""
+    return title.split(" (")[0] if isinstance(title, str) else ""
 
 
 def targets() -> Mapping[str, str]:

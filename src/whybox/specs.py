@@ -8,13 +8,19 @@ from whybox.errors import WhyboxError
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
     """A name and its settings; numbers, true, false and none are read as such."""
+    name, options = split_spec(text)
+    return name, {key: parse_value(value) for key, value in options.items()}
+
+
+def split_spec(text: str) -> tuple[str, dict[str, str]]:
+    """A name and its settings as they are written."""
     name, *settings = text.strip().split(":")
-    options: dict[str, Any] = {}
+    options: dict[str, str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
             raise WhyboxError(f"{text!r}: expected name:key=value, got {setting!r} after the name")
-        options[key.strip().replace("-", "_")] = parse_value(value.strip())
+        options[key.strip().replace("-", "_")] = value.strip()
     return name.strip(), options
 
 

@@ -1,5 +1,6 @@
 """The nouns of measurement: what is annotated in an image, what heat maps are judged against, and what a judgement is."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -18,7 +19,7 @@ class Truth:
     """G annotated objects of one image.
 
     boxes (G,4) float32 xyxy in image pixels around the whole object; they may reach beyond the image (CrowdHuman's do).
-    labels (G,) int64: in a data set 1 for the first of its classes, in a MetricInput the column among the model's scores.
+    labels (G,) int64: in a data set the place among its classes, from 0; in a MetricInput the column among the model's scores.
     ids: G names, those of the annotations. ignore (G,) bool: regions where nothing is counted (crowds, masked people).
     masks (G,H,W) bool of the visible pixels, or None. parts: more boxes (G,4) by name ("visible", "head"), NaN where
     there is none. fixations: G entries, each (F,3) x, y in image pixels and duration, or None where nobody looked; or ().
@@ -76,7 +77,7 @@ class Sample:
 
 @runtime_checkable
 class DataSet(Protocol):
-    """Annotated images. Class k of `classes` has the label k + 1. problems: what was left out of it, a line each.
+    """Annotated images. A label is a place in `classes`, from 0. problems: what was left out of it, a line each.
 
     An attribute `digest`, a text that changes whenever the annotations do, keeps an evaluation from going on with others.
     """
@@ -137,25 +138,33 @@ class MetricInput:
         return len(self.detections)
 
     def __getitem__(self, rows: Any) -> "MetricInput":
-        """The same case for some of the detections. What draws maps again would draw them for all: it is left out."""
-        own = rows.to(self.seeds.device) if isinstance(rows, Tensor) else rows
+        """The same for some of the detections. What draws maps again would draw them for all: it is left out."""
+        chosen = rows.to(self.seeds.device) if isinstance(rows, Tensor) else rows
+        places = torch.arange(len(self))[chosen].reshape(-1).tolist()
         return replace(
             self,
             detections=self.detections[rows],
             matched=self.matched[rows],
-            seeds=self.seeds[own],
+            seeds=self.seeds[chosen],
             redraw=None,
             randomized=None,
-            words=None if self.words is None else _some_words(self.words, torch.arange(len(self))[own].reshape(-1).tolist()),
+            words=None if self.words is None else _some_words(self.words, places),
         )
 
     @property
     def gives(self) -> frozenset[str]:
         """What a metric may need: "box", "mask", "fixations", "predict", "redraw", "randomized", "whole", "words"."""
-        found = {name for name in ("predict", "redraw", "randomized") if getattr(self, name) is not None}
-        found |= {"box"} | ({"mask"} if self.truth.masks is not None else set()) | ({"whole"} if self.whole else set())
-        found |= {"words"} if self.words is not None and self.score_texts is not None else set()
-        return frozenset(found | ({"fixations"} if self.truth.fixations else set()))
+        given = {
+            "box": True,
+            "mask": self.truth.masks is not None,
+            "fixations": bool(self.truth.fixations),
+            "predict": self.predict is not None,
+            "redraw": self.redraw is not None,
+            "randomized": self.randomized is not None,
+            "whole": self.whole,
+            "words": self.words is not None and self.score_texts is not None,
+        }
+        return frozenset(name for name, there in given.items() if there)
 
     def generator(self, index: int) -> torch.Generator:
         """Detection `index`'s own source of randomness, on the CPU, so that every device draws the same."""
@@ -175,30 +184,51 @@ class MetricResult:
     at: Tensor | None = None
 
 
-@runtime_checkable
-class Metric(Protocol):
+class Metric(ABC):
     """A measure of heat maps: a frozen dataclass whose fields are its options, the paper's constants as defaults.
 
-    title: a few words for a table's head. range: lowest and highest value. needs: of what MetricInput.gives; with the options
-    it may change. source: authors, venue, year, equation.
+    name: in the registry, the file's name. higher_is_better: which way is better. source: authors, venue, year, equation.
+    group: what it measures, the name under which metrics are chosen together. sets: the sets of metrics in which it stands,
+    with its settings there as they follow a name, "fill=blurred", "" for the defaults: "standard" is the set of a detector,
+    "matching" of a model that answers for the whole image. In its group and in "all" it stands with the settings of
+    "standard", or else with the defaults.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     name: ClassVar[str]
-    source: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    source: ClassVar[str] = ""
+    group: ClassVar[str] = "other"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @property
-    def title(self) -> str: ...
+    def title(self) -> str:
+        """A few words for a table's head."""
+        return self.name.replace("_", " ").capitalize()
 
     @property
-    def higher_is_better(self) -> bool: ...
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value."""
+        return (-torch.inf, torch.inf)
 
     @property
-    def range(self) -> tuple[float, float]: ...
+    def needs(self) -> frozenset[str]:
+        """Of what `MetricInput.gives`; with the options it may change. None: it looks at the maps alone."""
+        return frozenset()
 
     @property
-    def needs(self) -> frozenset[str]: ...
+    def across(self) -> str:
+        """What runs along a curve's x axis."""
+        return ""
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
-        """Judge maps (N,H,W) on the image's pixels, raw, as the method defines them."""
-        ...
+    @abstractmethod
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
+        """Judge maps.
+
+        Args:
+            maps: (N,H,W) on the image's pixels, raw, as the method defines them.
+            inputs: What they are judged against.
+
+        Returns:
+            One value per map, NaN where the metric is not defined.
+        """

@@ -143,7 +143,7 @@ class Trace:
     differentiable: bool = False
 
     def rows(self, candidates: Candidates, detections: Detections) -> "Trace":
-        """The same pass narrowed to some candidates, one a detection, so that detection i is candidate i."""
+        """The same pass narrowed to some candidates, one per detection, so that detection i is candidate i."""
         order = torch.arange(len(detections), device=detections.source.device)
         return replace(self, candidates=candidates, detections=replace(detections, source=order), state=None)
 

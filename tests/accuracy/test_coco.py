@@ -13,7 +13,7 @@ from whybox.accuracy.coco import coco_ap
 from whybox.errors import WhyboxError
 
 CLASSES = ("cat", "dog")
-TRUTH = {"boxes": np.array([[10, 10, 50, 50], [60, 60, 90, 95]], dtype=np.float32), "labels": np.array([1, 2])}
+TRUTH = {"boxes": np.array([[10, 10, 50, 50], [60, 60, 90, 95]], dtype=np.float32), "labels": np.array([0, 1])}
 
 
 def found(boxes, scores, labels):
@@ -21,27 +21,27 @@ def found(boxes, scores, labels):
 
 
 def test_the_truth_itself_scores_one():
-    result = coco_ap([found(TRUTH["boxes"].tolist(), [0.9, 0.8], [1, 2])], [TRUTH], CLASSES)
+    result = coco_ap([found(TRUTH["boxes"].tolist(), [0.9, 0.8], [0, 1])], [TRUTH], CLASSES)
     assert (result.ap, result.ap50, result.ap75, result.recall) == pytest.approx((1, 1, 1, 1))
     assert result.ap50_per_class == pytest.approx({"cat": 1, "dog": 1})
     assert result.images == 1
 
 
 def test_a_swapped_label_finds_nothing():
-    result = coco_ap([found(TRUTH["boxes"].tolist(), [0.9, 0.8], [2, 1])], [TRUTH], CLASSES)
+    result = coco_ap([found(TRUTH["boxes"].tolist(), [0.9, 0.8], [1, 0])], [TRUTH], CLASSES)
     assert result.ap50 == 0
 
 
 def test_a_false_alarm_above_the_hit_halves_precision():
     boxes = [[10.0, 10, 50, 50], [100, 100, 140, 140], [60, 60, 90, 95]]
-    result = coco_ap([found(boxes, [0.5, 0.9, 0.8], [1, 1, 2])], [TRUTH], CLASSES)
+    result = coco_ap([found(boxes, [0.5, 0.9, 0.8], [0, 0, 1])], [TRUTH], CLASSES)
     assert result.ap50_per_class == pytest.approx({"cat": 0.5, "dog": 1})
 
 
 def test_a_shifted_box_counts_up_to_its_iou():
     # 40x40 moved by 10: IoU 1200 / 2000 = .6, a hit at IoU .50, .55 and .60 of the ten thresholds.
     truth = {"boxes": TRUTH["boxes"][:1], "labels": TRUTH["labels"][:1]}
-    result = coco_ap([found([[20.0, 10, 60, 50]], [0.9], [1])], [truth], CLASSES)
+    result = coco_ap([found([[20.0, 10, 60, 50]], [0.9], [0])], [truth], CLASSES)
     assert (result.ap50, result.ap75, result.ap) == pytest.approx((1, 0, 0.3))
     assert list(result.ap50_per_class) == ["cat"], "a class that does not occur has no AP"
 
@@ -49,7 +49,7 @@ def test_a_shifted_box_counts_up_to_its_iou():
 def test_crowd_regions_count_neither_way():
     truth = {**TRUTH, "iscrowd": np.array([False, True])}
     alarms = [[10.0, 10, 50, 50], [61, 61, 70, 70], [71, 71, 80, 80]]
-    assert coco_ap([found(alarms, [0.5, 0.9, 0.8], [1, 2, 2])], [truth], CLASSES).ap50 == pytest.approx(1)
+    assert coco_ap([found(alarms, [0.5, 0.9, 0.8], [0, 1, 1])], [truth], CLASSES).ap50 == pytest.approx(1)
 
 
 def test_nothing_found_and_nothing_to_find():
@@ -67,14 +67,14 @@ def test_images_must_be_paired():
 
 def test_the_best_threshold_cuts_off_the_false_alarms():
     boxes = [[10.0, 10, 50, 50], [100, 100, 140, 140], [60, 60, 90, 95], [0, 0, 5, 5]]
-    result = coco_ap([found(boxes, [0.9, 0.4, 0.5, 0.3], [1, 1, 2, 2])], [TRUTH], CLASSES)
+    result = coco_ap([found(boxes, [0.9, 0.4, 0.5, 0.3], [0, 0, 1, 1])], [TRUTH], CLASSES)
     assert (result.threshold, result.f1) == pytest.approx((0.5, 1))
-    result = coco_ap([found(boxes[:2], [0.9, 0.95], [1, 1])], [TRUTH], CLASSES)
+    result = coco_ap([found(boxes[:2], [0.9, 0.95], [0, 0])], [TRUTH], CLASSES)
     assert (result.threshold, result.f1) == pytest.approx((0.9, 0.5)), "one hit, one alarm, one miss"
 
 
 def test_nothing_is_printed(capsys):
-    coco_ap([found([[20.0, 10, 60, 50]], [0.9], [1])], [TRUTH], CLASSES)
+    coco_ap([found([[20.0, 10, 60, 50]], [0.9], [0])], [TRUTH], CLASSES)
     assert capsys.readouterr().out == ""
 
 
@@ -83,8 +83,8 @@ SIZES = [[0, 0, 20, 20], [100, 0, 150, 50], [200, 0, 320, 120]]
 
 
 def test_sizes_are_judged_apart():
-    truth = {"boxes": np.array(SIZES, dtype=float), "labels": np.array([1, 1, 1])}
-    result = coco_ap([found([[float(value) for value in box] for box in SIZES[:2]], [0.9, 0.8], [1, 1])], [truth], CLASSES)
+    truth = {"boxes": np.array(SIZES, dtype=float), "labels": np.array([0, 0, 0])}
+    result = coco_ap([found([[float(value) for value in box] for box in SIZES[:2]], [0.9, 0.8], [0, 0])], [truth], CLASSES)
     assert (result.ap_small, result.ap_medium, result.ap_large) == pytest.approx((1, 1, 0))
     assert (result.recall_small, result.recall_medium, result.recall_large) == pytest.approx((1, 1, 0))
     assert result.recall == pytest.approx(2 / 3)
@@ -93,8 +93,8 @@ def test_sizes_are_judged_apart():
 
 def test_the_area_of_the_mask_decides_the_size():
     # A box of 50x50 around a thin object of 300 pixels: small by its mask, medium by its box.
-    truth = {"boxes": np.array(SIZES[1:2], dtype=float), "labels": np.array([1])}
-    hit = [found([[100.0, 0, 150, 50]], [0.9], [1])]
+    truth = {"boxes": np.array(SIZES[1:2], dtype=float), "labels": np.array([0])}
+    hit = [found([[100.0, 0, 150, 50]], [0.9], [0])]
     by_mask = coco_ap(hit, [{**truth, "area": np.array([300.0])}], CLASSES)
     by_box = coco_ap(hit, [truth], CLASSES)
     assert (by_mask.ap_small, by_box.ap_medium) == pytest.approx((1, 1))
@@ -105,8 +105,8 @@ def test_the_area_of_the_mask_decides_the_size():
 def test_recall_with_few_detections_an_image():
     # 20 objects all found: the highest alone finds one in twenty, ten find half.
     boxes = [[float(x), 0, x + 10.0, 10] for x in range(0, 400, 20)]
-    truth = {"boxes": np.array(boxes), "labels": np.ones(20, dtype=int)}
-    result = coco_ap([found(boxes, np.linspace(0.9, 0.1, 20).tolist(), [1] * 20)], [truth], CLASSES)
+    truth = {"boxes": np.array(boxes), "labels": np.zeros(20, dtype=int)}
+    result = coco_ap([found(boxes, np.linspace(0.9, 0.1, 20).tolist(), [0] * 20)], [truth], CLASSES)
     assert (result.recall1, result.recall10, result.recall) == pytest.approx((1 / 20, 1 / 2, 1))
 
 
@@ -117,7 +117,7 @@ def drawn(seed):
     for count in rng.integers(0, 15, 12):
         corners = rng.uniform(0, 300, (count, 2))
         boxes = np.concatenate([corners, corners + np.exp(rng.uniform(2.5, 5.5, (count, 2)))], axis=1)
-        labels = rng.integers(1, 4, count)
+        labels = rng.integers(0, 3, count)
         area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * rng.uniform(0.4, 1, count)
         truths.append({"boxes": boxes, "labels": labels, "iscrowd": rng.random(count) < 0.1, "area": area})
         rows = rng.integers(0, count, 2 * count) if count else np.zeros(0, dtype=int)
@@ -127,7 +127,7 @@ def drawn(seed):
         )
         shifted[:, 2:] = np.maximum(shifted[:, 2:], shifted[:, :2] + 1)
         wrong = rng.random(len(rows)) < 0.15
-        detections.append({"boxes": shifted, "scores": rng.random(len(rows)), "labels": np.where(wrong, 1, labels[rows])})
+        detections.append({"boxes": shifted, "scores": rng.random(len(rows)), "labels": np.where(wrong, 0, labels[rows])})
     return detections, truths
 
 
@@ -138,10 +138,10 @@ def annotation_files(detections, truths):
         for x1, y1, x2, y2, label, crowd, area in np.column_stack(
             [truth["boxes"], truth["labels"], truth["iscrowd"], truth["area"]]
         ):
-            row = {"image_id": image, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            row = {"image_id": image, "category_id": int(label) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
             annotations.append({**row, "id": len(annotations) + 1, "iscrowd": int(crowd), "area": area})
         for x1, y1, x2, y2, label, score in np.column_stack([found["boxes"], found["labels"], found["scores"]]):
-            row = {"image_id": image, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            row = {"image_id": image, "category_id": int(label) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
             results.append({**row, "score": score})
     images = [{"id": image} for image in range(7, 7 + len(truths))]
     return {"images": images, "annotations": annotations, "categories": [{"id": k} for k in (1, 2, 3)], "info": {}}, results
@@ -170,5 +170,5 @@ def test_the_twelve_numbers_are_those_of_cocos_files(seed):
 
 def test_tensors_with_gradient_are_taken():
     boxes = torch.tensor([[10.0, 10, 50, 50]], requires_grad=True)
-    found = {"boxes": boxes, "scores": boxes[:, 0] / 20, "labels": torch.tensor([1])}
+    found = {"boxes": boxes, "scores": boxes[:, 0] / 20, "labels": torch.tensor([0])}
     assert coco_ap([found], [TRUTH], CLASSES).ap50_per_class["cat"] == pytest.approx(1)

@@ -106,7 +106,7 @@ def random_images(count=12, seed=0):
     for _ in range(count):
         corners = rng.uniform(0, 80, (6, 2))
         boxes = np.concatenate([corners, corners + rng.uniform(8, 30, (6, 2))], 1)
-        labels = rng.integers(1, 4, 6)
+        labels = rng.integers(0, 3, 6)
         rows = [(int(k), b.tolist(), *(["ignore"] if rng.random() < 0.15 else [])) for k, b in zip(labels, boxes, strict=True)]
         near = [
             (int(k) if rng.random() < 0.7 else int(rng.integers(1, 4)), rng.random(), (b + rng.normal(0, 3, 4)).tolist())

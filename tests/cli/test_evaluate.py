@@ -77,7 +77,7 @@ def test_nothing_measured_is_exit_code_2(whybox, ground, tmp_path):
         (("--data", "coco:/nowhere"), "/nowhere"),
         (("--address", "auto"), "engine ray"),
         (("--data", "."), "say what it is: coco:."),
-        (("--data", "scenes:cuont=3"), "data 'scenes' has no option 'cuont'; it takes variant, count, seed, size"),
+        (("--data", "scenes:cuont=3"), "data 'scenes' has no option 'cuont'; did you mean count"),
     ],
 )
 def test_a_mistake_is_one_line(whybox, ground, words, told, tmp_path):

@@ -112,6 +112,7 @@ def test_a_class_is_filtered_before_the_best_are_taken(whybox, network, pictures
         (("--score-threshold", "3"), "between 0 and 1"),
         (("--top", "0"), "at least 1"),
         (("--target", ","), "expected names between commas"),
+        (("--text", "a dog"), "reads no text"),
         (("--weights", "gone.safetensors"), "whybox: "),
     ],
 )
@@ -143,7 +144,7 @@ def test_a_disk_that_fills_up_keeps_whole_images_only(whybox, network, pictures,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("whybox.explanation.png_bytes", full)
+    monkeypatch.setattr("whybox.saved.png_bytes", full)
     code, _, err = whybox("explain", "one.png", "two.png", "--model", network, "--out", "out", *ALL)
     assert (code, err.count("\n")) == (2, 1)
     assert "No space left on device" in err

@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line(whybox, clip, pictures, words, line):
 def test_a_detector_reads_no_texts(whybox, network, pictures):
     code, _, err = whybox("match", "one.png", "a dog", "--model", network, "--out", "out")
     assert (code, len(said(err))) == (2, 1)
-    assert "does not read texts: give an image-text model" in err
+    assert "does not match images with texts: pass an image-text model" in err
 
 
 def test_an_unknown_model_is_told_with_one_that_is_known(whybox, pictures):

@@ -32,6 +32,24 @@ def test_train_resume_and_go_on_from_the_result(run, tmp_path):
     assert second.exit_code == 0, second.output
 
 
+def test_fabrics_options_reach_the_training_and_its_card(run, tmp_path):
+    few = [*FEW, "--accumulate", 2, "--accelerator", "cpu", "--devices", "1", "--precision", "32-true"]
+    done = run("--out", tmp_path, "--data", "scenes:variant=single:size=96x72", *few)
+    assert done.exit_code == 0, done.output
+    assert "single (2 images): AP50" in done.stdout
+    made = zoo.load(tmp_path).card["trained"]
+    assert made["accumulate"] == 2
+    assert made["command"].endswith("--precision 32-true --device cpu --accelerator cpu --devices 1 --accumulate 2 --out DIR")
+    for words, message in (
+        (["--accelerator", "abacus"], "training cannot run on accelerator abacus, devices 1, strategy auto"),
+        (["--device", "abacus"], "no device 'abacus' here"),
+        (["--accumulate", 3], "a batch of 2 cannot be shared by 1 process with accumulate 3; choose a multiple of 3"),
+    ):
+        result = run("--out", tmp_path / "other", *FEW, *words)
+        assert isinstance(result.exception, WhyboxError)
+        assert message in str(result.exception)
+
+
 def test_mistakes_reach_the_caller_by_name(run, tmp_path):
     result = run("--out", tmp_path, "--data", "coco:nowhere", *FEW)
     assert isinstance(result.exception, WhyboxError)

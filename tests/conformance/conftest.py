@@ -10,6 +10,7 @@ from torch import nn
 import whybox
 from models import hf_models, open_clip_models
 from models.detectors import detector
+from models.hf_versions import OWN_BACKBONE
 from whybox import registry
 
 
@@ -46,7 +47,7 @@ def hugging_face():
     )
     small = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 10, "num_labels": 4}
-    config = transformers.DetrConfig(backbone_config=backbone, **small, **heads)
+    config = transformers.DetrConfig(backbone_config=backbone, **OWN_BACKBONE, **small, **heads)
     return whybox.load(transformers.DetrForObjectDetection(config).eval(), score_threshold=0.0)
 
 

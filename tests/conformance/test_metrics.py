@@ -17,6 +17,7 @@ from whybox import registry
 from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
+from whybox.metric_choice import make_metric, metric_sets
 from whybox.truth import Metric, MetricInput, MetricResult, Truth
 from whybox.types import Candidates, Detections
 
@@ -137,6 +138,7 @@ TRIALS: dict[str, Callable[[type], Trial]] = {
     "pixel_ap": of_the_map(),
     "pointing_game": of_the_map(),
     "randomization": changes(),
+    "sparseness": of_the_map(),
     "stability": stays(),
     "text_deletion": of_the_words(),
     "text_insertion": of_the_words(),
@@ -179,7 +181,7 @@ def names_of(kind: str) -> list[str]:
     chosen = {
         "of regions": lambda metric: "region" in {option.name for option in fields(metric)},
         "not redrawn": lambda metric: not metric.needs & {"redraw", "randomized"},
-        "of annotations": lambda metric: not metric.needs & {"predict", "redraw", "randomized", "words"},
+        "of annotations": lambda metric: metric.needs <= {"box", "mask", "fixations"} and metric.needs,
         "of images": lambda metric: "words" not in metric.needs,
     }
     return sorted(name for name, metric in made.items() if chosen[kind](metric))
@@ -194,12 +196,18 @@ def test_it_says_what_it_is(name, tried):
     assert metric.title
     assert isinstance(metric.higher_is_better, bool)
     assert metric.range[0] < metric.range[1]
-    assert metric.needs
     assert metric.needs <= KNOWN_NEEDS
     assert kind() == kind(), "options have defaults, and equal options make equal metrics"
     for option in fields(kind):
         with pytest.raises(FrozenInstanceError):
             setattr(metric, option.name, None)
+
+
+def test_it_stands_in_its_group_and_in_the_sets_that_it_names(name):
+    metric = registry.metrics()[name]
+    assert name in {spec.split(":")[0] for spec in metric_sets()[metric.group]}
+    for words in (words for settings in metric.sets.values() for words in settings):
+        assert make_metric(f"{name}:{words}".rstrip(":")).name == name
 
 
 def test_it_has_its_page(name):

@@ -1,6 +1,7 @@
 """The python blocks of README and docs run, top to bottom, page by page."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,19 @@ def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in link:
             assert (page.parent / link).exists(), link
+
+
+def test_pictures_are_small_and_shown():
+    pictures = [path for path in (ROOT / "docs" / "images").iterdir() if path.suffix in (".webp", ".png", ".jpg")]
+    assert pictures
+    pages = "".join(page.read_text() for page in PAGES)
+    for picture in pictures:
+        assert picture.stat().st_size < 300_000, f"{picture.name} is slow to load"
+        assert f"images/{picture.name})" in pages, f"no page shows {picture.name}"
+
+
+def test_the_script_behind_the_pictures_still_fits_the_library():
+    runpy.run_path(str(ROOT / "docs" / "images" / "make.py"), run_name="pictures")
 
 
 def test_every_method_and_family_has_its_page():

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ["transformers", "open_clip", "timm", "ultralytics", "gradio", "ray", "matplotlib"]
+HEAVY = ["transformers", "open_clip", "timm", "ultralytics", "gradio", "ray", "matplotlib", "lightning_fabric"]
 
 
 @pytest.mark.parametrize("statement", ["import whybox", "import whybox; whybox.explain; whybox.load; whybox.HeatMaps"])

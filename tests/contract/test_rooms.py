@@ -11,28 +11,58 @@ import whybox
 SOURCE = Path(whybox.__file__).parent
 
 ROWS = [
-    {"errors", "files", "frame", "placement", "types", "pullback", "model", "attention", "method", "truth"},
+    {
+        *("errors", "progress", "versions", "lazy", "files", "frame", "placement", "types", "pullback", "model"),
+        *("attention", "method", "truth"),
+    },
     {"ops"},
-    {"targets", "weights", "specs", "models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"},
-    {"registry", "loading", "method_choice", "missed", "explanation", "api"},
+    {
+        *("targets", "weights", "specs", "options"),
+        *("models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"),
+    },
+    {
+        *("registry", "catalog", "loading", "method_choice", "metric_choice", "missed", "selection", "prompting", "words"),
+        *("explained", "pictures", "exports", "saved", "explanation", "api"),
+    },
     {"runs", "training", "viewer", "study"},
     {"cli"},
 ]
 ROW_OF = {room: i for i, row in enumerate(ROWS) for room in row}
 WITHIN_ROW = {
     ("registry", "methods"),
+    ("catalog", "registry"),
     ("loading", "registry"),
+    ("loading", "catalog"),
     ("method_choice", "registry"),
+    ("metric_choice", "registry"),
+    ("missed", "explained"),
+    ("selection", "missed"),
+    ("words", "registry"),
+    ("pictures", "explained"),
+    ("exports", "explained"),
+    ("saved", "explained"),
+    ("saved", "exports"),
+    ("saved", "pictures"),
+    ("explanation", "explained"),
+    ("explanation", "exports"),
+    ("explanation", "pictures"),
+    ("explanation", "saved"),
+    ("api", "registry"),
     ("api", "loading"),
     ("api", "method_choice"),
-    ("api", "missed"),
+    ("api", "selection"),
+    ("api", "prompting"),
+    ("api", "words"),
     ("api", "explanation"),
     ("files", "errors"),
 }
 """Files at the top that build on one another inside a row."""
-IN_ORDER = ("errors", "files", "frame", "placement", "types", "pullback", "model", "attention", "method", "truth")
+IN_ORDER = (
+    *("errors", "progress", "versions", "lazy", "files", "frame", "placement", "types", "pullback", "model"),
+    *("attention", "method", "truth"),
+)
 """The nouns of row 0: each may use those before it."""
-LOOSE = {"targets", "weights", "specs"}
+LOOSE = {"targets", "weights", "specs", "options"}
 """Single files of row 2 that the rooms of their row may use."""
 
 

@@ -89,7 +89,7 @@ def agrees_with_pycocotools(data, gold):
         assert sample.truth.ids == tuple(str(row["id"]) for row in rows)
         assert sample.truth.ignore.tolist() == [bool(row["iscrowd"]) for row in rows]
         expected = [gold.cats[row["category_id"]]["name"] for row in rows]
-        assert [data.classes[label - 1] for label in sample.truth.labels] == expected
+        assert [data.classes[label] for label in sample.truth.labels] == expected
         for row, boxed in zip(rows, sample.truth.boxes, strict=True):
             x, y, width, height = row["bbox"]
             torch.testing.assert_close(boxed, torch.tensor([x, y, x + width, y + height], dtype=torch.float32))
@@ -140,7 +140,7 @@ def test_boxes_labels_and_crowd_regions(tmp_path, content):
     sample = data[0]
     assert sample.name == data.names[0] == "one.png"
     assert sample.truth.boxes.tolist() == [[5, 6, 15, 18], [0, 0, 40, 4]], "cut at the image's edge"
-    assert sample.truth.labels.tolist() == [2, 1]
+    assert sample.truth.labels.tolist() == [1, 0]
     assert sample.truth.ignore.tolist() == [False, True]
     assert sample.truth.ids == ("1", "2")
     assert sample.truth.masks is None, "no mask is made from a box"

@@ -47,7 +47,7 @@ def test_a_file_by_hand(tmp_path):
     assert (sample.name, sample.image.size, sample.image.mode) == ("a,1", (50, 40), "RGB")
     whole = [10, 5, 30, 45]
     assert truth.boxes.tolist() == [[-7, 5, 13.5, 65], whole, whole, whole, [30, 5, 34, 14]], "they may leave the image"
-    assert truth.labels.tolist() == [1] * 5
+    assert truth.labels.tolist() == [0] * 5
     assert truth.ids == ("a,1/0", "a,1/1", "a,1/2", "a,1/3", "a,1/4")
     assert truth.ignore.tolist() == [False, False, True, True, False]
     assert truth.masks is None

@@ -79,7 +79,7 @@ def test_annotations_agree_with_each_other(variant, size):
         assert (scene.boxes[:, 2:] <= size).all()
         assert (scene.visibility >= LEAST_VISIBLE[variant] - 1e-6).all()
         assert (scene.visibility <= 1).all()
-        assert set(scene.labels.tolist()) <= set(range(1, len(CLASSES) + 1))
+        assert set(scene.labels.tolist()) <= set(range(len(CLASSES)))
 
 
 def test_an_object_is_drawn_in_its_own_color():

@@ -9,6 +9,7 @@ from torch.nn.functional import cosine_similarity, layer_norm
 
 import whybox
 from models.hf_models import WORDS, clip, siglip, stirred, tokenizer, vit
+from models.hf_versions import tokens_of, with_attention
 from whybox.errors import GradientError, WhyboxError
 from whybox.methods.game import Game, carry_back
 from whybox.methods.legrad import LeGrad, legrad_map
@@ -44,18 +45,24 @@ def draw(method, model, trace, detections=None, target=score):
     return torch.stack(maps.native)
 
 
+def with_probabilities(part, args, kwargs):
+    """Before transformers 5 attention gives them only when asked to."""
+    return args, {**kwargs, "output_attentions": True} if "output_attentions" in kwargs else kwargs
+
+
 class Watched:
     """A copy of a network with eager attention, with hooks on its layers: each layer's probabilities (heads,N,N), and what it
     gives (N,C), with the whole network's graph."""
 
     def __init__(self, net, encoder, run):
-        self.net = copy.deepcopy(net)
-        self.net.set_attn_implementation("eager")
+        self.net = with_attention(copy.deepcopy(net), "eager")
         self.attention, self.after = [], []
-        for layer in encoder(self.net).layers:
+        encoder = encoder(self.net)
+        for layer in encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layer:
             attention = layer.attention if hasattr(layer, "attention") else layer.self_attn
+            attention.register_forward_pre_hook(with_probabilities, with_kwargs=True)
             attention.register_forward_hook(lambda part, args, output: self.attention.append(output[1]))
-            layer.register_forward_hook(lambda part, args, output: self.after.append(output))
+            layer.register_forward_hook(lambda part, args, output: self.after.append(tokens_of(output)))
         self.output = run(self.net)
 
     def weighed(self, value, item=0):
@@ -87,7 +94,7 @@ def seen():
     net = stirred(clip())
     model = prompted(net)
     trace = model.trace(picture())
-    pixels, _ = model.encoders.prepare(picture()[None])
+    pixels, _ = model.image_encoder.prepare(picture()[None])
     read = tokenizer()(list(TEXTS), padding=True, return_tensors="pt")
     image = Watched(net, lambda one: one.vision_model.encoder, lambda one: one(pixel_values=pixels, **read))
     texts = Watched(net, lambda one: one.text_model.encoder, lambda one: one(pixel_values=pixels, **read))
@@ -202,7 +209,7 @@ def pooled():
     net = stirred(siglip(), 0.1)
     model = prompted(net)
     trace = model.trace(picture())
-    pixels, _ = model.encoders.prepare(picture()[None])
+    pixels, _ = model.image_encoder.prepare(picture()[None])
     watched = Watched(net, lambda one: one.vision_model.encoder, lambda one: one.vision_model(pixel_values=pixels))
     return model, trace, watched
 
@@ -273,7 +280,7 @@ def test_a_classifiers_logit_is_explained():
     net = stirred(vit())
     model = whybox.load(net)
     trace = model.trace(picture())
-    pixels, _ = model.encoders.prepare(picture()[None])
+    pixels, _ = model.image_encoder.prepare(picture()[None])
     watched = Watched(net, lambda one: one.vit, lambda one: one(pixel_values=pixels))
     maps = draw(Game(), model, trace, trace.detections[:2], logit)
     for one, label in zip(maps, trace.detections.labels.tolist(), strict=False):
@@ -335,11 +342,11 @@ def test_half_precision_is_explained_in_float32(method):
 def test_through_the_public_door(method):
     torch.manual_seed(0)
     model = whybox.load(stirred(clip()), tokenizer=tokenizer())
-    result = whybox.explain(model, picture(), text=list(TEXTS), method=method)
+    result = whybox.explain(model, picture(), text=list(TEXTS), method=method, words=method != "legrad")
     assert result.maps.at_image().shape == (3, 45, 60)
     if method == "legrad":
         with pytest.raises(WhyboxError, match="legrad gives no maps of words"):
-            _ = result.words
+            whybox.explain(model, picture(), text=list(TEXTS), method=method, words=True)
     else:
         assert [[word for word, _ in words] for words in result.words] == [text.split() for text in TEXTS]
 

@@ -7,6 +7,7 @@ import torch
 
 import whybox
 from models.hf.test_detection import CONFIGS, assert_same, image, model_of, network, score, state
+from models.hf_versions import needs, with_attention
 from whybox.errors import GradientError, WhyboxError
 from whybox.methods.game import Game, normalize_relevance, weigh_attention
 
@@ -34,8 +35,7 @@ def left_side(trace):
 
 def answer_with_attentions(model, trace):
     """What transformers itself gives when asked for attentions, with eager attention, on a copy of the network."""
-    net = copy.deepcopy(model.network).eval()
-    net.set_attn_implementation("eager")
+    net = with_attention(copy.deepcopy(model.network).eval(), "eager")
     inputs, _ = model._inputs(trace.image[None])
     pixels = inputs.pop("pixel_values").requires_grad_()
     return net(pixel_values=pixels, **inputs, output_attentions=True, return_dict=True)
@@ -170,7 +170,7 @@ def test_through_the_public_door():
     assert empty.maps.at_image().shape == (0, 50, 77)
 
 
-@pytest.mark.parametrize("name", ["deformable_detr", "rt_detr", "lw_detr"])
+@pytest.mark.parametrize("name", ["deformable_detr", "rt_detr", pytest.param("lw_detr", marks=needs("lw_detr"))])
 def test_deformable_attention_is_refused_in_one_line(name):
     model = model_of(name)
     with pytest.raises(WhyboxError, match=r"'game' needs attention, which hf/\w+ does not give; what works with it: "):

@@ -45,7 +45,7 @@ def by_hooks(clip, model, index, weighting="cosine"):
     for name in ("q", "k", "v"):
         part = getattr(attention, f"{name}_proj")
         handles.append(part.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out)))
-    pixels, _ = model.encoders.prepare(image()[None])
+    pixels, _ = model.image_encoder.prepare(image()[None])
     embedding = clip.get_image_features(pixel_values=pixels)
     embedding = getattr(embedding, "pooler_output", embedding)
     score = cosine_similarity(embedding, model.embed_texts([TEXTS[index]]))
@@ -151,7 +151,7 @@ def text_by_hooks(clip, model, index, layers, published=False):
     ids = given["input_ids"]
     embedding = clip.get_text_features(input_ids=ids, attention_mask=given["attention_mask"])
     embedding = getattr(embedding, "pooler_output", embedding)
-    pixels, _ = model.encoders.prepare(image()[None])
+    pixels, _ = model.image_encoder.prepare(image()[None])
     picture = clip.get_image_features(pixel_values=pixels)
     score = cosine_similarity(embedding, getattr(picture, "pooler_output", picture).detach())
     gradients = torch.autograd.grad(score.sum(), [seen["o", number] for number in range(layers)])
@@ -170,19 +170,19 @@ def text_by_hooks(clip, model, index, layers, published=False):
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_the_words_are_those_of_hooks_on_the_text_encoder(clip, model, layers):
-    result = whybox.explain(model, image(), text_layers=layers)
+    result = whybox.explain(model, image(), text_layers=layers, words=True)
     for i, values in enumerate(result.token_maps.values):
         assert torch.allclose(values, text_by_hooks(clip, model, i, layers), rtol=1e-4, atol=1e-7)
 
 
 def test_all_positions_of_the_padded_context_as_published(clip, model):
-    result = whybox.explain(model, image(), text_kept="all", text_layers=2)
+    result = whybox.explain(model, image(), text_kept="all", text_layers=2, words=True)
     for i, values in enumerate(result.token_maps.values):
         assert torch.allclose(values, text_by_hooks(clip, model, i, 2, published=True), rtol=1e-4, atol=1e-7)
 
 
 def test_tokens_and_words_are_those_of_the_text(model):
-    result = whybox.explain(model, image())
+    result = whybox.explain(model, image(), words=True)
     assert [token for token, _ in result.tokens[0]] == ["a", "red", "ball"]
     assert [word for word, _ in result.words[1]] == ["the", "tree", "left", "of", "a", "car"]
     assert result.words[0] == result.tokens[0]
@@ -191,17 +191,17 @@ def test_tokens_and_words_are_those_of_the_text(model):
 
 def test_padding_changes_nothing_but_where_the_published_code_lets_it(model):
     longer = [TEXTS[1], "the photo of a car left of a red ball left of a tree"]
-    alone = whybox.explain(model, image(), text=longer[0]).token_maps.values[0]
-    beside = whybox.explain(model, image(), text=longer).token_maps.values[0]
+    alone = whybox.explain(model, image(), text=longer[0], words=True).token_maps.values[0]
+    beside = whybox.explain(model, image(), text=longer, words=True).token_maps.values[0]
     assert alone.max() > 0
     assert torch.allclose(alone, beside, rtol=1e-4, atol=1e-8)
-    published = whybox.explain(model, image(), text=longer, text_kept="all").token_maps.values[0]
+    published = whybox.explain(model, image(), text=longer, text_kept="all", words=True).token_maps.values[0]
     assert not torch.allclose(alone, published, rtol=1e-2)
 
 
 def test_sdpa_and_eager_attention_give_the_same_maps(model):
     eager = load_small(make_clip("eager")).prompt(TEXTS)
-    one, other = whybox.explain(model, image()), whybox.explain(eager, image())
+    one, other = (whybox.explain(each, image(), words=True) for each in (model, eager))
     assert torch.allclose(one.maps.values, other.maps.values, rtol=1e-4, atol=1e-8)
     for a, b in zip(one.token_maps.values, other.token_maps.values, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-8)
@@ -219,7 +219,7 @@ def test_half_precision_is_explained_in_float32(clip):
 def test_nothing_is_left_on_the_model(clip, model):
     before = {name: (weight.clone(), weight.requires_grad, weight.grad) for name, weight in clip.named_parameters()}
     clip.train()
-    whybox.explain(model, image(), layers=2, heads="single").token_maps  # noqa: B018
+    whybox.explain(model, image(), layers=2, heads="single", words=True)
     assert clip.training
     clip.eval()
     for name, weight in clip.named_parameters():
@@ -231,9 +231,9 @@ def test_nothing_is_left_on_the_model(clip, model):
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_the_callers_gradient_mode_does_not_matter(model, mode):
-    expected = whybox.explain(model, image())
+    expected = whybox.explain(model, image(), words=True)
     with mode():
-        found = whybox.explain(model, image())
+        found = whybox.explain(model, image(), words=True)
         assert torch.equal(found.maps.values, expected.maps.values)
         assert torch.equal(found.token_maps.values[1], expected.token_maps.values[1])
 

@@ -11,7 +11,7 @@ TEXTS = ["a red ball", "a blue dog"]
 
 
 def pixels_of(model, image):
-    return model.encoders.prepare(image[None])[0]
+    return model.image_encoder.prepare(image[None])[0]
 
 
 def attention(query, keys, values, heads):

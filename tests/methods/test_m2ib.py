@@ -7,6 +7,7 @@ from torch.nn import Identity
 
 import whybox
 from models import hf_models
+from models.hf_versions import tokens_of
 from whybox.attention import AttentionLayer, Text, Transformer, TransformerPass
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
@@ -21,7 +22,7 @@ def squeeze(block, inside, run, *, steps=10, batch=10, beta=0.1, seed=0):
     """KL (N,C) after the steps: the loss through `run`, which runs the network and gives cosines, and Adam written out.
     inside: the tokens that get noise."""
     kept = []
-    handle = block.register_forward_hook(lambda module, args, output: kept.append(output))
+    handle = block.register_forward_hook(lambda module, args, output: kept.append(tokens_of(output)))
     run(1)
     handle.remove()
     tokens = kept[0][0][inside].detach()
@@ -33,9 +34,9 @@ def squeeze(block, inside, run, *, steps=10, batch=10, beta=0.1, seed=0):
         noise = torch.randn((batch, *tokens.shape), generator=generator)
 
         def mix(module, args, output, part=part, noise=noise):
-            changed = output.clone()
+            changed = tokens_of(output).clone()
             changed[:, inside] = part * tokens + (1 - part) * noise
-            return changed
+            return (changed,) if isinstance(output, tuple) else changed
 
         handle = block.register_forward_hook(mix)
         fit = run(batch).mean()
@@ -164,7 +165,7 @@ def test_same_seed_same_map_alone_or_beside_others():
 
 def test_a_longer_padding_changes_no_text():
     words = [
-        whybox.explain(tiny_clip.model(texts), tiny_clip.image(), text=list(texts), method="m2ib").words
+        whybox.explain(tiny_clip.model(texts), tiny_clip.image(), text=list(texts), method="m2ib", words=True).words
         for texts in (tiny_clip.TEXTS, tiny_clip.TEXTS[1:])
     ]
     (word, value), (alone, other) = words[0][1][0], words[1][0][0]
@@ -176,7 +177,7 @@ def test_a_longer_padding_changes_no_text():
 def test_other_families_keep_information_in_patches_and_words(build):
     torch.manual_seed(0)
     model = whybox.load(hf_models.stirred(build()), tokenizer=hf_models.tokenizer())
-    result = whybox.explain(model, tiny_clip.image(), text=["a red ball", "tree"], method="m2ib")
+    result = whybox.explain(model, tiny_clip.image(), text=["a red ball", "tree"], method="m2ib", words=True)
     assert result.maps.values.shape == (2, 4, 4)
     assert (result.maps.values > 0).all()
     assert [[word for word, _ in text] for text in result.words] == [["a", "red", "ball"], ["tree"]]

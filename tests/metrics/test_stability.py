@@ -90,8 +90,8 @@ def test_no_detection_draws_nothing():
     assert drawn == []
 
 
-def test_a_case_that_cannot_draw_again_is_refused():
-    with pytest.raises(WhyboxError, match="stability needs a case that can draw its maps again"):
+def test_inputs_that_cannot_draw_again_is_refused():
+    with pytest.raises(WhyboxError, match="stability needs inputs that can draw the maps again"):
         Stability()(torch.zeros((2, *SIZE)), make_case(None))
 
 

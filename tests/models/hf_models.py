@@ -19,6 +19,7 @@ def tokenizer(start="<start>", end="<end>", **options):
     special = [(part, WORDS.index(part)) for part in (start, end) if part]
     known.post_processor = processors.TemplateProcessing(single=parts, special_tokens=special)
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<start>", "eos_token": "<end>", **options}
+    names = {"model_input_names": ["input_ids", "attention_mask"], **names}  # those that transformers 5 gives anyway
     return transformers.PreTrainedTokenizerFast(tokenizer_object=known, **names)
 
 

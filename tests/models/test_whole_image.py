@@ -1,6 +1,7 @@
 """What all models of whole images share: layers, ways back to them, and the check that they answer as they are."""
 
 import pickle
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import ViTImageProcessor
 import whybox
 from methods.small_clip import TEXTS, image, load_small, make_clip, processor, tokenizer
 from models import hf_models, open_clip_models
+from models.hf_versions import tokens_of
 from whybox.errors import GradientError, WhyboxError
 
 SQUARE = {"height": 32, "width": 32}
@@ -23,8 +25,8 @@ def model():
 def by_hooks(model, module):
     """Gradient and output of a module at the patches, (T,C,4,4) and (C,4,4), through the module's own forward pass."""
     seen = []
-    handle = module.register_forward_hook(lambda _, __, out: seen.append(out) or None)
-    pixels, _ = model.encoders.prepare(image()[None])
+    handle = module.register_forward_hook(lambda _, __, out: seen.append(tokens_of(out)) or None)
+    pixels, _ = model.image_encoder.prepare(image()[None])
     embedding = model.network.get_image_features(pixel_values=pixels)
     handle.remove()
     scores = cosine_similarity(getattr(embedding, "pooler_output", embedding), model.embed_texts(TEXTS))
@@ -61,7 +63,7 @@ def test_predict_answers_as_the_trace(model):
     assert model.predict(image()[None][:0]) == []
 
 
-def test_a_network_that_answers_otherwise_is_refused():
+def test_a_network_whose_pieces_do_not_reproduce_it_is_refused():
     """An attention that whybox does not know of: the parts no longer make the whole."""
     clip = make_clip()
     own = clip.vision_model.encoder.layers[0].self_attn.forward
@@ -69,7 +71,7 @@ def test_a_network_that_answers_otherwise_is_refused():
         own(hidden_states, **rest)[0] * 3,
         None,
     )
-    with pytest.raises(WhyboxError, match="answers otherwise than by its own forward pass"):
+    with pytest.raises(WhyboxError, match="image encoder, run layer by layer, does not reproduce"):
         whybox.explain(load_small(clip), image(), text="a car")
 
 
@@ -81,37 +83,44 @@ def test_texts_and_models_that_do_not_fit_are_told(model):
         whybox.explain(bare, image(), text=[])
     with pytest.raises(WhyboxError, match="a text or a list of texts"):
         whybox.explain(bare, image(), text=[3])
-    with pytest.raises(WhyboxError, match="2 images and texts for 3"):
-        whybox.explain(bare, [image(), image()], text=["a", "car", "ball"])
+    with pytest.raises(WhyboxError, match=r"2 images and 3 lists of texts; text=\['a', 'b'\] asks every image"):
+        whybox.explain(bare, [image(), image()], text=[["a"], ["car"], ["ball"]])
+    with pytest.raises(WhyboxError, match=r"mixes texts and lists of texts; .*text=\[\['a'\], \['b', 'c'\]\] has a list"):
+        whybox.explain(bare, [image(), image()], text=["a car", ["a tree", "the ball"]])
+    with pytest.raises(WhyboxError, match="has lists for several images, and there is one image"):
+        whybox.explain(bare, image(), text=[["a car"], ["a tree"]])
     with pytest.raises(WhyboxError, match="reads no text"):
         whybox.explain(whybox.load("whybox/scenes"), image(), text="a car")
     with pytest.raises(WhyboxError, match="text"):
         whybox.explain(bare, image(), text="   ")
 
 
-def test_a_list_of_images_takes_a_text_each_or_one_for_all():
+def test_a_list_of_images_takes_the_same_texts_or_a_list_each():
     bare = load_small(make_clip())
-    each = whybox.explain(bare, [image(), image().flip(-1)], text=["a car", ["a tree", "the ball"]])
+    each = whybox.explain(bare, [image(), image().flip(-1)], text=[["a car"], ["a tree", "the ball"]])
     assert [one.classes for one in each] == [["a car"], ["a tree", "the ball"]]
+    same = whybox.explain(bare, [image(), image().flip(-1)], text=["a car", "a tree"])
+    assert [one.classes for one in same] == [["a car", "a tree"]] * 2
     assert [one.classes for one in whybox.explain(bare, [image()] * 2, text="a car")] == [["a car"]] * 2
 
 
 @pytest.mark.parametrize("before", [(), ("a dog",), TEXTS])
 def test_one_trace_serves_texts_that_came_later(model, before):
     first = model.prompt(before) if before else load_small(model.network)
-    passed = whybox.trace(first, image())
-    later = whybox.explain(first, passed, text=["a red ball", "a tree"])
-    alone = whybox.explain(first, image(), text=["a red ball", "a tree"])
+    trace = whybox.trace(first, image())
+    options = {"text": ["a red ball", "a tree"], "words": True, "single_words": True}
+    later = whybox.explain(first, trace, **options)
+    alone = whybox.explain(first, image(), **options)
     assert torch.allclose(later.detections.scores, alone.detections.scores, atol=1e-6)
     assert torch.equal(later.detections.boxes, alone.detections.boxes)
     assert torch.allclose(later.maps.values, alone.maps.values, atol=1e-6)
     assert later.words == alone.words
     assert torch.equal(later.single_words.maps.values, alone.single_words.maps.values)
-    assert len(passed.detections) == len(before), "the trace itself is as it was"
+    assert len(trace.detections) == len(before), "the trace itself is as it was"
 
 
 def test_only_some_texts_can_be_asked_for(model):
-    one = whybox.explain(model, image(), detections={"labels": [TEXTS[1]]})
+    one = whybox.explain(model, image(), detections={"labels": [TEXTS[1]]}, words=True)
     assert one.names == (TEXTS[1],)
     assert torch.allclose(one.maps.native[0], whybox.explain(model, image()).maps.native[1])
     assert len(one.words) == 1
@@ -150,21 +159,49 @@ def test_every_text_that_was_asked_for_is_explained(model):
     assert len(whybox.explain(model, image(), text=many, top=7)) == 7
 
 
-def test_explanations_do_not_keep_what_the_trace_is_continued_from(model):
+def test_explanations_of_texts_are_plain_data(model):
+    """Neither the trace nor the network hangs on: it travels through pickle, and reading it runs nothing."""
+    result = whybox.explain(model, image(), words=True, single_words=True)
+    there = pickle.loads(pickle.dumps(result))
+    assert (there.words, there.single_words.names) == (result.words, result.single_words.names)
+    assert torch.equal(there.single_words.maps.values, result.single_words.maps.values)
+    assert len(pickle.dumps(result)) < 500_000
+    with frozen_network(model):
+        assert result.words
+        assert result._repr_html_()
+
+
+def test_words_that_were_not_asked_for_are_told(model):
     result = whybox.explain(model, image())
-    kept = [part for part in (*result.read_words.args, *result.ask.args) if hasattr(part, "state")]
-    assert len(kept) == 2
-    assert all(part.state is None and not part.features for part in kept)
+    assert (result.token_maps, result.single_words) == (None, None)
+    for name in ("words", "tokens"):
+        with pytest.raises(WhyboxError, match=rf"holds no {name}: whybox.explain\(..., words=True\) computes them"):
+            getattr(result, name)
+    with pytest.raises(WhyboxError, match="single_words are explained for target score or logit"):
+        whybox.explain(model, image(), target=f"contrast:{TEXTS[1]}", single_words=True)
+    with pytest.raises(WhyboxError, match=r"legrad gives no maps of words; methods that do: .*grad_eclip"):
+        whybox.explain(model, image(), method="legrad", words=True)
+    with pytest.raises(WhyboxError, match="is not an image-text model"):
+        whybox.explain(whybox.load("whybox/scenes"), image(), words=True)
 
 
-def test_a_text_encoder_that_answers_otherwise_is_refused():
+@contextmanager
+def frozen_network(model):
+    """Inside, a pass through the network is an error."""
+    handle = model.network.register_forward_pre_hook(lambda *_: 1 / 0)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_a_text_encoder_whose_pieces_do_not_reproduce_it_is_refused():
     clip = make_clip()
     attention = clip.text_model.encoder.layers[1].self_attn
     own = attention.forward
     attention.forward = lambda hidden_states, **rest: (own(hidden_states, **rest)[0] * 3, None)
-    result = whybox.explain(load_small(clip), image(), text="a car")
-    with pytest.raises(WhyboxError, match="the text encoder answers otherwise"):
-        result.words  # noqa: B018
+    with pytest.raises(WhyboxError, match="the text encoder, run layer by layer, does not reproduce"):
+        whybox.explain(load_small(clip), image(), text="a car", words=True)
 
 
 def test_texts_encoded_apart_are_those_of_the_whole(model):
@@ -178,14 +215,14 @@ def test_autocast_does_not_reach_the_explained_layers(model):
     plain = whybox.explain(model, image())
     trace = model.trace(image())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = whybox.explain(model, trace)
+        inside = whybox.explain(model, trace, words=True)
         assert inside.token_maps.values[1].dtype == torch.float32
     assert torch.allclose(inside.maps.values, plain.maps.values, rtol=1e-5, atol=1e-8)
 
 
 def test_words_can_be_read_outside_the_autocast_of_the_explanation(model):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = whybox.explain(load_small(make_clip()), image(), text=TEXTS)
+        result = whybox.explain(load_small(make_clip()), image(), text=TEXTS, words=True)
     assert len(result.words) == 2
 
 
@@ -202,7 +239,7 @@ def test_a_text_has_no_box(model, target):
 
 
 def test_methods_that_do_not_look_at_the_text_say_so(model):
-    assert all("takes no notice" in note for note in whybox.explain(model, image(), method="rollout").notes)
+    assert all("does not depend on the target" in note for note in whybox.explain(model, image(), method="rollout").notes)
     assert whybox.explain(model, image()).notes == ("", "")
 
 
@@ -212,7 +249,7 @@ def test_more_layers_than_there_are_is_told(model):
 
 
 def test_what_comes_back_is_short_when_it_is_printed(model):
-    assert repr(model) == "<hf/clip: 2 texts>"
+    assert repr(model) == "<hf/clip: image-text, 2 texts, cpu>"
     shown = repr(whybox.explain(model, image()))
     assert shown == "<Explanation of image: 2 texts or classes of hf/clip, grad_eclip score>"
 

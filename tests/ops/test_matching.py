@@ -104,6 +104,7 @@ def test_nan_boxes_match_nothing():
 def plain_match(overlap, labels, truth_labels, limit):
     """Again and again the largest entry of the whole matrix, row and column then struck out."""
     left = np.where(np.array(labels)[:, None] == np.array(truth_labels), overlap, 0.0)
+    limit = left.dtype.type(limit)  # numpy 1.26 compares a float32 with a number of Python's as float64
     matched = [-1] * len(left)
     while left.size and left.max() > limit:
         row, column = np.unravel_index(left.argmax(), left.shape)

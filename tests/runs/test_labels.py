@@ -22,7 +22,7 @@ def truth(labels):
 
 
 def test_labels_become_columns_by_name():
-    found = to_columns(truth([1, 3, 2, 1]), ("cat", "dog", "cow"), ("background", "cow", "cat"))
+    found = to_columns(truth([0, 2, 1, 0]), ("cat", "dog", "cow"), ("background", "cow", "cat"))
     assert found.labels.tolist() == [2, 1, 2]
     assert found.ids == ("#0", "#1", "#3")
     assert found.boxes[:, 0].tolist() == [0, 4, 12]
@@ -30,14 +30,15 @@ def test_labels_become_columns_by_name():
 
 
 def test_the_truth_that_was_given_stays():
-    given = truth([1, 2])
+    given = truth([0, 1])
     to_columns(given, ("cat", "dog"), ("dog", "cat"))
-    assert given.labels.tolist() == [1, 2]
+    assert given.labels.tolist() == [0, 1]
 
 
 def test_a_model_without_names_takes_the_labels():
-    given = truth([2, 1])
+    given = truth([1, 0])
     assert to_columns(given, ("cat", "dog"), None) is given
+    assert to_columns(given, ("cat", "dog"), None, first_column=1).labels.tolist() == [2, 1]
     assert lacking(("cat", "dog"), None) == ()
 
 

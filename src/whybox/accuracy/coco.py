@@ -62,7 +62,7 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
 
     A detection mapping holds boxes (N,4) xyxy in pixels, scores (N,) and labels (N,); a truth mapping holds boxes
     (M,4), labels (M,) and, optionally, iscrowd (M,) for regions where detections count neither way, and area (M,) in
-    pixels, COCO's being that of the mask; without it an object has its box's size. Label 1 is the first of `classes`.
+    pixels, COCO's being that of the mask; without it an object has its box's size. Label 0 is the first of `classes`.
     Tensors and arrays are both taken.
 
     Source: Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; computed by pycocotools.
@@ -77,7 +77,7 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
         table.dataset = {
             "images": [{"id": image} for image in range(1, len(truths) + 1)],
             "annotations": rows,
-            "categories": [{"id": label, "name": name} for label, name in enumerate(classes, start=1)],
+            "categories": [{"id": label, "name": name} for label, name in enumerate(classes)],
         }
         table.createIndex()
         return table

@@ -38,8 +38,10 @@ def analyze(
     known = None if ratings is None else read_ratings(ratings)
     run.study_of(analysis, count, seed, known)
     network = api.load(model, weights=read_weights(weights), device=device)
-    with bar(count, f"analyzing {analysis}") as tick:
-        found = run.analyze(analysis, network, methods=read_list(methods), count=count, seed=seed, ratings=known, tick=tick)
+    with bar(count, f"analyzing {analysis}") as on_progress:
+        found = run.analyze(
+            analysis, network, methods=read_list(methods), count=count, seed=seed, ratings=known, on_progress=on_progress
+        )
     run.keep(found, folder)
     if as_json:
         return say_json({"folder": str(folder), **found.as_dict()})

@@ -33,10 +33,10 @@ def demo(
     check_demo_folder(out)
     # Scenes and detector are so small that threads wait for each other longer than they work.
     torch.set_num_threads(1)
-    network = api.load(MODEL)
+    model = api.load(MODEL)
     question = Question(methods=("odam", "gradcam"), targets=TARGETS, score_threshold=0.5)
-    with bar(scenes * len(question), "explaining") as tick:
-        outcome = explain_scenes(network, question, out, scenes, seed, reader=_reader(), tick=tick, warn=warn)
+    with bar(scenes * len(question), "explaining") as on_progress:
+        outcome = explain_scenes(model, question, out, scenes, seed, reader=_reader(), on_progress=on_progress, on_warning=warn)
     say_outcome(outcome, out, as_json)
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Threshold, Top, Weights, read_weights
+from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Texts, Threshold, Top, Weights, read_weights
 from whybox.cli.output import bar, say_detections, say_json, warn
 
 
@@ -13,6 +13,7 @@ def detect(
     score_threshold: Threshold = 0.3,
     top: Top = 100,
     only: Classes = None,
+    text: Texts = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -21,22 +22,22 @@ def detect(
     from whybox.errors import ImageError
     from whybox.runs.explaining.images import Question, describe, detect_image
 
-    question = Question(score_threshold=score_threshold, top=top, classes=tuple(only or ()))
-    network = api.load(model, weights=read_weights(weights), device=device)
-    found, failed = {}, {}
-    with bar(len(images), "detecting") as tick:
+    question = Question(score_threshold=score_threshold, top=top, classes=tuple(only or ()), texts=tuple(text or ()))
+    loaded, question = question.of(api.load(model, weights=read_weights(weights), device=device))
+    detected, failed = {}, {}
+    with bar(len(images), "detecting") as on_progress:
         for image in images:
             try:
-                found[str(image)] = describe(detect_image(network, image, question), network.classes)
+                detected[str(image)] = describe(detect_image(loaded, image, question), loaded.classes)
             except ImageError as error:
                 failed[str(image)] = str(error)
                 warn(str(error))
-            tick(str(image), 1)
+            on_progress(str(image), 1)
     if as_json:
-        images_found = [{"image": name, "detections": rows} for name, rows in found.items()]
-        say_json({"images": images_found, "failed": [{"image": name, "error": text} for name, text in failed.items()]})
+        results = [{"image": name, "detections": rows} for name, rows in detected.items()]
+        say_json({"images": results, "failed": [{"image": name, "error": text} for name, text in failed.items()]})
     else:
-        for name, rows in found.items():
+        for name, rows in detected.items():
             say_detections(name, rows)
     if failed:
-        raise typer.Exit(1 if found else 2)
+        raise typer.Exit(1 if detected else 2)

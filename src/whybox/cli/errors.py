@@ -44,11 +44,11 @@ def errors(
     if len(images.problems) > MOST_PROBLEMS:
         warn(f"{images.name}: {len(images.problems) - MOST_PROBLEMS} more problems like these")
     network = api.load(model, weights=read_weights(weights), device=device)
-    with bar(len(images.names[:limit]), "looking for errors") as tick:
-        found = find_errors(network, images, search, tick=tick, warn=warn)
+    with bar(len(images.names[:limit]), "looking for errors") as on_progress:
+        found = find_errors(network, images, search, on_progress=on_progress, on_warning=warn)
     if found.images:
-        with bar(len(images_of(choose(found.mistakes, top))), "explaining them") as tick:
-            found = keep_errors(network, images, found, folder, tick=tick, warn=warn)
+        with bar(len(images_of(choose(found.mistakes, top))), "explaining them") as on_progress:
+            found = keep_errors(network, images, found, folder, on_progress=on_progress, on_warning=warn)
     if as_json:
         say_json({"folder": str(folder) if found.images else None, **found.as_dict()})
     elif found.images:

@@ -31,7 +31,7 @@ OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: ski
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(help="The run's folder; one that was begun goes on.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it is resumed.")],
     data: Data = "scenes:count=20",
     model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder of `whybox train`.")] = "whybox/scenes",
     weights: Weights = "default",
@@ -59,7 +59,7 @@ def evaluate(
 ) -> None:
     """Measure explanations over a data set: tables with intervals and controls, figures, Parquet, and a report.
 
-    Killed at any moment and started again, it goes on where it was.
+    Interrupted runs resume with bit-identical results.
     """
     from whybox import api
     from whybox.runs.evaluation.evaluate import evaluate as run
@@ -71,7 +71,7 @@ def evaluate(
     plan |= {} if target is None else {"target": target}
     plan |= {"select": select, "iou": iou, "score_threshold": score_threshold, "top": top, "limit": limit}
     plan |= {"seed": seed, "batch": batch, "threads": threads}
-    with bar(min(len(opened), limit or len(opened)), "evaluating") as tick:
+    with bar(min(len(opened), limit or len(opened)), "evaluating") as on_progress:
         done = run(
             network,
             opened,
@@ -79,8 +79,8 @@ def evaluate(
             engine=engine,
             workers=workers,
             address=address,
-            tick=tick,
-            warn=warn,
+            on_progress=on_progress,
+            on_warning=warn,
             **plan,
         )
     say_evaluation(done, out, as_json)

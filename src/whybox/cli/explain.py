@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from whybox.cli import options as read
-from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Threshold, Top, Weights
+from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Texts, Threshold, Top, Weights
 from whybox.cli.output import bar, free_folder, say_outcome, warn
 
 
@@ -14,8 +14,13 @@ def explain(
     images: Images,
     model: ModelName = MODEL,
     weights: Weights = "default",
-    method: Annotated[str, typer.Option(help="Methods between commas: see `whybox methods`.")] = "odam",
-    target: Annotated[str, typer.Option(help="What is explained, between commas: see `whybox targets`.")] = "score",
+    method: Annotated[
+        str | None, typer.Option(help="Methods between commas, see `whybox methods`; by default odam for detectors.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What is explained, between commas, see `whybox targets`; by default the score.")
+    ] = None,
+    text: Texts = None,
     out: Annotated[Path | None, typer.Option(help="A new folder; by default whybox- and the image's name.")] = None,
     score_threshold: Threshold = 0.3,
     top: Top = 100,
@@ -36,7 +41,7 @@ def explain(
     boxes = read.read_boxes(box or [])
     layers = read.read_list(layer) if layer else ()
     settings = read.read_options(option or [])
-    methods, targets = read.read_list(method), read.read_list(target)
+    methods, targets = (() if names is None else read.read_list(names) for names in (method, target))
 
     from whybox import api
     from whybox.files import check_new_folder
@@ -53,12 +58,13 @@ def explain(
         route=route,
         layer=layers[0] if len(layers) == 1 else layers or None,
         options=settings,
+        texts=tuple(text or ()),
     )
     check_new_folder(folder)
-    network = api.load(model, weights=read.read_weights(weights), device=device)
+    loaded = api.load(model, weights=read.read_weights(weights), device=device)
     sources = [(str(image), image) for image in images]
-    with bar(len(images) * len(question), "explaining") as tick:
-        outcome = explain_images(network, sources, question, folder, tick=tick, warn=warn)
+    with bar(len(images) * len(question), "explaining") as on_progress:
+        outcome = explain_images(loaded, sources, question, folder, on_progress=on_progress, on_warning=warn)
     say_outcome(outcome, folder, as_json)
     if outcome.failed:
         raise typer.Exit(1 if outcome.kept else 2)

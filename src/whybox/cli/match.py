@@ -44,19 +44,23 @@ def match(
     check_new_folder(folder)
     pixels = read_image(image)
     try:
-        network = api.load(model, weights=read_weights(weights), device=device, **shape)
+        loaded = api.load(model, weights=read_weights(weights), device=device, **shape)
     except UnknownNameError as error:
         raise WhyboxError(f"{error} --model takes an image-text model, such as {EXAMPLE}") from error
-    if not network.takes_text:
+    if not (loaded.takes_text and loaded.whole_image):
         raise WhyboxError(
-            f"{model} does not read texts: give an image-text model, such as --model {EXAMPLE}, or use whybox explain"
+            f"{model} does not match images with texts: pass an image-text model such as --model {EXAMPLE}, or use whybox explain"
         )
-    found = api.explain(network, pixels, text=asked, method=method, top=len(asked), name=image.name, **settings)
-    for text, note in zip(asked, found.notes, strict=True):
+    drawn = api.make_method(method, loaded, **settings)
+    words = api.draws_words(drawn, loaded)
+    result = api.explain(
+        loaded, pixels, text=asked, method=drawn, top=len(asked), name=image.name, words=words, single_words=words
+    )
+    for text, note in zip(asked, result.notes, strict=True):
         if note:
             warn(f"{text[:40]!r}: {note}")
-    found.save(folder)
-    _say(found.to_dict(), folder, as_json)
+    result.save(folder)
+    _print(result.to_dict(), folder, as_json)
 
 
 def _read_texts(texts: list[str]) -> list[str]:
@@ -76,12 +80,12 @@ def _read_size(text: str) -> str | tuple[int, int]:
     return int(height), int(width)
 
 
-def _say(told: Mapping[str, Any], folder: Path, as_json: bool) -> None:
-    """A line a text, its words below it, and where the page is."""
+def _print(explanation: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+    """A line per text, its words below it, and where the page is."""
     page = folder / "index.html"
     if as_json:
-        return say_json({"folder": str(folder), "page": str(page), "explanation": told})
-    for row in told["detections"]:
+        return say_json({"folder": str(folder), "page": str(page), "explanation": explanation})
+    for row in explanation["detections"]:
         print(f"{' '.join(row['name'].split())}: cosine {row['score']:.3f}, peak {row['peak']:.3g}")
         if "words" in row:
             print("  " + "  ".join(f"{word} {weight:.3g}" for word, weight in row["words"]))

@@ -10,10 +10,10 @@ from whybox.cli.output import say_json, say_table
 def metrics(as_json: AsJson = False) -> None:
     """List the metrics: which way is better, the range, what each needs, its options, where it comes from; and the groups."""
     from whybox import registry
-    from whybox.runs.evaluation.plan import GROUPS, STANDARD
+    from whybox.metric_choice import metric_sets
 
-    rows = [_describe(kind()) for kind in registry.metrics().values()]
-    groups = {**GROUPS, "standard": STANDARD, "all": (*STANDARD, "sanity")}
+    rows = [_describe(metric_class()) for metric_class in registry.metrics().values()]
+    groups = metric_sets()
     if as_json:
         return say_json({"metrics": {row["name"]: row for row in rows}, "groups": groups})
     columns = ("metric", "better", "range", "needs", "options", "source")
@@ -26,6 +26,7 @@ def _describe(metric: Any) -> dict[str, Any]:
     return {
         "name": metric.name,
         "title": metric.title,
+        "group": metric.group,
         "higher_is_better": metric.higher_is_better,
         "range": list(metric.range),
         "needs": sorted(metric.needs),

@@ -6,9 +6,10 @@ from whybox.cli.output import say_json, say_table
 
 def models(as_json: AsJson = False) -> None:
     """List the models that can be loaded by name, and the families a module of yours may belong to."""
-    from whybox import registry, zoo
+    from whybox import registry
+    from whybox.catalog import shipped_models
 
-    names = {f"whybox/{name}": "comes with the package" for name in (*zoo.shipped(), *zoo.shipped_folders())}
+    names = dict.fromkeys(shipped_models(), "comes with the package")
     names |= {f"{prefix}/...": _summary(loader) for prefix, loader in registry.loaders().items()}
     families = {name: _summary(family) for name, family in registry.models().items()}
     if as_json:

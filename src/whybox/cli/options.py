@@ -20,6 +20,10 @@ Top = Annotated[int, typer.Option(help="At most so many detections an image, the
 Classes = Annotated[
     list[str] | None, typer.Option("--class", help="Only detections of this class; may be given again.", metavar="NAME")
 ]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="For models that take texts: what to look for; may be given again.", metavar="TEXT"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")]
 
 MODEL = "torchvision/fcos_resnet50_fpn"

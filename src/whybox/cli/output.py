@@ -1,7 +1,7 @@
 """What commands say: progress and warnings on standard error, results on standard output."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,15 @@ def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
+    progress = Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True)
+    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line.
+    with progress if errors.is_terminal else nullcontext():
         task = progress.add_task(what, total=total)
 
-        def tick(name: str, part: float = 1) -> None:
+        def on_progress(name: str, part: float = 1) -> None:
             progress.update(task, advance=part, description=Path(name).name)
 
-        yield tick
+        yield on_progress
 
 
 def say_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
@@ -47,7 +49,7 @@ def say_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
     for kept in outcome.kept:
         first = kept.explanations[0]
         count = len(first["detections"])
-        seconds = sum(one["seconds"].get("maps", 0.0) for one in kept.explanations)
+        seconds = sum(explanation["seconds"].get("maps", 0.0) for explanation in kept.explanations)
         total = count * len(kept.explanations)
         maps = f"{total} map{'s' * (total != 1)} in {seconds:.2f} s" if total else "nothing to explain"
         print(f"{kept.image}: {_count(count)}, {maps}")

@@ -17,7 +17,9 @@ def reproduce(
     crowd: Annotated[str | None, typer.Option(help="For the CrowdHuman columns: crowdhuman:FOLDER.")] = None,
     model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder of `whybox train`.")] = MODEL,
     weights: Weights = "default",
-    out: Annotated[Path | None, typer.Option(help="The folder; one that was begun goes on. By default the table's name.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder; an interrupted run in it is resumed. Default: the table's name.")
+    ] = None,
     mended: Annotated[bool, typer.Option("--mended", help="Crop the padding, and take D-RISE as its own paper has it.")] = False,
     masks: Annotated[int | None, typer.Option(help="D-RISE's masks, where 5000 are too many.")] = None,
     iou: Annotated[float, typer.Option(help="IoU from which an object counts as found well.")] = 0.9,
@@ -58,7 +60,7 @@ def reproduce(
     }
     folder = out or Path(f"whybox-{table}")
     count = sum(min(len(one), limit or len(one)) for one in opened.values())
-    with bar(count, "evaluating") as tick:
+    with bar(count, "evaluating") as on_progress:
         text = run(
             chosen,
             opened,
@@ -66,8 +68,8 @@ def reproduce(
             folder,
             mended=mended,
             masks=masks,
-            warn=warn,
-            tick=tick,
+            on_warning=warn,
+            on_progress=on_progress,
             engine=engine,
             workers=workers,
             address=address,

@@ -16,7 +16,7 @@ from whybox.data._fixations import read_fixations
 from whybox.data._problems import Broken, Problems, digest_files, has_area, read_box, read_json, shown
 from whybox.data._segmentations import check_segmentation, decode_mask
 from whybox.data.images import read_picture
-from whybox.errors import WhyboxError
+from whybox.errors import MissingSplitError, WhyboxError
 from whybox.truth import DataSet, Sample, Truth
 
 PREFIX = "coco"
@@ -29,7 +29,7 @@ OVER_THE_EDGE = 1.0
 class CocoImage:
     """One annotated image of `size` (W,H) with N objects.
 
-    boxes (N,4) float32 xyxy in image pixels, cut at the image's edge; labels (N,) int64, 1 for the first class; iscrowd
+    boxes (N,4) float32 xyxy in image pixels, cut at the image's edge; labels (N,) int64, 0 for the first class; iscrowd
     (N,) bool, true for a region of uncounted objects; ids, those of the annotations; segmentations, COCO's own form of
     each mask, or None where not all are known; fixations, (F,3) x, y, seconds or None for each object, or ().
     """
@@ -115,14 +115,12 @@ class _Object(NamedTuple):
 
 
 def open_data(
-    rest: str, *, on_problem: str = "skip", split: object = "val", images: object = None, fixations: object = None
+    rest: str, *, on_problem: str = "skip", split: str = "val", images: Path | None = None, fixations: Path | None = None
 ) -> DataSet:
     """The data set of "coco:REST", a folder or an annotation file; the options are those of `read_coco`."""
     if not rest:
         raise WhyboxError("coco needs a place: coco:FOLDER or coco:FILE.json")
-    folder = None if images is None else Path(str(images))
-    looked = None if fixations is None else Path(str(fixations))
-    return read_coco(rest, str(split), images=folder, fixations=looked, on_problem=on_problem)
+    return read_coco(rest, split, images=images, fixations=fixations, on_problem=on_problem)
 
 
 def read_coco(
@@ -146,7 +144,7 @@ def read_coco(
     folder = images.expanduser() if images else _image_folder(source, content["images"], split)
     classes = _read_classes(content["categories"], problems)
     entries = _read_images(content["images"], folder, problems)
-    objects = _read_objects(content, entries, {number: label for label, number in enumerate(classes, start=1)}, problems)
+    objects = _read_objects(content, entries, {number: label for label, number in enumerate(classes)}, problems)
     looked = None
     if fixations:
         looked = read_fixations(fixations.expanduser(), {one.id: one.image.size for one in objects}, problems)
@@ -169,7 +167,7 @@ def find_annotations(path: Path, split: str) -> Path:
         # A lone file needs no split in its name, but a lone train.json is no answer to "val".
         if len(found) == 1 and not any(other in found[0].stem for other in SPLITS):
             return found[0]
-    raise WhyboxError(f"no single JSON file for the split {split!r} in {path}; name another split, or the file itself")
+    raise MissingSplitError(f"no single JSON file for the split {split!r} in {path}; name another split, or the file itself")
 
 
 def _parse(source: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from whybox.data._problems import Broken, Problems, digest_files, read_box, shown
 from whybox.data.images import read_picture
-from whybox.errors import WhyboxError
+from whybox.errors import MissingSplitError, WhyboxError
 from whybox.truth import DataSet, Sample, Truth
 
 PREFIX = "crowdhuman"
@@ -53,7 +53,7 @@ class CrowdHumanImage:
             raise WhyboxError(f"{self.path}: {outside[0]} lies outside the image of {size[0]}x{size[1]}: is it the right image?")
         return Truth(
             torch.from_numpy(self.boxes.copy()),
-            torch.ones(len(self.ids), dtype=torch.long),
+            torch.zeros(len(self.ids), dtype=torch.long),
             self.ids,
             torch.from_numpy(self.ignore.copy()),
             parts={"visible": torch.from_numpy(self.visible.copy()), "head": torch.from_numpy(self.head.copy())},
@@ -85,7 +85,7 @@ class CrowdHumanData:
         return Sample(image.name, picture, image.truth(picture.size))
 
 
-def open_data(rest: str, *, on_problem: str = "skip", split: object = "val", images: object = None) -> DataSet:
+def open_data(rest: str, *, on_problem: str = "skip", split: str = "val", images: Path | None = None) -> DataSet:
     """The data set of "crowdhuman:REST": a folder that holds annotation_val.odgt and Images/, or an odgt file.
 
     split: "train" or "val", for a folder. images: the folder of the images, where it is not beside the annotations.
@@ -98,8 +98,9 @@ def open_data(rest: str, *, on_problem: str = "skip", split: object = "val", ima
     if source.is_dir():
         source = source / f"annotation_{split}.odgt"
     if not source.is_file():
-        raise WhyboxError(f"no CrowdHuman annotations at {source}: give an odgt file, or the folder of annotation_val.odgt")
-    folder = source.parent / "Images" if images is None else Path(str(images)).expanduser()
+        kind = MissingSplitError if Path(rest).expanduser().is_dir() else WhyboxError
+        raise kind(f"no CrowdHuman annotations at {source}: give an odgt file, or the folder of annotation_val.odgt")
+    folder = source.parent / "Images" if images is None else images.expanduser()
     problems = Problems(source, on_problem)
     found = tuple(_read_images(source, folder, problems))
     if not found:

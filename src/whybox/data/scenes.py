@@ -22,6 +22,7 @@ from whybox.data._segmentations import encode_mask
 from whybox.data._sprites import CLUTTER, COLORS, OBJECTS, Color, Rng, draw_sprite, shade
 from whybox.data.captions import object_words, overview, relations
 from whybox.errors import WhyboxError, unknown
+from whybox.files import write_whole
 from whybox.specs import format_spec
 from whybox.truth import DataSet, Sample, Truth
 
@@ -51,7 +52,7 @@ PLACES: dict[str, tuple[Color, Color, Color, Color]] = {
 class Scene:
     """One generated image of size (W,H) and everything that is known of its N objects, back to front.
 
-    labels (N,) int64, 1 for the first of `CLASSES`, as torchvision counts; boxes (N,4) float32 xyxy in image pixels
+    labels (N,) int64, 0 for the first of `CLASSES`; boxes (N,4) float32 xyxy in image pixels
     around the whole object, hidden parts too, cut at the image's edge; visible (N,4) around the visible pixels only;
     masks (N,H,W) bool of the visible pixels; visibility (N,) float32, the visible part of the object's pixels inside
     the image; colors, one name per object; captions, the first naming all objects, the others a relation each.
@@ -70,7 +71,7 @@ class Scene:
     @property
     def names(self) -> tuple[str, ...]:
         """The class name of each object."""
-        return tuple(CLASSES[label - 1] for label in self.labels)
+        return tuple(CLASSES[label] for label in self.labels)
 
     @property
     def phrases(self) -> tuple[str, ...]:
@@ -214,7 +215,7 @@ def _annotate(stage: _Stage, place: str, rng: Rng) -> Scene:
     names = [thing.name for thing in stage.things]
     return Scene(
         image=stage.picture,
-        labels=np.asarray([CLASSES.index(name) + 1 for name in names], dtype=np.int64),
+        labels=np.asarray([CLASSES.index(name) for name in names], dtype=np.int64),
         boxes=boxes,
         visible=visible,
         masks=masks.reshape(count, rows, columns),
@@ -393,8 +394,8 @@ def export_coco(
         for caption in scene.captions:
             captions.append({"id": len(captions) + 1, "image_id": index + 1, "caption": caption})
     classes = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
-    (target / "captions.json").write_text(json.dumps({"images": content["images"], "annotations": captions}))
-    (target / "instances.json").write_text(json.dumps({**content, "categories": classes}))
+    write_whole(target / "captions.json", json.dumps({"images": content["images"], "annotations": captions}))
+    write_whole(target / "instances.json", json.dumps({**content, "categories": classes}))
     return target
 
 
@@ -403,7 +404,7 @@ def _rows(scene: Scene, image: int, before: int) -> list[dict[str, Any]]:
         {
             "id": before + row + 1,
             "image_id": image,
-            "category_id": int(scene.labels[row]),
+            "category_id": int(scene.labels[row]) + 1,
             "bbox": _xywh(scene.boxes[row]),
             "visible_bbox": _xywh(scene.visible[row]),
             "visibility": round(float(scene.visibility[row]), 4),

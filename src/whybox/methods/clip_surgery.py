@@ -88,7 +88,7 @@ class ClipSurgery(Method):
             raise WhyboxError(f"distractors must be a list of texts, got {self.distractors!r}")
 
     def __call__(self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps a target; the only target is "score"."""
+        """One HeatMaps per target; the only target is "score"."""
         for name in map(target_name, targets):
             if name not in self.targets:
                 raise WhyboxError(f"clip_surgery compares features with texts, and knows no {name!r}; use target 'score'")

@@ -49,6 +49,6 @@ class ControlBlob(Method):
             raise WhyboxError(f"sigma must be above 0, got {self.sigma}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps a target, all the same"""
+        """One HeatMaps per target, all the same."""
         native = tuple(control_blob_map(detections.boxes, trace.frame.image, self.sigma))
         return [self.heat_maps(native, Frame.same(trace.frame.image), target) for target in targets]

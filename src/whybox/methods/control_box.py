@@ -36,14 +36,14 @@ class ControlBox(Method):
     source: ClassVar[str] = "a control, no explanation: 1 inside the predicted box"
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps a target, all the same"""
+        """One HeatMaps per target, all the same."""
         native = tuple(control_box_map(detections.boxes, trace.frame.image))
         return [self.heat_maps(native, Frame.same(trace.frame.image), target) for target in targets]
 
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """One TokenMaps a target, all the same: every word has 1, shared by its tokens."""
+        """One TokenMaps per target, all the same: every word has 1, shared by its tokens."""
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
         words = [torch.tensor(text.word_of(), dtype=torch.long, device=trace.image.device) for text in texts]
         values = tuple(1 / word.bincount()[word] for word in words)

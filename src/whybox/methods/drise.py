@@ -120,7 +120,7 @@ class DRise(Method):
             raise WhyboxError(f"probability must lie between 0 and 1, got {self.probability}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps a target; the only target is "score"."""
+        """One HeatMaps per target; the only target is "score"."""
         for name in map(target_name, targets):
             if name not in self.targets:
                 raise WhyboxError(f"drise explains a detection as a whole, not {name!r} alone; use target 'score'")

@@ -97,7 +97,7 @@ class Game(Method):
     source: ClassVar[str] = "Chefer, Gur, Wolf: Generic Attention-model Explainability, ICCV 2021, eqs. 5 to 10"
 
     def __call__(self, model: Any, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps a target"""
+        """One HeatMaps per target."""
         draw = self._draw_image if model.whole_image else self._draw_queries
         with gradients_on():
             maps = draw(model, trace, ordinary(detections), targets) if len(detections) else [()] * len(targets)
@@ -106,7 +106,7 @@ class Game(Method):
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
+        """The texts' side: one TokenMaps per target; detection i stands for the text of its label."""
         with gradients_on():
             passed = model.text_transformer(trace, detections.labels)
             maps = self._draw_texts(passed, ordinary(detections), targets)
@@ -128,7 +128,7 @@ class Game(Method):
     def _draw_image(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[tuple[Tensor, ...]]:
-        """For every target n maps (h,w): one forward pass, and a backward pass a detection."""
+        """For every target n maps (h,w): one forward pass, and one backward pass per detection."""
         passed = model.transformer(trace)
         start = check_layer("start_layer", self.start_layer, len(passed.transformer.layers))
         with ready(*modules_from(passed.transformer, start)):
@@ -140,7 +140,7 @@ class Game(Method):
     def _draw_queries(
         self, model: AttentionModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[tuple[Tensor, ...]]:
-        """For every target n maps (h,w): one forward pass, and a backward pass a detection."""
+        """For every target n maps (h,w): one forward pass, and one backward pass per detection."""
         live, shown = model.attentions(trace, detections)
         encoder = [one for one in shown if one.kind == "image"]
         start = check_layer("start_layer", self.start_layer, len(encoder))

@@ -81,7 +81,7 @@ class GradEclip(Method):
     def __call__(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps a target"""
+        """One HeatMaps per target."""
         with gradients_on():
             passed = model.transformer(trace)
             count = _at_most("layers", self.layers, len(passed.transformer.layers))
@@ -94,7 +94,7 @@ class GradEclip(Method):
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
+        """The texts' side: one TokenMaps per target; detection i stands for the text of its label."""
         with gradients_on():
             passed = model.text_transformer(trace, detections.labels, padded=self.text_kept == "all")
             depth = len(passed.transformer.layers)
@@ -109,7 +109,7 @@ class GradEclip(Method):
         ]
 
     def _options(self, scores: "_Scores") -> dict[str, Any]:
-        """The settings, and the score that was explained beside the model's own, one number a detection."""
+        """The settings, and the score that was explained beside the model's own, one number per detection."""
         return asdict(self) | {"explained_score": scores.explained, "own_score": scores.own}
 
     def _explain(

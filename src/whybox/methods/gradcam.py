@@ -24,7 +24,7 @@ def gradcam_map(features: Tensor, gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GradCam(GradientMethod):
-    """Grad-CAM. A weight is one number a channel, so the map shows the class wherever it is, not this detection alone.
+    """Grad-CAM. A weight is one number per channel, so the map shows the class wherever it is, not this detection alone.
 
     layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path.
     crop_padding: False stretches the padded map over the image, as the reference implementation of ODAM does.

@@ -36,7 +36,7 @@ class IntegratedGradients(Method):
     """Integrated gradients, at the input that the network sees. With sign "signed" a map adds up to the target's value at the
     image less its value at the baseline, as far as the steps are fine enough.
 
-    steps: of the way; one more image costs a forward pass, and a backward pass a detection. baseline: "black", "mean" the
+    steps: of the way; one more image costs a forward pass, and one backward pass per detection. baseline: "black", "mean" the
     image's mean color, "blurred" (sigma a tenth of the longer side). sign: as in input_x_gradient.
     """
 
@@ -59,7 +59,7 @@ class IntegratedGradients(Method):
             raise WhyboxError(f"steps must be at least 1, got {self.steps}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps a target"""
+        """One HeatMaps per target."""
         if not len(detections):
             return [self.heat_maps((), trace.frame, target) for target in targets]
         baseline = draw_fill(self.baseline, trace.image)

@@ -50,7 +50,7 @@ class LeGrad(Method):
     def __call__(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps a target"""
+        """One HeatMaps per target."""
         with gradients_on():
             passed = model.transformer(trace)
             maps = self._draw(passed, ordinary(detections), targets)

@@ -75,7 +75,7 @@ class M2ib(Method):
     def __call__(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps a target"""
+        """One HeatMaps per target."""
         with torch.inference_mode(False):
             passed = model.transformer(trace)
             everything = torch.ones_like(passed.tokens[0][0, :, 0], dtype=torch.bool)
@@ -88,7 +88,7 @@ class M2ib(Method):
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
+        """The texts' side: one TokenMaps per target; detection i stands for the text of its label."""
         labels = detections.labels.tolist()
         texts = tuple(model.texts[label] for label in labels)
         with torch.inference_mode(False):

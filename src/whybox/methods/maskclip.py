@@ -28,7 +28,7 @@ def maskclip_map(passed: TransformerPass, features: Tensor, factor: Tensor, dete
 
 @dataclass(frozen=True)
 class MaskClip(Method):
-    """MaskCLIP: the last layer without its attention gives a feature a patch, and each is matched with the text.
+    """MaskCLIP: the last layer without its attention gives a feature per patch, and each is matched with the text.
 
     weigh_by_key: times cos(k_CLS, k_i), as the authors of Grad-ECLIP have it where they compare with MaskCLIP.
     """
@@ -41,7 +41,7 @@ class MaskClip(Method):
     source: ClassVar[str] = "Zhou, Loy, Dai: Extract Free Dense Labels from CLIP, ECCV 2022, section 3.2"
 
     def __call__(self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps a target"""
+        """One HeatMaps per target."""
         passed = model.transformer(trace)
         if self.weigh_by_key and not passed.first:
             raise WhyboxError(f"weigh_by_key compares with the class token, and {model.name} has none; leave it off")

@@ -54,7 +54,7 @@ class Rise(Method):
             raise WhyboxError(f"probability must lie between 0 and 1, got {self.probability}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps a target"""
+        """One HeatMaps per target."""
         if len(trace.candidates) != 1:
             raise WhyboxError(
                 f"rise explains a model with one answer for the whole image, and {model.name} gives {len(trace.candidates)} "

@@ -46,13 +46,13 @@ class Rollout(Method):
     def __call__(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps a target"""
+        """One HeatMaps per target."""
         return image_maps(self, self._draw, model, trace, detections, targets)
 
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """The texts' side: one TokenMaps a target; detection i stands for the text of its label."""
+        """The texts' side: one TokenMaps per target; detection i stands for the text of its label."""
         return text_maps(self, self._draw, model, trace, detections, targets)
 
     def _draw(self, passed: TransformerPass) -> Tensor:

@@ -30,7 +30,7 @@ def smoothgrad_map(pixels: Tensor, gradient: Tensor, times_input: bool = True) -
 class SmoothGrad(Method):
     """SmoothGrad, of gradient x input or of the gradient itself, at the input that the network sees.
 
-    samples: noisy images; each costs a forward pass, and a backward pass a detection. noise: the standard deviation, as a
+    samples: noisy images; each costs a forward pass, and one backward pass per detection. noise: the standard deviation, as a
     part of the image's range. seed: of the noise. times_input: False leaves the factor out. sign: as in input_x_gradient, taken
     after the mean, so that what changes its sign with the noise cancels.
     """
@@ -56,7 +56,7 @@ class SmoothGrad(Method):
             raise WhyboxError(f"noise must not be negative, got {self.noise}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps a target"""
+        """One HeatMaps per target."""
         found, routes = average_maps(model, trace, detections, targets, self._noisy(trace.image), self._draw, self.route)
         return [
             self.heat_maps([take_sign(values, self.sign) for values in maps], trace.frame, target, routes=routes)

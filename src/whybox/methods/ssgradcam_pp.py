@@ -59,6 +59,11 @@ class SSGradCamPP(GradientMethod):
         if self.region not in ("box", "whole"):
             raise unknown("region", self.region, ("box", "whole"))
 
+    @property
+    def frozen_allowed(self) -> bool:
+        """Not with region "whole", whose weights sum gradients over the whole grid."""
+        return self.region == "box"
+
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
         """Maps (n,h,w), nowhere wider than the gradient: the window is enough."""
         clipped = gradient.clipped().gradient

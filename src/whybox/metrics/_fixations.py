@@ -36,17 +36,19 @@ def _bells(centers: Tensor, extent: int, sigma: float) -> Tensor:
     return (-0.5 * ((pixels - centers[:, None]) / sigma).square()).exp()
 
 
-def compare_with_attention(maps: Tensor, case: MetricInput, sigma: float, compare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def compare_with_attention(
+    maps: Tensor, inputs: MetricInput, sigma: float, compare: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """`compare` each of N maps with the attention map of its object, both (1,H,W) -> (N,).
 
     NaN where nothing can be compared: the detection stands for no object, or nobody looked at it, in the image.
     One map at a time: a crowd's attention maps at full resolution would not fit memory.
     """
-    if not case.truth.fixations:
+    if not inputs.truth.fixations:
         raise WhyboxError("human attention needs annotated fixations (Truth.fixations), and this image has none")
     values = maps.new_full((len(maps),), torch.nan)
-    for index, row in enumerate(case.matched.tolist()):
-        fixations = case.truth.fixations[row] if row >= 0 else None
+    for index, row in enumerate(inputs.matched.tolist()):
+        fixations = inputs.truth.fixations[row] if row >= 0 else None
         if fixations is not None:
             points = fixations.to(maps.device, torch.float64)
             attention = fixation_map(points, (maps.shape[-2], maps.shape[-1]), sigma)

@@ -11,7 +11,7 @@ from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size, resize_maps
 from whybox.metrics._tracking import LEADING, Score, lead_scores, track_scores
 from whybox.ops.perturb import Extent, Fill, Way, count_pixels, draw_fill, draw_steps, rank_pixels
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 from whybox.types import Candidates
 
 Track = Literal["truth", "detection"]
@@ -42,7 +42,7 @@ class Objects:
 
 
 @dataclass(frozen=True)
-class PixelCurves:
+class PixelCurves(Metric):
     """What deletion and insertion share.
 
     fill: what stands where pixels are missing: "random" (drawn anew for every detection), "black", "mean" (the image's
@@ -117,69 +117,71 @@ class PixelCurves:
         return False
 
     @torch.no_grad()
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The area under the curve of every map (N,H,W) on the image's pixels, and the curves (N,points). A map that is not
         finite ranks nothing: NaN."""
-        self._check(maps, case)
-        at = torch.linspace(0, 1, self.points, device=case.image.device)
-        curves = at.new_full((len(case), self.points), torch.nan)
+        self._check(maps, inputs)
+        at = torch.linspace(0, 1, self.points, device=inputs.image.device)
+        curves = at.new_full((len(inputs), self.points), torch.nan)
         ranked = torch.nonzero(maps.isfinite().all(-1).all(-1))[:, 0]
         if len(ranked):
-            curves[ranked.to(at.device)] = self._curves(maps[ranked], case[ranked.to(case.matched.device)])
+            curves[ranked.to(at.device)] = self._curves(maps[ranked], inputs[ranked.to(inputs.matched.device)])
         return MetricResult(torch.trapezoid(curves, at) if self.auc == "trapezoid" else curves.mean(1), curves, at)
 
-    def _check(self, maps: Tensor, case: MetricInput) -> None:
-        wanted = (len(case), *case.image.shape[-2:])
+    def _check(self, maps: Tensor, inputs: MetricInput) -> None:
+        wanted = (len(inputs), *inputs.image.shape[-2:])
         if tuple(maps.shape) != wanted:
-            raise WhyboxError(f"{self.name}: expected a map a detection on the image's pixels, {wanted}, got {tuple(maps.shape)}")
-        if self.score in LEADING and not case.whole:
+            raise WhyboxError(
+                f"{self.name}: expected one map per detection on the image's pixels, {wanted}, got {tuple(maps.shape)}"
+            )
+        if self.score in LEADING and not inputs.whole:
             raise WhyboxError(f"{self.name}: score {self.score!r} is of models that answer for the whole image; take 'class'")
 
-    def _curves(self, maps: Tensor, case: MetricInput) -> Tensor:
+    def _curves(self, maps: Tensor, inputs: MetricInput) -> Tensor:
         """(N,points). What the objects share is looked at once: the whole image, and a start without randomness."""
-        objects = find_objects(case, self.track, self.resolution)
+        objects = find_objects(inputs, self.track, self.resolution)
         shared = None if self.fill == "random" else draw_fill(self.fill, objects.image)
-        whole = self._look(case, objects, objects.image) if self.removes or self.relative else None
-        begin = whole if self.removes else self._begin(case, objects, shared)
-        curves = torch.zeros((len(case), self.points), device=case.image.device)
+        whole = self._look(inputs, objects, objects.image) if self.removes or self.relative else None
+        begin = whole if self.removes else self._begin(inputs, objects, shared)
+        curves = torch.zeros((len(inputs), self.points), device=inputs.image.device)
         first = 0
         if begin is not None:
             curves[:, 0] = begin
             first = 1
-        self._follow(curves[:, first:], case, objects, self._ways(maps, case, objects, shared, first))
+        self._follow(curves[:, first:], inputs, objects, self._ways(maps, inputs, objects, shared, first))
         if whole is None or not self.relative:
             return curves
         return curves.clamp(min=0) / torch.where(whole > 0, whole, torch.nan)[:, None]
 
-    def _begin(self, case: MetricInput, objects: Objects, shared: Tensor | None) -> Tensor | None:
+    def _begin(self, inputs: MetricInput, objects: Objects, shared: Tensor | None) -> Tensor | None:
         """The first point (N,) of insertion; None where every object has an image of its own there."""
         if self.starts_at_zero:
-            return objects.image.new_zeros(len(case))
-        return None if shared is None else self._look(case, objects, shared)
+            return objects.image.new_zeros(len(inputs))
+        return None if shared is None else self._look(inputs, objects, shared)
 
-    def _ways(self, maps: Tensor, case: MetricInput, objects: Objects, shared: Tensor | None, first: int) -> Iterator[Way]:
+    def _ways(self, maps: Tensor, inputs: MetricInput, objects: Objects, shared: Tensor | None, first: int) -> Iterator[Way]:
         """Every object's images from point `first` on, made when they are asked for."""
         image = objects.image
-        for i in range(len(case)):
-            generator = case.generator(i)
+        for i in range(len(inputs)):
+            generator = inputs.generator(i)
             ranks = rank_pixels(_fit(maps[i].to(image.device), objects.size), generator)
             filled = draw_fill(self.fill, image, generator) if shared is None else shared
             start, end = (image, filled) if self.removes else (filled, image)
             yield Way(start, end, ranks, count_pixels(objects.boxes[i], objects.size, self.extent, self.points)[first:])
 
-    def _follow(self, curves: Tensor, case: MetricInput, objects: Objects, ways: Iterator[Way]) -> None:
+    def _follow(self, curves: Tensor, inputs: MetricInput, objects: Objects, ways: Iterator[Way]) -> None:
         """Write the scores of all ways' images into the curves (N,P)."""
         points = curves.shape[1]
         done = 0
-        for images in draw_steps(ways, case.batch):
-            for candidates in _predict(case, images):
+        for images in draw_steps(ways, inputs.batch):
+            for candidates in _predict(inputs, images):
                 row, point = divmod(done, points)
                 curves[row, point] = self._score(candidates, objects, slice(row, row + 1))[0]
                 done += 1
 
-    def _look(self, case: MetricInput, objects: Objects, image: Tensor) -> Tensor:
+    def _look(self, inputs: MetricInput, objects: Objects, image: Tensor) -> Tensor:
         """The scores (N,) of all objects in one image."""
-        return self._score(_predict(case, image[None])[0], objects, slice(None)).float().to(image.device)
+        return self._score(_predict(inputs, image[None])[0], objects, slice(None)).float().to(image.device)
 
     def _score(self, candidates: Candidates, objects: Objects, rows: slice) -> Tensor:
         if self.score in LEADING:
@@ -196,20 +198,20 @@ class PixelCurves:
         )
 
 
-def find_objects(case: MetricInput, track: Track, resolution: Resolution) -> Objects:
+def find_objects(inputs: MetricInput, track: Track, resolution: Resolution) -> Objects:
     """What is tracked: the matched annotations, or the detections; on the image, or on the image as the network sees it,
     resized and not padded."""
-    boxes, labels = case.detections.boxes, case.detections.labels
-    truth = case.truth
-    if track == "truth" and len(truth) and not case.whole:
-        rows = case.matched.to(boxes.device)
+    boxes, labels = inputs.detections.boxes, inputs.detections.labels
+    truth = inputs.truth
+    if track == "truth" and len(truth) and not inputs.whole:
+        rows = inputs.matched.to(boxes.device)
         wanted = rows.clamp(min=0).to(truth.boxes.device)
         boxes = torch.where((rows >= 0)[:, None], truth.boxes[wanted].to(boxes), boxes)
         labels = torch.where(rows >= 0, truth.labels[wanted].to(labels), labels)
     if resolution == "image":
-        return Objects(case.image, boxes, labels)
-    size = case.frame.resized
-    return Objects(resize_maps(case.image, size), Frame(case.frame.image, size, size).boxes_to_network(boxes), labels)
+        return Objects(inputs.image, boxes, labels)
+    size = inputs.frame.resized
+    return Objects(resize_maps(inputs.image, size), Frame(inputs.frame.image, size, size).boxes_to_network(boxes), labels)
 
 
 def _fit(values: Tensor, size: Size) -> Tensor:
@@ -218,7 +220,7 @@ def _fit(values: Tensor, size: Size) -> Tensor:
     return resize_maps(grid[None], size, mode="bicubic")[0]
 
 
-def _predict(case: MetricInput, images: Tensor) -> list[Candidates]:
-    if case.predict is None:
-        raise WhyboxError("deletion and insertion look at changed images: the case needs `predict`, got None")
-    return case.predict(images)
+def _predict(inputs: MetricInput, images: Tensor) -> list[Candidates]:
+    if inputs.predict is None:
+        raise WhyboxError("deletion and insertion look at changed images: the MetricInput needs `predict`, got None")
+    return inputs.predict(images)

@@ -14,20 +14,20 @@ from whybox.types import min_max
 Threshold = float | Literal["mean"]
 
 
-def judge_pixels(maps: Tensor, case: MetricInput, region: Region, judge: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def judge_pixels(maps: Tensor, inputs: MetricInput, region: Region, judge: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """`judge(values (P,), own (P,) bool)` of each map's pixels that count -> (N,). NaN for a map that is not finite, for a
     detection without an object, and for an object without a pixel in the image.
 
     Pixels of an ignored region of the object's own class do not count, unless they are the object's.
     """
-    regions, own = object_regions(maps, case, region)
-    labels = case.truth.labels[~case.truth.ignore]
+    regions, own = object_regions(maps, inputs, region)
+    labels = inputs.truth.labels[~inputs.truth.ignore]
 
     def judge_all(chosen: Tensor, rows: Tensor) -> Tensor:
         values = [maps.new_full((), torch.nan)] * len(chosen)
         for i, (one, row) in enumerate(zip(chosen, rows.tolist(), strict=True)):
             positive = regions.of(rows[i : i + 1])[0]
-            counted = positive | ~_ignored(case, int(labels[row]), regions)
+            counted = positive | ~_ignored(inputs, int(labels[row]), regions)
             if positive.any() and one.isfinite().all():
                 values[i] = judge(one[counted], positive[counted]).to(maps)
         return torch.stack(values) if values else maps.new_zeros(0)
@@ -35,9 +35,9 @@ def judge_pixels(maps: Tensor, case: MetricInput, region: Region, judge: Callabl
     return judge_matched(maps, own, judge_all)
 
 
-def _ignored(case: MetricInput, label: int, like: Regions) -> Tensor:
+def _ignored(inputs: MetricInput, label: int, like: Regions) -> Tensor:
     """The pixels (H,W) of the ignored regions of a class: their masks where the regions have masks, else their boxes."""
-    truth = case.truth[case.truth.ignore & (case.truth.labels == label)]
+    truth = inputs.truth[inputs.truth.ignore & (inputs.truth.labels == label)]
     device = like.boxes.device
     masks = None if like.masks is None or truth.masks is None else truth.masks.to(device)
     return Regions(truth.boxes.to(device), like.size, masks).counts() > 0

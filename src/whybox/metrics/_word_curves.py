@@ -9,7 +9,7 @@ from torch import Tensor
 
 from whybox.errors import WhyboxError
 from whybox.ops.perturb import rank_pixels
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 Scores = Callable[[Sequence[str]], Tensor]
 
@@ -24,7 +24,7 @@ def shorter_texts(words: Sequence[str], ranks: Tensor) -> list[str]:
 
 
 @dataclass(frozen=True)
-class WordCurves:
+class WordCurves(Metric):
     """What text deletion and text insertion share.
 
     points: of the curve as it is kept; the area is that of the text's own W points, one for every word.
@@ -46,30 +46,30 @@ class WordCurves:
         """What runs along a curve's x axis."""
         return "words removed, of all but one" if self.removes else "words added to the first"
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The area under the curve of every text, and the curves (N,points). The maps (N,H,W) of the image are not looked at.
         NaN for a text of one word, from which nothing can be taken, and where words have no finite values."""
         at = torch.linspace(0, 1, self.points, device=maps.device)
-        areas, curves = at.new_full((len(case),), torch.nan), at.new_full((len(case), self.points), torch.nan)
-        for i in range(len(case)):
-            scores = self._follow(case, i)
+        areas, curves = at.new_full((len(inputs),), torch.nan), at.new_full((len(inputs), self.points), torch.nan)
+        for i in range(len(inputs)):
+            scores = self._follow(inputs, i)
             if scores is not None:
                 areas[i], curves[i] = _area(scores.to(at)), _resample(scores.to(at), at)
         return MetricResult(areas, curves, at)
 
     @torch.no_grad()
-    def _follow(self, case: MetricInput, index: int) -> Tensor | None:
+    def _follow(self, inputs: MetricInput, index: int) -> Tensor | None:
         """The scores (W,) of a text's ways from whole to one word, or from one word to whole."""
-        if case.words is None or case.score_texts is None:
-            raise WhyboxError(f"{self.name} looks at changed texts: the case needs `words` and `score_texts`")
-        values, words = case.words.word_values(index).cpu(), case.words.texts[index].words
+        if inputs.words is None or inputs.score_texts is None:
+            raise WhyboxError(f"{self.name} looks at changed texts: the MetricInput needs `words` and `score_texts`")
+        values, words = inputs.words.word_values(index).cpu(), inputs.words.texts[index].words
         if len(words) < 2 or not values.isfinite().all():
             return None
-        ranks = rank_pixels(values, case.generator(index))
+        ranks = rank_pixels(values, inputs.generator(index))
         if not self.removes:
-            return case.score_texts(shorter_texts(words, ranks))
+            return inputs.score_texts(shorter_texts(words, ranks))
         # Taking the first away leaves the last: the shorter texts of the reversed ranks, from the whole one down.
-        return case.score_texts(shorter_texts(words, len(words) - 1 - ranks)).flip(0)
+        return inputs.score_texts(shorter_texts(words, len(words) - 1 - ranks)).flip(0)
 
 
 def _area(scores: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Correlation between an explanation and a map of where people looked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar, Literal, get_args
@@ -9,7 +10,7 @@ from torch import Tensor
 from whybox.errors import unknown
 from whybox.metrics._fixations import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
 from whybox.ops.similarity import pearson
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 Scale = Literal["pearson", "covariance"]
 
@@ -30,7 +31,7 @@ def attention_correlation(maps: Tensor, attention: Tensor, scale: Scale = "pears
 
 
 @dataclass(frozen=True)
-class AttentionCorrelation:
+class AttentionCorrelation(Metric):
     """Correlation with human attention.
 
     scale: "pearson" for r; "covariance" keeps the maps' contrast, see `attention_correlation`.
@@ -41,6 +42,8 @@ class AttentionCorrelation:
     sigma_pixels: float = DEGREE_PIXELS
 
     name: ClassVar[str] = "attention_correlation"
+    group: ClassVar[str] = "attention"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("",)}
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"fixations"})
     source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, journal version, comparison with human attention (no formula given)"
@@ -58,8 +61,8 @@ class AttentionCorrelation:
     def range(self) -> tuple[float, float]:
         return (-1.0, 1.0) if self.scale == "pearson" else (-1.0, inf)
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The correlation of each map with the attention that its object got."""
         return MetricResult(
-            compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_correlation(a, b, self.scale))
+            compare_with_attention(maps, inputs, self.sigma_pixels, lambda a, b: attention_correlation(a, b, self.scale))
         )

@@ -1,5 +1,6 @@
 """Cosine between an explanation and a map of where people looked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from whybox.metrics._fixations import DEGREE_PIXELS, check_attention, compare_with_attention
 from whybox.ops.regions import Floor, energy
 from whybox.ops.similarity import cosine
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def attention_cosine(maps: Tensor, attention: Tensor, floor: Floor = "minimum") -> Tensor:
@@ -21,7 +22,7 @@ def attention_cosine(maps: Tensor, attention: Tensor, floor: Floor = "minimum") 
 
 
 @dataclass(frozen=True)
-class AttentionCosine:
+class AttentionCosine(Metric):
     """Cosine with human attention.
 
     sigma_pixels: width of the Gaussian at a fixation, pixels of one degree of visual angle as the image was shown.
@@ -32,6 +33,8 @@ class AttentionCosine:
     floor: Floor = "minimum"
 
     name: ClassVar[str] = "attention_cosine"
+    group: ClassVar[str] = "attention"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("",)}
     title: ClassVar[str] = "Attention, cosine"
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -41,8 +44,8 @@ class AttentionCosine:
     def __post_init__(self) -> None:
         check_attention(self.sigma_pixels, self.floor)
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The cosine of each map with the attention that its object got."""
         return MetricResult(
-            compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_cosine(a, b, self.floor))
+            compare_with_attention(maps, inputs, self.sigma_pixels, lambda a, b: attention_cosine(a, b, self.floor))
         )

@@ -1,6 +1,7 @@
 """Optimal-transport distance between an explanation and a map of where people looked."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from whybox.frame import Size
 from whybox.metrics._fixations import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
 from whybox.ops.regions import Floor
 from whybox.ops.similarity import mean_cells
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def attention_distance(maps: Tensor, attention: Tensor, grid: int = 16, floor: Floor = "minimum") -> Tensor:
@@ -59,7 +60,7 @@ def _solver() -> Any:
 
 
 @dataclass(frozen=True)
-class AttentionDistance:
+class AttentionDistance(Metric):
     """Optimal-transport distance from human attention. Needs POT: pip install 'whybox[attention]'.
 
     grid: cells along the image's longer side.
@@ -72,6 +73,8 @@ class AttentionDistance:
     floor: Floor = "minimum"
 
     name: ClassVar[str] = "attention_distance"
+    group: ClassVar[str] = "attention"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("",)}
     title: ClassVar[str] = "Attention, transport distance"
     higher_is_better: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -83,8 +86,8 @@ class AttentionDistance:
         if self.grid < 2:
             raise WhyboxError(f"grid must be at least 2, the cells along the image's longer side, got {self.grid}")
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The distance of each map from the attention that its object got."""
         return MetricResult(
-            compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_distance(a, b, self.grid, self.floor))
+            compare_with_attention(maps, inputs, self.sigma_pixels, lambda a, b: attention_distance(a, b, self.grid, self.floor))
         )

@@ -1,5 +1,6 @@
 """Jensen-Shannon divergence between an explanation and a map of where people looked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar
@@ -10,7 +11,7 @@ from torch import Tensor
 from whybox.errors import unknown
 from whybox.metrics._fixations import DEGREE_PIXELS, check_attention, compare_with_attention, to_distributions
 from whybox.ops.regions import Floor
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 BASES = {"2": 2.0, "e": torch.e}
 
@@ -35,7 +36,7 @@ def _entropy(distributions: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AttentionDivergence:
+class AttentionDivergence(Metric):
     """Jensen-Shannon divergence from human attention.
 
     base: of the logarithm, 2 or "e".
@@ -48,6 +49,8 @@ class AttentionDivergence:
     floor: Floor = "minimum"
 
     name: ClassVar[str] = "attention_divergence"
+    group: ClassVar[str] = "attention"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("",)}
     title: ClassVar[str] = "Attention, JS divergence"
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"fixations"})
@@ -62,8 +65,10 @@ class AttentionDivergence:
     def range(self) -> tuple[float, float]:
         return (0.0, log(2) / log(BASES[str(self.base)]))
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The divergence of each map from the attention that its object got."""
         return MetricResult(
-            compare_with_attention(maps, case, self.sigma_pixels, lambda a, b: attention_divergence(a, b, self.base, self.floor))
+            compare_with_attention(
+                maps, inputs, self.sigma_pixels, lambda a, b: attention_divergence(a, b, self.base, self.floor)
+            )
         )

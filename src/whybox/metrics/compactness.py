@@ -1,5 +1,6 @@
 """Compactness: how far the map spreads around its peak, in sizes of the object."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from whybox.ops.regions import Floor, check_floor, energy, judge_matched, object_regions, tied_peaks
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def spread(maps: Tensor, boxes: Tensor, floor: Floor = "minimum") -> Tensor:
@@ -40,7 +41,7 @@ def _moments(weights: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Compactness:
+class Compactness(Metric):
     """Compactness: 0 for a map of one pixel, 1 where the distance to the peak is half the box's diagonal, root mean square.
 
     floor: "minimum" subtracts the map's lowest value first, as the paper's scaling to 0..1 does; "zero" does not.
@@ -49,6 +50,8 @@ class Compactness:
     floor: Floor = "minimum"
 
     name: ClassVar[str] = "compactness"
+    group: ClassVar[str] = "localization"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("",)}
     title: ClassVar[str] = "Compactness"
     higher_is_better: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (0.0, torch.inf)
@@ -58,7 +61,7 @@ class Compactness:
     def __post_init__(self) -> None:
         check_floor(self.floor)
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The spread of each map."""
-        regions, own = object_regions(maps, case, "box")
+        regions, own = object_regions(maps, inputs, "box")
         return MetricResult(judge_matched(maps, own, lambda chosen, rows: spread(chosen, regions.boxes[rows], self.floor)))

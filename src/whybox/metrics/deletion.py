@@ -23,6 +23,13 @@ class Deletion(PixelCurves):
     """
 
     name: ClassVar[str] = "deletion"
+    group: ClassVar[str] = "faithfulness"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "standard": ("", "fill=blurred"),
+        "matching": ("extent=image:relative=false", "extent=image:score=top1:relative=false"),
+        "fills": ("", "fill=black", "fill=mean", "fill=blurred"),
+        "zero_shot": ("extent=image:score=top1:relative=false", "extent=image:score=top5:relative=false"),
+    }
     removes: ClassVar[bool] = True
     higher_is_better: ClassVar[bool] = False
     source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, journal version, faithfulness; Petsiuk et al.: RISE, BMVC 2018"

@@ -1,5 +1,6 @@
 """Energy pointing game: the share of the map that lies on the object."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from whybox.ops.regions import Floor, Region, check_floor, check_region, energy, judge_matched, object_regions, sum_shares
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def energy_inside(maps: Tensor, regions: Tensor, floor: Floor = "minimum") -> Tensor:
@@ -23,7 +24,7 @@ def energy_inside(maps: Tensor, regions: Tensor, floor: Floor = "minimum") -> Te
 
 
 @dataclass(frozen=True)
-class EnergyPointingGame:
+class EnergyPointingGame(Metric):
     """Energy pointing game.
 
     region: the object's "box", with every pixel that it touches, or its "mask".
@@ -34,6 +35,8 @@ class EnergyPointingGame:
     floor: Floor = "minimum"
 
     name: ClassVar[str] = "energy_pointing_game"
+    group: ClassVar[str] = "localization"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("", "region=mask"), "matching": ("region=mask",)}
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "Wang et al.: Score-CAM, CVPR Workshops 2020; Zhao, Hsiao, Chan: ODAM, journal version"
@@ -50,7 +53,7 @@ class EnergyPointingGame:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The share of each map on its object."""
-        regions, own = object_regions(maps, case, self.region)
+        regions, own = object_regions(maps, inputs, self.region)
         return MetricResult(judge_matched(maps, own, lambda chosen, rows: energy_inside(chosen, regions.of(rows), self.floor)))

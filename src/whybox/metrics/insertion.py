@@ -34,6 +34,13 @@ class Insertion(PixelCurves):
     first_zero: bool = False
 
     name: ClassVar[str] = "insertion"
+    group: ClassVar[str] = "faithfulness"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "standard": ("", "fill=blurred"),
+        "matching": ("extent=image", "extent=image:score=top1"),
+        "fills": ("fill=random", "", "fill=mean", "fill=blurred"),
+        "zero_shot": ("extent=image:score=top1", "extent=image:score=top5"),
+    }
     removes: ClassVar[bool] = False
     higher_is_better: ClassVar[bool] = True
     source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, journal version, faithfulness; Petsiuk et al.: RISE, BMVC 2018"

@@ -1,5 +1,6 @@
 """Leakage: how much of the map lies on the one other object that gets most of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -18,7 +19,7 @@ from whybox.ops.regions import (
     object_regions,
     sum_shares,
 )
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 class Leaks(NamedTuple):
@@ -57,7 +58,7 @@ def largest_leak(shares: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Leakage:
+class Leakage(Metric):
     """The largest leak of each map to another object of any class; ignore regions are no objects. Alone: NaN.
 
     region: the objects' "box", with every pixel that it touches, or their "mask".
@@ -68,6 +69,8 @@ class Leakage:
     floor: Floor = "minimum"
 
     name: ClassVar[str] = "leakage"
+    group: ClassVar[str] = "discrimination"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("",)}
     higher_is_better: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "after the reference code of Zhao, Hsiao, Chan: ODAM, journal version; the largest pair is ours"
@@ -84,9 +87,9 @@ class Leakage:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The largest leak of each map."""
-        regions, own = object_regions(maps, case, self.region)
+        regions, own = object_regions(maps, inputs, self.region)
         return MetricResult(
             judge_matched(maps, own, lambda chosen, rows: largest_leak(leaks(chosen, regions, rows, self.floor).shares))
         )

@@ -1,5 +1,6 @@
 """Mask IoU: how well the pixels above the map's mean cover the object."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,11 +8,11 @@ from torch import Tensor
 
 from whybox.metrics._pixel_truth import Threshold, above, check_threshold, judge_pixels
 from whybox.ops.regions import Region, check_region
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 @dataclass(frozen=True)
-class MaskIou:
+class MaskIou(Metric):
     """Intersection over union of the object with the pixels where the map is above a threshold.
 
     region: the object's "mask", or its "box". threshold: the map's "mean", or a number, of the map scaled to 0..1. Ignored
@@ -24,6 +25,8 @@ class MaskIou:
     threshold: Threshold = "mean"
 
     name: ClassVar[str] = "mask_iou"
+    group: ClassVar[str] = "segmentation"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"matching": ("",)}
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "after Chefer, Gur, Wolf, CVPR 2021, segmentation; Zhao et al.: Grad-ECLIP, ICML 2024"
@@ -40,11 +43,11 @@ class MaskIou:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The IoU of each map."""
 
         def iou(values: Tensor, own: Tensor) -> Tensor:
             shown = above(values, self.threshold)
             return (shown & own).sum() / (shown | own).sum()
 
-        return MetricResult(judge_pixels(maps, case, self.region, iou))
+        return MetricResult(judge_pixels(maps, inputs, self.region, iou))

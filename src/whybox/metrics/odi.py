@@ -1,5 +1,6 @@
 """Object discrimination index: how much of what the map puts on objects lies on other objects."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,7 +19,7 @@ from whybox.ops.regions import (
     object_regions,
     sum_shares,
 )
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 Overlap = Literal["keep", "exclude"]
 Single = Literal["undefined", "zero"]
@@ -50,7 +51,7 @@ def discrimination_index(
 
 
 @dataclass(frozen=True)
-class Odi:
+class Odi(Metric):
     """Object discrimination index (ODI). Objects of every class count, ignore regions do not.
 
     region: the objects' "box", with every pixel that it touches, or their "mask".
@@ -64,6 +65,8 @@ class Odi:
     floor: Floor = "minimum"
 
     name: ClassVar[str] = "odi"
+    group: ClassVar[str] = "discrimination"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("", "region=mask")}
     higher_is_better: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, journal version, object discrimination index"
@@ -84,9 +87,9 @@ class Odi:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The index of each map."""
-        regions, own = object_regions(maps, case, self.region)
+        regions, own = object_regions(maps, inputs, self.region)
 
         def judge(chosen: Tensor, rows: Tensor) -> Tensor:
             return discrimination_index(chosen, regions, rows, overlap=self.overlap, single=self.single, floor=self.floor)

@@ -1,5 +1,6 @@
 """Pixel accuracy: the share of pixels that the map, cut at its mean, puts on the right side."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,11 +8,11 @@ from torch import Tensor
 
 from whybox.metrics._pixel_truth import Threshold, above, check_threshold, judge_pixels
 from whybox.ops.regions import Region, check_region
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 @dataclass(frozen=True)
-class PixelAccuracy:
+class PixelAccuracy(Metric):
     """The share of pixels that are the object's and above a threshold of the map, or neither.
 
     region: the object's "mask", or its "box". threshold: the map's "mean", or a number, of the map scaled to 0..1. Ignored
@@ -23,6 +24,8 @@ class PixelAccuracy:
     threshold: Threshold = "mean"
 
     name: ClassVar[str] = "pixel_accuracy"
+    group: ClassVar[str] = "segmentation"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"matching": ("",)}
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "Chefer, Gur, Wolf, CVPR 2021, segmentation; Zhao et al.: Grad-ECLIP, ICML 2024"
@@ -39,10 +42,10 @@ class PixelAccuracy:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The accuracy of each map."""
 
         def accuracy(values: Tensor, own: Tensor) -> Tensor:
             return (above(values, self.threshold) == own).double().mean()
 
-        return MetricResult(judge_pixels(maps, case, self.region, accuracy))
+        return MetricResult(judge_pixels(maps, inputs, self.region, accuracy))

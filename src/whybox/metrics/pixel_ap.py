@@ -1,5 +1,6 @@
 """Pixel AP: how well the map ranks the object's pixels before all others."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from whybox.metrics._pixel_truth import judge_pixels
 from whybox.ops.regions import Region, check_region
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def average_precision(values: Tensor, positive: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ def average_precision(values: Tensor, positive: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PixelAp:
+class PixelAp(Metric):
     """Average precision of pixels, the map as their score, the object as what is to be found.
 
     region: the object's "mask", or its "box". Ignored regions of its class do not count.
@@ -38,6 +39,8 @@ class PixelAp:
     region: Region = "mask"
 
     name: ClassVar[str] = "pixel_ap"
+    group: ClassVar[str] = "segmentation"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"matching": ("",)}
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "after Chefer, Gur, Wolf, CVPR 2021, segmentation; Zhao et al.: Grad-ECLIP, ICML 2024"
@@ -53,6 +56,6 @@ class PixelAp:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The average precision of each map."""
-        return MetricResult(judge_pixels(maps, case, self.region, average_precision))
+        return MetricResult(judge_pixels(maps, inputs, self.region, average_precision))

@@ -1,5 +1,6 @@
 """Pointing game: does the map's peak lie on the object?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,7 +10,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from whybox.errors import WhyboxError, unknown
 from whybox.ops.regions import Region, check_region, judge_matched, object_regions, tied_peaks
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 Ties = Literal["expected", "first"]
 
@@ -65,7 +66,7 @@ def mask_targets(masks: Tensor, tolerance: float = 0.0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PointingGame:
+class PointingGame(Metric):
     """Pointing game.
 
     region: the object's "box", or its "mask". tolerance: how many image pixels beside it still hit (the first pointing
@@ -77,6 +78,8 @@ class PointingGame:
     ties: Ties = "expected"
 
     name: ClassVar[str] = "pointing_game"
+    group: ClassVar[str] = "localization"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("", "region=mask"), "matching": ("region=mask",)}
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = "Zhang et al.: Excitation Backprop, ECCV 2016, section 4.2; Zhao, Hsiao, Chan: ODAM"
@@ -96,9 +99,9 @@ class PointingGame:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """1 where a map's peak hits, 0 where it does not, between them where several peaks tie."""
-        regions, own = object_regions(maps, case, self.region)
+        regions, own = object_regions(maps, inputs, self.region)
 
         def judge(chosen: Tensor, rows: Tensor) -> Tensor:
             if self.region == "mask":

@@ -2,14 +2,14 @@
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError
 from whybox.ops.similarity import check_comparison, compare_redrawn
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def randomization(maps: Tensor, randomized: Iterable[Tensor], similarity: str = "spearman", size: int = 64) -> Tensor:
@@ -30,7 +30,7 @@ def randomization(maps: Tensor, randomized: Iterable[Tensor], similarity: str = 
 
 
 @dataclass(frozen=True)
-class Randomization:
+class Randomization(Metric):
     """Model randomization, cascading from the output to the input. The value is the mean of the curve.
 
     similarity: "spearman" or "ssim". size: cells along a map's longest side at which maps are compared.
@@ -39,10 +39,11 @@ class Randomization:
     cascade and loses it at the end, as a sound one does. The last stage is the last column of the curves.
     """
 
-    similarity: str = "spearman"
+    similarity: Literal["spearman", "ssim"] = "spearman"
     size: int = 64
 
     name: ClassVar[str] = "randomization"
+    group: ClassVar[str] = "sanity"
     across: ClassVar[str] = "share of the layers that are random"
     title: ClassVar[str] = "Randomization"
     higher_is_better: ClassVar[bool] = False
@@ -56,11 +57,11 @@ class Randomization:
     def range(self) -> tuple[float, float]:
         return (0.0, 1.0) if self.similarity == "spearman" else (-1.0, 1.0)
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The mean similarity over the stages; curves at the share of the stages done."""
-        if case.randomized is None:
-            raise WhyboxError("randomization needs maps under random weights (MetricInput.randomized), got a case without")
-        stages = case.randomized()
+        if inputs.randomized is None:
+            raise WhyboxError("randomization needs maps under random weights (MetricInput.randomized), got inputs without")
+        stages = inputs.randomized()
         try:
             curves = randomization(maps, (changed for _, changed in stages), self.similarity, self.size)
         finally:

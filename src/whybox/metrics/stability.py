@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError
 from whybox.ops.similarity import check_comparison, compare_redrawn
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def stability(
@@ -40,7 +40,7 @@ def stability(
 
 
 @dataclass(frozen=True)
-class Stability:
+class Stability(Metric):
     """Stability under noise: the mean similarity over the draws.
 
     draws: noisy images. sigma: of the noise, of values in 0..1; 0.02 is some 5 of 255 grey levels, hardly seen.
@@ -51,10 +51,11 @@ class Stability:
 
     draws: int = 4
     sigma: float = 0.02
-    similarity: str = "spearman"
+    similarity: Literal["spearman", "ssim"] = "spearman"
     size: int = 64
 
     name: ClassVar[str] = "stability"
+    group: ClassVar[str] = "sanity"
     title: ClassVar[str] = "Stability"
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
@@ -66,17 +67,17 @@ class Stability:
         if self.draws < 1 or not self.sigma > 0:
             raise WhyboxError(f"stability needs draws of 1 or more and a positive sigma, got {self.draws} and {self.sigma}")
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The mean similarity of each map to its noisy images' maps."""
-        if case.redraw is None:
-            raise WhyboxError("stability needs a case that can draw its maps again (MetricInput.redraw), got one without")
+        if inputs.redraw is None:
+            raise WhyboxError("stability needs inputs that can draw the maps again (MetricInput.redraw), got none")
         if not len(maps):
             return MetricResult(maps.new_zeros(0))
         alike = stability(
             maps,
-            case.image,
-            case.redraw,
-            case.generator(0),
+            inputs.image,
+            inputs.redraw,
+            inputs.generator(0),
             draws=self.draws,
             sigma=self.sigma,
             similarity=self.similarity,

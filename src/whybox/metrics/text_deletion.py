@@ -1,5 +1,6 @@
 """Text deletion: how fast the match falls when the words that the method puts first are taken from the text."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,8 @@ class TextDeletion(WordCurves):
     """
 
     name: ClassVar[str] = "text_deletion"
+    group: ClassVar[str] = "words"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"matching": ("",)}
     title: ClassVar[str] = "Text deletion"
     removes: ClassVar[bool] = True
     higher_is_better: ClassVar[bool] = False

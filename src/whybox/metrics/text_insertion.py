@@ -1,5 +1,6 @@
 """Text insertion: how fast the match rises when the words that the method puts first come one by one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,8 @@ class TextInsertion(WordCurves):
     """
 
     name: ClassVar[str] = "text_insertion"
+    group: ClassVar[str] = "words"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"matching": ("",)}
     title: ClassVar[str] = "Text insertion"
     removes: ClassVar[bool] = False
     higher_is_better: ClassVar[bool] = True

@@ -1,5 +1,6 @@
 """Visual explanation accuracy: how well the map, cut at a threshold, is the object's shape."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from whybox.errors import unknown
 from whybox.ops.regions import Region, check_region, judge_matched, object_regions
-from whybox.truth import MetricInput, MetricResult
+from whybox.truth import Metric, MetricInput, MetricResult
 from whybox.types import min_max
 
 Area = Literal["trapezoid", "mean"]
@@ -48,7 +49,7 @@ def area_under(curves: Tensor, area: Area = "trapezoid") -> Tensor:
 
 
 @dataclass(frozen=True)
-class Vea:
+class Vea(Metric):
     """Visual explanation accuracy (VEA).
 
     region: the object's "mask", or its "box". auc: "trapezoid" or "mean", see `area_under`.
@@ -58,6 +59,8 @@ class Vea:
     auc: Area = "trapezoid"
 
     name: ClassVar[str] = "vea"
+    group: ClassVar[str] = "localization"
+    sets: ClassVar[Mapping[str, tuple[str, ...]]] = {"standard": ("",)}
     across: ClassVar[str] = "threshold of the map"
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -76,8 +79,8 @@ class Vea:
     def needs(self) -> frozenset[str]:
         return frozenset({"box", self.region})
 
-    def __call__(self, maps: Tensor, case: MetricInput) -> MetricResult:
+    def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
         """The area under each curve, and the curves."""
-        regions, own = object_regions(maps, case, self.region)
+        regions, own = object_regions(maps, inputs, self.region)
         curves = judge_matched(maps, own, lambda chosen, rows: vea_curve(chosen, regions.of(rows)))
         return MetricResult(area_under(curves, self.auc), curves, curves.new_tensor(THRESHOLDS))

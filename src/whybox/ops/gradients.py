@@ -1,10 +1,11 @@
-"""Gradients of many values, one row a value. The `.grad` of the user's parameters is never touched."""
+"""Gradients of many values, one row per value. The `.grad` of the user's parameters is never touched."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whybox.errors import GradientError
 
@@ -13,6 +14,14 @@ from whybox.errors import GradientError
 def recording(graph: bool) -> Iterator[None]:
     """A graph is recorded inside, or none, whatever mode the caller stands under. Never yield from inside."""
     with torch.inference_mode(False), torch.set_grad_enabled(graph):
+        yield
+
+
+@contextmanager
+def twice_differentiable(wanted: bool = True) -> Iterator[None]:
+    """Inside, attention is computed in a form whose gradient has a gradient."""
+    # The fused kernels of scaled_dot_product_attention have no double backward.
+    with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
         yield
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,15 @@ def run_layers(layers: Sequence[AttentionLayer], tokens: Tensor, mask: Tensor | 
     for layer in layers:
         tokens = run_layer(layer, tokens, mask)
     return tokens
+
+
+def enter_layers(transformer: Transformer, inputs: Any) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """What enters each layer (B,N,C), the first one first, and the mask: all of the encoder is run but its last layer."""
+    tokens, mask = transformer.embed(inputs)
+    entering = [tokens]
+    for layer in transformer.layers[:-1]:
+        entering.append(run_layer(layer, entering[-1], mask))
+    return tuple(entering), mask
 
 
 def read_embedding(transformer: Transformer, tokens: Tensor, row: Tensor) -> Tensor:

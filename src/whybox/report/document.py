@@ -3,7 +3,6 @@
 import json
 from base64 import b64encode
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import Any
 
@@ -12,12 +11,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from whybox.report.overlay import jpeg_bytes
+from whybox.versions import version_of
 
 
 def render(template: str, *, styles: str, script: str, **values: Any) -> str:
     """The page from three files of this folder. Text among `values` is escaped."""
     page = _environment().get_template(template)
-    return str(page.render(css=Markup(_text(styles)), js=Markup(_text(script)), version=_version(), **values))
+    return str(page.render(css=Markup(_text(styles)), js=Markup(_text(script)), version=version_of("whybox"), **values))
 
 
 def data_url(picture: Image.Image, quality: int = 82) -> str:
@@ -29,13 +29,6 @@ def script_json(value: Any) -> Markup:
     """JSON that may stand inside a script element: no character of it can end the element or open a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def _version() -> str:
-    try:
-        return version("whybox")
-    except PackageNotFoundError:
-        return ""
 
 
 def _text(name: str) -> str:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from whybox.files import file_stem
+from whybox.files import file_stem, write_whole
 from whybox.report.charts import COLORS
 from whybox.report.results import Column, Curve, EvaluationReport, Example, Row
 from whybox.report.table import ARROWS, decimals, number
@@ -71,7 +72,9 @@ def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, 
         for text in legend.get_texts():
             text.set_parse_math(False)
         for path in paths:
-            figure.savefig(path, dpi=DOTS, metadata={"Date": None} if path.suffix == ".svg" else None)
+            drawn, dated = BytesIO(), {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(drawn, dpi=DOTS, metadata=dated, format=path.suffix[1:])
+            write_whole(path, drawn.getvalue())
 
 
 def _short(title: str) -> str:
@@ -95,7 +98,9 @@ def draw_examples(column: Column, examples: Sequence[Example], path: Path) -> No
     for band in bands:
         sheet.paste(band, (0, top))
         top += band.height
-    sheet.save(path, dpi=(DOTS, DOTS))
+    drawn = BytesIO()
+    sheet.save(drawn, "PNG", dpi=(DOTS, DOTS))
+    write_whole(path, drawn.getvalue())
 
 
 def _draw_band(column: Column, example: Example) -> Image.Image:

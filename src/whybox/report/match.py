@@ -95,8 +95,8 @@ def _body(match: Match) -> dict[str, Any]:
     height, width = match.image.shape[-2:]
     maps = match.asked.maps
     texts = [_text(match, i) for i in range(len(match.asked))]
-    low = min(one["map"]["low"] for one in texts)
-    high = max(one["map"]["high"] for one in texts)
+    low = min(row["map"]["low"] for row in texts)
+    high = max(row["map"]["high"] for row in texts)
     return {
         "name": match.name,
         "model": match.model,
@@ -174,9 +174,9 @@ def _words(text: Text, tokens: TokenMaps, index: int, places: Mapping[str, int])
     ]
 
 
-def _map(one: HeatMaps) -> dict[str, Any]:
-    """One map on its own grid: h x w steps of 0..255 between `low` and `high`. A finer grid is averaged."""
-    values = torch.nan_to_num(one.values[0].detach().float().cpu())
+def _map(maps: HeatMaps) -> dict[str, Any]:
+    """The one map in `maps` on its own grid: h x w steps of 0..255 between `low` and `high`. A finer grid is averaged."""
+    values = torch.nan_to_num(maps.values[0].detach().float().cpu())
     size = (values.shape[0], values.shape[1])
     small = fit(size, LONGEST_MAP)
     values = values if small == size else adaptive_avg_pool2d(values[None], small)[0]
@@ -198,7 +198,7 @@ def _area(maps: HeatMaps) -> list[float]:
 
 
 PER_TEXT = ("explained_score", "own_score")
-"""Options of a result that hold a number a text, not a setting."""
+"""Options of a result that hold a number per text, not a setting."""
 
 
 def _settings(options: Mapping[str, Any]) -> list[list[str]]:
@@ -206,11 +206,11 @@ def _settings(options: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _explained(options: Mapping[str, Any], index: int) -> list[float] | None:
-    """The score that the method explained and the model's own, where the method tells them and they differ."""
-    told = [options.get(name) for name in PER_TEXT]
-    if not all(isinstance(values, (list, tuple)) and len(values) > index for values in told):
+    """The score that the method explained and the model's own, where the method gives them and they differ."""
+    given = [options.get(name) for name in PER_TEXT]
+    if not all(isinstance(values, (list, tuple)) and len(values) > index for values in given):
         return None
-    explained, own = (float(values[index]) for values in told if values is not None)
+    explained, own = (float(values[index]) for values in given if values is not None)
     close = math.isclose(explained, own, rel_tol=1e-3, abs_tol=1e-4)
     return None if close or not math.isfinite(explained + own) else [explained, own]
 

@@ -9,16 +9,20 @@ from whybox.errors import WhyboxError
 from whybox.truth import Truth
 
 
-def to_columns(truth: Truth, data_classes: Sequence[str], model_classes: Sequence[str] | None) -> Truth:
+def to_columns(truth: Truth, data_classes: Sequence[str], model_classes: Sequence[str] | None, *, first_column: int = 0) -> Truth:
     """The objects of one image with the model's columns for labels; those of a class that the model lacks are left out.
 
-    A model without class names takes the labels as columns, as torchvision counts: column 0 is the background.
+    Args:
+        truth: Labels are places in `data_classes`.
+        data_classes: The data set's.
+        model_classes: Names of the model's columns. None: the data's classes are the columns from `first_column` on.
+        first_column: As `Model.first_column`.
     """
     if model_classes is None:
-        return truth
+        return replace(truth, labels=truth.labels + first_column) if first_column else truth
     known = list(model_classes)
     columns = [known.index(name) if name in known else -1 for name in data_classes]
-    labels = torch.tensor([-1, *columns], device=truth.labels.device)[truth.labels]
+    labels = torch.tensor(columns, dtype=torch.long, device=truth.labels.device)[truth.labels]
     return replace(truth, labels=labels)[torch.nonzero(labels >= 0)[:, 0]]
 
 

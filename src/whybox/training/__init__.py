@@ -1,1 +1,1 @@
-"""Fitting networks: a detector from images and boxes."""
+"""Fitting networks: one loop; a detector from images and boxes, a CLIP from images and texts."""

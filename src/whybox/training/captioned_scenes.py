@@ -64,13 +64,24 @@ class Drawn:
         return len(self.images)
 
 
-def draw(count: int, seed: int, side: int, folder: Path, tick: Callable[[int], None] = lambda done: None) -> Drawn:
-    """The first `count` scenes of the series `seed`; blocks of them are kept in the folder, to be read by a later run."""
+def draw(count: int, seed: int, side: int, folder: Path, on_progress: Callable[[int], None] = lambda done: None) -> Drawn:
+    """The first scenes of a series; blocks of them are kept in the folder, to be read by a later run.
+
+    Args:
+        count: How many.
+        seed: The series.
+        side: Of the squares that they are squeezed to, in pixels.
+        folder: Where the blocks are kept.
+        on_progress: Gets the number of scenes that are there, after each block.
+
+    Returns:
+        The scenes.
+    """
     blocks = []
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
         blocks.append(_block(folder / f"seed{seed}-side{side}-{start}-{stop}.npz", range(start, stop), seed, side))
-        tick(stop)
+        on_progress(stop)
     return Drawn(
         np.concatenate([block.images for block in blocks]),
         np.concatenate([block.owners for block in blocks]),

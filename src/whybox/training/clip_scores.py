@@ -17,17 +17,17 @@ from whybox.training.captioned_scenes import PHRASES
 
 
 @torch.no_grad()
-def cosines(network: nn.Module, processor: Any, images: Sequence[Image.Image], texts: Sequence[str], batch: int = 50) -> Tensor:
+def cosines(network: Any, processor: Any, images: Sequence[Image.Image], texts: Sequence[str], batch: int = 50) -> Tensor:
     """How well each image fits each text: (N,T), the cosine of their embeddings, as the written model would be used."""
-    clip: Any = network
-    read = processor.tokenizer(list(texts), padding=True, return_tensors="pt")
+    clip, device = network, next(network.parameters()).device
+    read = processor.tokenizer(list(texts), padding=True, return_tensors="pt").to(device)
     words = functional.normalize(clip.text_projection(clip.text_model(**read).pooler_output), dim=-1)
     rows = []
     for start in range(0, len(images), batch):
-        pixels = processor.image_processor(images[start : start + batch], return_tensors="pt")["pixel_values"]
+        pixels = processor.image_processor(images[start : start + batch], return_tensors="pt")["pixel_values"].to(device)
         seen = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
         rows.append(functional.normalize(seen, dim=-1) @ words.T)
-    return torch.cat(rows)
+    return torch.cat(rows).cpu()
 
 
 def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:

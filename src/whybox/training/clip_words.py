@@ -1,9 +1,12 @@
 """The words of a tiny CLIP: CLIP's own tokenizer, with the vocabulary of the scenes."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from whybox.data.captions import TEMPLATES, WHERE, overview
@@ -32,7 +35,19 @@ def tokenizer(context: int) -> Any:
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(letter + END for letter in letters), *("".join(pair) for pair in merges)]
     ids = {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return hugging_face().CLIPTokenizer(ids, merges, model_max_length=context)
+    return _clip_tokenizer(ids, merges, context)
+
+
+def _clip_tokenizer(ids: dict[str, int], merges: list[tuple[str, str]], context: int) -> Any:
+    transformers = hugging_face()
+    if issubclass(transformers.CLIPTokenizer, transformers.PreTrainedTokenizerFast):
+        return transformers.CLIPTokenizer(ids, merges, model_max_length=context)
+    # Before transformers 5 the fast tokenizer has a name of its own and reads files.
+    with TemporaryDirectory() as folder:
+        words, pairs = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        words.write_text(json.dumps(ids), encoding="utf-8")
+        pairs.write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]), encoding="utf-8")
+        return transformers.CLIPTokenizerFast(str(words), str(pairs), model_max_length=context)
 
 
 def merge_letters(words: Iterable[str]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 class Loaded(NamedTuple):
-    """A network in evaluation mode, its class names (label 1 is the first), and its whole card."""
+    """A network in evaluation mode, its class names (of column 1, after the background), and its whole card."""
 
     network: nn.Module
     classes: tuple[str, ...]

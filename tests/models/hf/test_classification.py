@@ -8,6 +8,7 @@ from PIL import Image
 
 import whybox
 from models.hf_models import CLASSIFIERS, VISION, clip, stirred
+from models.hf_versions import with_attention
 from whybox.errors import WhyboxError
 from whybox.model import Model
 from whybox.models.hf.classification import FAMILIES, matches
@@ -19,9 +20,7 @@ NAMES = list(CLASSIFIERS)
 @cache
 def network(name, attention="eager"):
     torch.manual_seed(0)
-    net = stirred(CLASSIFIERS[name]())
-    net.set_attn_implementation(attention)
-    return net
+    return with_attention(stirred(CLASSIFIERS[name]()), attention)
 
 
 @cache

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from models import hf_versions
+from models.hf_versions import OWN_BACKBONE, on_pillow
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model
@@ -81,12 +83,12 @@ def hgnet():
 
 
 def deformable(**more):
-    return transformers.DeformableDetrConfig(backbone_config=resnet(*THREE), **SMALL, **more)
+    return transformers.DeformableDetrConfig(backbone_config=resnet(*THREE), **OWN_BACKBONE, **SMALL, **more)
 
 
 def dab():
     small = {key: value for key, value in SMALL.items() if key != "d_model"}
-    return transformers.DabDetrConfig(backbone_config=resnet(), hidden_size=32, **small)
+    return transformers.DabDetrConfig(backbone_config=resnet(), **OWN_BACKBONE, hidden_size=32, **small)
 
 
 def lw():
@@ -115,9 +117,9 @@ def yolos(**more):
 
 
 CONFIGS = {
-    "detr": lambda: transformers.DetrConfig(backbone_config=resnet(), **SMALL),
-    "table_transformer": lambda: transformers.TableTransformerConfig(backbone_config=resnet(), **SMALL),
-    "conditional_detr": lambda: transformers.ConditionalDetrConfig(backbone_config=resnet(), **SMALL),
+    "detr": lambda: transformers.DetrConfig(backbone_config=resnet(), **OWN_BACKBONE, **SMALL),
+    "table_transformer": lambda: transformers.TableTransformerConfig(backbone_config=resnet(), **OWN_BACKBONE, **SMALL),
+    "conditional_detr": lambda: transformers.ConditionalDetrConfig(backbone_config=resnet(), **OWN_BACKBONE, **SMALL),
     "dab_detr": dab,
     "deformable_detr": deformable,
     "deformable_detr two-stage": lambda: deformable(two_stage=True, with_box_refine=True, two_stage_num_proposals=7),
@@ -128,7 +130,7 @@ CONFIGS = {
     "lw_detr": lw,
     "rf_detr": rf,
 }
-NAMES = list(CONFIGS)
+NAMES = [pytest.param(name, marks=hf_versions.needs(name.split()[0])) for name in CONFIGS]
 
 
 def network(name):
@@ -365,7 +367,7 @@ def test_a_padded_canvas_is_known_to_the_frame():
 
 
 def test_a_pil_processor_works_too():
-    own = transformers.DetrImageProcessorPil(size=SIZE)
+    own = on_pillow("DetrImageProcessor")(size=SIZE)
     model = model_of("detr", processor=own)
     assert torch.equal(model.trace(image()).detections.boxes, framework(model.network, own, pixels(), 0.0)["boxes"])
 
@@ -471,16 +473,18 @@ def test_unknown_layers_and_routes_get_suggestions():
         list(model.pullbacks(trace, trace.detections, None, "fast"))
 
 
-@pytest.mark.parametrize(("layer", "runs"), [(None, 0), ("encoder", 0), ("input", 1), ("model.backbone.model", 1)])
+@pytest.mark.parametrize(("layer", "runs"), [(None, 0), ("encoder", 0), ("input", 1), ("resnet", 1)])
 def test_the_backbone_runs_again_only_where_it_must(layer, runs):
     model = model_of("detr")
     trace = model.trace(image())
+    name, resnet = next((name, part) for name, part in model.network.named_modules() if type(part).__name__ == "ResNetBackbone")
+    layer = name if layer == "resnet" else layer
     calls = []
-    model.network.model.backbone.model.register_forward_hook(lambda part, args, output: calls.append(part))
+    resnet.register_forward_hook(lambda part, args, output: calls.append(part))
     (pullback,) = model.pullbacks(trace, trace.detections, layer, "auto")
     assert pullback.gradient(score).gradient.flatten(1).any(1).all()
     assert len(calls) == runs
-    assert "forward" not in vars(model.network.model.backbone)
+    assert not any("forward" in vars(part) for part in model.network.modules())
 
 
 def test_a_trace_that_lost_its_state_is_made_again():
@@ -519,6 +523,12 @@ def test_a_folder_is_loaded_by_name(tmp_path):
     assert not torch.equal(random.network.bbox_predictor.layers[0].weight, net.bbox_predictor.layers[0].weight)
     with pytest.raises(WeightsError, match="takes its own weights, a file or None"):
         build(str(tmp_path), "COCO_V1")
+
+
+def test_an_architecture_of_a_later_release_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "detr_of_tomorrow"}')
+    with pytest.raises(WhyboxError, match=r"^the installed transformers \S+ does not know the architecture of .*newer one$"):
+        build(str(tmp_path))
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path):

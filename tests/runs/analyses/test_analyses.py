@@ -18,7 +18,7 @@ from whybox.errors import WhyboxError
 from whybox.files import json_text
 from whybox.runs.analyses import attributes, composition, concreteness, energy, objects, run
 
-PERSON, CAR, TREE, HOUSE, BALL, DOG = range(1, 7)
+PERSON, CAR, TREE, HOUSE, BALL, DOG = range(6)
 
 
 def square(place, size=(40, 40)):

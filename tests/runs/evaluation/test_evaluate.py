@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
+from inspect import signature
 from typing import ClassVar
 
 import numpy as np
@@ -29,7 +31,7 @@ from whybox.runs.evaluation.compare import compare
 from whybox.runs.evaluation.evaluate import evaluate
 from whybox.runs.evaluation.measure import select
 from whybox.runs.evaluation.plan import Plan
-from whybox.truth import MetricInput, MetricResult, Truth
+from whybox.truth import Metric, MetricInput, MetricResult, Truth
 
 SAME = ("results.parquet", "curves.parquet", "summary.json", "table.md", "index.html")
 """Files that must not depend on who measured, or on how often the run was broken off."""
@@ -50,9 +52,10 @@ def test_values_are_those_of_the_metrics_called_by_hand(whole, annotated):
     """Image 2, its first detection, ODAM: explained, judged and found again in the table."""
     model, data = make_model(), api.open_data(annotated)
     sample = data[2]
+    columns = replace(sample.truth, labels=sample.truth.labels + 1)
     result = whybox.explain(model, sample.image, score_threshold=0.0, top=2)
     case = MetricInput(
-        result.image, result.maps.frame, result.detections, sample.truth, torch.tensor([-1, -1]), torch.zeros(2, dtype=torch.long)
+        result.image, result.maps.frame, result.detections, columns, torch.tensor([-1, -1]), torch.zeros(2, dtype=torch.long)
     )
     found = whole.results
     rows = [i for i, one in enumerate(found.objects) if one["image"] == sample.name]
@@ -71,7 +74,7 @@ def _matched(result, sample):
     """Greedy by hand for two detections: the best object of the same class over IoU .5, one to one."""
     from torchvision.ops import box_iou
 
-    iou = box_iou(result.detections.boxes, sample.truth.boxes) * (result.detections.labels[:, None] == sample.truth.labels)
+    iou = box_iou(result.detections.boxes, sample.truth.boxes) * (result.detections.labels[:, None] == sample.truth.labels + 1)
     rows = [-1, -1]
     while iou.numel() and iou.max() > 0.5:
         i, j = divmod(int(iou.argmax()), iou.shape[1])
@@ -120,8 +123,8 @@ def test_the_detectors_own_accuracy_is_cocos(whole, annotated):
     model, data = make_model(), api.open_data(annotated)
     samples = [data[i] for i in range(len(data))]
     found = [whybox.detect(model, sample.image, score_threshold=0.0).to_dict() for sample in samples]
-    truths = [{"boxes": sample.truth.boxes, "labels": sample.truth.labels} for sample in samples]
-    assert whole.accuracy["ap50"] == coco_ap(found, truths, data.classes).as_dict()["ap50"]
+    truths = [{"boxes": sample.truth.boxes, "labels": sample.truth.labels + 1} for sample in samples]
+    assert whole.accuracy["ap50"] == coco_ap(found, truths, model.classes).as_dict()["ap50"]
 
 
 def test_the_folder_holds_what_was_promised(whole):
@@ -144,7 +147,7 @@ def test_without_a_folder_only_the_result_comes(annotated):
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Metric):
     """A user's own metric."""
 
     times: float = 2.0
@@ -175,7 +178,7 @@ def test_metrics_and_methods_of_the_users_own(annotated, tmp_path):
         evaluate(make_model(), annotated, out=tmp_path / "run", **{**own, "metrics": ["energy_pointing_game", Mean(3.0)]})
     with pytest.raises(WhyboxError, match="expected names, or objects"):
         evaluate(make_model(), annotated, **{**own, "metrics": [Mean]})
-    with pytest.raises(WhyboxError, match="did you mean seed"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sed'"):
         evaluate(make_model(), annotated, **own, sed=1)
     with pytest.raises(WhyboxError, match="two metrics are named 'own_mean'"):
         evaluate(make_model(), annotated, **{**own, "metrics": [Mean(), Mean(3.0)]})
@@ -187,7 +190,7 @@ def test_metrics_and_methods_of_the_users_own(annotated, tmp_path):
     ("given", "told"),
     [
         (torch.rand(3), "must return MetricResult, got Tensor"),
-        (MetricResult(torch.rand(1)), r"one value a detection, \(2,\), got \(1,\)"),
+        (MetricResult(torch.rand(1)), r"one value per detection, \(2,\), got \(1,\)"),
         (MetricResult(torch.rand(2), torch.rand(2, 3)), r"curves \(N,P\) with P points `at`, got \(2, 3\)"),
     ],
 )
@@ -209,7 +212,7 @@ def test_a_metric_without_what_a_table_needs_is_named(annotated):
 
     with pytest.raises(WhyboxError, match="needs a name without : = and commas, got 'own:mean'"):
         evaluate(make_model(), annotated, metrics=[type("Odd", (Mean,), {"name": "own:mean"})()])
-    with pytest.raises(WhyboxError, match="your metric Bare lacks title, higher_is_better, range, needs, source"):
+    with pytest.raises(WhyboxError, match="your metric Bare must derive from"):
         evaluate(make_model(), annotated, metrics=[Bare()])
 
 
@@ -237,7 +240,7 @@ def test_an_image_that_comes_back_is_measured_with_the_others(tmp_path):
     picture = tmp_path / "images" / "1.png"
     picture.rename(tmp_path / "elsewhere.png")
     lines = []
-    part = evaluate(make_model(), data, out=tmp_path / "run", warn=lines.append, **small)
+    part = evaluate(make_model(), data, out=tmp_path / "run", on_warning=lines.append, **small)
     assert any("1.png" in line for line in lines)
     assert len({one["image"] for one in part.results.objects}) == 3
     (tmp_path / "elsewhere.png").rename(picture)
@@ -253,7 +256,7 @@ def test_nothing_selected_says_what_to_do(annotated):
 
 def test_nothing_measured_is_an_error(annotated):
     with pytest.raises(WhyboxError, match=r"none of 4 images could be measured; 0\.png: 0\.png: cannot be read"):
-        evaluate(make_model(), Broken(annotated, bad=range(4)), warn=lambda line: None, **PLAN)
+        evaluate(make_model(), Broken(annotated, bad=range(4)), on_warning=lambda line: None, **PLAN)
 
 
 def test_python_hears_of_what_went_wrong(annotated):
@@ -263,6 +266,21 @@ def test_python_hears_of_what_went_wrong(annotated):
     told = [str(one.message) for one in heard]
     assert told == ["a line about something left out", "1.png: 1.png: cannot be read"]
     assert {one.filename for one in heard} == {__file__}
+
+
+def test_images_that_fail_alike_are_told_together(annotated):
+    lines = []
+    plan = {**PLAN, "metrics": ["leakage"], "methods": "odam"}
+    evaluate(make_model(), Broken(annotated, bad=range(3)), on_warning=lines.append, **plan)
+    assert lines[1:] == ["0.png: 0.png: cannot be read", "2 more images: cannot be read: 1.png, 2.png"]
+
+
+def test_every_setting_of_a_plan_is_a_parameter_with_its_default():
+    taken = signature(evaluate).parameters
+    for field in dataclass_fields(Plan):
+        if not field.name.startswith("own_"):
+            suited = field.name in ("methods", "metrics", "target")
+            assert taken[field.name].default == (None if suited else field.default)
 
 
 def test_what_a_worker_cannot_read_is_told(annotated):
@@ -331,11 +349,13 @@ def test_a_ray_cluster_of_two_workers_gives_the_same_files(whole, tmp_path, monk
 
 def test_a_failing_image_is_named_and_the_run_goes_on(tmp_path, annotated):
     lines = []
-    done = evaluate(make_model(), Broken(annotated), out=tmp_path / "run", warn=lines.append, **{**PLAN, "metrics": ["leakage"]})
+    done = evaluate(
+        make_model(), Broken(annotated), out=tmp_path / "run", on_warning=lines.append, **{**PLAN, "metrics": ["leakage"]}
+    )
     assert done.failed == (("1.png", "1.png: cannot be read"),)
     assert any("a line about something left out" in line for line in lines)
     assert {one["image"] for one in done.results.objects} == {"0.png", "2.png", "3.png"}
-    again = {**PLAN, "metrics": ["leakage"], "warn": lines.append}
+    again = {**PLAN, "metrics": ["leakage"], "on_warning": lines.append}
     mended = evaluate(make_model(), Broken(annotated, bad=()), out=tmp_path / "run", **again)
     assert mended.failed == ()
     assert len({one["image"] for one in mended.results.objects}) == 4
@@ -370,7 +390,7 @@ def test_another_plan_or_model_does_not_mix_into_a_folder(tmp_path, annotated):
         ({"workers": "2"}, "workers must be a whole number from 1 on"),
         ({"top": 2.5}, "top must be a whole number"),
         ({"seed": None}, "seed must be a whole number"),
-        ({"target": None}, "target must be a name"),
+        ({"target": 3}, "target must be a name"),
         ({"metrics": ("deletion:points=x",)}, "points must be a whole number, got 'x'"),
         ({"metrics": ("deletion:points=5.5",)}, "points must be a whole number, got 5.5"),
         ({"metrics": ("pointing_game:tolerance=inf",)}, "tolerance must be a number, got inf"),

@@ -16,13 +16,14 @@ from whybox import api
 from whybox.attention import TokenMaps
 from whybox.data.scenes import CLASSES
 from whybox.errors import UnknownNameError, WhyboxError
+from whybox.metric_choice import metric_sets
 from whybox.metrics.insertion import Insertion
 from whybox.metrics.pixel_ap import PixelAp
 from whybox.metrics.text_deletion import TextDeletion
 from whybox.runs.evaluation.compare import compare
 from whybox.runs.evaluation.evaluate import evaluate
 from whybox.runs.evaluation.measure import Measurer
-from whybox.runs.evaluation.plan import GROUPS, METHODS_OF_WHOLE, Plan
+from whybox.runs.evaluation.plan import METHODS_OF_WHOLE, Plan
 from whybox.runs.evaluation.texts import fill_template, group_by_text
 from whybox.truth import MetricInput, Truth
 
@@ -59,7 +60,7 @@ class Changed:
 def grouped_by_hand(truth):
     """By column: the union of the masks, pixel by pixel."""
     found = {}
-    for label, mask in zip((truth.labels - 1).tolist(), truth.masks, strict=True):
+    for label, mask in zip(truth.labels.tolist(), truth.masks, strict=True):
         found[label] = found[label] | mask if label in found else mask
     return dict(sorted(found.items()))
 
@@ -68,7 +69,7 @@ def test_values_are_those_of_the_metrics_called_by_hand(whole, model):
     sample = api.open_data(DATA)[1]
     groups = grouped_by_hand(sample.truth)
     asked = model.prompt([*ARTICLES, "a photo of a dog"])
-    result = whybox.explain(asked, sample.image, method="grad_eclip", detections={"labels": list(groups)})
+    result = whybox.explain(asked, sample.image, method="grad_eclip", detections={"labels": list(groups)}, words=True)
     labels, masks = torch.tensor(list(groups)), torch.stack(list(groups.values()))
     boxes = torch.zeros((len(groups), 4))
     truth = Truth(boxes, labels, tuple(map(str, groups)), torch.zeros(len(groups), dtype=torch.bool), masks)
@@ -104,7 +105,7 @@ def test_what_is_explained_is_told(whole):
     assert one["box"] == [0.0, 0.0, 96.0, 64.0]
     assert one["iou"] is None
     truth = api.open_data(DATA)[0].truth
-    own = truth.labels == one["label"] + 1
+    own = truth.labels == one["label"]
     assert one["annotation"] == "+".join(truth[own].ids)
     assert one["truth_box"] == [*truth.boxes[own, :2].amin(0).tolist(), *truth.boxes[own, 2:].amax(0).tolist()]
     facts = dict(whole.report.facts)
@@ -138,12 +139,12 @@ def test_the_control_values_all_words_alike_however_many_tokens_they_have(model)
 
     asked = model.prompt(["red ball", "a photo of a dog"])
     passed = asked.trace(torch.full((3, 32, 32), 0.5))
-    (found,) = ControlBox().explain_text(asked, passed, passed.detections, [None], ["score"])
+    (found,) = ControlBox().explain_text(asked, passed, passed.detections, ["score"])
     assert isinstance(found, TokenMaps)
     assert [found.word_values(i).tolist() for i in range(2)] == [[1.0, 1.0], [1.0] * 5]
     halved = [replace(text, tokens=("r", *text.tokens), spans=((0, 1), *text.spans)) for text in asked.texts]
     asked.texts = tuple(halved)
-    (found,) = ControlBox().explain_text(asked, passed, passed.detections, [None], ["score"])
+    (found,) = ControlBox().explain_text(asked, passed, passed.detections, ["score"])
     assert found.word_values(0).tolist() == [1.0, 1.0]
 
 
@@ -227,7 +228,7 @@ def test_a_classifier_is_asked_for_the_classes_that_it_knows():
     told = []
     classes = ("dog", "lamp", "car", "person")
     plan = {"methods": ["grad_eclip"], "metrics": "deletion:points=3:extent=image,pointing_game:region=mask,text_deletion"}
-    done = evaluate(make_classifier(classes), DATA, warn=told.append, **plan)
+    done = evaluate(make_classifier(classes), DATA, on_warning=told.append, **plan)
     assert {one["class"] for one in done.results.objects} <= {"dog", "car", "person"}
     assert told == ["hf/vit does not know tree, house, ball: objects of these classes are left out"]
     assert dict(done.report.facts)["Target"] == "logit"
@@ -235,14 +236,14 @@ def test_a_classifier_is_asked_for_the_classes_that_it_knows():
     first = done.results.curves["grad_eclip", "deletion:points=3:extent=image"][:, 0]
     assert np.allclose(first, 1.0)
     assert [line for line in done.report.remarks if "text_deletion" in line] == [
-        "Not in the table (for want of an image-text model and a method that gives maps of words): text_deletion."
+        "Not in the table (not available: an image-text model and a method that gives maps of words): text_deletion."
     ]
 
 
 def test_what_is_not_named_follows_the_model(model):
     done = evaluate(model, DATA, limit=1)
     assert done.results.rows == (*METHODS_OF_WHOLE, "control_blob", "control_box")
-    assert done.results.columns == GROUPS["matching"]
+    assert done.results.columns == metric_sets()["matching"]
     assert all((row, "pixel_ap") in done.report.cells for row in done.results.rows)
 
 
@@ -319,7 +320,9 @@ def test_what_is_of_texts_is_left_out_of_a_detectors_table():
     plan = {"methods": "odam", "metrics": "leakage,text_deletion,deletion:score=top1", "select": "all", "score_threshold": 0.0}
     done = evaluate(make_model(), DATA, limit=1, top=2, **plan)
     assert done.report.seconds == {}
-    assert "Not in the table (for want of a model that answers for the whole image): deletion:score=top1." in done.report.remarks
+    assert (
+        "Not in the table (not available: a model that answers for the whole image): deletion:score=top1." in done.report.remarks
+    )
     assert any("maps of words): text_deletion" in line for line in done.report.remarks)
 
 
@@ -375,7 +378,7 @@ def test_scenes_say_their_phrases():
     sample = api.open_data(DATA)[0]
     assert len(sample.truth.phrases) == len(sample.truth)
     for phrase, label in zip(sample.truth.phrases, sample.truth.labels.tolist(), strict=True):
-        assert CLASSES[label - 1] in phrase
+        assert CLASSES[label] in phrase
     assert sample.truth[torch.tensor([1])].phrases == sample.truth.phrases[1:2]
     with pytest.raises(ValueError, match="2 phrases"):
         replace(sample.truth, phrases=("a", "b"))

@@ -4,21 +4,22 @@ import pytest
 
 from whybox.api import open_data
 from whybox.errors import WhyboxError
-from whybox.runs.evaluation.plan import CONTROLS, GROUPS, Plan, make_metric, titles
+from whybox.metric_choice import make_metric, metric_sets
+from whybox.runs.evaluation.plan import CONTROLS, Plan, titles
 
 
 def test_groups_are_written_out_once_and_controls_join():
     plan = Plan(methods=("odam", "control_box", "odam"), metrics=("faithfulness", "deletion", "leakage"))
     assert plan.rows() == ("odam", "control_box", "control_blob")
-    assert plan.columns() == (*GROUPS["faithfulness"], "leakage")
+    assert plan.columns() == (*metric_sets()["faithfulness"], "leakage")
 
 
-def test_every_group_names_metrics_that_exist():
-    for members in GROUPS.values():
+def test_every_set_names_metrics_that_exist():
+    for members in metric_sets().values():
         for spec in members:
             assert make_metric(spec).title
-    everything = Plan(metrics=("all",)).columns()
-    assert {"randomization", "stability"} == set(everything) - set(Plan(metrics=("standard",)).columns())
+    added = set(Plan(metrics=("all",)).columns()) - set(Plan(metrics=("standard",)).columns())
+    assert added == {"randomization", "stability", "pixel_ap", "mask_iou", "pixel_accuracy", "sparseness"}
 
 
 def test_titles_name_the_settings():

@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from methods.small_clip import load_small, make_clip
+from models import hf_models
 from whybox import api, zoo
 from whybox.errors import WhyboxError
 from whybox.explanation import Explanation
@@ -33,7 +35,7 @@ def test_one_pass_for_all_methods_and_targets(model, monkeypatch):
     monkeypatch.setattr(api, "trace", lambda *given: passes.append(1) or trace(*given))
     ticks = []
     question = Question(("odam", "gradcam"), ("score", "x1"), 0.0, 3)
-    found = explain_image(model, sources(1)[0][1], "a.png", question, tick=lambda *told: ticks.append(told))
+    found = explain_image(model, sources(1)[0][1], "a.png", question, on_progress=lambda *told: ticks.append(told))
     assert len(passes) == 1
     assert ticks == [("a.png", 1.0)] * len(question) == [("a.png", 1.0)] * 4
     assert [(one.maps.method, one.maps.target) for one in found] == [
@@ -93,6 +95,22 @@ def test_several_explanations_of_an_image_are_kept_together_or_not_at_all(model,
 def test_a_slow_method_tells_its_progress(model):
     ticks = []
     question = Question(methods=("drise",), options={"masks": 12, "batch": 4}, score_threshold=0.0, top=1)
-    explain_image(model, sources(1)[0][1], "a.png", question, tick=lambda name, part: ticks.append(part))
+    explain_image(model, sources(1)[0][1], "a.png", question, on_progress=lambda name, part: ticks.append(part))
     assert len(ticks) > 1
     assert sum(ticks) == pytest.approx(1)
+
+
+def test_a_classifier_is_explained_by_its_own_defaults(tmp_path):
+    torch.manual_seed(0)
+    classifier = api.load(hf_models.stirred(hf_models.vit()))
+    outcome = explain_images(classifier, sources(2), Question(), tmp_path / "out")
+    (explained,) = outcome.kept[0].explanations
+    assert (explained["method"], explained["target"], len(explained["detections"])) == ("grad_eclip", "logit", 1)
+    (asked,) = explain_images(classifier, sources(1), Question(classes=("LABEL_1", "LABEL_2")), tmp_path / "asked").kept
+    assert [row["name"] for row in asked.explanations[0]["detections"]] == ["LABEL_1", "LABEL_2"]
+
+
+def test_texts_are_all_explained_whatever_their_score(tmp_path):
+    clip = load_small(make_clip())
+    (kept,) = explain_images(clip, sources(1), Question(texts=("a tree", "a car")), tmp_path / "out").kept
+    assert [row["name"] for row in kept.explanations[0]["detections"]] == ["a tree", "a car"]

@@ -45,11 +45,13 @@ def shown_attention(net: nn.Module, modules: Mapping[str, tuple[nn.Module, Kind]
 def _prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Some modules return their probabilities only when asked to. The first queries are the same for every image: with frozen
     weights they, and their attention, would be in no graph."""
-    if "output_attentions" in inspect.signature(module.forward).parameters:
-        kwargs = kwargs | {"output_attentions": True}
-    if args:
-        return (_in_graph(args[0]), *args[1:]), kwargs
-    return args, kwargs | {"hidden_states": _in_graph(kwargs["hidden_states"])}
+    # Bound to the names, because before transformers 5 some blocks call their attention by position.
+    given = inspect.signature(module.forward).bind(*args, **kwargs)
+    if "output_attentions" in given.signature.parameters:
+        given.arguments["output_attentions"] = True
+    first = next(iter(given.arguments))
+    given.arguments[first] = _in_graph(given.arguments[first])
+    return given.args, given.kwargs
 
 
 def _in_graph(tensor: Tensor) -> Tensor:
@@ -67,11 +69,13 @@ def _recorder(found: list[AttentionMap], name: str, kind: Kind) -> Any:
 def _eager(net: nn.Module) -> Iterator[None]:
     """Inside, the network's attention is computed step by step: the faster kernels give no probabilities."""
     parts: list[Any] = [part for part in net.modules() if hasattr(part, "config")]
-    kept = [(config, config._attn_implementation) for config in {id(part.config): part.config for part in parts}.values()]
+    # The value itself, not its property: that passes a choice on to inner configurations, and before 4.56 takes names alone.
+    configs = {id(part.config): part.config for part in parts}.values()
+    kept = [(config, config._attn_implementation_internal) for config in configs]
     try:
         for config, _ in kept:
-            config._attn_implementation = {"": "eager"}
+            config._attn_implementation_internal = "eager"
         yield
     finally:
         for config, before in kept:
-            config._attn_implementation = {"": before}
+            config._attn_implementation_internal = before

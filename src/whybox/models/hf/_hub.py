@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def _load(kind: Any, name: str, **options: Any) -> Any:
             return kind.from_pretrained(name, **options)
     except ImportError as error:
         raise WhyboxError(f"{PREFIX}/{name} needs a package that is missing: {_first_line(error)}") from error
+    except ValueError as error:
+        if "does not recognize this architecture" not in str(error):
+            raise
+        known = f"the installed transformers {version('transformers')} does not know the architecture of {PREFIX}/{name}"
+        raise WhyboxError(f"{known}: install a newer one") from error
 
 
 def _first_line(error: BaseException) -> str:

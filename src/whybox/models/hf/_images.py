@@ -41,7 +41,7 @@ def preparation(net: Any, processor: Any, patch: Size, size: SizeOption) -> Call
 
     def prepare(images: Tensor) -> tuple[Tensor, Frame]:
         image = (images.shape[-2], images.shape[-1])
-        placing = _own_placing(processor, image) if size is None else _resized_to(_target(image, patch, size))
+        placing = _own_placing(processor, image) if size is None else _resized_to(_target(image, patch, size), processor)
         pixels = processed(processor, images, **placing.settings)["pixel_values"].to(net.device, net.dtype)
         if tuple(pixels.shape[-2:]) != placing.canvas:
             raise WhyboxError(
@@ -116,27 +116,35 @@ def _target(image: Size, patch: Size, size: SizeOption) -> Size:
     return rows * patch[0], columns * patch[1]
 
 
-def _resized_to(size: Size) -> _Placing:
-    settings = {"size": {"height": size[0], "width": size[1]}, "do_resize": True, "do_center_crop": False}
+def _resized_to(size: Size, processor: Any) -> _Placing:
+    settings: dict[str, Any] = {"size": {"height": size[0], "width": size[1]}, "do_resize": True}
+    if getattr(processor, "do_center_crop", False):  # those that never crop warn of the setting before transformers 5
+        settings["do_center_crop"] = False
     return _Placing(size, size, settings=settings)
 
 
 def _own_placing(processor: Any, image: Size) -> _Placing:
-    resized = _resized(processor.size, image) if processor.do_resize else image
+    resized = _resized(getattr(processor, "size", None), image) if processor.do_resize else image
     if not getattr(processor, "do_center_crop", False):
         return _Placing(resized, resized)
     canvas = (processor.crop_size["height"], processor.crop_size["width"])
-    upwards = getattr(processor, "backend", None) != "torchvision"
-    top, left = (_crop_offset(extent, side, upwards) for extent, side in zip(canvas, resized, strict=True))
+    top, left = (_crop_offset(extent, side, processor) for extent, side in zip(canvas, resized, strict=True))
     return _Placing(resized, canvas, (top, left))
 
 
-def _crop_offset(canvas: int, resized: int, upwards: bool) -> int:
-    """Where a centered image starts. upwards: an odd padding has its larger half before the image, as in the processors that
-    run on Pillow."""
+def _on_torchvision(processor: Any) -> bool:
+    """Before transformers 5 a processor does not tell its backend, but the name of its class does."""
+    return getattr(processor, "backend", None) == "torchvision" or type(processor).__name__.endswith("Fast")
+
+
+def _crop_offset(canvas: int, resized: int, processor: Any) -> int:
+    """Where a centered image starts. An odd padding has its larger half before the image in the processors that run on
+    Pillow. Before transformers 5 the others crop by torchvision's function, which rounds halves to the even number."""
+    torchvision = _on_torchvision(processor)
     if resized >= canvas:
-        return -((resized - canvas) // 2)
-    return (canvas - resized + upwards) // 2
+        spare = resized - canvas
+        return -round(spare / 2) if torchvision and not hasattr(processor, "backend") else -(spare // 2)
+    return (canvas - resized + (not torchvision)) // 2
 
 
 def _resized(size: Any, image: Size) -> Size:
@@ -154,6 +162,6 @@ def _resized(size: Any, image: Size) -> Size:
 def processed(processor: Any, images: Tensor, **settings: Any) -> Any:
     """What the processor makes of images (B,3,H,W) in 0..1. It gets eight bits, because that is what it is given elsewhere."""
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8) if processor.do_rescale else images
-    if getattr(processor, "backend", None) != "torchvision":
+    if not _on_torchvision(processor):
         pixels = pixels.cpu()
     return processor(images=list(pixels), return_tensors="pt", input_data_format="channels_first", **settings)

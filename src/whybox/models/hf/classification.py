@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from whybox.attention import Transformer
 from whybox.errors import WhyboxError
 from whybox.frame import Size
-from whybox.models._whole_image import Encoders, WholeImage, made_again
+from whybox.models._classifier import Classifier
+from whybox.models._whole_image import ImageEncoder, made_again
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._images import SizeOption, check_processor, mean_color, other_size, preparation
 from whybox.models.hf._layers import pre_norm_layer
@@ -42,8 +43,14 @@ def knows(config: Any) -> bool:
     return config.model_type in FAMILIES
 
 
-def build(name: str, weights: str | None = "default", **options: Any) -> WholeImage:
-    """A model from the hub, its local cache, or a local folder, with its image processor."""
+def build(name: str, weights: str | None = "default", **options: Any) -> Classifier:
+    """A model from the hub, its local cache, or a local folder, with its image processor.
+
+    Args:
+        name: The hub's name for it, or a folder.
+        weights: "default" or None for random ones.
+        options: As for `wrap`.
+    """
     import transformers
 
     family = FAMILIES[hf.fetch(transformers.AutoConfig, name).model_type]
@@ -61,12 +68,17 @@ def wrap(
     processor: Any = None,
     classes: Sequence[str] | None = None,
     size: SizeOption = None,
-) -> WholeImage:
-    """A model from a transformers classifier; the classes are its configuration's.
+) -> Classifier:
+    """A model from a transformers classifier.
 
-    processor: the image processor that goes with the weights; None: the one kept beside them, or the family's usual one for
-    the network's image size. size: None, images as the processor makes them; "keep", every side rounded to whole patches and
-    nothing cropped; or (h,w) in pixels.
+    Args:
+        module: The network.
+        name: For reports and errors; None: its family's.
+        processor: The image processor that goes with the weights; None: the one kept beside them, or the family's usual one
+            for the network's image size.
+        classes: Names of the classes; None: its configuration's.
+        size: None, images as the processor makes them; "keep", every side rounded to whole patches and nothing cropped; or
+            (h,w) in pixels.
     """
     package, kind = hf.package_of(module)
     family = FAMILIES[package]
@@ -74,7 +86,8 @@ def wrap(
         raise WhyboxError(f"{kind} has no single classifier to explain: load {family.model}")
     net: Any = module
     images = check_processor(_image_processor(net, family) if processor is None else processor)
-    return WholeImage(_encoders(net, family, images, classes, size), name or f"{hf.PREFIX}/{package}")
+    names = list(net.config.id2label.values()) if classes is None else classes
+    return Classifier(_image_encoder(net, family, images, size), net.classifier, names, name or f"{hf.PREFIX}/{package}")
 
 
 def _image_processor(net: Any, family: Family) -> Any:
@@ -89,11 +102,11 @@ def _image_processor(net: Any, family: Family) -> Any:
     return getattr(transformers, family.processor)(size=size, do_center_crop=False)
 
 
-def _encoders(net: Any, family: Family, processor: Any, classes: Sequence[str] | None, size: SizeOption) -> Encoders:
+def _image_encoder(net: Any, family: Family, processor: Any, size: SizeOption) -> ImageEncoder:
     body = getattr(net, net.base_model_prefix)
     patch, own = _pair(net.config.patch_size), _pair(net.config.image_size)
     blocks = body.layers if hasattr(body, "layers") else body.encoder.layer
-    return Encoders(
+    return ImageEncoder(
         net,
         preparation(net, processor, patch, size),
         Transformer(
@@ -105,8 +118,6 @@ def _encoders(net: Any, family: Family, processor: Any, classes: Sequence[str] |
         lambda network: (network[0] // patch[0], network[1] // patch[1]),
         partial(_class_token, body, own),
         first=family.first,
-        classify=net.classifier,
-        classes=list(net.config.id2label.values()) if classes is None else classes,
         fill=mean_color(processor),
     )
 

@@ -16,7 +16,7 @@ from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_la
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._attention import attention_modules, shown_attention
 from whybox.models.hf._images import processed
-from whybox.ops.gradients import gradients_on, recording
+from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Trace
@@ -194,7 +194,8 @@ class HuggingFaceDetection(AttentionModel):
         """A pass that records the module behind the layer `name`. grids: the backbone's, known from an earlier pass.
         weights: the graph leads down to the network's weights."""
         path = self._paths.get(name, name)
-        with frozen(self.network, weights=not weights), capture(self.network, [path], gradients=gradients) as captured:
+        frozen_here, watched = frozen(self.network, weights=not weights), capture(self.network, [path], gradients=gradients)
+        with frozen_here, twice_differentiable(weights), watched as captured:
             inputs, frame = self._inputs(image[None])
             output = self.network(**inputs, return_dict=True)
             candidates = self._candidates(output.logits[0], output.pred_boxes[0], frame)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from whybox.attention import AttentionLayer, Transformer
 from whybox.errors import WhyboxError
 from whybox.frame import Size
-from whybox.models._whole_image import Encoders, TokenBatch, WholeImage, made_again
+from whybox.models._image_text import ImageText, TextEncoder, TokenBatch
+from whybox.models._whole_image import ImageEncoder, made_again
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._images import (
     SizeOption,
@@ -26,6 +27,7 @@ from whybox.models.hf._layers import first_of, pooling_layer, post_norm_layer, p
 from whybox.models.hf._texts import check_texts, check_tokenizer, encode, own_tokens, read_texts
 
 Inputs = dict[str, Tensor]
+Encoders = tuple[ImageEncoder, TextEncoder]
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,14 @@ def knows(config: Any) -> bool:
     return config.model_type in FAMILIES and not made[0].endswith("ForImageClassification")
 
 
-def build(name: str, weights: str | None = "default", **options: Any) -> WholeImage:
-    """A model from the hub, its local cache, or a local folder, with its image processor and tokenizer."""
+def build(name: str, weights: str | None = "default", **options: Any) -> ImageText:
+    """A model from the hub, its local cache, or a local folder, with its image processor and tokenizer.
+
+    Args:
+        name: The hub's name for it, or a folder.
+        weights: "default" or None for random ones.
+        options: As for `wrap`.
+    """
     import transformers
 
     config = hf.fetch(transformers.AutoConfig, name)
@@ -77,20 +85,25 @@ def build(name: str, weights: str | None = "default", **options: Any) -> WholeIm
 @made_again
 def wrap(
     module: nn.Module, *, name: str | None = None, processor: Any = None, tokenizer: Any = None, size: SizeOption = None
-) -> WholeImage:
+) -> ImageText:
     """A model from a transformers module, to be prompted with texts.
 
-    processor: the image processor that goes with the weights, or a whole processor with its tokenizer; None: the one kept
-    beside the weights, or the family's usual one for the network's image size. tokenizer: None: the one kept beside them.
-    size: None, images as the processor makes them; "keep", every side rounded to whole patches and nothing cropped; or (h,w)
-    in pixels. Position embeddings are interpolated where that is not the network's own size.
+    Args:
+        module: The network.
+        name: For reports and errors; None: its family's.
+        processor: The image processor that goes with the weights, or a whole processor with its tokenizer; None: the one kept
+            beside the weights, or the family's usual one for the network's image size.
+        tokenizer: What reads the texts; None: the one kept beside the weights.
+        size: None, images as the processor makes them; "keep", every side rounded to whole patches and nothing cropped; or
+            (h,w) in pixels. Position embeddings are interpolated where that is not the network's own size.
     """
     package, kind = hf.package_of(module)
     if kind not in FAMILIES[package].models:
         raise _one_sided(kind, package)
     images = check_processor(_image_processor(module, package, processor))
     words = _tokenizer(module, processor) if tokenizer is None else getattr(tokenizer, "tokenizer", tokenizer)
-    return WholeImage(_ENCODERS[kind](module, images, check_tokenizer(words), size), name or f"{hf.PREFIX}/{package}")
+    image_encoder, text_encoder = _ENCODERS[kind](module, images, check_tokenizer(words), size)
+    return ImageText(image_encoder, text_encoder, name or f"{hf.PREFIX}/{package}")
 
 
 def _one_sided(kind: str, package: str) -> WhyboxError:
@@ -135,18 +148,16 @@ def _two_towers(
 ) -> Encoders:
     """A vision_model whose class token is read through `image_end`, beside an encoder of words; CLIP's way to name the rest."""
     vision = net.vision_model
-    return Encoders(
+    image_encoder = ImageEncoder(
         net,
         preparation(net, processor, _patch(vision), size),
         Transformer(_layers(vision), partial(_embed_pixels, vision), partial(_read, image_end), image_end),
         _grid(vision),
         partial(_image_features, net),
-        text=words,
-        tokenize=tokenize,
-        embed_text=partial(_text_features, net),
-        scale=lambda: (float(net.logit_scale.exp()), 0.0),
         fill=mean_color(processor),
     )
+    scale = lambda: (float(net.logit_scale.exp()), 0.0)
+    return image_encoder, TextEncoder(words, tokenize, partial(_text_features, net), scale)
 
 
 def _clip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
@@ -159,7 +170,7 @@ def _clip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoder
 
 def _siglip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
     vision = net.vision_model
-    return Encoders(
+    image_encoder = ImageEncoder(
         net,
         preparation(net, processor, _patch(vision), size),
         Transformer(_pooled_layers(net), partial(_embed_pixels, vision), partial(_read, ()), ()),
@@ -167,15 +178,15 @@ def _siglip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encod
         partial(_image_features, net),
         first=0,
         fill=mean_color(processor),
-        **_siglip_text(net, tokenizer),
     )
+    return image_encoder, _siglip_text(net, tokenizer)
 
 
 def _siglip2(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
     vision = net.vision_model
     if size is not None:
         raise WhyboxError("SigLIP 2 keeps the aspect by itself: leave size out, and set max_num_patches of its image processor")
-    return Encoders(
+    image_encoder = ImageEncoder(
         net,
         patch_preparation(net, processor, vision.config.patch_size),
         Transformer(_pooled_layers(net), partial(_embed_patches, vision), partial(_read, ()), ()),
@@ -183,8 +194,8 @@ def _siglip2(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Enco
         partial(_patch_features, net),
         first=0,
         fill=mean_color(processor),
-        **_siglip_text(net, tokenizer),
     )
+    return image_encoder, _siglip_text(net, tokenizer)
 
 
 def _pooled_layers(net: Any) -> tuple[AttentionLayer, ...]:
@@ -194,16 +205,16 @@ def _pooled_layers(net: Any) -> tuple[AttentionLayer, ...]:
     return (*_layers(vision), pooling_layer(vision.post_layernorm, vision.head, "head"))
 
 
-def _siglip_text(net: Any, tokenizer: Any) -> dict[str, Any]:
+def _siglip_text(net: Any, tokenizer: Any) -> TextEncoder:
     """The text side of SigLIP: all positions of the context are attended to, and the last one is read, padding or not."""
     text = net.text_model
     end = (text.final_layer_norm, text.head)
-    return {
-        "text": Transformer(_layers(text), partial(_embed_open, text), partial(_read, end), end),
-        "tokenize": _tokenize(text, tokenizer, _last_rows, full=True),
-        "embed_text": partial(_text_features, net),
-        "scale": lambda: (float(net.logit_scale.exp()), float(net.logit_bias)),
-    }
+    return TextEncoder(
+        Transformer(_layers(text), partial(_embed_open, text), partial(_read, end), end),
+        _tokenize(text, tokenizer, _last_rows, full=True),
+        partial(_text_features, net),
+        lambda: (float(net.logit_scale.exp()), float(net.logit_bias)),
+    )
 
 
 def _blip_retrieval(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
@@ -218,17 +229,16 @@ def _blip_retrieval(net: Any, processor: Any, tokenizer: Any, size: SizeOption) 
     def text_features(inputs: Inputs) -> Tensor:
         return net.text_proj(text(**inputs).last_hidden_state[:, 0])  # type: ignore[no-any-return]
 
-    return Encoders(
+    image_encoder = ImageEncoder(
         net,
         preparation(net, processor, _patch(vision), size),
         Transformer(_layers(vision), partial(_embed_pixels, vision), partial(_read, image_end), image_end),
         _grid(vision),
         image_features,
-        text=Transformer(_bert_layers(text), partial(_embed_open, text), partial(_read, text_end), text_end),
-        tokenize=_tokenize(text, tokenizer, _first_rows),
-        embed_text=text_features,
         fill=mean_color(processor),
     )
+    words = Transformer(_bert_layers(text), partial(_embed_open, text), partial(_read, text_end), text_end)
+    return image_encoder, TextEncoder(words, _tokenize(text, tokenizer, _first_rows), text_features)
 
 
 def _blip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
@@ -340,18 +350,20 @@ def _tokenize(
 ) -> Callable[[Sequence[str], bool], TokenBatch]:
     """Texts to a batch. rows: ids (T,N) -> the position that is read. full: always padded to the context, on the tokenizer's
     side; otherwise on the right, where it moves no position and one text's answer does not depend on the others."""
-    known = first_of(encoder.embeddings, "token_embedding", "word_embeddings").num_embeddings
+    words = first_of(encoder.embeddings, "token_embedding", "word_embeddings")
     context = first_of(encoder.embeddings, "position_embedding", "position_embeddings").num_embeddings
 
     def tokenize(texts: Sequence[str], padded: bool) -> TokenBatch:
         check_texts(texts)
         side = tokenizer.padding_side if full else "right"
         encoded = encode(tokenizer, texts, context, full=full or padded, side=side)
-        inputs = {key: encoded[key].to(encoder.device) for key in ("input_ids", "attention_mask") if key in encoded}
+        device = words.weight.device  # the text towers of transformers before 5 do not tell theirs
+        inputs = {key: encoded[key].to(device) for key in ("input_ids", "attention_mask") if key in encoded}
         highest = int(inputs["input_ids"].max())
-        if highest >= known:
+        if highest >= words.num_embeddings:
+            known = words.num_embeddings
             raise WhyboxError(f"the tokenizer gives the token {highest}, the model knows {known}: give its own tokenizer")
-        own = own_tokens(encoded).to(encoder.device)
+        own = own_tokens(encoded).to(device)
         return TokenBatch(inputs, rows(inputs["input_ids"]), own, read_texts(tokenizer, texts, encoded))
 
     return tokenize

@@ -20,7 +20,7 @@ from whybox.models.open_clip._blocks import block_layers
 class Tower:
     """An image tower. patch: (height, width) in pixels of what one token covers. first: tokens before the patches.
     sized: network size -> a context in which the tower, and its own forward pass, take images of that size.
-    features: as in Encoders, paths within the tower."""
+    features: as in ImageEncoder, paths within the tower."""
 
     transformer: Transformer
     patch: Size

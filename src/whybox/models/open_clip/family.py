@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from whybox.errors import WeightsError, WhyboxError, unknown
-from whybox.models._whole_image import Encoders, TokenBatch, WholeImage, made_again
+from whybox.models._image_text import ImageText, TextEncoder, TokenBatch
+from whybox.models._whole_image import ImageEncoder, made_again
 from whybox.models.open_clip._images import Preparation, WantedSize, check_size, settings_of
 from whybox.models.open_clip._text_tower import TextTower, text_tower
 from whybox.models.open_clip._timm_tower import timm_tower
@@ -27,14 +28,17 @@ def matches(module: nn.Module) -> bool:
 @made_again
 def wrap(
     module: nn.Module, *, name: str | None = None, tokenizer: Any = None, preprocess: Any = None, size: WantedSize = None
-) -> WholeImage:
+) -> ImageText:
     """A model from an open_clip module.
 
-    tokenizer: as open_clip.get_tokenizer gives it; None: CLIP's, where the module has CLIP's vocabulary.
-    preprocess: settings that differ from those that the module carries (mean, std, size, resize_mode, interpolation).
-    size: what the network sees of an image: None, what its own preprocessing gives; "keep", the whole image with its aspect
-    kept, each side to the nearest multiple of the patch and the shorter one at most 640; or (height, width), to which the
-    image is stretched. Position embeddings are interpolated for the call (bicubic).
+    Args:
+        module: The network.
+        name: For reports and errors; None: its class's.
+        tokenizer: As open_clip.get_tokenizer gives it; None: CLIP's, where the module has CLIP's vocabulary.
+        preprocess: Settings that differ from those that the module carries (mean, std, size, resize_mode, interpolation).
+        size: What the network sees of an image: None, what its own preprocessing gives; "keep", the whole image with its
+            aspect kept, each side to the nearest multiple of the patch and the shorter one at most 640; or (height, width),
+            to which the image is stretched. Position embeddings are interpolated for the call (bicubic).
     """
     net: Any = module
     tower, texts = _image_tower(net.visual), text_tower(net)
@@ -42,21 +46,23 @@ def wrap(
     reader = check_tokenizer(_default_tokenizer(net, texts) if tokenizer is None else tokenizer)
     first_weights = next(part for part in net.visual.modules() if isinstance(part, nn.Conv2d))
     mean = (settings.mean,) * 3 if isinstance(settings.mean, float) else tuple(settings.mean)
-    encoders = Encoders(
+    image_encoder = ImageEncoder(
         net,
         Preparation(settings, tower.patch, lambda: first_weights.weight, check_size(size, tower.patch)),
         tower.transformer,
         tower.grid,
         _embed_image(net, tower),
         tower.first,
-        text=texts.transformer,
-        tokenize=_tokenize(net, reader, texts),
-        embed_text=_embed_text(net, texts),
-        scale=lambda: (float(net.logit_scale.exp()), 0.0 if net.logit_bias is None else float(net.logit_bias)),
         features={layer: f"visual.{path}" for layer, path in tower.features.items()},
         fill=mean,
     )
-    return WholeImage(encoders, name or f"{PREFIX}/{type(module).__name__}")
+    text_encoder = TextEncoder(
+        texts.transformer,
+        _tokenize(net, reader, texts),
+        _embed_text(net, texts),
+        lambda: (float(net.logit_scale.exp()), 0.0 if net.logit_bias is None else float(net.logit_bias)),
+    )
+    return ImageText(image_encoder, text_encoder, name or f"{PREFIX}/{type(module).__name__}")
 
 
 def _image_tower(visual: Any) -> Tower:
@@ -117,12 +123,15 @@ def _tokenize(net: Any, reader: Any, texts: TextTower) -> Callable[[Sequence[str
     return tokenize
 
 
-def build(name: str, weights: str | None = "default", **options: Any) -> WholeImage:
-    """A model by open_clip's name for it: "ViT-B-16", or with the tag of its weights "ViT-B-16/laion2b_s34b_b88k"; also
-    "hf-hub:OWNER/NAME" and "local-dir:FOLDER".
+def build(name: str, weights: str | None = "default", **options: Any) -> ImageText:
+    """A model by open_clip's name for it.
 
-    weights: "default", the tag in the name, else "openai" where that exists, else the first that open_clip lists; another
-    tag; or None for random ones. Options go to `wrap`.
+    Args:
+        name: "ViT-B-16", or with the tag of its weights "ViT-B-16/laion2b_s34b_b88k"; also "hf-hub:OWNER/NAME" and
+            "local-dir:FOLDER".
+        weights: "default", the tag in the name, else "openai" where that exists, else the first that open_clip lists; another
+            tag; or None for random ones.
+        options: As for `wrap`.
     """
     try:
         import open_clip

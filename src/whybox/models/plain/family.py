@@ -25,7 +25,7 @@ from whybox.models._layers import (
 from whybox.models.plain._preparation import Preparation
 from whybox.models.plain._recorded import Asked, PassRecorder, Recorded
 from whybox.models.plain._suppression import Suppression
-from whybox.ops.gradients import recording
+from whybox.ops.gradients import recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, map_tensors, tensors_in
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Trace
@@ -162,7 +162,8 @@ class Plain(Model):
     def _run(self, image: Tensor, names: Sequence[str], *, gradients: bool, weights: bool = False) -> tuple[Trace, list[Layer]]:
         """A pass that records the modules `names`. weights: the graph leads down to the network's weights."""
         frame = self._frame(image)
-        with frozen(self.network, weights=not weights), capture(self.network, names, gradients=gradients) as captured:
+        frozen_here, watched = frozen(self.network, weights=not weights), capture(self.network, names, gradients=gradients)
+        with frozen_here, twice_differentiable(weights), watched as captured:
             output = self.network(self._input(image, frame)[None])
             layers = [layer for name in names for layer in find_layers(name, captured[name], frame.network)]
             candidates = self._candidates(self.read(output), frame, len(layers))

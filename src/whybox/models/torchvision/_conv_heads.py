@@ -79,7 +79,7 @@ def _radius(layer: nn.Conv2d) -> int:
 
 @dataclass
 class Tape:
-    """What the forward pass of some towers leaves for the backward pass: for every layer, one gate a call.
+    """What the forward pass of some towers leaves for the backward pass: for every layer, one gate per call.
 
     A gate is a mask (C,h,w) where a rectifier passes, or a factor (C,1,1) by which a normalization scales.
     """

@@ -1,4 +1,4 @@
-"""RoIAlign as two small matrices a region, so that its transpose is two matrix products."""
+"""RoIAlign as two small matrices per region, so that its transpose is two matrix products."""
 
 import torch
 from torch import Tensor
@@ -29,6 +29,11 @@ def align_weights(start: Tensor, end: Tensor, bins: int, ratio: int, length: int
     result.scatter_add_(2, place, weight * (1 - far))
     result.scatter_add_(2, place + 1, weight * far)
     return result[:, :, :window]
+
+
+def pool_by_matrices(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """RoIAlign as matrix products: features (C,h,w), rows (n,p,h), columns (n,q,w) from `align_weights` -> (n,C,p,q)."""
+    return rows[:, None] @ features @ columns[:, None].mT
 
 
 def spread_pooled(pooled: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

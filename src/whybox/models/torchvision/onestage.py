@@ -54,6 +54,7 @@ class OneStage(Model):
     backbone's body, "input", and any module's path."""
 
     gives = frozenset({"candidates", "features", "input"})
+    first_column = 1
 
     def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
         self.network = net

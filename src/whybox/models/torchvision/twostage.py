@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
 
 from whybox.errors import GradientError, WhyboxError
-from whybox.frame import Frame
+from whybox.frame import Frame, Size
 from whybox.model import Model
 from whybox.models.torchvision._common import (
     as_features,
@@ -21,7 +21,7 @@ from whybox.models.torchvision._common import (
     module_pullbacks,
     module_type,
 )
-from whybox.models.torchvision._roi_align import align_weights, spread_pooled
+from whybox.models.torchvision._roi_align import align_weights, pool_by_matrices, spread_pooled
 from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
 from whybox.placement import Windows
@@ -48,6 +48,7 @@ class TwoStage(Model):
     """
 
     gives = frozenset({"candidates", "features", "input", "roi"})
+    first_column = 1
 
     def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
         self.network = net
@@ -157,13 +158,26 @@ class TwoStage(Model):
         pooled: Tensor = roi_align(features, rois, pool.output_size, pool.scales[level], pool.sampling_ratio)
         return pooled
 
+    def _bins(self, proposals: Tensor, level: int, origin: Tensor, size: Size, grid: Size) -> tuple[Tensor, Tensor]:
+        """RoIAlign's two matrices for each proposal, (n,p,k) and (n,q,l), from a window of `size` at `origin` of the level."""
+        pool = self.network.roi_heads.box_roi_pool
+        box = proposals * pool.scales[level]
+        down = align_weights(box[:, 1], box[:, 3], pool.output_size[0], pool.sampling_ratio, grid[0], origin[:, 0], size[0])
+        across = align_weights(box[:, 0], box[:, 2], pool.output_size[1], pool.sampling_ratio, grid[1], origin[:, 1], size[1])
+        return down, across
+
     def _whole_level(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
         detections = detections[rows]
         feature = trace.features[level]
         proposals = trace.state.proposals[detections.source]
         with frozen(self.network, weights=not trace.differentiable), gradients_on():
             leaf = root(feature.values, trace.differentiable)[None]
-            pooled = self._align(leaf, proposals, torch.zeros_like(rows), level)
+            if trace.differentiable:
+                # The compiled RoIAlign has no double backward.
+                down, across = self._bins(proposals, level, torch.zeros_like(proposals[:, :2]).long(), feature.grid, feature.grid)
+                pooled = pool_by_matrices(leaf[0], down, across)
+            else:
+                pooled = self._align(leaf, proposals, torch.zeros_like(rows), level)
             narrow = self._narrow(trace, detections, pooled, proposals)
         pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}", create_graph=trace.differentiable)[:, 0]
         return DensePullback(rows, narrow, "exact", feature.stride, feature.values, pull)
@@ -187,8 +201,8 @@ class TwoStage(Model):
         Windows of similar size go together, so that a wide one does not make the others wide."""
         pooled = self._pooled(trace, detections, rows, level)
         feature = trace.features[level]
-        pool = self.network.roi_heads.box_roi_pool
-        cells = trace.state.proposals[detections.source[rows]] * pool.scales[level]
+        proposals = trace.state.proposals[detections.source[rows]]
+        cells = proposals * self.network.roi_heads.box_roi_pool.scales[level]
         start, size = _reach(cells, feature.grid)
         order = size.prod(1).argsort()
 
@@ -197,9 +211,7 @@ class TwoStage(Model):
                 part = order[chunk]
                 height, width = size[part].amax(0).tolist()
                 origin = torch.minimum(start[part], start.new_tensor(feature.grid) - start.new_tensor([height, width]))
-                box, high, wide = cells[part], *feature.grid
-                down = align_weights(box[:, 1], box[:, 3], pool.output_size[0], pool.sampling_ratio, high, origin[:, 0], height)
-                across = align_weights(box[:, 0], box[:, 2], pool.output_size[1], pool.sampling_ratio, wide, origin[:, 1], width)
+                down, across = self._bins(proposals[part], level, origin, (height, width), feature.grid)
                 placement = Windows(origin, (height, width), feature.grid)
                 yield part, FeatureGradient(spread_pooled(gradient[part], down, across), feature.values, placement)
 

@@ -68,19 +68,20 @@ class Answers:
 
     def words(self, text: str) -> tuple[tuple[str, float], ...]:
         """The text's words, each with its weight; nothing where the method has no maps of words."""
-        return self.explanation.words[self._row(text)] if self.explanation.read_words is not None else ()
+        return self.explanation.words[self._row(text)] if self.explanation.token_maps is not None else ()
 
 
 @dataclass(frozen=True)
 class Question:
     """An image, the texts that it is asked for, and what is observed in their maps. shown: the texts of an example on the page,
-    under the title."""
+    under the title. words: whether the weights of the words are observed."""
 
     image: Image.Image
     texts: Sequence[str]
     observe: Callable[[Answers], Iterable[Observation]]
     title: str
     shown: Sequence[str]
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,4 +102,8 @@ def ask(model: Model, question: Question, methods: Sequence[Any]) -> list[Answer
     texts = list(dict.fromkeys(question.texts))
     prompted: Model = model.prompt(texts)  # type: ignore[attr-defined]
     passed = api.trace(prompted, question.image)
-    return [Answers(api.explain(prompted, passed, method=method, top=len(texts))) for method in methods]
+    drawn = [question.words and api.draws_words(method, prompted) for method in methods]
+    return [
+        Answers(api.explain(prompted, passed, method=method, top=len(texts), words=words))
+        for method, words in zip(methods, drawn, strict=True)
+    ]

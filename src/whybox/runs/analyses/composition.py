@@ -107,7 +107,7 @@ def _question(scene: Scene, others: Sequence[Scene]) -> Question:
 
     first = scene.captions[0]
     texts = [*captions, *(part for of_one in parts for part in of_one)]
-    return Question(scene.image, texts, observe, first, [first, *phrases_of(first)])
+    return Question(scene.image, texts, observe, first, [first, *phrases_of(first)], words=True)
 
 
 def _decompose(answers: Answers, caption: str, control: Control) -> Iterator[Observation]:

@@ -72,7 +72,7 @@ def _question(scene: Scene) -> Question:
         *(text for of_one in words for text in left_out(of_one)),
     ]
     shown = list(dict.fromkeys(alone(word) for word in words[0]))[:5]
-    return Question(scene.image, texts, observe, captions[0], [captions[0], *shown])
+    return Question(scene.image, texts, observe, captions[0], [captions[0], *shown], words=True)
 
 
 def _weigh(answers: Answers, caption: str) -> Iterator[Observation]:

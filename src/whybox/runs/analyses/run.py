@@ -1,7 +1,7 @@
 """One analysis from its questions to its folder: the numbers with their intervals, the table, the page."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from whybox import api
 from whybox.errors import WhyboxError, unknown
 from whybox.files import json_text, new_folder
 from whybox.model import Model
+from whybox.progress import OnProgress, no_progress
 from whybox.report.analysis import Analysis, Measure, Number, Panel, analysis_markdown, write_analysis
 from whybox.report.overlay import overlay, shrink
 from whybox.report.results import Cell
@@ -36,7 +37,6 @@ LONGEST = 320
 
 Seen = tuple[str, Observation]
 """The image's name, and what was observed there."""
-Tick = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def analyze(
     count: int = 100,
     seed: int = 0,
     ratings: Mapping[str, float] | None = None,
-    tick: Tick = lambda name, part: None,
+    on_progress: OnProgress = no_progress,
 ) -> Analyzed:
     """Run an analysis of `STUDIES` over generated scenes that no training uses.
 
@@ -99,7 +99,7 @@ def analyze(
             seen[method] += [(str(images), one) for one in question.observe(answer)]
         if len(examples) < EXAMPLES:
             examples.append((question.title, _panels(question, answers[0])))
-        tick(f"image {images}", 1)
+        on_progress(f"image {images}", 1)
     numbers = {
         (method, measure.key): found
         for method in methods
@@ -132,7 +132,7 @@ def _methods(model: Model, names: Sequence[str], study: Study) -> list[Any]:
     for name in names:
         plain, options = parse_spec(name)
         made.append(api.make_method(plain, model, **options))
-        if study.needs_words and not hasattr(made[-1], "explain_text"):
+        if study.needs_words and not api.draws_words(made[-1], model):
             raise WhyboxError(f"method {plain!r} gives no maps of words, which this analysis is about; use grad_eclip")
     return made
 

@@ -9,7 +9,7 @@ from whybox.accuracy.coco import coco_ap
 from whybox.accuracy.crowd_ap import crowd_ap
 from whybox.accuracy.jaccard import jaccard_index
 from whybox.accuracy.miss_rate import miss_rate
-from whybox.explanation import class_name
+from whybox.explained import class_name
 from whybox.runs.evaluation.measure import ImageRecord
 
 CROWD = "crowdhuman:"
@@ -18,22 +18,15 @@ CROWD = "crowdhuman:"
 
 def detector_accuracy(records: Sequence[ImageRecord], classes: Sequence[str] | None, data: str) -> dict[str, Any]:
     """COCO's numbers and, on CrowdHuman, its AP, log-average miss rate and Jaccard index. A label is a score's column."""
-    known = [_from_one(record) for record in records if "found" in record]
+    known = [record for record in records if "found" in record]
     if not known:
         return {}
-    labels = [record[part]["labels"] for record in known for part in ("found", "truth")]
-    highest = int(max((each.max() for each in labels if len(each)), default=1))
-    names = [class_name(column, classes) for column in range(highest)]
+    labels = np.concatenate([np.asarray(record[part]["labels"]) for record in known for part in ("found", "truth")])
+    names = [class_name(column, classes) for column in range(int(labels.max(initial=0)) + 1)]
     truths = [{**record["truth"], "iscrowd": np.asarray(record["truth"]["ignore"], dtype=int)} for record in known]
     found = [record["found"] for record in known]
     numbers = coco_ap(found, truths, names).as_dict()
     return numbers | (_crowd(found, known) if data.startswith(CROWD) else {})
-
-
-def _from_one(record: ImageRecord) -> ImageRecord:
-    """COCO counts classes from 1, columns are counted from 0: a record with all labels one higher."""
-    parts = {part: {**record[part], "labels": np.asarray(record[part]["labels"]) + 1} for part in ("found", "truth")}
-    return {**record, **parts}
 
 
 def _crowd(found: Sequence[Mapping[str, Any]], records: Sequence[ImageRecord]) -> dict[str, float]:

@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-from whybox.errors import GradientError, MetricError, UnknownNameError, WeightsError, WhyboxError
+from whybox.errors import FATAL, WhyboxError, reason_of
 from whybox.model import Model
 from whybox.runs.evaluation.measure import ImageRecord, Measurer
 from whybox.runs.evaluation.plan import Plan
 from whybox.truth import DataSet
 
 ENGINES = ("local", "ray")
-EVERYWHERE = (UnknownNameError, WeightsError, GradientError, MetricError)
-"""What is wrong with every image, so that going on is of no use."""
 AHEAD = 2
 """Images handed out ahead for every worker, so that none waits and finished results do not pile up."""
 
@@ -57,16 +55,10 @@ def attempt(measurer: Measurer, index: int) -> ImageRecord:
     """One image measured, or why it could not be. What is wrong with every image, such as bad weights, is raised."""
     try:
         return measurer(index)
-    except EVERYWHERE:
+    except FATAL:
         raise
     except Exception as error:
         return {"index": index, "image": measurer.data.names[index], "failed": reason_of(error)}
-
-
-def reason_of(error: Exception) -> str:
-    """In one line why an image could not be worked on; what is no WhyboxError is named by its kind."""
-    told = str(error) if isinstance(error, WhyboxError) else f"{type(error).__name__}: {error}"
-    return told.strip().splitlines()[0] if told.strip() else type(error).__name__
 
 
 def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> Iterator[ImageRecord]:
@@ -79,7 +71,7 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
         yield from _in_flight(pool.submit, indices, AHEAD * workers)
     except BrokenProcessPool:
         raise WhyboxError(
-            "a worker process died, most often for want of memory; start again to go on, with fewer workers"
+            "a worker process died, most often because memory ran out; start again with fewer workers to resume"
         ) from None
     finally:
         begun = list((getattr(pool, "_processes", None) or {}).values())
@@ -119,7 +111,7 @@ _own: list[Measurer | str] = []
 
 
 def _begin(packed: bytes) -> None:
-    """An interruption is the parent's business, and an error here would only break the pool: it is told with the first image."""
+    """An interruption is the parent's business. An error here would only break the pool: the first image reports it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
@@ -167,7 +159,7 @@ def measure_on_ray(setup: Setup, indices: Sequence[int], workers: int, address: 
         actors = [ray.remote(_RayWorker).options(**needs).remote(packed) for _ in range(workers)]
         yield from _from_actors(ray, actors, indices)
     except ray.exceptions.RayError as error:
-        raise WhyboxError(f"ray: {str(error).strip().splitlines()[-1]}; start again to go on") from error
+        raise WhyboxError(f"ray: {str(error).strip().splitlines()[-1]}; start again to resume") from error
     finally:
         if ours:
             ray.shutdown()

@@ -2,9 +2,8 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,11 @@ from torch import nn
 
 from whybox import api, registry
 from whybox.errors import WhyboxError, unknown
-from whybox.files import new_file
+from whybox.files import write_whole
+from whybox.method import Method
+from whybox.metric_choice import STANDARD, canonical, written_out
 from whybox.model import Model
+from whybox.progress import OnProgress, OnWarning, no_progress
 from whybox.report.evaluation import write_report
 from whybox.report.figures import write_figures
 from whybox.report.results import Cell, EvaluationReport
@@ -22,7 +24,7 @@ from whybox.report.table import table_markdown
 from whybox.runs.evaluation.detector_accuracy import detector_accuracy
 from whybox.runs.evaluation.engines import ENGINES, Setup, measure_here, measure_in_processes, measure_on_ray
 from whybox.runs.evaluation.measure import ImageRecord
-from whybox.runs.evaluation.plan import METHODS_OF_WHOLE, OF_WHOLE, Plan, identity, make_methods, make_metrics
+from whybox.runs.evaluation.plan import METHODS, METHODS_OF_WHOLE, TEMPLATE, Plan, identity, make_methods, make_metrics
 from whybox.runs.evaluation.records import RunFolder, failures
 from whybox.runs.evaluation.results import Results, gather, write_json, write_parquet
 from whybox.runs.evaluation.summary import (
@@ -36,14 +38,14 @@ from whybox.runs.evaluation.summary import (
     versus_controls,
     without_words,
 )
-from whybox.runs.evaluation.texts import answers_for_image, check_prompts, leading
+from whybox.runs.evaluation.texts import check_prompts, leading, prompted
 from whybox.runs.labels import lacking
 from whybox.truth import DataSet, Metric
+from whybox.types import Target, target_name
+from whybox.versions import version_of
 
 MOST_TOLD = 20
 """Problems of a data set that are told one by one at the start."""
-
-Tick = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -101,103 +103,179 @@ def evaluate(
     model: str | nn.Module | Model,
     data: str | DataSet,
     *,
+    methods: str | Method | Sequence[str | Method] | None = None,
+    metrics: str | Metric | Sequence[str | Metric] | None = None,
+    target: str | Target | None = None,
+    select: str = "well_detected",
+    iou: float = 0.9,
+    score_threshold: float = 0.1,
+    top: int = 100,
+    seed: int = 0,
+    limit: int | None = None,
+    batch: int = 8,
+    threads: int = 1,
+    route: str = "auto",
+    prompts: str = "class",
+    template: str = TEMPLATE,
     out: str | Path | None = None,
     on_problem: str = "skip",
     engine: str = "local",
     workers: int = 1,
     address: str | None = None,
-    tick: Tick = lambda name, part: None,
-    warn: Callable[[str], None] = lambda line: warnings.warn(line, stacklevel=4),
-    **plan: Any,
+    on_progress: OnProgress = no_progress,
+    on_warning: OnWarning = lambda line: warnings.warn(line, stacklevel=4),
 ) -> Evaluation:
-    """Explain the detections of a data set, or the texts and classes that are true of its images, by several methods, and
-    measure how far each can be trusted.
+    """Measure how far explanations can be trusted: the detections of a data set, or the texts and classes that are true of its
+    images, are explained by several methods, and every metric judges every map.
 
-    model, data: as `load` and `open_data` take them. The other settings are those of `Plan`: methods, metrics, target, select,
-    iou, score_threshold, top, seed, limit, batch, threads, route, prompts, template; what is not given follows the model's
-    kind. out: a folder; where the same evaluation was begun there it
-    goes on, and the result is the same, bit by bit, as if it had not been broken off; with a larger limit it is extended.
-    Without one only the result is returned. engine, workers, address: as in `Workers`. tick: hears of every image; warn: of what
-    goes wrong on the way, by default as a Python warning.
+    Args:
+        model: As `load` takes it.
+        data: As `open_data` takes it.
+        methods: Names with settings ("drise:masks=500"), between commas or in a list, and method objects; two controls join
+            them. None: what suits the model's kind.
+        metrics: Names with settings ("deletion:fill=blurred"), groups and sets ("standard", "all"), and metric objects. None:
+            "standard".
+        target: What is explained, a name or a callable. None: the score, of a classifier the logit.
+        select: Which detections are explained: "well_detected" (matching an object of their class one to one with an IoU over
+            `iou`), "all", or "failures" (matching no object over .5). Without meaning for a model that answers for the whole
+            image, as are `iou` and `score_threshold`.
+        iou: For "well_detected".
+        score_threshold: Lowest score of a detection.
+        top: At most this many detections, or texts, per image.
+        seed: Of everything random.
+        limit: Only the first images; None: all.
+        batch: Perturbed images per forward pass.
+        threads: Of each process.
+        route: "auto", "fast" or "exact", see `explain`.
+        prompts: What an image-text model is asked about: "class", the classes in the image, each in the template; "phrase", the
+            objects' own phrases.
+        template: The text around a class name, which stands for "{}".
+        out: A folder. Where the same evaluation was begun there it is resumed, with bit-identical results; with a larger
+            `limit` it is extended. None: only the result is returned.
+        on_problem: "skip" leaves out broken annotations and names them; "refuse" stops at the first.
+        engine: "local" or "ray".
+        workers: Processes, or actors of the cluster.
+        address: Of a Ray cluster that is running already.
+        on_progress: Called after every image.
+        on_warning: Called with a line on what goes wrong on the way; by default a Python warning.
+
+    Returns:
+        The values, the table's cells with intervals, and the report.
+
+    Raises:
+        WhyboxError: A setting that does not fit, before the first image is read; or no image could be measured.
     """
     hands = Workers(engine, workers, address)
     loaded = api.load(model)
-    setup = Setup(loaded, api.open_data(data, on_problem=on_problem), _plan(plan, loaded))
-    _check(setup, warn)
+    settings: dict[str, Any] = {"methods": methods, "metrics": metrics, "target": target, "select": select, "iou": iou}
+    settings |= {"score_threshold": score_threshold, "top": top, "seed": seed, "limit": limit, "batch": batch}
+    settings |= {"threads": threads, "route": route, "prompts": prompts, "template": template}
+    setup = Setup(loaded, api.open_data(data, on_problem=on_problem), _plan(settings, loaded))
+    _check(setup, on_warning)
     if out is not None and not isinstance(out, (str, Path)):
         raise WhyboxError(f"out must be a folder's name, got {out!r}")
     if out is None:
         with tempfile.TemporaryDirectory(prefix="whybox-") as folder:
-            return _evaluate(setup, hands, Path(folder) / "run", tick, warn, keep=False)
-    return _evaluate(setup, hands, Path(out), tick, warn, keep=True)
+            return _evaluate(setup, hands, Path(folder) / "run", on_progress, on_warning, keep=False)
+    return _evaluate(setup, hands, Path(out), on_progress, on_warning, keep=True)
 
 
-def _evaluate(setup: Setup, hands: Workers, out: Path, tick: Tick, warn: Callable[[str], None], *, keep: bool) -> Evaluation:
+def _evaluate(
+    setup: Setup, hands: Workers, out: Path, on_progress: OnProgress, on_warning: OnWarning, *, keep: bool
+) -> Evaluation:
+    asked = prompted(setup.model, setup.data.classes, setup.plan)
     columns = [describe(spec, metric) for spec, metric in make_metrics(setup.plan).items()]
-    folder = RunFolder.open(out, identity(setup.plan, setup.model, setup.data), columns)
+    folder = RunFolder.open(out, identity(setup.plan, asked, setup.data), columns)
     images = list(setup.data.names)[: setup.plan.limit]
     left = folder.left(images)
+    failing = _Failures()
     if len(images) > len(left):
-        tick("measured before", len(images) - len(left))
+        on_progress("measured before", len(images) - len(left))
     for record in hands.measure(setup, left) if left else ():
         folder.keep(record)
-        if "failed" in record:
-            warn(f"{record['image']}: {record['failed']}")
-        tick(record["image"], 1)
+        if "failed" in record and (line := failing.add(record["image"], record["failed"])) is not None:
+            on_warning(line)
+        on_progress(record["image"], 1)
+    for line in failing.lines():
+        on_warning(line)
     done = finish(setup, folder, keep=keep)
     if len(done.failed) == len(images):
         raise WhyboxError(f"none of {len(images)} images could be measured; {done.failed[0][0]}: {done.failed[0][1]}")
     return done
 
 
-def _check(setup: Setup, warn: Callable[[str], None]) -> None:
+class _Failures:
+    """Tells of the first image that fails for a reason at once, and of the others with the same reason in one line at the end."""
+
+    def __init__(self) -> None:
+        self.others: dict[str, list[str]] = {}
+
+    def add(self, image: str, reason: str) -> str | None:
+        """The line to tell now, or None where the reason was told already."""
+        known = reason.replace(image, "").strip(": ")
+        if known in self.others:
+            self.others[known].append(image)
+            return None
+        self.others[known] = []
+        return f"{image}: {reason}"
+
+    def lines(self) -> list[str]:
+        """What is left to tell."""
+        return [
+            f"{len(images)} more image{'s' * (len(images) > 1)}: {reason}: {_some(images)}"
+            for reason, images in self.others.items()
+            if images
+        ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_TOLD]) + (", ..." if len(names) > MOST_TOLD else "")
+
+
+def _check(setup: Setup, on_warning: OnWarning) -> None:
     """What cannot work is refused before the first image is read."""
     make_methods(setup.plan, setup.model)
     make_metrics(setup.plan)
     if not len(setup.data):
         raise WhyboxError(f"{setup.data.name}: holds no image that can be used")
     if len(set(setup.data.names)) < len(setup.data):
-        raise WhyboxError(f"{setup.data.name}: names must be one an image and all different; they are what a run goes on by")
+        raise WhyboxError(f"{setup.data.name}: every image needs a name of its own; a run is resumed by these names")
     for line in setup.data.problems[:MOST_TOLD]:
-        warn(line)
+        on_warning(line)
     if (more := len(setup.data.problems) - MOST_TOLD) > 0:
-        warn(f"{more} more like these; all are in summary.json and in the report")
+        on_warning(f"{more} more like these; all are in summary.json and in the report")
     check_prompts(setup.model, setup.data.classes, setup.plan)
-    if "text" not in setup.model.gives and (missing := lacking(setup.data.classes, setup.model.classes)):
-        warn(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
+    if not setup.model.takes_text and (missing := lacking(setup.data.classes, setup.model.classes)):
+        on_warning(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
 
 
 def _plan(settings: Mapping[str, Any], model: Model) -> Plan:
-    """The plan, with names as a list or as text between commas, and the user's own objects among them; what is not set is
-    what suits the model."""
-    unset = [name for name in ("methods", "metrics") if settings.get(name) is None]
-    read = {**_suited(model), **{name: value for name, value in settings.items() if name not in unset}}
-    for kind in ("methods", "metrics"):
-        given = read.get(kind)
-        if given is None:
-            continue
-        each = given.split(",") if isinstance(given, str) else given if isinstance(given, (list, tuple)) else [given]
-        read[kind] = tuple(one.strip() for one in each if isinstance(one, str) and one.strip())
-        read[f"own_{kind}"] = tuple(one for one in each if not isinstance(one, str))
-        for one in read[f"own_{kind}"]:
-            if not callable(one) or isinstance(one, type) or not hasattr(one, "name"):
-                raise WhyboxError(f"{kind}: expected names, or objects that can be called and have a name, got {one!r}")
-    known = [field.name for field in fields(Plan) if not field.name.startswith("own_")]
-    for name in settings:
-        if name not in known:
-            raise unknown("setting of evaluate", name, known)
-    if answers_for_image(model):
-        read["metrics"] = tuple(own for name in read["metrics"] for own in OF_WHOLE.get(name, (name,)))
+    """The plan, with names as a list or as text between commas, and the user's own objects among them; what is None is what
+    suits the model."""
+    read = {**settings, **{name: value for name, value in _suited(model).items() if settings[name] is None}}
+    for entries in ("methods", "metrics"):
+        read[entries], read[f"own_{entries}"] = _names_and_objects(entries, read[entries])
+    if model.whole_image:
+        read["metrics"] = written_out((canonical(name) for name in read["metrics"]), whole_image=True)
     return Plan(**read)
 
 
+def _names_and_objects(entries: str, given: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    each = given.split(",") if isinstance(given, str) else given if isinstance(given, (list, tuple)) else [given]
+    names = tuple(entry.strip() for entry in each if isinstance(entry, str) and entry.strip())
+    own = tuple(entry for entry in each if not isinstance(entry, str))
+    for entry in own:
+        if not callable(entry) or isinstance(entry, type) or not hasattr(entry, "name"):
+            raise WhyboxError(f"{entries}: expected names, or objects that can be called and have a name, got {entry!r}")
+    return names, own
+
+
 def _suited(model: Model) -> dict[str, Any]:
-    """The settings of a model that answers for the whole image where they differ from a detector's."""
-    if not answers_for_image(model):
-        return {}
-    known: Mapping[str, Any] = registry.methods()
-    methods = [name for name in METHODS_OF_WHOLE if known[name].needs <= model.gives]
-    return {"methods": methods, "metrics": ["standard"], "target": getattr(model, "default_target", "score")}
+    """What is measured where the user says nothing."""
+    methods: Sequence[str] = METHODS
+    if model.whole_image:
+        methods = [name for name in METHODS_OF_WHOLE if registry.methods()[name].serves(model)]
+    return {"methods": methods, "metrics": STANDARD, "target": model.default_target}
 
 
 def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
@@ -205,7 +283,7 @@ def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
     records = list(folder.records(list(setup.data.names)[: setup.plan.limit]))
     plan, classes = setup.plan, setup.model.classes
     results = gather(records, plan.rows(), plan.columns(), classes)
-    whole = answers_for_image(setup.model)
+    whole = setup.model.whole_image
     accuracy = leading(results.objects) if whole else detector_accuracy(records, classes, setup.data.name)
     report = _report(setup, results, records, accuracy, folder)
     done = Evaluation(results, report, failures(records), accuracy, folder.path if keep else None)
@@ -218,10 +296,8 @@ def _write(done: Evaluation, folder: Path) -> None:
     write_parquet(done.results, folder)
     write_json(summary_of(done), folder / "summary.json")
     write_json({"seconds_per_map": done.results.seconds}, folder / "times.json")
-    with new_file(folder / "table.md") as draft:
-        draft.write_text(done.table() + "\n", encoding="utf-8")
-    with new_file(folder / "index.html") as draft:
-        draft.write_text(write_report(done.report), encoding="utf-8")
+    write_whole(folder / "table.md", done.table() + "\n")
+    write_whole(folder / "index.html", write_report(done.report))
     write_figures(done.report, folder / "figures")
 
 
@@ -246,7 +322,7 @@ def _report(
         curves=mean_curves(results, columns, plan.seed),
         examples=shown,
         remarks=[*_remarks(setup, results, records, metrics), *missing],
-        seconds=results.seconds if answers_for_image(setup.model) else {},
+        seconds=results.seconds if setup.model.whole_image else {},
         failed=failures(records),
         problems=setup.data.problems,
     )
@@ -255,7 +331,7 @@ def _report(
 def _remarks(setup: Setup, results: Results, records: Sequence[ImageRecord], metrics: Mapping[str, Metric]) -> list[str]:
     """What a reader has to know beside the numbers."""
     plan = setup.plan
-    if answers_for_image(setup.model):
+    if setup.model.whole_image:
         return _remarks_on_texts(results, records, metrics)
     if not len(results):
         ways = {"well_detected": f"lower iou ({plan.iou:g}) or score_threshold ({plan.score_threshold:g}), or select all"}
@@ -281,26 +357,26 @@ def _facts(
 ) -> tuple[tuple[str, str], ...]:
     plan = setup.plan
     used = f"{len(results)} in {len(set(results.images.tolist()))} of {len(records)} images"
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("whybox", "torch", "torchvision"))
+    packages = ", ".join(f"{name} {version_of(name)}" for name in ("whybox", "torch", "torchvision"))
     return (
         ("Model", setup.model.name),
         ("Data", setup.data.name),
-        ("Texts" if "text" in setup.model.gives else "Objects", used),
+        ("Texts" if setup.model.takes_text else "Objects", used),
         ("Selection", _selection(setup)),
-        ("Target", plan.target if isinstance(plan.target, str) else getattr(plan.target, "__name__", "your own")),
-        _accuracy_fact(accuracy) if answers_for_image(setup.model) else _detector_fact(accuracy),
+        ("Target", plan.target if isinstance(plan.target, str) else target_name(plan.target)),
+        _accuracy_fact(accuracy) if setup.model.whole_image else _detector_fact(accuracy),
         ("Seed", str(plan.seed)),
-        ("Versions", versions),
+        ("Versions", packages),
     )
 
 
 def _selection(setup: Setup) -> str:
     """Which detections, texts or classes are explained."""
     plan, classes = setup.plan, len(setup.data.classes)
-    if "text" in setup.model.gives:
+    if setup.model.takes_text:
         own = f"“{plan.template}” of the classes in each image, among {classes}"
         return own if plan.prompts == "class" else "the objects' own phrases, among those of the image"
-    if answers_for_image(setup.model):
+    if setup.model.whole_image:
         return f"the classes in each image, among {len(setup.model.classes or ())}"
     chosen = {
         "well_detected": f"detections that match an object of their class with an IoU over {plan.iou:g}, one to one",
@@ -339,10 +415,3 @@ def summary_of(done: Evaluation) -> dict[str, Any]:
         "failed": [{"image": image, "reason": reason} for image, reason in report.failed],
         "problems": list(report.problems),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

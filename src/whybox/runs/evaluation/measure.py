@@ -18,13 +18,14 @@ from torchvision.ops import clip_boxes_to_image
 
 from whybox import api
 from whybox.errors import MetricError, WhyboxError
-from whybox.explanation import Explanation, class_name
+from whybox.explained import class_name
+from whybox.explanation import Explanation
 from whybox.frame import Size, resize_maps
 from whybox.model import Model
 from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.runs.evaluation.plan import Plan, make_methods, make_metrics
 from whybox.runs.evaluation.randomization import cascade
-from whybox.runs.evaluation.texts import answers_for_image, ask_about, group_by_text, prompted, rank_of, read_again, texts_in
+from whybox.runs.evaluation.texts import ask_about, group_by_text, prompted, rank_of, read_again, texts_in
 from whybox.runs.labels import to_columns
 from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
 from whybox.types import Detections, HeatMaps, Trace, min_max
@@ -60,54 +61,55 @@ class Measurer:
     def __call__(self, index: int) -> ImageRecord:
         """Measure image `index`."""
         sample = self.data[index]
-        if answers_for_image(self.model):
+        if self.model.whole_image:
             model, truth = ask_about(self.model, sample, self.data.classes, self.plan)
             return {"index": index, **replace(self, model=model)._of_texts(sample, truth)}
         return {"index": index, **self._of_detections(sample)}
 
     def _of_detections(self, sample: Sample) -> ImageRecord:
         """What a detector finds, and what its maps are worth."""
-        truth = to_columns(sample.truth, self.data.classes, self.model.classes)
+        truth = to_columns(sample.truth, self.data.classes, self.model.classes, first_column=self.model.first_column)
         passed = api.trace(self.model, sample.image)
         found = api.detect(self.model, passed, score_threshold=self.plan.score_threshold, top=self.plan.top)
         found, matched = select(found, truth, passed.frame.image, self.plan)
-        case = self._case(sample, passed, found, truth, matched)
+        inputs = self._inputs(sample, passed, found, truth, matched)
         kept = {"found": self._found(passed), "truth": _annotated(truth)}
-        return {**self._measured(sample, passed, case, _objects(case)), **kept}
+        return {**self._measured(sample, passed, inputs, _objects(inputs)), **kept}
 
     def _of_texts(self, sample: Sample, truth: Truth) -> ImageRecord:
         """The texts or classes that are true of the image, and what their maps are worth."""
         passed = api.trace(self.model, sample.image)
         objects = group_by_text(truth, passed.frame.image)
         found, matched = texts_in(passed, objects, self.plan.top)
-        case = replace(self._case(sample, passed, found, objects, matched), whole=True)
-        if "text" in self.model.gives:
-            case = replace(case, score_texts=partial(self._score_texts, passed))
-        rows = _texts(case, passed, self.model.classes)
+        inputs = replace(self._inputs(sample, passed, found, objects, matched), whole=True)
+        if self.model.takes_text:
+            inputs = replace(inputs, score_texts=partial(self._score_texts, passed))
+        rows = _texts(inputs, passed, self.model.classes)
         drawn = "boxes" if truth.masks is None and len(truth) else "masks"
-        return {**self._measured(sample, passed, case, rows), "masks": drawn}
+        return {**self._measured(sample, passed, inputs, rows), "masks": drawn}
 
-    def _case(self, sample: Sample, passed: Trace, found: Detections, truth: Truth, matched: Tensor) -> MetricInput:
+    def _inputs(self, sample: Sample, passed: Trace, found: Detections, truth: Truth, matched: Tensor) -> MetricInput:
         seeds = torch.tensor([_seed(self.plan.seed, sample.name, i) for i in range(len(found))], dtype=torch.long)
         return MetricInput(passed.image, passed.frame, found, truth, matched, seeds, self._predict, self.plan.batch)
 
-    def _measured(self, sample: Sample, passed: Trace, case: MetricInput, objects: list[dict[str, Any]]) -> ImageRecord:
-        rows = {spec: self._of_method(spec, passed, case) for spec in self.methods} if len(case) else {}
+    def _measured(self, sample: Sample, passed: Trace, inputs: MetricInput, objects: list[dict[str, Any]]) -> ImageRecord:
+        rows = {spec: self._of_method(spec, passed, inputs) for spec in self.methods} if len(inputs) else {}
         return {"image": sample.name, "size": list(passed.frame.image), "objects": objects, "rows": rows}
 
-    def _of_method(self, spec: str, passed: Trace, case: MetricInput) -> dict[str, Any]:
-        """One method's maps of the case's detections, and what the metrics say of them."""
+    def _of_method(self, spec: str, passed: Trace, inputs: MetricInput) -> dict[str, Any]:
+        """One method's maps of the detections, and what the metrics say of them."""
         method, started = self.methods[spec], time.perf_counter()
-        explained = self._explain(method, passed, case.detections)
+        explained = self._explain(method, passed, inputs.detections)
         seconds, maps = time.perf_counter() - started, explained.maps
-        whole = replace(case, redraw=partial(self._redraw, method, case))
+        whole = replace(inputs, redraw=partial(self._redraw, method, inputs))
         if self.model.network is not None:
-            whole = replace(whole, randomized=partial(self._randomized, method, case))
-        if explained.read_words is not None and any("words" in metric.needs for metric in self.metrics.values()):
-            whole = replace(whole, words=explained.token_maps)
+            whole = replace(whole, randomized=partial(self._randomized, method, inputs))
+        if api.draws_words(method, self.model) and any("words" in metric.needs for metric in self.metrics.values()):
+            words = api.explain_tokens(method, self.model, passed, inputs.detections, self.plan.target)
+            whole = replace(whole, words=words)
         results = {}
         for name, metric in self.metrics.items():
-            if frozenset(metric.needs) <= whole.gives:
+            if metric.needs <= whole.gives:
                 results[name] = _plain(_measure(metric, maps, whole))
         return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))]}
 
@@ -130,23 +132,23 @@ class Measurer:
         with torch.no_grad():
             return self.model.predict(images)
 
-    def _redraw(self, method: Any, case: MetricInput, image: Tensor) -> Tensor:
+    def _redraw(self, method: Any, inputs: MetricInput, image: Tensor) -> Tensor:
         """The maps of the same objects on a changed image: of the candidates closest to their boxes."""
-        drawn = {"boxes": case.detections.boxes, "labels": case.detections.labels}
+        drawn = {"boxes": inputs.detections.boxes, "labels": inputs.detections.labels}
         one = api.explain(self.model, image, method=method, target=self.plan.target, detections=drawn)
         return one.maps.at_image()
 
-    def _randomized(self, method: Any, case: MetricInput) -> Iterator[tuple[str, Tensor]]:
+    def _randomized(self, method: Any, inputs: MetricInput) -> Iterator[tuple[str, Tensor]]:
         network: Any = self.model.network
-        with cascade(network, lambda: self._predict(case.image[None]), seed=self.plan.seed) as stages:
+        with cascade(network, lambda: self._predict(inputs.image[None]), seed=self.plan.seed) as stages:
             for layer in stages:
                 # The texts were encoded by the weights of before.
                 changed = replace(self, model=read_again(self.model))
                 try:
-                    yield layer, changed._redraw(method, case, case.image)
+                    yield layer, changed._redraw(method, inputs, inputs.image)
                 except WhyboxError:
                     # Random weights may leave no candidate at all: then there is no map to compare with.
-                    yield layer, case.image.new_full((len(case), *case.frame.image), torch.nan)
+                    yield layer, inputs.image.new_full((len(inputs), *inputs.frame.image), torch.nan)
 
 
 def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Detections, Tensor]:
@@ -169,26 +171,26 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
     return found[kept], matched[kept]
 
 
-def _measure(metric: Metric, maps: HeatMaps, case: MetricInput) -> MetricResult:
+def _measure(metric: Metric, maps: HeatMaps, inputs: MetricInput) -> MetricResult:
     """The metric of all maps, a few detections at a time; what draws anew is asked once, for all of them."""
-    if frozenset(metric.needs) & {"redraw", "randomized"}:
-        return _judge(metric, maps.at_image(), case)
+    if metric.needs & {"redraw", "randomized"}:
+        return _judge(metric, maps.at_image(), inputs)
     parts = []
-    for start in range(0, len(case), CHUNK):
+    for start in range(0, len(inputs), CHUNK):
         rows = slice(start, start + CHUNK)
-        parts.append(_judge(metric, maps[rows].at_image(), case[rows]))
+        parts.append(_judge(metric, maps[rows].at_image(), inputs[rows]))
     curves = None if parts[0].curves is None else torch.cat([part.curves for part in parts if part.curves is not None])
     return MetricResult(torch.cat([part.values for part in parts]), curves, parts[0].at)
 
 
-def _judge(metric: Metric, maps: Tensor, case: MetricInput) -> MetricResult:
-    measured = metric(maps, case)
+def _judge(metric: Metric, maps: Tensor, inputs: MetricInput) -> MetricResult:
+    measured = metric(maps, inputs)
     if not isinstance(measured, MetricResult):
         raise MetricError(f"metric {metric.name!r} must return MetricResult, got {type(measured).__name__}")
-    if tuple(measured.values.shape) != (len(case),):
+    if tuple(measured.values.shape) != (len(inputs),):
         came = tuple(measured.values.shape)
-        raise MetricError(f"metric {metric.name!r} must give one value a detection, ({len(case)},), got {came}")
-    if measured.curves is not None and (measured.at is None or measured.curves.shape != (len(case), len(measured.at))):
+        raise MetricError(f"metric {metric.name!r} must give one value per detection, ({len(inputs)},), got {came}")
+    if measured.curves is not None and (measured.at is None or measured.curves.shape != (len(inputs), len(measured.at))):
         raise MetricError(f"metric {metric.name!r} must give curves (N,P) with P points `at`, got {tuple(measured.curves.shape)}")
     return measured
 
@@ -199,26 +201,26 @@ def _seed(seed: int, image: str, index: int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def _objects(case: MetricInput) -> list[dict[str, Any]]:
+def _objects(inputs: MetricInput) -> list[dict[str, Any]]:
     """The explained detections: what they are and what they stand for."""
     rows = []
-    for i, row in enumerate(case.matched.tolist()):
-        box, label = case.detections.boxes[i], int(case.detections.labels[i])
+    for i, row in enumerate(inputs.matched.tolist()):
+        box, label = inputs.detections.boxes[i], int(inputs.detections.labels[i])
         known: dict[str, Any] = {"annotation": None, "iou": None, "truth_box": None}
         if row >= 0:
-            other = case.truth.boxes[row].to(box)
-            iou = float(pairwise_iou(box[None], clip_boxes_to_image(other[None], case.frame.image))[0, 0])
-            known = {"annotation": case.truth.ids[row], "iou": iou, "truth_box": other.tolist()}
-        score = float(case.detections.scores[i])
+            other = inputs.truth.boxes[row].to(box)
+            iou = float(pairwise_iou(box[None], clip_boxes_to_image(other[None], inputs.frame.image))[0, 0])
+            known = {"annotation": inputs.truth.ids[row], "iou": iou, "truth_box": other.tolist()}
+        score = float(inputs.detections.scores[i])
         rows.append({"label": label, "score": score, "box": box.tolist(), **known})
     return rows
 
 
-def _texts(case: MetricInput, passed: Trace, classes: Sequence[str] | None) -> list[dict[str, Any]]:
+def _texts(inputs: MetricInput, passed: Trace, classes: Sequence[str] | None) -> list[dict[str, Any]]:
     """The explained texts: their words, their place among all columns, and the objects that they name."""
-    ranks = rank_of(case.detections, passed)
+    ranks = rank_of(inputs.detections, passed)
     told = []
-    for one, rank in zip(_objects(case), ranks, strict=True):
+    for one, rank in zip(_objects(inputs), ranks, strict=True):
         # An overlap with the whole image says nothing of a text.
         told.append({**one, "iou": None, "class": class_name(one["label"], classes), "rank": rank})
     return told

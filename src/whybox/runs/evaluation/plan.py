@@ -1,4 +1,4 @@
-"""What an evaluation computes: everything that its numbers depend on, and how it is told from another."""
+"""What an evaluation computes: everything that its numbers depend on, and how it differs from another."""
 
 import hashlib
 import json
@@ -10,9 +10,10 @@ import torch
 
 import whybox
 from whybox import api, registry
-from whybox.errors import WhyboxError, unknown
+from whybox.errors import UnknownNameError, WhyboxError, unknown
+from whybox.metric_choice import canonical, make_metric, written_out
 from whybox.model import Model
-from whybox.specs import format_spec, parse_spec
+from whybox.specs import parse_spec
 from whybox.truth import DataSet, Metric
 from whybox.types import Target
 
@@ -27,55 +28,6 @@ def is_control(spec: str) -> bool:
 SELECTIONS = ("well_detected", "all", "failures")
 PROMPTS = ("class", "phrase")
 TEMPLATE = "a photo of a {}"
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "faithfulness": ("deletion", "deletion:fill=blurred", "insertion", "insertion:fill=blurred"),
-    "localization": (
-        "vea",
-        "pointing_game",
-        "pointing_game:region=mask",
-        "energy_pointing_game",
-        "energy_pointing_game:region=mask",
-        "compactness",
-    ),
-    "discrimination": ("odi", "odi:region=mask", "leakage"),
-    "attention": ("attention_cosine", "attention_correlation", "attention_distance", "attention_divergence"),
-    "sanity": ("randomization", "stability"),
-    "fills": (
-        "deletion",
-        "deletion:fill=black",
-        "deletion:fill=mean",
-        "deletion:fill=blurred",
-        "insertion:fill=random",
-        "insertion",
-        "insertion:fill=mean",
-        "insertion:fill=blurred",
-    ),
-    "matching": (
-        "deletion:extent=image:relative=false",
-        "insertion:extent=image",
-        "deletion:extent=image:score=top1:relative=false",
-        "insertion:extent=image:score=top1",
-        "pointing_game:region=mask",
-        "energy_pointing_game:region=mask",
-        "pixel_ap",
-        "mask_iou",
-        "pixel_accuracy",
-        "text_deletion",
-        "text_insertion",
-    ),
-    "zero_shot": (
-        "deletion:extent=image:score=top1:relative=false",
-        "insertion:extent=image:score=top1",
-        "deletion:extent=image:score=top5:relative=false",
-        "insertion:extent=image:score=top5",
-    ),
-    "words": ("text_deletion", "text_insertion"),
-}
-"""Names for several metrics at once."""
-STANDARD = ("faithfulness", "localization", "discrimination", "attention")
-"""The groups of "standard"; "all" adds the sanity checks, which explain every object ten times more."""
-OF_WHOLE = {"standard": ("matching",), "all": ("matching", "sanity")}
-"""What these two stand for with a model that answers for the whole image."""
 METHODS = ("odam", "gradcam", "gradcam_pp", "drise:masks=500")
 """D-RISE's paper takes 5000 masks; a tenth of them lets the default run end in minutes on a CPU."""
 METHODS_OF_WHOLE = ("grad_eclip", "game", "maskclip", "raw_attention")
@@ -84,7 +36,7 @@ METHODS_OF_WHOLE = ("grad_eclip", "game", "maskclip", "raw_attention")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is computed for every image. Two runs of one plan on one model and data set give the same numbers, bit by bit.
+    """What is computed for every image. Two runs of one plan on one model and data set give bit-identical numbers.
 
     methods, metrics: names with settings ("drise:masks=500"); of metrics also groups ("standard", "all", "faithfulness" ...).
     The controls join the methods by themselves.
@@ -116,6 +68,9 @@ class Plan:
     own_metrics: tuple[Metric, ...] = ()
 
     def __post_init__(self) -> None:
+        # However a name was written, it is one row and one column.
+        object.__setattr__(self, "methods", tuple(_method_spec(spec) for spec in self.methods))
+        object.__setattr__(self, "metrics", tuple(canonical(spec) for spec in self.metrics))
         for name in ("top", "seed", "batch", "threads", "limit"):
             value = getattr(self, name)
             if type(value) is not int and not (name == "limit" and value is None):
@@ -145,7 +100,10 @@ class Plan:
             raise WhyboxError("name at least one method and one metric")
         _check_names("method", (*self.methods, *CONTROLS), self.own_methods, ("name", "needs"))
         known = [parse_spec(column)[0] for column in self._named()]
-        _check_names("metric", known, self.own_metrics, ("name", "title", "higher_is_better", "range", "needs", "source"))
+        for metric in self.own_metrics:
+            if not isinstance(metric, Metric):
+                raise WhyboxError(f"your metric {type(metric).__name__} must derive from whybox.Metric")
+        _check_names("metric", known, self.own_metrics, ("name", "higher_is_better"))
 
     def rows(self) -> tuple[str, ...]:
         """The methods, each once, and after them the controls."""
@@ -156,8 +114,8 @@ class Plan:
         """The metrics, groups written out, each once."""
         return tuple(dict.fromkeys((*self._named(), *(metric.name for metric in self.own_metrics))))
 
-    def _named(self) -> list[str]:
-        return [one for name in self.metrics for one in _members(name)]
+    def _named(self) -> tuple[str, ...]:
+        return written_out(self.metrics)
 
 
 def _check_names(kind: str, known: Sequence[str], own: Sequence[Any], needed: Sequence[str]) -> None:
@@ -173,33 +131,13 @@ def _check_names(kind: str, known: Sequence[str], own: Sequence[Any], needed: Se
         taken.add(one.name)
 
 
-def _members(name: str) -> tuple[str, ...]:
-    if name == "standard":
-        return tuple(one for group in STANDARD for one in GROUPS[group])
-    if name == "all":
-        return tuple(one for group in (*STANDARD, "sanity") for one in GROUPS[group])
-    return GROUPS.get(name, (name,))
-
-
-def make_metric(spec: str) -> Metric:
-    """The metric behind a name with settings; a mistake in it is one line."""
-    name, options = parse_spec(spec)
-    known = registry.metrics()
-    if name not in known:
-        raise unknown("metric", name, (*known, *GROUPS, "standard", "all"))
-    kind: Any = known[name]
-    allowed = [field.name for field in fields(kind)]
-    for key in options:
-        if key not in allowed:
-            raise WhyboxError(f"metric {name!r} has no option {key!r}; it takes {', '.join(allowed) or 'none'}")
-    for field in fields(kind):
-        if field.name in options:
-            api.check_value(f"metric {name!r}", field, options[field.name])
+def _method_spec(spec: str) -> str:
+    """The spec with the method's own name; as it is where nothing has the name."""
+    written, colon, settings = spec.partition(":")
     try:
-        metric: Metric = kind(**options)
-    except (TypeError, ValueError) as error:
-        raise WhyboxError(f"metric {format_spec(name, options)!r}: {error}") from error
-    return metric
+        return registry.named("method", written, registry.methods())[0] + colon + settings
+    except UnknownNameError:
+        return spec
 
 
 def make_metrics(plan: Plan) -> dict[str, Metric]:
@@ -226,8 +164,9 @@ def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
 
 
 def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
-    """The plan with what it is applied to, as JSON holds it: what may not change while a run goes on.
+    """The plan with what it is applied to, as JSON holds it: what may not change between the start and the end of a run.
 
+    model: as it is asked, so that an image-text model's prompt counts.
     How many images are measured may, so the limit and the images' names are left out: a run can be extended.
     """
     named = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name != "limit"}
@@ -282,7 +221,7 @@ def _settings_digest(model: Model) -> str:
     """What a model is besides its weights: input sizes, thresholds, configurations; of every module's plain attributes."""
     network = model.network
     modules = list(network.named_modules()) if isinstance(network, torch.nn.Module) else []
-    lines = []
+    lines = [repr(model.identity)]
     for where, part in [("", model), *modules]:
         for name, value in sorted(getattr(part, "__dict__", {}).items()):
             if name.startswith("_") or name == "training":

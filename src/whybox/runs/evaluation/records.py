@@ -1,4 +1,4 @@
-"""The folder of an evaluation: what is known of every image in a file of its own, so that a run can be killed and goes on."""
+"""The folder of an evaluation: one file per image, so that an interrupted run can be resumed."""
 
 import gzip
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from whybox.errors import WhyboxError
-from whybox.files import check_new_folder, file_stem, new_file
+from whybox.files import check_new_folder, file_stem, write_whole
 from whybox.report.results import Column
 from whybox.runs.evaluation.measure import ImageRecord
 from whybox.runs.evaluation.plan import changed
@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder with run.json and a file an image below records/. A file is there whole or not at all."""
+    """A folder with run.json and one file per image in records/, each of them written whole or not at all."""
 
     path: Path
 
@@ -46,8 +46,7 @@ class RunFolder:
             raise WhyboxError(f"{path}: cannot be written ({error.strerror})") from error
         described = [{**vars(one), "range": list(one.range), "needs": sorted(one.needs)} for one in columns]
         content = {"schema": SCHEMA, "kind": "evaluation", **identity, "columns": described}
-        with new_file(mark) as draft:
-            draft.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        write_whole(mark, json.dumps(content, indent=2))
         return cls._ready(path)
 
     @classmethod
@@ -60,8 +59,7 @@ class RunFolder:
         """Write what is known of an image."""
         # No time stamp and no name inside, so that equal results are equal files.
         packed = gzip.compress(json.dumps(record, separators=(",", ":")).encode(), 6, mtime=0)
-        with new_file(self._file(record["image"])) as draft:
-            draft.write_bytes(packed)
+        write_whole(self._file(record["image"]), packed)
 
     def left(self, images: Sequence[str]) -> list[int]:
         """Places of the images that have yet to be measured; those that failed are tried again."""
@@ -69,7 +67,7 @@ class RunFolder:
 
     def records(self, images: Sequence[str] | None = None) -> Iterator[ImageRecord]:
         """What is known of the images, in their order, or of all; without the pictures, with numbers as arrays: ten times
-        smaller so. An image's index is its place among those given, since a data set may grow while a run goes on."""
+        smaller so. An image's index is its place among those given, since a data set may grow between two starts of a run."""
         for place, name in enumerate(self._names() if images is None else images):
             if (record := self._read(name)) is not None:
                 yield {**_slim(record), "index": place}

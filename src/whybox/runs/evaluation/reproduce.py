@@ -1,14 +1,16 @@
 """The tables of the ODAM paper, computed anew: what each needs, its protocol, and the paper's numbers beside ours."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whybox.errors import WhyboxError, unknown
-from whybox.files import new_file
+from whybox.files import write_whole
+from whybox.metric_choice import make_metric
 from whybox.metrics import deletion, insertion
 from whybox.model import Model
+from whybox.progress import OnWarning, no_warning
 from whybox.report.table import markdown_line
 from whybox.runs.evaluation.evaluate import Evaluation, evaluate
 from whybox.runs.evaluation.results import write_json
@@ -71,7 +73,7 @@ _GAZE = (
     "form); give data coco:FOLDER:split=val2017:fixations=FILE.json"
 )
 _DETECTOR = (
-    "The paper's FCOS has an IoU branch and its own label assignment; its weights are not to be had here. torchvision's FCOS "
+    "The paper's FCOS has an IoU branch and its own label assignment; its weights are not available. torchvision's FCOS "
     "has a centerness branch: numbers of another detector, by the same protocol."
 )
 _AREA = "The rule for the area under the curves is not published: the trapezoid over the 11 points is used."
@@ -189,14 +191,20 @@ def reproduce(
     *,
     mended: bool = False,
     masks: int | None = None,
-    warn: Callable[[str], None] = lambda line: None,
+    on_warning: OnWarning = no_warning,
     **settings: Any,
 ) -> str:
     """Compute a table, and give it as Markdown with the paper's numbers beside ours.
 
-    data: by part, "data" and "crowd"; a part without data is left out. out: a folder with a run for each part: it goes on where
-    it was broken off. mended: crop the padding, and take D-RISE as its own paper has it. masks: D-RISE's, where 5000 are
-    too many. settings: those of `evaluate`.
+    Args:
+        table: One of `TABLES`.
+        data: By part, "data" and "crowd"; a part without data is left out.
+        model: As `load` takes it.
+        out: A folder with one run per part; interrupted runs are resumed.
+        mended: Crop the padding, and take D-RISE as its own paper has it.
+        masks: D-RISE's, where 5000 are too many.
+        on_warning: Called with a line on what goes wrong on the way.
+        settings: Those of `evaluate`.
     """
     parts = [part for part in table.parts if data.get(part.key) is not None]
     if not parts:
@@ -206,15 +214,16 @@ def reproduce(
     for part in parts:
         metrics = tuple(dict.fromkeys(entry.metric for entry in part.entries))
         folder = Path(out) / part.key
-        run = evaluate(model, data[part.key], out=folder, methods=tuple(rows.values()), metrics=metrics, warn=warn, **settings)
-        _check(run, part, warn)
+        run = evaluate(
+            model, data[part.key], out=folder, methods=tuple(rows.values()), metrics=metrics, on_warning=on_warning, **settings
+        )
+        _check(run, part, on_warning)
         runs[part.key] = run
     if not any(run.report.cells for run in runs.values()):
         why = " ".join(remark for run in runs.values() for remark in run.report.remarks)
         raise WhyboxError(f"{table.name}: nothing could be measured. {why}")
     text = _markdown(table, _ours(table, runs, rows))
-    with new_file(Path(out) / "table.md") as draft:
-        draft.write_text("\n".join([f"# {table.title}", "", text, "", *table.caveats, ""]), encoding="utf-8")
+    write_whole(Path(out) / "table.md", "\n".join([f"# {table.title}", "", text, "", *table.caveats, ""]))
     write_json({"table": table.name, "mended": mended, "values": _plain(table, runs, rows)}, Path(out) / "table.json")
     return text
 
@@ -226,10 +235,10 @@ def _methods(mended: bool, masks: int | None) -> dict[str, str]:
     return rows
 
 
-def _check(run: Evaluation, part: Part, warn: Callable[[str], None]) -> None:
-    for entry in part.entries:
-        if not any(column == entry.metric for _, column in run.report.cells):
-            warn(f"{entry.title}: no value; {part.needs}")
+def _check(run: Evaluation, part: Part, on_warning: OnWarning) -> None:
+    measured = {column for _, column in run.report.cells}
+    if empty := [entry.title for entry in part.entries if entry.metric not in measured]:
+        on_warning(f"{', '.join(empty)}: no value; {part.needs}")
 
 
 def _ours(table: Table, runs: Mapping[str, Evaluation], rows: Mapping[str, str]) -> dict[tuple[str, str], str]:
@@ -267,8 +276,6 @@ def _markdown(table: Table, ours: Mapping[tuple[str, str], str]) -> str:
 
 
 def _arrow(entry: Entry) -> str:
-    from whybox.runs.evaluation.plan import make_metric
-
     return "↑" if make_metric(entry.metric).higher_is_better else "↓"
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whybox.explanation import class_name
-from whybox.files import json_text, new_file
+from whybox.explained import class_name
+from whybox.files import json_text, new_file, write_whole
 from whybox.runs.evaluation.measure import ImageRecord
 
 Floats = NDArray[np.float64]
@@ -151,5 +151,4 @@ def _lists(rows: Floats) -> Any:
 
 def write_json(value: Any, file: Path) -> None:
     """Plain values as a JSON file; numbers that JSON lacks become null."""
-    with new_file(file) as draft:
-        draft.write_text(json_text(value), encoding="utf-8")
+    write_whole(file, json_text(value))

@@ -32,9 +32,7 @@ def table_columns(results: Results, metrics: Mapping[str, Metric]) -> tuple[Colu
 
 def describe(spec: str, metric: Metric) -> Column:
     """What a table says of a metric."""
-    note, across = getattr(metric, "note", ""), getattr(metric, "across", "")
-    source, needs = metric.source, frozenset(metric.needs)
-    return Column(spec, metric.title, metric.higher_is_better, metric.range, source, needs, note, across)
+    return Column(spec, metric.title, metric.higher_is_better, metric.range, metric.source, metric.needs, across=metric.across)
 
 
 def mean_cells(results: Results, columns: Sequence[Column], seed: int) -> dict[Key, Cell]:
@@ -166,7 +164,7 @@ def left_out(results: Results, metrics: Mapping[str, Metric], gives: frozenset[s
         if not results.common(spec).any():
             needs = sorted(metrics[spec].needs - gives)
             words = [_WORDS.get(need, need) for need in needs]
-            reason = f"for want of {' and '.join(words)}" if needs else "no object has a value"
+            reason = f"not available: {' and '.join(words)}" if needs else "no object has a value"
             why.setdefault(reason, []).append(spec)
     return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in why.items()]
 

@@ -18,11 +18,6 @@ from whybox.truth import Sample, Truth
 from whybox.types import Detections, Trace
 
 
-def answers_for_image(model: Model) -> bool:
-    """Whether the model answers for the whole image: an image-text model, or a classifier."""
-    return model.whole_image
-
-
 def fill_template(template: str, name: str) -> str:
     """The template with the name in place of {}; "a" before it becomes "an" before a vowel."""
     before, after = template.split("{}")
@@ -36,9 +31,9 @@ def check_prompts(model: Model, data_classes: Sequence[str], plan: Plan) -> None
     reads = model.takes_text
     if not reads and (plan.prompts, plan.template) != ("class", TEMPLATE):
         raise WhyboxError(f"prompts and template are for image-text models, and {model.name} reads no text; leave them out")
-    if answers_for_image(model) and plan.select == "failures":
+    if model.whole_image and plan.select == "failures":
         raise WhyboxError("select failures is for detectors: a text that is asked about is there, and none matches nothing")
-    if answers_for_image(model) and not reads and model.classes is None:
+    if model.whole_image and not reads and model.classes is None:
         raise WhyboxError(f"{model.name} has no class names to match with the data's: load it with classes=")
     if reads and plan.prompts == "class" and not data_classes:
         raise WhyboxError("the data set names no classes to make texts of; take prompts phrase, where its objects have phrases")
@@ -65,9 +60,9 @@ def ask_about(model: Model, sample: Sample, data_classes: Sequence[str], plan: P
     """The model, `prompted`, as it is asked about one image, and its objects with the model's columns for labels."""
     truth = sample.truth
     if not model.takes_text:
-        return model, to_columns(truth, data_classes, model.classes)
+        return model, to_columns(truth, data_classes, model.classes, first_column=model.first_column)
     if plan.prompts == "class":
-        return model, replace(truth, labels=truth.labels - 1)
+        return model, truth
     if len(truth.phrases) != len(truth):
         raise UnknownNameError("prompts phrase needs objects with phrases of their own, and this data set has none; take class")
     texts = list(dict.fromkeys(truth.phrases))

@@ -10,7 +10,7 @@ from whybox.data.captions import class_phrases, with_article
 from whybox.data.scenes import BOTH, Scene, draw_scene
 from whybox.files import check_new_folder, new_folder
 from whybox.model import Model
-from whybox.runs.explaining.images import Outcome, Question, Tick, explain_images
+from whybox.runs.explaining.images import Outcome, Progress, Question, explain_images
 
 MARK = "demo.json"
 MATCH = "match"
@@ -34,8 +34,8 @@ def explain_scenes(
     seed: int,
     *,
     reader: Model | None = None,
-    tick: Tick = lambda name, part: None,
-    warn: Callable[[str], None] = lambda line: None,
+    on_progress: Progress = lambda name, part: None,
+    on_warning: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Draw `count` scenes, mixed ones and crowds in turn, and explain them into `out`; their pictures lie beside.
 
@@ -46,17 +46,18 @@ def explain_scenes(
         scenes = [draw_scene(index, seed=seed, variant=variant) for index, variant in enumerate(variants)]
         names = [f"{variant}-{index + 1}.png" for index, variant in enumerate(variants)]
         sources = [(name, scene.image) for name, scene in zip(names, scenes, strict=True)]
-        outcome = explain_images(model, sources, question, draft / "results", tick=tick, warn=warn)
+        outcome = explain_images(model, sources, question, draft / "results", on_progress=on_progress, on_warning=on_warning)
         page = draft / "results" / "index.html"
         page.rename(draft / "index.html")
         for name, image in sources:
             image.save(draft / name)
         if reader is not None:
-            api.explain(reader, scenes[0].image, text=texts_of(scenes[0]), name=names[0]).save(draft / MATCH)
+            texts = texts_of(scenes[0])
+            match = api.explain(reader, scenes[0].image, text=texts, name=names[0], words=True, single_words=True)
+            match.save(draft / MATCH)
         (draft / MARK).write_text(json.dumps({"kind": "demo", "scenes": count, "seed": seed}), encoding="utf-8")
-    kept = tuple(replace(one, folder=out / one.folder.relative_to(draft)) for one in outcome.kept)
-    match = None if reader is None else out / MATCH / "index.html"
-    return Outcome(out / "index.html", kept, outcome.failed, match)
+    kept = tuple(replace(image, folder=out / image.folder.relative_to(draft)) for image in outcome.kept)
+    return Outcome(out / "index.html", kept, outcome.failed, None if reader is None else out / MATCH / "index.html")
 
 
 def texts_of(scene: Scene) -> list[str]:

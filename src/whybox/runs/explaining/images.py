@@ -11,9 +11,12 @@ import torch
 from whybox import api, registry
 from whybox.data.images import ImageSource
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
-from whybox.explanation import Explanation, class_name, photo_of
+from whybox.explained import class_name
+from whybox.explanation import Explanation
 from whybox.files import check_new_folder, file_stem, new_file, new_folder
 from whybox.model import Model
+from whybox.pictures import photo_of
+from whybox.prompting import prompted
 from whybox.report.page import Sheet, make_sheet, write_page
 from whybox.targets import class_index
 from whybox.types import Detections, Trace
@@ -23,7 +26,7 @@ MOST_ON_PAGE = 40
 
 INDEX = "index.html"
 
-Tick = Callable[[str, float], None]
+Progress = Callable[[str, float], None]
 """Called with an image's name and the part of a map set that is newly done: 1 for a whole one, less within a slow method."""
 
 
@@ -31,12 +34,13 @@ Tick = Callable[[str, float], None]
 class Question:
     """What is asked of every image: each method for each target.
 
-    classes: only detections of these; none: of all. boxes: drawn boxes (x1, y1, x2, y2) in image pixels, explained in place
-    of the model's detections; labels: a class for each of them, one for all, or none at all.
+    methods, targets: none: the model's default. texts: for a model that takes texts. classes: only detections of these;
+    none: of all. boxes: drawn boxes (x1, y1, x2, y2) in image pixels, explained in place of the model's detections; labels:
+    a class for each of them, one for all, or none at all.
     """
 
-    methods: tuple[str, ...] = ("odam",)
-    targets: tuple[str, ...] = ("score",)
+    methods: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     score_threshold: float = 0.3
     top: int = 100
     classes: tuple[str, ...] = ()
@@ -45,6 +49,7 @@ class Question:
     route: str = "auto"
     layer: str | tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.boxes and self.classes:
@@ -59,8 +64,13 @@ class Question:
             raise WhyboxError(f"top must be at least 1, got {self.top}")
 
     def __len__(self) -> int:
-        """Map sets an image."""
-        return len(self.methods) * len(self.targets)
+        """Map sets per image."""
+        return max(1, len(self.methods)) * max(1, len(self.targets))
+
+    def of(self, model: Model) -> tuple[Model, "Question"]:
+        """The model prompted with the texts, and the question with the model's defaults where nothing is named."""
+        methods, targets = self.methods or (model.default_method,), self.targets or (model.default_target,)
+        return prompted(model, self.texts or None), replace(self, methods=methods, targets=targets, texts=())
 
 
 @dataclass(frozen=True)
@@ -89,14 +99,15 @@ def explain_images(
     question: Question,
     out: Path,
     *,
-    tick: Tick = lambda name, part: None,
-    warn: Callable[[str], None] = lambda line: None,
+    on_progress: Progress = lambda name, part: None,
+    on_warning: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Explain (name, image) pairs into the new folder `out`; `warn` hears at once of an image that cannot be explained.
+    """Explain (name, image) pairs into the new folder `out`; `on_warning` hears at once of an image that cannot be explained.
 
     One image's results lie in `out` itself. Of several, each has a folder of its own there.
     """
     check_new_folder(out)
+    model, question = question.of(model)
     _check_methods(model, question)
     folders = _folders(out, [name for name, _ in sources])
     kept: list[Kept] = []
@@ -104,15 +115,15 @@ def explain_images(
     sheets: list[Sheet] = []
     for (name, source), folder in zip(sources, folders, strict=True):
         try:
-            explanations = explain_image(model, source, name, question, tick=tick)
+            explanations = explain_image(model, source, name, question, on_progress=on_progress)
         except (UnknownNameError, WeightsError, GradientError):
             raise
         except WhyboxError as error:
             failed.append((name, str(error)))
-            warn(str(error) if name in str(error) else f"{name}: {error}")
+            on_warning(str(error) if name in str(error) else f"{name}: {error}")
             continue
         keep(explanations, folder)
-        kept.append(Kept(name, folder, tuple(one.to_dict() for one in explanations)))
+        kept.append(Kept(name, folder, tuple(explanation.to_dict() for explanation in explanations)))
         if len(sources) > 1 and len(sheets) < MOST_ON_PAGE:
             sheets.append(make_sheet(photo_of(explanations)))
     if sheets:
@@ -121,20 +132,22 @@ def explain_images(
 
 
 def explain_image(
-    model: Model, source: ImageSource, name: str, question: Question, *, tick: Tick = lambda name, part: None
+    model: Model, source: ImageSource, name: str, question: Question, *, on_progress: Progress = lambda name, part: None
 ) -> list[Explanation]:
     """One explanation for every method and target, all of the same detections and from one forward pass."""
+    model, question = question.of(model)
     started = time.perf_counter()
-    passed = api.trace(model, source)
-    traced = time.perf_counter() - started
-    detections = _asked(model, passed, question)
+    trace = api.trace(model, source)
+    seconds = time.perf_counter() - started
+    detections = _asked(model, trace, question)
     explanations = []
     for method in question.methods:
         for target in question.targets:
-            watch = _Watch(name, tick)
-            one = api.explain(
+            watch = _Watch(name, on_progress)
+            options = _options_of(method, question) | ({"progress": watch} if "progress" in _takes(method) else {})
+            explanation = api.explain(
                 model,
-                passed,
+                trace,
                 method=method,
                 target=target,
                 detections=detections,
@@ -143,10 +156,9 @@ def explain_image(
                 route=question.route,
                 layer=question.layer,
                 name=Path(name).name,
-                **_options_of(method, question),
-                **({"progress": watch} if "progress" in _takes(method) else {}),
+                **options,
             )
-            explanations.append(replace(one, seconds={**one.seconds, "trace": traced}))
+            explanations.append(replace(explanation, seconds={**explanation.seconds, "trace": seconds}))
             watch(1, 1)
     return explanations
 
@@ -154,18 +166,19 @@ def explain_image(
 class _Watch:
     """Passes on what a method says of its progress, as the part of the map set that is newly done."""
 
-    def __init__(self, name: str, tick: Tick) -> None:
-        self.name, self.tick, self.told = name, tick, 0.0
+    def __init__(self, name: str, on_progress: Progress) -> None:
+        self.name, self.on_progress, self.reported = name, on_progress, 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        part = done / total - self.told
+        part = done / total - self.reported
         if part > 0:
-            self.told += part
-            self.tick(self.name, part)
+            self.reported += part
+            self.on_progress(self.name, part)
 
 
 def detect_image(model: Model, source: ImageSource | Trace, question: Question) -> Detections:
     """The detections of an image that the question is about."""
+    model, question = question.of(model)
     everything = api.detect(model, source, score_threshold=question.score_threshold, top=10**9)
     columns = [class_index(name, model.classes) for name in question.classes]
     if columns:
@@ -174,9 +187,10 @@ def detect_image(model: Model, source: ImageSource | Trace, question: Question) 
     return everything[best.sort().values]
 
 
-def describe(found: Detections, classes: Sequence[str] | None) -> list[dict[str, Any]]:
+def describe(detections: Detections, classes: Sequence[str] | None) -> list[dict[str, Any]]:
     """Detections as plain numbers and text, a dict each."""
-    rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), found.source.tolist(), strict=True)
+    columns = (detections.labels, detections.scores, detections.boxes, detections.source)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     return [
         {"name": class_name(label, classes), "label": label, "score": score, "box": box, "source": source}
         for label, score, box, source in rows
@@ -189,14 +203,17 @@ def keep(explanations: Sequence[Explanation], folder: Path) -> None:
         explanations[0].save(folder)
         return
     with new_folder(folder) as draft:
-        for one in explanations:
-            one.save(draft / file_stem(f"{one.maps.method}-{one.maps.target}"))
+        for explanation in explanations:
+            explanation.save(draft / file_stem(f"{explanation.maps.method}-{explanation.maps.target}"))
         (draft / INDEX).write_text(write_page([photo_of(explanations)]), encoding="utf-8")
 
 
-def _asked(model: Model, passed: Trace, question: Question) -> Detections | dict[str, Any]:
+def _asked(model: Model, trace: Trace, question: Question) -> Detections | dict[str, Any] | None:
+    """What `explain` takes as detections; None: where a model answers for the whole image, all texts or the best class."""
+    if not question.boxes and model.whole_image:
+        return {"labels": list(question.classes)} if question.classes else None
     if not question.boxes:
-        return detect_image(model, passed, question)
+        return detect_image(model, trace, question)
     labels = question.labels * len(question.boxes) if len(question.labels) == 1 else question.labels
     return {"boxes": [list(box) for box in question.boxes], **({"labels": list(labels)} if labels else {})}
 

@@ -13,12 +13,13 @@ import torch
 
 from whybox import api
 from whybox.accuracy.tide import KINDS, MISSED
+from whybox.errors import FATAL, reason_of
 from whybox.files import new_folder
 from whybox.model import Model
+from whybox.progress import OnProgress, OnWarning, no_progress
 from whybox.report.gallery import Card, Tally, View, make_card, write_gallery
-from whybox.runs.evaluation.engines import EVERYWHERE, reason_of
 from whybox.runs.mistakes.mistake import Mistake, choose
-from whybox.runs.mistakes.search import Errors, Search, Tick, Warn, of_image, rounded
+from whybox.runs.mistakes.search import Errors, Search, of_image, rounded
 from whybox.truth import DataSet
 from whybox.types import Detections, HeatMaps, Trace
 
@@ -26,13 +27,13 @@ PAGE = "index.html"
 
 
 def keep_errors(
-    model: Model, data: DataSet, errors: Errors, out: Path, *, tick: Tick = lambda name, part: None, warn: Warn
+    model: Model, data: DataSet, errors: Errors, out: Path, *, on_progress: OnProgress = no_progress, on_warning: OnWarning
 ) -> Errors:
     """Write errors.json, counts.csv and the page into the new folder `out`; the errors, with the images that could not
     be explained among `failed`."""
     with new_folder(out) as draft:
         chosen = choose(errors.mistakes, errors.search.top)
-        cards, failed = _cards(model, data, errors.search, chosen, tick, warn)
+        cards, failed = _cards(model, data, errors.search, chosen, on_progress, on_warning)
         known = {name for name, _ in errors.failed}
         errors = replace(errors, failed=errors.failed + tuple(one for one in failed if one[0] not in known))
         (draft / "errors.json").write_text(json.dumps(errors.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
@@ -50,7 +51,7 @@ def images_of(mistakes: Sequence[Mistake]) -> dict[int, list[Mistake]]:
 
 
 def _cards(
-    model: Model, data: DataSet, search: Search, chosen: Sequence[Mistake], tick: Tick, warn: Warn
+    model: Model, data: DataSet, search: Search, chosen: Sequence[Mistake], on_progress: OnProgress, on_warning: OnWarning
 ) -> tuple[list[Card], list[tuple[str, str]]]:
     """A card for each mistake in the order given; its image is read and traced again, so that none has to stay in memory."""
     made: dict[int, Card] = {}
@@ -61,12 +62,12 @@ def _cards(
         try:
             passed = api.trace(model, data[index].image)
             made |= {id(one): _card(one, passed, views) for one, views in _explain(model, method, passed, mistakes)}
-        except EVERYWHERE:
+        except FATAL:
             raise
         except Exception as error:
             failed.append((name, reason_of(error)))
-            warn(of_image(name, reason_of(error)))
-        tick(name, 1)
+            on_warning(of_image(name, reason_of(error)))
+        on_progress(name, 1)
     return [made[id(one)] for one in chosen if id(one) in made], failed
 
 
@@ -88,7 +89,7 @@ def _explain(model: Model, method: Any, passed: Trace, mistakes: Sequence[Mistak
 
 def _target(method: Any, wanted: str) -> str:
     """What the method can explain: the score, where it cannot explain what is wanted."""
-    allowed = getattr(method, "targets", None)
+    allowed = method.targets
     return wanted if allowed is None or wanted in allowed else "score"
 
 

@@ -12,11 +12,11 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from whybox import api
 from whybox.accuracy.tide import CORRECT, DUPLICATE, IGNORED, KINDS, MISSED, Sorted, ap50, ap50_gains, sort_errors
-from whybox.errors import WhyboxError
-from whybox.explanation import class_name
+from whybox.errors import FATAL, WhyboxError, reason_of
+from whybox.explained import class_name
 from whybox.missed import SAME, match_drawn
 from whybox.model import Model
-from whybox.runs.evaluation.engines import EVERYWHERE, reason_of
+from whybox.progress import OnProgress, OnWarning, no_progress
 from whybox.runs.labels import lacking, to_columns
 from whybox.runs.mistakes.mistake import Mistake, Named, surest_first
 from whybox.truth import DataSet, Truth
@@ -24,9 +24,6 @@ from whybox.types import Detections, Trace
 
 SCHEMA = 1
 """Of errors.json; it rises when a reader of the former one would misread the file."""
-
-Tick = Callable[[str, float], None]
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,14 @@ class Errors:
         }
 
 
-def find_errors(model: Model, data: DataSet, search: Search, *, tick: Tick = lambda name, part: None, warn: Warn) -> Errors:
-    """Sort what the model detects in every image; `warn` hears of an image that cannot be looked at, and of classes that
+def find_errors(
+    model: Model, data: DataSet, search: Search, *, on_progress: OnProgress = no_progress, on_warning: OnWarning
+) -> Errors:
+    """Sort what the model detects in every image; `on_warning` hears of an image that cannot be looked at, and of classes that
     the model does not know."""
     api.make_method(search.method, model, **search.options)
     if left := lacking(data.classes, model.classes):
-        warn(f"{model.name} does not know {', '.join(left)}: objects of this kind are not counted")
+        on_warning(f"{model.name} does not know {', '.join(left)}: objects of this kind are not counted")
     names = data.names[: search.limit]
     sorted_images: list[Sorted] = []
     mistakes: list[Mistake] = []
@@ -106,17 +105,17 @@ def find_errors(model: Model, data: DataSet, search: Search, *, tick: Tick = lam
     for index, name in enumerate(names):
         try:
             whole, shown, found = _look(model, data, index, search)
-        except EVERYWHERE:
+        except FATAL:
             raise
         except Exception as error:
             failed.append((name, reason_of(error)))
-            warn(of_image(name, reason_of(error)))
+            on_warning(of_image(name, reason_of(error)))
         else:
             sorted_images.append(whole)
             mistakes += found
             objects += int((shown.object_labels >= 0).sum())
             correct += shown.kinds.count(CORRECT)
-        tick(name, 1)
+        on_progress(name, 1)
     return Errors(
         model.name,
         data.name,
@@ -135,7 +134,8 @@ def _look(model: Model, data: DataSet, index: int, search: Search) -> tuple[Sort
     """All detections of an image sorted, those from the threshold on sorted, and the mistakes among these."""
     sample = data[index]
     passed = api.trace(model, sample.image)
-    truth = _inside(to_columns(sample.truth, data.classes, model.classes), passed.frame.image)
+    truth = to_columns(sample.truth, data.classes, model.classes, first_column=model.first_column)
+    truth = _inside(truth, passed.frame.image)
     everything = _on_cpu(passed.detections)
     found = everything[everything.scores >= search.score_threshold]
     shown = sort_errors(found, truth)
@@ -161,7 +161,7 @@ def _on_cpu(found: Detections) -> Detections:
 
 def _names(model: Model, data: DataSet) -> Callable[[int], str]:
     """The class's name behind a label; where the model has no names, the data set's."""
-    known = ("background", *data.classes) if model.classes is None else model.classes
+    known = ("background",) * model.first_column + tuple(data.classes) if model.classes is None else model.classes
     return lambda label: class_name(label, known)
 
 

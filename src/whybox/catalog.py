@@ -1,0 +1,143 @@
+"""What there is, by name: methods, metrics, targets and models; and what would work in place of an unknown model's name."""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import PurePath
+from typing import Any
+
+from whybox import registry
+from whybox.errors import UnknownNameError
+from whybox.model import Model
+from whybox.targets import COMBINED, DESCRIPTIONS, SIDES, TARGETS
+
+BUILT_IN = "whybox"
+HUB = "hf"
+WELL_KNOWN = (
+    "hf/facebook/detr-resnet-50",
+    "hf/facebook/detr-resnet-101",
+    "hf/microsoft/conditional-detr-resnet-50",
+    "hf/SenseTime/deformable-detr",
+    "hf/PekingU/rtdetr_r50vd",
+    "hf/ustc-community/dfine-small-coco",
+    "hf/hustvl/yolos-tiny",
+    "hf/openai/clip-vit-base-patch16",
+    "hf/openai/clip-vit-base-patch32",
+    "hf/openai/clip-vit-large-patch14",
+    "hf/google/siglip-base-patch16-224",
+    "hf/Salesforce/blip-itm-base-coco",
+    "hf/google/vit-base-patch16-224",
+    "open_clip/ViT-B-16",
+    "open_clip/ViT-B-32",
+    "open_clip/ViT-L-14",
+    "open_clip/ViT-B-16-SigLIP",
+    "open_clip/RN50",
+)
+"""Of the families whose names are not whybox's to list: every other name of theirs works as well."""
+_FILES = (".pt", ".pth", ".pkl", ".ckpt", ".safetensors", ".bin", ".onnx", ".engine", ".torchscript", ".tflite")
+_RUNTIMES = (".onnx", ".engine", ".tflite")
+
+
+def list_methods(model: Model | None = None) -> list[str]:
+    """The names of the methods.
+
+    Args:
+        model: Only those that work with this model; None: all.
+
+    Returns:
+        Names for `explain(..., method=)`.
+    """
+    return [name for name, kind in registry.methods().items() if model is None or kind.serves(model)]
+
+
+def list_metrics(given: Iterable[str] | None = None) -> list[str]:
+    """The names of the metrics.
+
+    Args:
+        given: Only those that need no more than these: "box", "mask", "fixations", "predict", "redraw", "randomized", "whole",
+            "words"; None: all.
+
+    Returns:
+        Names for `evaluate(..., metrics=)`.
+    """
+    known: dict[str, Any] = dict(registry.metrics())
+    return [name for name, kind in known.items() if given is None or frozenset(kind().needs) <= frozenset(given)]
+
+
+def list_targets(model: Model | None = None) -> list[str]:
+    """The names of the targets.
+
+    Args:
+        model: Only those that this model's kind has; None: all, and every family's raw outputs.
+
+    Returns:
+        Names for `explain(..., target=)`; "contrast:CLASS" stands for one with a class of yours.
+    """
+    if model is None:
+        return list(DESCRIPTIONS)
+    boxes = (*SIDES, COMBINED)
+    named = [*TARGETS, COMBINED, "contrast:CLASS"]
+    return [name for name in named if not (model.whole_image and name in boxes)]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of models that `load` knows.
+
+    Args:
+        pattern: Only those that it fits, with * and ? as in file names: "*fcos*".
+
+    Returns:
+        The shipped models, all of torchvision's detectors, and well-known ones of "hf/" and "open_clip/", where every name of a
+        Hugging Face repository and of open_clip works, too.
+    """
+    return [name for name in [*shipped_models(), *_listed(), *WELL_KNOWN] if fnmatchcase(name.lower(), pattern.lower())]
+
+
+def shipped_models() -> list[str]:
+    """The names of the models that come with the package."""
+    from whybox import zoo
+
+    return [f"{BUILT_IN}/{name}" for name in (*zoo.shipped(), *zoo.shipped_folders())]
+
+
+def _listed() -> list[str]:
+    """The names of the families that have a list of them."""
+    loaders: dict[str, Any] = dict(registry.loaders())
+    return [f"{prefix}/{name}" for prefix, loader in loaders.items() if hasattr(loader, "names") for name in loader.names()]
+
+
+def unknown_model(name: str) -> UnknownNameError:
+    """The error for a model's name that nothing answers to, with what would work in its place."""
+    return UnknownNameError(f"unknown model {name!r}; {_what_works(name)}")
+
+
+def _what_works(name: str) -> str:
+    suffix = PurePath(name).suffix.lower()
+    if suffix in _RUNTIMES:
+        return f"a {suffix} file has no gradients: load the network that it was exported from as a torch.nn.Module"
+    if suffix in _FILES:
+        return (
+            "a file of weights is no model: build its network and pass the module, whybox.load(module, candidates=fn, "
+            f"features=[...], size=(h, w)), or load a model by name with weights={name!r}"
+        )
+    close = _close_to(name)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        hub = f"{HUB}/{name}"
+        return f"for a Hugging Face repository: {' or '.join(dict.fromkeys([hub, *close]))}"
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    prefixes = ", ".join(f"{prefix}/" for prefix in (BUILT_IN, *registry.loaders()))
+    return f"a name starts with one of {prefixes}, as in {', '.join((*shipped_models(), *WELL_KNOWN[:1]))}; see whybox models"
+
+
+def _close_to(name: str) -> list[str]:
+    """Names whose last part is like the last part of this one, at most three."""
+    known = list_models()
+    wanted = name.lower().rpartition("/")[2]
+    tails = {full.lower().rpartition("/")[2]: full for full in reversed(known)}
+    if wanted in tails:
+        return [tails[wanted]]
+    close = get_close_matches(wanted, tails, n=3, cutoff=0.75)
+    close = close or [tail for tail in tails if len(wanted) > 2 and tail.startswith(wanted)][:3]
+    return [tails[tail] for tail in close]

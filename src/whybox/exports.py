@@ -1,0 +1,84 @@
+"""An explanation in other forms: plain numbers and text, COCO's results, supervision.Detections."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from whybox.errors import WhyboxError
+from whybox.explained import Explained
+from whybox.report.overlay import value_range
+
+
+def to_dict(explained: Explained) -> dict[str, Any]:
+    """Everything but the pixels, as plain numbers and text: what the manifest holds."""
+    return {
+        "name": explained.name,
+        "height": explained.image.shape[-2],
+        "width": explained.image.shape[-1],
+        "model": explained.model,
+        "method": explained.maps.method,
+        "target": explained.maps.target,
+        "options": {name: plain(value) for name, value in explained.maps.options.items()},
+        "seconds": dict(explained.seconds),
+        "detections": _rows(explained),
+    }
+
+
+def _rows(explained: Explained) -> list[dict[str, Any]]:
+    columns: dict[str, Sequence[Any]] = {"peak": explained.peak} if explained.whole_image else {}
+    columns |= {"text": [asdict(text) for text in explained.texts]} if explained.texts else {}
+    columns |= {"tokens": explained.tokens, "words": explained.words} if explained.token_maps is not None else {}
+    rows = [_row(explained, i, name) for i, name in enumerate(explained.names)]
+    return [row | {name: column[i] for name, column in columns.items()} for i, row in enumerate(rows)]
+
+
+def _row(explained: Explained, index: int, name: str) -> dict[str, Any]:
+    detections, maps = explained.detections, explained.maps
+    native = maps.native[index]
+    low, high = value_range([native])
+    return {
+        "name": name,
+        "label": int(detections.labels[index]),
+        "score": float(detections.scores[index]),
+        "box": detections.boxes[index].tolist(),
+        "source": int(detections.source[index]),
+        "note": explained.notes[index] if explained.notes else "",
+        "route": maps.routes[index] if maps.routes else "",
+        "map": {"height": native.shape[0], "width": native.shape[1], "low": low, "high": high},
+    }
+
+
+def plain(value: Any) -> Any:
+    """An option as JSON can hold it."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return str(value)
+
+
+def to_coco(explained: Explained, image_id: int = 0) -> list[dict[str, Any]]:
+    """COCO's result form, one dict per detection: bbox is x, y, width, height; category_id is the label."""
+    detections = explained.detections
+    rows = zip(detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
+    return [
+        {"image_id": image_id, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        for (x1, y1, x2, y2), label, score in rows
+    ]
+
+
+def to_supervision(explained: Explained) -> Any:
+    """supervision.Detections, with the class names and the candidates' rows in `data`."""
+    try:
+        import supervision
+    except ImportError:
+        raise WhyboxError("to_supervision needs the package supervision: pip install supervision") from None
+    import numpy as np
+
+    detections = explained.detections
+    return supervision.Detections(
+        xyxy=detections.boxes.detach().cpu().float().numpy(),
+        confidence=detections.scores.detach().cpu().float().numpy(),
+        class_id=detections.labels.detach().cpu().numpy().astype(int),
+        data={"class_name": np.array(explained.names, dtype=str), "source": detections.source.detach().cpu().numpy()},
+    )

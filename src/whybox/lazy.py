@@ -1,0 +1,42 @@
+"""Classes of a folder's files by their names, without loading a file before one of its classes is asked for."""
+
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+
+def find_class(package: str, name: str) -> Any:
+    """The class `name` that a file of the package registers: the file's name is the class's `name`.
+
+    Args:
+        package: The folder, as Python imports it: "whybox.methods".
+        name: The class, such as "Odam".
+
+    Raises:
+        AttributeError: No file registers such a class. A name without a capital is refused before any file is loaded.
+    """
+    if name[:1].isupper():
+        for module in _likely_first(package, name):
+            value = vars(module).get(name)
+            if isinstance(value, type) and vars(value).get("name") == module.__name__.rpartition(".")[2]:
+                return value
+    raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+
+def class_names(package: str) -> list[str]:
+    """The names of all classes that the files of a package register; loads every file."""
+    return sorted(
+        value.__name__
+        for module in _likely_first(package, "")
+        for value in vars(module).values()
+        if isinstance(value, type) and vars(value).get("name") == module.__name__.rpartition(".")[2]
+    )
+
+
+def _likely_first(package: str, name: str) -> Iterator[ModuleType]:
+    """The public files of a folder, the one first whose name spells the class's."""
+    files = [entry.name for entry in pkgutil.iter_modules(import_module(package).__path__) if not entry.name.startswith("_")]
+    for file in sorted(files, key=lambda file: (file.replace("_", "") != name.lower(), file)):
+        yield import_module(f"{package}.{file}")

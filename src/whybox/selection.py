@@ -1,0 +1,98 @@
+"""Which detections of an image are explained: the model's own best, the user's, or boxes that the user drew."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from whybox.errors import WhyboxError
+from whybox.missed import match_drawn
+from whybox.model import Model
+from whybox.types import Detections, Trace
+
+MOST_DETECTIONS = 100
+"""How many detections of an image are explained where nobody says."""
+
+
+def check_selection(score_threshold: Any, top: Any) -> None:
+    """Refuse a threshold or a number of detections that cannot be one."""
+    if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 0):
+        raise WhyboxError(f"top must be a whole number of detections, 0 or more, got {top!r}")
+    if not isinstance(score_threshold, (int, float)) or score_threshold != score_threshold:
+        raise WhyboxError(f"score_threshold must be a number, got {score_threshold!r}")
+
+
+def best(detections: Detections, score_threshold: float, top: int) -> Detections:
+    """The `top` best with at least that score, in the order in which they come."""
+    kept = torch.nonzero(detections.scores >= score_threshold)[:, 0]
+    if len(kept) > top:
+        kept = kept[detections.scores[kept].topk(top).indices.sort().values]
+    return detections[kept]
+
+
+def choose(
+    trace: Trace, wanted: Any, model: Model, score_threshold: float, top: int | None
+) -> tuple[Detections, tuple[str, ...]]:
+    """The N detections that are explained, and N notes on what became of drawn boxes.
+
+    Args:
+        trace: The image's pass.
+        wanted: None, Detections of this trace, a mapping with "boxes" and "labels", or supervision.Detections.
+        model: That made the trace.
+        score_threshold: Of the model's own detections.
+        top: So many of them, the best; None: 100, and of a model that matches the whole image with texts all texts.
+    """
+    if wanted is None:
+        own = _own(trace, model, score_threshold, top)
+        return own, ("",) * len(own)
+    if isinstance(wanted, Detections):
+        _check_rows(wanted, trace)
+        return wanted, ("",) * len(wanted)
+    drawn = _as_mapping(wanted, model.classes)
+    if model.whole_image and "labels" in drawn and "boxes" not in drawn:
+        drawn = {**drawn, "boxes": trace.candidates.boxes.expand(len(drawn["labels"]), 4)}
+    detections, notes = match_drawn(trace, drawn, model.classes, score_threshold)
+    # There was one candidate to choose from: how it fits the box says nothing.
+    return detections, ("",) * len(detections) if model.whole_image else notes
+
+
+def _own(trace: Trace, model: Model, score_threshold: float, top: int | None) -> Detections:
+    own = trace.detections
+    if not model.whole_image:
+        return best(own, score_threshold, MOST_DETECTIONS if top is None else top)
+    if model.takes_text:
+        # A text is asked for by its user, whatever its score.
+        chosen = best(own, -torch.inf, len(own) if top is None else top)
+    else:
+        chosen = best(own, score_threshold, MOST_DETECTIONS if top is None else top)
+    return chosen if len(chosen) else own[:1]
+
+
+def _check_rows(wanted: Detections, trace: Trace) -> None:
+    rows, columns = trace.candidates.scores.shape
+    fits = (wanted.source >= 0) & (wanted.source < rows) & (wanted.labels >= 0) & (wanted.labels < columns)
+    if not fits.all():
+        raise WhyboxError("detections: source or labels are not this image's candidates; pass boxes and labels instead")
+
+
+def _as_mapping(wanted: Any, classes: Sequence[str] | None) -> Mapping[str, Any]:
+    supervision = sys.modules.get("supervision")
+    if supervision is not None and isinstance(wanted, supervision.Detections):
+        return _from_supervision(wanted, classes)
+    if not isinstance(wanted, Mapping):
+        raise WhyboxError(
+            "detections must be Detections, supervision.Detections, or a mapping with boxes and labels, "
+            f"got {type(wanted).__name__}"
+        )
+    return wanted
+
+
+def _from_supervision(given: Any, classes: Sequence[str] | None) -> Mapping[str, Any]:
+    """Boxes, and labels by class name where the model has all of these names, else by class_id."""
+    names = [str(name) for name in given.data.get("class_name", ())]
+    if len(names) == len(given.xyxy) and classes is not None and set(names) <= set(classes):
+        return {"boxes": given.xyxy, "labels": names}
+    if given.class_id is None:
+        return {"boxes": given.xyxy}
+    return {"boxes": given.xyxy, "labels": given.class_id.tolist()}

@@ -1,0 +1,112 @@
+"""What a detector sees of its examples: windows, mirrored and recolored, in batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from whybox.training.examples import Example, Examples
+
+
+@dataclass(frozen=True)
+class DetectorBatches:
+    """Batches of `size` augmented examples by number, each a function of seed and number alone.
+
+    limits: see `augment`. zoom: how much larger a window shows its objects, least and most.
+    """
+
+    examples: Examples
+    size: int
+    seed: int
+    limits: tuple[int, int]
+    zoom: tuple[float, float]
+
+    def __call__(self, number: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """Images (3,h,w) in 0..1 and torchvision's targets."""
+        rng = np.random.default_rng((self.seed, 1, number))
+        rows = choose_rows(self.seed, self.size, number, len(self.examples))
+        pairs = [augment(self.examples[row], self.limits, self.zoom, rng) for row in rows]
+        return [image for image, _ in pairs], [target for _, target in pairs]
+
+
+def choose_rows(seed: int, size: int, number: int, count: int) -> Iterator[int]:
+    """The rows of a batch: every epoch goes through all examples in an order of its own.
+
+    Args:
+        seed: Of the orders.
+        size: Examples in a batch.
+        number: Which batch.
+        count: Examples there are.
+
+    Yields:
+        `size` rows, 0 to count - 1.
+    """
+    orders: dict[int, Any] = {}
+    for position in range(number * size, (number + 1) * size):
+        epoch, place = divmod(position, count)
+        if epoch not in orders:
+            orders[epoch] = np.random.default_rng((seed, 0, epoch)).permutation(count)
+        yield int(orders[epoch][place])
+
+
+def augment(
+    example: Example, limits: tuple[int, int], zoom: tuple[float, float], rng: np.random.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A random window of the example, mirrored half of the time and recolored, at the network's size.
+
+    Objects that keep less than 0.4 of their box, or 3 pixels of a side, are dropped, and so are regions where nothing is counted.
+
+    Args:
+        example: Image and boxes.
+        limits: The shortest and the longest side in pixels, as torchvision's transform fits them.
+        zoom: How much larger the window shows its objects, least and most.
+        rng: What is random.
+
+    Returns:
+        The image (3,h,w) in 0..1, and torchvision's target: boxes (N,4) xyxy in its pixels, and labels (N,).
+    """
+    height, width = example.image.shape[:2]
+    fit = min(limits[0] / min(height, width), limits[1] / max(height, width))
+    size = int(height * fit), int(width * fit)
+    scale = float(np.exp(rng.uniform(*np.log(zoom))))
+    spare = np.asarray([width, height]) * (1 - 1 / scale)
+    offset = rng.uniform(np.minimum(spare, 0), np.maximum(spare, 0))
+    image = _window(example.image, offset, scale, size)
+    grow = np.asarray([size[1] / width, size[0] / height] * 2) * scale
+    boxes = (example.boxes - np.tile(offset, 2)) * grow
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    boxes = boxes.clip(0, np.asarray([size[1], size[0]] * 2))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    keep = (sides.min(1, initial=np.inf) > 3) & (np.prod(sides, axis=1) > 0.4 * areas) & ~example.iscrowd
+    boxes = boxes[keep]
+    if rng.random() < 0.5:
+        image = image.flip(-1)
+        boxes = np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
+    # torchvision's label 0 is the background.
+    target = {"boxes": torch.from_numpy(boxes.astype(np.float32)), "labels": torch.from_numpy(example.labels[keep] + 1)}
+    return _recolor(image, rng), target
+
+
+def _window(pixels: NDArray[np.uint8], offset: NDArray[np.float64], scale: float, size: tuple[int, int]) -> Tensor:
+    """The window (3,h,w) whose upper left is at `offset`; to the nearest pixel; what lies outside is grey."""
+    height, width = pixels.shape[:2]
+    across, down = round(width / scale), round(height / scale)
+    left, top = (int(value) for value in np.rint(offset))
+    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + across, width), min(top + down, height)
+    sheet = np.full((down, across, 3), 128, dtype=np.uint8)
+    sheet[y1 - top : y2 - top, x1 - left : x2 - left] = pixels[y1:y2, x1:x2]
+    image = torch.from_numpy(sheet).permute(2, 0, 1)[None].float() / 255
+    return functional.interpolate(image, size, mode="bilinear", align_corners=False)[0]
+
+
+def _recolor(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Contrast, brightness and tint changed by up to a fifth."""
+    gain = torch.from_numpy(rng.uniform(0.85, 1.18) * rng.uniform(0.93, 1.07, (3, 1, 1))).float()
+    shift = float(rng.uniform(-0.08, 0.08))
+    middle = image.mean()
+    return ((image - middle) * gain + middle + shift).clamp(0, 1)

@@ -1,0 +1,84 @@
+"""What a CLIP sees of its scenes: windows, texts, and which are true of which, in batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whybox.training import captioned_scenes as scenes
+from whybox.training.captioned_scenes import PHRASES, Drawn
+from whybox.training.clip_network import MEAN, SPREAD
+
+
+@dataclass(frozen=True)
+class CaptionedBatches:
+    """Batches of `size` windows by number, each a function of seed and number alone.
+
+    tokenizer: of the texts. side: of a window, in pixels. grid: patches of a side where each patch's truth is asked for, else 0.
+    zoom: the sides of the windows, least and most, as parts of a scene's.
+    """
+
+    drawn: Drawn
+    tokenizer: Any
+    size: int
+    seed: int
+    side: int
+    grid: int
+    zoom: tuple[float, float]
+
+    def __call__(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the network is given, and what is true: see `Matcher`."""
+        rng = np.random.default_rng((self.seed, 1, number))
+        rows = rng.integers(len(self.drawn), size=self.size).tolist()
+        words = [self.drawn.words[row] for row in rows]
+        windows = [scenes.random_window(rng, self.zoom) for _ in rows]
+        kept = [w.kept(self.drawn.owners[row], len(known.names)) for w, row, known in zip(windows, rows, words, strict=True)]
+        phrases = scenes.match_phrases(words, kept, rng)
+        few = len(rows) // 4
+        texts = scenes.join(
+            phrases, scenes.match_captions(words, kept, few), scenes.match_relations(words, windows, phrases.truth, few, rng)
+        )
+        images = recolor(scenes.take_windows(self.drawn.images[rows], windows, self.side), rng)
+        read = self.tokenizer(texts.texts, padding=True, return_tensors="pt")
+        truth = {"texts": texts.truth, "sure": texts.sure}
+        if self.grid:
+            places = zip(windows, rows, words, strict=True)
+            cells = [(window.cells(self.drawn.owners[row], self.grid), known) for window, row, known in places]
+            truth["patches"] = torch.stack([patch_truth(owners, known) for owners, known in cells])
+        return {"pixel_values": (images - MEAN) / SPREAD, **read}, truth
+
+
+def recolor(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Contrast, tint and brightness changed a little, too little to turn one color into another.
+
+    Args:
+        images: (B,3,h,w) in 0..1.
+        rng: What is random.
+
+    Returns:
+        The same images, changed.
+    """
+    count = len(images)
+    gain = torch.from_numpy(rng.uniform(0.88, 1.14, (count, 1, 1, 1)) * rng.uniform(0.96, 1.04, (count, 3, 1, 1))).float()
+    shift = torch.from_numpy(rng.uniform(-0.06, 0.06, (count, 1, 1, 1))).float()
+    middle = images.mean((1, 2, 3), keepdim=True)
+    return ((images - middle) * gain + middle + shift).clamp(0, 1)
+
+
+def patch_truth(cells: NDArray[np.int8], known: scenes.Words) -> Tensor:
+    """Which phrases are true of what is seen in each cell of a grid.
+
+    Args:
+        cells: (h,w), the row of the object that is seen there, or -1.
+        known: The scene in words.
+
+    Returns:
+        (h*w,P), 1 where a phrase is true and 0 elsewhere.
+    """
+    table = torch.zeros(len(known.names) + 1, len(PHRASES))
+    for row, pair in enumerate(zip(known.names, known.colors, strict=True)):
+        table[row, scenes.COLUMNS[pair]] = 1
+    return table[torch.from_numpy(cells.astype(np.int64)).flatten()]

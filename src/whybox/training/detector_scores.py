@@ -1,0 +1,42 @@
+"""How well a detector finds what is annotated, on examples that it was not trained on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whybox.accuracy.coco import CocoAP, coco_ap
+from whybox.training.examples import Example
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module, examples: Sequence[Example], classes: Sequence[str], limit: int | None = None, batch: int = 8
+) -> CocoAP:
+    """COCO AP of a torchvision detector.
+
+    Args:
+        network: The detector; it is left in the mode that it came in.
+        examples: Images and boxes.
+        classes: Class names; label 1 is the first.
+        limit: Take the first so many examples only.
+        batch: Images at a time.
+
+    Returns:
+        The average precisions.
+    """
+    was_training, device = network.training, next(network.parameters()).device
+    network.eval()
+    detections: list[Mapping[str, Tensor]] = []
+    truths: list[Mapping[str, Any]] = []
+    count = min(len(examples), limit or len(examples))
+    for start in range(0, count, batch):
+        chosen = [examples[index] for index in range(start, min(start + batch, count))]
+        images = [torch.tensor(example.image, device=device).permute(2, 0, 1) / 255 for example in chosen]
+        # torchvision's label 0 is the background.
+        for found in network(images):
+            detections.append({key: value.cpu() - (key == "labels") for key, value in found.items()})
+        truths += [{"boxes": item.boxes, "labels": item.labels, "iscrowd": item.iscrowd} for item in chosen]
+    network.train(was_training)
+    return coco_ap(detections, truths, classes)

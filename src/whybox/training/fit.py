@@ -1,0 +1,347 @@
+"""The one training loop: steps, the moving average of the weights, checkpoints, and going on after a stop.
+
+What is learned is handed in: `batch` makes what a step sees, `losses` says how wrong the networks are about it.
+"""
+
+import copy
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from whybox.errors import WhyboxError
+from whybox.files import one_line, write_whole
+from whybox.training.recipe import Recipe, fabric_precision
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+CHECKPOINT = "checkpoint.pt"
+Losses = Callable[[Any], Mapping[str, Tensor]]
+"""A batch -> scalars by name."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands: steps done, seconds spent, and the interim scores (step, and a number by name)."""
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Trained(nn.Module):
+    """All that is trained, and the losses as its forward pass.
+
+    As one module, so that Fabric wraps every pass of whatever network, however often the losses run it: precision and the
+    exchange of gradients are then right for all of them.
+    """
+
+    def __init__(self, network: nn.Module, beside: Mapping[str, nn.Module], losses: Losses) -> None:
+        super().__init__()
+        self.network = network
+        self.beside = nn.ModuleDict(beside)
+        # In a tuple: a module that is called for the losses would be registered a second time.
+        self.losses = (losses,)
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return dict(self.losses[0](batch))
+
+
+class Fit:
+    """A training in progress: network, its moving average (which is what is kept in the end), optimizer, progress."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        batch: Callable[[int], Any],
+        losses: Losses,
+        recipe: Recipe,
+        fabric: "Fabric",
+        *,
+        beside: Mapping[str, nn.Module] | None = None,
+        terms: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move the network to its device and begin at step 0.
+
+        Args:
+            network: What is trained, averaged and kept.
+            batch: Number -> a batch of `recipe.part(fabric)` examples, a function of that number alone, so that a resumed run
+                goes on the same. Step s takes the numbers from s x parts on, parts being processes x accumulate. Tensors in
+                lists, tuples and mappings are moved to the device.
+            losses: A batch -> scalars by name, the same names every time; their sum is minimized. It may run the network and the
+                modules beside it as often as it needs.
+            recipe: How to train.
+            fabric: Launched, with the recipe's precision.
+            beside: More modules to train, by name; they are in the checkpoint, not in the average.
+            terms: What else must be the same for a resumed run to be the same run.
+
+        Raises:
+            WhyboxError: Fabric was launched with another precision.
+        """
+        own = fabric.strategy.precision.precision
+        if own != fabric_precision(recipe.precision):
+            raise WhyboxError(f"the recipe's precision is {recipe.precision}, Fabric was launched with {own}; give both the same")
+        self.network, self.recipe, self.fabric = network, recipe, fabric
+        self.beside = dict(beside or {})
+        self.batch, self.terms = batch, {**asdict(recipe), **(terms or {})}
+        self._trained = fabric.setup_module(_Trained(network, self.beside, losses))
+        self.averaged = {key: _precise(value) for key, value in network.state_dict().items()}
+        parameters = list(chain(network.parameters(), *(module.parameters() for module in self.beside.values())))
+        weights = [weight for weight in parameters if weight.ndim > 1]
+        others = [weight for weight in parameters if weight.ndim <= 1]
+        groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = fabric.setup_optimizers(torch.optim.AdamW(groups, lr=recipe.lr))
+        self.progress = Progress()
+
+    @property
+    def parts(self) -> int:
+        """Calls of `batch` that make one step, over all processes."""
+        return int(self.fabric.world_size) * self.recipe.accumulate
+
+    def advance(self) -> dict[str, float]:
+        """One step.
+
+        Returns:
+            The step's losses by name, means over its parts.
+
+        Raises:
+            WhyboxError: A loss or the gradient is not finite; the weights are then those of the step before.
+        """
+        begun, step = time.perf_counter(), self.progress.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(step)
+        self._trained.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._mean([self._run_part(step, part) for part in range(self.recipe.accumulate)])
+        if not math.isfinite(total := sum(losses.values())):
+            raise WhyboxError(f"the loss of step {step} is {total}; lower the learning rate, or check the data")
+        self._clip(step)
+        self.optimizer.step()
+        self._follow(step)
+        self.progress.step += 1
+        self.progress.seconds += time.perf_counter() - begun
+        return losses
+
+    def _run_part(self, step: int, part: int) -> dict[str, Tensor]:
+        """Losses and gradients of one part of a step."""
+        number = (step * self.recipe.accumulate + part) * self.fabric.world_size + self.fabric.global_rank
+        with _seeded(self.recipe.seed, number, self.fabric.device):
+            batch = self.fabric.to_device(self.batch(number))
+            # Gradients are exchanged once a step, with its last part.
+            with self.fabric.no_backward_sync(self._trained, enabled=part + 1 < self.recipe.accumulate):
+                losses: dict[str, Tensor] = self._trained(batch)
+                self.fabric.backward(torch.stack(list(losses.values())).sum() / self.recipe.accumulate)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _mean(self, parts: list[dict[str, Tensor]]) -> dict[str, float]:
+        """The mean of each loss over parts and processes: every process sees the same, and stops at the same NaN."""
+        names = list(parts[0])
+        values = torch.stack([torch.stack([losses[name] for name in names]) for losses in parts]).mean(0)
+        return dict(zip(names, self.fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))
+
+    def _clip(self, step: int) -> None:
+        norm = self.fabric.clip_gradients(self._trained, self.optimizer, max_norm=self.recipe.clip, error_if_nonfinite=False)
+        # A gradient scaler (16-mixed) expects overflows: it leaves the step out and scales less.
+        if getattr(self.fabric.strategy.precision, "scaler", None) is None and not norm.isfinite():
+            raise WhyboxError(f"the gradient of step {step} is {norm.item()}; lower the learning rate, or check the data")
+
+    def _follow(self, step: int) -> None:
+        """Move the average towards the weights; early on the window is short."""
+        keep = min(self.recipe.average, (1 + step) / (10 + step))
+        for key, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                self.averaged[key].lerp_(value.to(self.averaged[key].dtype), 1 - keep)
+            else:
+                self.averaged[key].copy_(value)
+
+    def averaged_network(self) -> Any:
+        """A copy of the network with the averaged weights, in evaluation mode and in single precision."""
+        network = copy.deepcopy(self.network).float().eval()
+        network.load_state_dict(self.averaged)
+        return network
+
+    def begin(self, file: Path, *, resume: bool, on_warning: Callable[[str], None] = lambda text: None) -> None:
+        """Go on from the checkpoint in the file, or write the first one there: a folder that cannot be written to is found
+        out now.
+
+        Args:
+            file: The checkpoint.
+            resume: Go on from it, where it is there.
+            on_warning: Gets a line where going on will not give the very bits of an unbroken run.
+
+        Raises:
+            WhyboxError: It is there and not to be resumed, cannot be resumed, or cannot be written.
+        """
+        there = self.fabric.broadcast(file.exists())
+        if there and not resume:
+            raise WhyboxError(f"{file} is from an earlier run; resume it, or name another folder")
+        if there:
+            self.read(file, on_warning)
+        else:
+            self.on_first(lambda: self.write(file))
+
+    def on_first(self, action: Callable[[], None]) -> None:
+        """Let the first process do something while the others wait.
+
+        Args:
+            action: What it does.
+
+        Raises:
+            WhyboxError: The action's, in every process: none is left waiting for one that has stopped.
+        """
+        failed: WhyboxError | None = None
+        if self.fabric.is_global_zero:
+            try:
+                action()
+            except WhyboxError as error:
+                failed = error
+        if failed := self.fabric.broadcast(failed):
+            raise failed
+
+    def write(self, file: Path) -> None:
+        """Write everything that going on needs, whole or not at all; see `on_first`.
+
+        Args:
+            file: The checkpoint.
+
+        Raises:
+            WhyboxError: It cannot be written.
+        """
+        buffer = io.BytesIO()
+        state = {
+            "recipe": self.terms,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "beside": {name: module.state_dict() for name, module in self.beside.items()},
+            "parts": self.parts,
+            "scaler": self.fabric.strategy.precision.state_dict(),
+        }
+        torch.save(state, buffer)
+        write_whole(file, buffer.getvalue())
+
+    def read(self, file: Path, on_warning: Callable[[str], None] = lambda text: None) -> None:
+        """Go back to where `write` was called.
+
+        The first trainings wrote no "beside", "parts" and "scaler": theirs are read as of one process with nothing beside it.
+
+        Args:
+            file: The checkpoint.
+            on_warning: Gets a line where the steps are now shared out differently.
+
+        Raises:
+            WhyboxError: The file is broken, or of another recipe or network.
+        """
+        broken = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, UnpicklingError)
+        try:
+            state = torch.load(file, weights_only=True, map_location="cpu")
+            changed = self._changes(state["recipe"])
+            if not changed:
+                self._restore(state)
+        except broken as error:
+            why = str(error).splitlines()[0] if str(error) else one_line(error)
+            raise WhyboxError(f"cannot resume from {file}: {why}; train anew into another folder") from error
+        if changed:
+            words = f"it was begun with another {', '.join(changed)}; give what it was begun with, or name another folder"
+            raise WhyboxError(f"cannot resume from {file}: {words}")
+        if (parts := state.get("parts", 1)) != self.parts:
+            on_warning(f"a step was shared out in {parts} parts and now is in {self.parts}: the weights will differ in detail")
+
+    def _changes(self, earlier: Mapping[str, Any]) -> list[str]:
+        """The terms in which an earlier run differs. A term that it did not know, or how it shared out its steps, is none."""
+        known = {**earlier, "precision": fabric_precision(earlier["precision"])}
+        own = {**self.terms, "precision": fabric_precision(self.recipe.precision)}
+        return [key for key, value in own.items() if key != "accumulate" and key in known and known[key] != value]
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        for name, module in self.beside.items():
+            module.load_state_dict(state["beside"][name])
+        self.averaged = {key: value.to(self.fabric.device) for key, value in state["averaged"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+
+
+def _precise(value: Tensor) -> Tensor:
+    """A copy, in single precision or better: an average of halves would not move."""
+    precision = torch.promote_types(value.dtype, torch.float32) if value.is_floating_point() else value.dtype
+    return value.detach().to(precision, copy=True)
+
+
+@contextmanager
+def _seeded(seed: int, number: int, device: torch.device) -> Iterator[None]:
+    """torch's random numbers (dropout) as a function of seed and number, and afterwards as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.default_rng((seed, 2, number)).integers(2**63)))
+        yield
+
+
+def fit(
+    run: Fit,
+    folder: Path,
+    *,
+    resume: bool = False,
+    every: int = 250,
+    score: Callable[[Any], Mapping[str, float]] | None = None,
+    log: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
+    on_warning: Callable[[str], None] = lambda text: None,
+) -> Fit:
+    """Train to the recipe's end; every `every` steps score, and write `checkpoint.pt`.
+
+    Args:
+        run: The training, at its beginning.
+        folder: Where the checkpoint goes.
+        resume: Go on from the checkpoint of an earlier run of the same recipe: it ends as the unbroken run would have.
+        every: Steps between checkpoints; at most so many are lost when the training is killed.
+        score: The averaged network -> numbers by name, which the history keeps; the first process alone calls it.
+        log: Gets a line at each checkpoint.
+        on_progress: Gets the steps done and the losses, each step.
+        on_warning: Gets a line on what is wrong.
+
+    Returns:
+        The training, at its end.
+
+    Raises:
+        WhyboxError: The folder holds another training, cannot be written, or a loss is not finite.
+    """
+    if every < 1:
+        raise WhyboxError(f"every is at least 1 step, not {every}")
+    file = folder / CHECKPOINT
+    run.begin(file, resume=resume, on_warning=on_warning)
+    while run.progress.step < run.recipe.steps:
+        losses = run.advance()
+        on_progress(run.progress.step, losses)
+        if run.progress.step % every == 0 or run.progress.step == run.recipe.steps:
+            run.on_first(partial(_pause, run, file, losses, score, log))
+    return run
+
+
+def _pause(
+    run: Fit,
+    file: Path,
+    losses: Mapping[str, float],
+    score: Callable[[Any], Mapping[str, float]] | None,
+    log: Callable[[str], None],
+) -> None:
+    """Score, write the checkpoint, and say so."""
+    scores = dict(score(run.averaged_network())) if score else {}
+    run.progress.history.append({"step": run.progress.step, **scores})
+    run.write(file)
+    shown = " ".join(f"{name} {value:.3f}" for name, value in [*losses.items(), *scores.items()])
+    log(f"step {run.progress.step} of {run.recipe.steps}, {run.progress.seconds:.0f} s: {shown}")

@@ -1,0 +1,86 @@
+"""How to train: steps, batch, learning rate, precision."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from whybox.errors import WhyboxError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+FABRIC_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+
+
+def fabric_precision(name: str) -> str:
+    """Fabric's name of a precision.
+
+    Args:
+        name: "float32", "bfloat16" (autocast), or one of Fabric's own.
+
+    Returns:
+        One of FABRIC_PRECISIONS.
+
+    Raises:
+        WhyboxError: It is none of them.
+    """
+    found = PRECISIONS.get(name, name)
+    if found not in FABRIC_PRECISIONS:
+        own = ", ".join(FABRIC_PRECISIONS)
+        raise WhyboxError(f"precision is float32 or bfloat16, or one of Fabric's names ({own}), not {name!r}")
+    return found
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    steps: of the optimizer, AdamW. batch: examples a step, over all processes and parts. lr: the peak of a warm-up of `warmup`
+    steps and a cosine. average: how much the moving average keeps at a step. clip: the gradient's longest norm. precision: see
+    `fabric_precision`. accumulate: parts in which a process takes its share of a step, one after another, to save memory.
+    """
+
+    steps: int
+    batch: int = 16
+    seed: int = 0
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    warmup: int = 200
+    average: float = 0.998
+    clip: float = 5.0
+    precision: str = "float32"
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise WhyboxError(f"steps and batch are at least 1, not {self.steps} and {self.batch}")
+        if self.accumulate < 1:
+            raise WhyboxError(f"accumulate is at least 1, not {self.accumulate}")
+        fabric_precision(self.precision)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step 0, 1, ...: linear warm-up, then a cosine down to a hundredth."""
+        warm = min(self.warmup, self.steps // 4)
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        done = (step - warm) / max(1, self.steps - warm)
+        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def part(self, fabric: "Fabric") -> int:
+        """How many examples one call of `batch` makes.
+
+        Args:
+            fabric: Launched; its processes share a step.
+
+        Returns:
+            The batch, divided by the processes and by `accumulate`.
+
+        Raises:
+            WhyboxError: The batch cannot be divided so.
+        """
+        parts = int(fabric.world_size) * self.accumulate
+        if self.batch % parts:
+            ways = f"{fabric.world_size} process{'es' if fabric.world_size > 1 else ''} with accumulate {self.accumulate}"
+            raise WhyboxError(f"a batch of {self.batch} cannot be shared by {ways}; choose a multiple of {parts}")
+        return self.batch // parts

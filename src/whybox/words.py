@@ -1,0 +1,49 @@
+"""What the words of a text give: a number for each of its tokens, and a map for each distinct word alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from whybox import registry
+from whybox.attention import ImageTextModel, TokenMaps
+from whybox.errors import WhyboxError
+from whybox.method import TextMethod
+from whybox.model import Model
+from whybox.targets import find_target
+from whybox.types import Detections, Target, Trace
+
+SCORES = ("score", "logit")
+"""Targets that every text has; a contrast is about two of the texts that were given."""
+
+
+def draws_words(method: Any, model: Model) -> bool:
+    """Whether a method has maps of texts, and the model reads them."""
+    return isinstance(method, TextMethod) and _reads_texts(model)
+
+
+def check_words(method: Any, model: Model, target: str | Target, *, words: bool, single_words: bool) -> None:
+    """Refuse what cannot be asked of the words.
+
+    Raises:
+        WhyboxError: The model reads no texts of the whole image, the method has no maps of words, or the target is about
+            the texts that were given.
+    """
+    if not (words or single_words):
+        return
+    if not _reads_texts(model):
+        raise WhyboxError(f"{model.name} is not an image-text model such as CLIP: leave words and single_words out")
+    if words and not isinstance(method, TextMethod):
+        kinds: Mapping[str, Any] = registry.methods()
+        known = [name for name, kind in kinds.items() if kind.serves(model) and isinstance(kind, TextMethod)]
+        raise WhyboxError(f"{method.name} gives no maps of words; methods that do: {', '.join(known)}")
+    if single_words and target not in SCORES:
+        raise WhyboxError(f"single_words are explained for target {' or '.join(SCORES)}, got {target!r}")
+
+
+def explain_tokens(method: TextMethod, model: Model, trace: Trace, detections: Detections, target: str | Target) -> TokenMaps:
+    """A number for every token of the texts behind the detections."""
+    chosen: Sequence[Target] = [find_target(target, model.classes, tuple(trace.candidates.raw))]
+    return method.explain_text(model, trace, detections, chosen)[0]
+
+
+def _reads_texts(model: Model) -> bool:
+    return model.whole_image and model.takes_text and isinstance(model, ImageTextModel)

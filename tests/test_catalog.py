@@ -1,0 +1,71 @@
+"""What there is, by name, and what an unknown model's name is answered with."""
+
+import pytest
+
+import whybox
+from methods.small_clip import load_small, make_clip
+from models.detectors import detector
+from whybox import registry
+from whybox.errors import UnknownNameError
+
+
+@pytest.fixture(scope="module")
+def fcos():
+    return whybox.load(detector("fcos_resnet50_fpn"))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_small(make_clip())
+
+
+def test_methods_are_listed_and_filtered_by_what_works(fcos, clip):
+    assert whybox.list_methods() == list(registry.methods())
+    assert {"odam", "drise"} <= set(whybox.list_methods(fcos))
+    assert "grad_eclip" not in whybox.list_methods(fcos)
+    assert {"grad_eclip", "m2ib"} <= set(whybox.list_methods(clip))
+
+
+def test_metrics_are_filtered_by_what_is_given():
+    assert whybox.list_metrics() == list(registry.metrics())
+    assert "text_deletion" not in whybox.list_metrics({"box", "mask"})
+    assert {"pixel_ap", "odi"} <= set(whybox.list_metrics({"box", "mask"}))
+    assert whybox.list_metrics(["predict"]) == ["deletion", "insertion"]
+
+
+def test_targets_are_those_of_the_kind(fcos, clip):
+    assert whybox.list_targets() == list(registry.targets())
+    assert {"score", "x1", "combined"} <= set(whybox.list_targets(fcos))
+    assert whybox.list_targets(clip) == ["score", "logit", "against", "contrast:CLASS"]
+
+
+def test_models_are_filtered_by_a_pattern():
+    names = whybox.list_models()
+    assert {"whybox/scenes", "torchvision/fcos_resnet50_fpn", "hf/facebook/detr-resnet-50", "open_clip/ViT-B-16"} <= set(names)
+    assert whybox.list_models("*FCOS*") == ["torchvision/fcos_resnet50_fpn"]
+    assert whybox.list_models("nothing*") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("openai/clip-vit-base-patch16", r"hf/openai/clip-vit-base-patch16$"),
+        ("facebook/detr-resnet-50", r"hf/facebook/detr-resnet-50$"),
+        ("someone/their-model", r"for a Hugging Face repository: hf/someone/their-model$"),
+        ("detr-resnet-50", r"did you mean hf/facebook/detr-resnet-50\?$"),
+        ("ViT-B-16", r"did you mean open_clip/ViT-B-16\?$"),
+        ("vit-b-16", r"did you mean open_clip/ViT-B-16\?$"),
+        ("fcos_resnet50_fpn", r"did you mean torchvision/fcos_resnet50_fpn\?$"),
+        ("scenes", r"did you mean whybox/scenes\?$"),
+        ("yolov8n.pt", r"whybox.load\(module, candidates=fn, features=\[...\], size=\(h, w\)\).* weights='yolov8n.pt'$"),
+        ("runs/best.pth", r"a file of weights is no model"),
+        ("model.onnx", r"a .onnx file has no gradients"),
+        ("zzz", r"a name starts with one of whybox/, .*hf/.*; see whybox models$"),
+    ],
+)
+def test_an_unknown_model_is_answered_with_what_would_work(name, suggested):
+    with pytest.raises(UnknownNameError, match=suggested) as caught:
+        whybox.load(name)
+    assert str(caught.value).startswith(f"unknown model {name!r}; ")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 260
