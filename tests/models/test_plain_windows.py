@@ -418,6 +418,17 @@ def test_a_scripted_head_takes_the_exact_route():
     assert_agree(model, model.trace(picture()), "exact", tolerance=1e-5)
 
 
+def test_a_compiled_head_takes_the_exact_route():
+    net = Net(LOCAL["plain"]).eval()
+    model = build(net)
+    expected = model.trace(picture())
+    net.heads[0].compile(backend="eager")
+    trace = model.trace(picture())
+    assert trace.state is None
+    assert torch.equal(trace.candidates.scores, expected.candidates.scores)
+    assert set(gradients(model, trace, "auto")[1]) == {"exact"}
+
+
 def test_a_trace_holds_no_graph_and_leaves_no_gradient():
     net = Net(LOCAL["BatchNorm and SiLU"])
     model = build(net)

@@ -128,6 +128,14 @@ class PassRecorder(Recorder):
         return None if self.broken or not recording.raw else Recorded(recording, roots, read)
 
 
+def compiled(network: nn.Module) -> bool:
+    """Whether parts of the network went through torch.compile: its calls are not Python's, and recording would compile anew."""
+    return any(
+        getattr(part, "_compiled_call_impl", None) is not None or type(part).__name__ == "OptimizedModule"
+        for part in network.modules()
+    )
+
+
 def _forget(tensor: Tensor) -> None:
     return None
 

@@ -23,7 +23,7 @@ from whybox.models._layers import (
     strongest_layers,
 )
 from whybox.models.plain._preparation import Preparation
-from whybox.models.plain._recorded import Asked, PassRecorder, Recorded
+from whybox.models.plain._recorded import Asked, PassRecorder, Recorded, compiled
 from whybox.models.plain._suppression import Suppression
 from whybox.ops.gradients import recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, map_tensors, tensors_in
@@ -89,9 +89,10 @@ class Plain(Model):
         if differentiable:
             trace, layers = self._run(image, self.features, gradients=True, weights=True)
             return replace(trace, state=tuple(layers))
-        # What can only run without a graph (a forward under inference_mode, a function that reads through NumPy) fails here.
-        with suppress(Exception):
-            return self._run_recorded(image)
+        if not compiled(self.network):
+            # What can only run without a graph (a forward under inference_mode, a function that reads through NumPy) fails here.
+            with suppress(Exception):
+                return self._run_recorded(image)
         return self._run(image, self.features, gradients=False)[0]
 
     def predict(self, images: Tensor) -> list[Candidates]:
