@@ -106,12 +106,12 @@ def read_embedding(transformer: Transformer, tokens: Tensor, row: Tensor) -> Ten
     return transformer.read(tokens if transformer.pooling == "mean" else take_rows(tokens, row))
 
 
-def embedding_from(passed: TransformerPass, start: int, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def embedding_from(transformer_pass: TransformerPass, start: int, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """The embeddings (B,D) where tokens (B,N,C) enter layer `start`: the rest of the network is run. mask: None, the pass's."""
-    transformer = passed.transformer
-    mask = passed.mask if mask is None else mask
+    transformer = transformer_pass.transformer
+    mask = transformer_pass.mask if mask is None else mask
     after = run_layers(transformer.layers[start:], tokens, mask)
-    row = passed.row if len(passed.row) == len(after) else passed.row.expand(len(after))
+    row = transformer_pass.row if len(transformer_pass.row) == len(after) else transformer_pass.row.expand(len(after))
     return read_embedding(transformer, after, row)
 
 

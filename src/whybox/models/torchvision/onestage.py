@@ -210,9 +210,9 @@ def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: fr
     for (name, value), gradient in zip(raw.items(), gradients, strict=True):
         if gradient is None:
             continue
-        passed = gradient * (value > 0) if name in rectified else gradient
+        gated = gradient * (value > 0) if name in rectified else gradient
         seed = value.new_zeros((len(value), anchors, value.shape[1]))
-        seed[torch.arange(len(value), device=value.device), anchor] = passed
+        seed[torch.arange(len(value), device=value.device), anchor] = gated
         seeds[name] = seed.flatten(1)
     return seeds
 
