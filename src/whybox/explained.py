@@ -94,15 +94,15 @@ class Explained:
 
     @property
     def peak(self) -> tuple[float, ...]:
-        """The largest raw value of each map: how much there is to see, where a scaled map always looks like something."""
+        """The largest raw value of each map: the strength that min-max scaling hides."""
         return tuple(float(values.detach().max()) for values in self.maps.native)
 
     @property
     def tokens(self) -> tuple[tuple[tuple[str, float], ...], ...]:
-        """For each text its tokens, each with its value, raw.
+        """For each text its tokens, each with its raw value.
 
         Raises:
-            WhyboxError: They were not asked for.
+            WhyboxError: They were not requested.
         """
         maps = self._token_maps("tokens")
         pairs = zip(maps.texts, maps.values, strict=True)
@@ -113,7 +113,7 @@ class Explained:
         """For each text its words, each with the sum over its tokens.
 
         Raises:
-            WhyboxError: They were not asked for.
+            WhyboxError: They were not requested.
         """
         maps = self._token_maps("words")
         return tuple(tuple(zip(text.words, maps.word_values(i).tolist(), strict=True)) for i, text in enumerate(maps.texts))
@@ -132,7 +132,7 @@ def class_name(label: int, classes: Sequence[str] | None) -> str:
 
 
 def _some_maps(maps: HeatMaps, chosen: Sequence[int]) -> HeatMaps:
-    """The maps of some rows, with the rows of the options that hold a number per text."""
+    """The maps of some rows, with the same rows of options that hold one number per text."""
     options = {
         name: [value[i] for i in chosen] if name in PER_TEXT and isinstance(value, (list, tuple)) else value
         for name, value in maps.options.items()

@@ -453,7 +453,7 @@ def test_subclasses_match_and_others_do_not():
     assert matches(Own(CONFIGS["detr"]()))
     assert not matches(network("detr").model)
     assert not matches(nn.Linear(1, 1))
-    with pytest.raises(WhyboxError, match="Linear is not a supported detection transformer .detr"):
+    with pytest.raises(WhyboxError, match=r"Linear is not a supported detection transformer \(detr"):
         wrap(nn.Linear(1, 1))
 
 
