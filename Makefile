@@ -17,9 +17,11 @@ demo: $(RUN_STAMP)
 test: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# Old releases meet newer Python and newer libraries: what they warn of about themselves is not looked at.
+# What old releases warn of about themselves: newer libraries beside them, and files that ray 2.9 leaves open.
+OLD_WARNINGS := -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::ResourceWarning
+
 test-oldest: $(OLDEST_STAMP)
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning -W ignore::FutureWarning
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal $(OLD_WARNINGS)
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff check .
@@ -31,6 +33,7 @@ docs: $(DOCS_STAMP)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.detectors
+	$(BIN)/python -m benchmarks.plain
 	$(BIN)/python -m benchmarks.perturbation
 	$(BIN)/python -m benchmarks.matching
 

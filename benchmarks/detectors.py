@@ -25,7 +25,7 @@ import torchvision
 from torch import nn
 
 import whybox
-from whybox.api import make_method
+from whybox.method_choice import make_method
 from whybox.model import Model
 from whybox.targets import SIDES, find_target
 from whybox.types import Detections, Trace
@@ -69,8 +69,8 @@ def timed_in_turn(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str,
 
 def maps(model: Model, trace: Trace, found: Detections, names: tuple[str, ...], route: str = "auto") -> Any:
     """The maps of some targets over one trace."""
-    targets = [find_target(name, model.classes)[0] for name in names]
-    return make_method("odam", model, route=route)(model, trace, found, targets, names)
+    targets = [find_target(name, model.classes) for name in names]
+    return make_method("odam", model, route=route)(model, trace, found, targets)
 
 
 def measure(kind: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_a_method_without_maps_of_words_says_scores_alone(whybox, clip, pictures
         (("a dog", "--size", "12"), "--size '12': expected keep, or height and width"),
         (("a dog", "--size", "2x2"), "size must be None"),
         (("a dog", "--method", "grad_eclp"), "unknown method 'grad_eclp'; did you mean grad_eclip"),
-        (("a dog", "--heads", "many"), "unknown heads 'many'"),
+        (("a dog", "--heads", "many"), "heads must be one of native, single, got 'many'"),
         (("a dog", "--method", "rollout", "--heads", "single"), "method 'rollout' has no option 'heads'"),
         (("a dog", "--weights", "none"), "comes with its own weights"),
     ],

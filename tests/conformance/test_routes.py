@@ -138,5 +138,4 @@ def test_frozen_statistics_serve_only_methods_that_allow_them(name, method):
 def test_weights_from_the_whole_grid_take_no_frozen_statistics():
     assert not registry.methods()["odam"](smoothing="global").frozen_allowed
     assert registry.methods()["odam"]().frozen_allowed
-    assert not registry.methods()["ssgradcam_pp"](region="whole").frozen_allowed
-    assert registry.methods()["ssgradcam_pp"]().frozen_allowed
+    assert not registry.methods()["ssgradcam_pp"]().frozen_allowed

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from models.hf_versions import NEW
 from whybox.data.scenes import draw_scene
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,8 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_blocks_run(page, tmp_path, monkeypatch):
+    if not NEW and "DetrConfig(" in page.read_text():
+        pytest.skip("before transformers 5 a configuration with a backbone of one's own takes more words")
     monkeypatch.chdir(tmp_path)
     draw_scene(3, seed=1).image.save("street.jpg")
     names: dict[str, object] = {"__name__": "document"}

@@ -270,7 +270,7 @@ def test_maps_without_preference_of_place_stay_finite(model):
         ({"heads": "two"}, "heads"),
         ({"weighting": "cosin"}, "cosine"),
         ({"layers": 0}, "whole number from 1"),
-        ({"text_layers": 1.5}, "a whole number or none"),
+        ({"text_layers": 1.5}, "whole number"),
         ({"text_kept": "some"}, "text_kept"),
     ],
 )

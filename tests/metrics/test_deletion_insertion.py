@@ -392,7 +392,8 @@ def street():
     scene = draw_scene(3, seed=1)
     trace = whybox.trace(model, scene.image)
     found = trace.detections[trace.detections.scores > 0.5]
-    truth_boxes, labels = torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels)
+    # Columns of the detector: the background comes first.
+    truth_boxes, labels = torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels) + 1
     iou = pairwise_iou(found.boxes, truth_boxes) * (found.labels[:, None] == labels)
     keep = iou.amax(1) > 0.6
     truth = Truth(truth_boxes, labels, tuple(map(str, range(len(labels)))), torch.zeros(len(labels), dtype=torch.bool))

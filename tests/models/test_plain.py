@@ -7,8 +7,8 @@ from torchvision.ops import batched_nms, box_iou
 from whybox.errors import GradientError, UnknownNameError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model
-from whybox.models.plain import Plain, Preparation, Suppression, matches, wrap
-from whybox.types import Detections
+from whybox.models.plain.family import Plain, Preparation, Suppression, matches, wrap
+from whybox.types import Candidates, Detections
 
 STRIDES = (8, 16)
 CLASSES = ["red", "green", "blue"]
@@ -89,11 +89,11 @@ def assert_same(before, after):
     assert all(torch.equal(a, b) for a, b in zip(before[4], after[4], strict=True))
 
 
-def gradients(model, trace, detections, target=score, layer=None):
+def gradients(model, trace, detections, target=score, layer=None, route="auto"):
     """{detection: (gradient on the whole grid, its pullback)}"""
     found = {}
-    for pullback in model.pullbacks(trace, detections, layer, "auto"):
-        gradient = pullback.gradient(target)
+    for pullback in model.pullbacks(trace, detections, layer, route):
+        gradient = pullback.gradient(target).whole()
         for i, row in enumerate(pullback.rows.tolist()):
             assert row not in found
             found[row] = gradient.gradient[i], pullback
@@ -139,12 +139,13 @@ def test_no_candidate_is_no_detection():
 @pytest.mark.parametrize("around", [None, torch.no_grad])
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("target", [score, right_side])
-def test_gradient_equals_the_written_out_one(target, inplace, around):
+@pytest.mark.parametrize("route", ["windows", "exact"])
+def test_gradient_equals_the_written_out_one(route, target, inplace, around):
     """A float64 copy of the head, run by hand from a leaf at the neck, differentiated by autograd."""
     module = Head(inplace, around)
     model = build(module, read_with_level)
     trace = model.trace(image())
-    found = gradients(model, trace, trace.detections, target)
+    found = gradients(model, trace, trace.detections, target, route="exact" if route == "exact" else "fast")
     assert sorted(found) == list(range(len(trace.detections)))
     by_hand = Head(inplace=False).eval()
     with torch.no_grad():
@@ -162,7 +163,7 @@ def test_gradient_equals_the_written_out_one(target, inplace, around):
         assert (expected[level].any() and expected[1 - level] is None) or not expected[1 - level].any()
         torch.testing.assert_close(gradient, expected[level][0].float(), rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(pullback.features, leaves[level][0].detach().float())
-        assert pullback.route == "exact"
+        assert pullback.route == route
         assert pullback.stride == STRIDES[level]
 
 
@@ -249,7 +250,7 @@ def test_maps_come_out_of_the_whole_loop():
     (maps,) = Odam()(model, trace, trace.detections, [score])
     assert maps.at_image().shape == (len(trace.detections), 70, 90)
     assert maps.at_image().isfinite().all()
-    assert set(maps.routes) == {"exact"}
+    assert set(maps.routes) == {"windows"}
     assert all(native.max() > 0 for native in maps.native)
     assert not torch.equal(maps.at_image()[0], maps.at_image()[1])
 
@@ -294,7 +295,7 @@ def test_the_callers_mode_does_not_matter(mode):
     with mode():
         trace = model.trace(image())
         pullbacks = list(model.pullbacks(trace, trace.detections, None, "auto"))
-        values = [pullback.gradient(score).gradient for pullback in pullbacks]
+        values = [pullback.gradient(score).whole().gradient for pullback in pullbacks]
     for pullback, value in zip(pullbacks, values, strict=True):
         for i, row in enumerate(pullback.rows.tolist()):
             assert torch.equal(value[i], expected[row][0])
@@ -334,7 +335,7 @@ def test_the_module_is_left_as_it_was_after_an_exception():
         build(module, broken).predict(image()[None])
     trace = build(module).trace(image())
     with pytest.raises(ZeroDivisionError):
-        list(build(module, broken).pullbacks(trace, trace.detections, None, "auto"))
+        list(build(module, broken).pullbacks(trace, trace.detections, None, "exact"))
     assert_same(before, state(module))
 
 
@@ -467,7 +468,7 @@ def test_a_random_network_is_named():
     model = build(candidates=lambda output: (read(output)[0] + 100 * torch.rand(()), read(output)[1] * torch.rand(())))
     trace = model.trace(image())
     with pytest.raises(GradientError, match="two passes over the same image gave different candidates"):
-        list(model.pullbacks(trace, trace.detections, None, "auto"))
+        list(model.pullbacks(trace, trace.detections, None, "exact"))
 
 
 BAD = {
@@ -508,6 +509,19 @@ def test_detections_without_a_row_are_an_error():
 def test_half_precision_modules_give_float_candidates():
     trace = build(Head().bfloat16(), read_with_level).trace(image())
     assert trace.candidates.boxes.dtype == trace.candidates.scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("count", "classes", "most"), [(1000, 3, 20), (1500, 3, 20), (3000, 40, 100), (6000, 2, 3000)])
+def test_suppression_of_the_best_is_suppression_of_all(count, classes, most):
+    torch.manual_seed(0)
+    corner = torch.rand(count, 2) * 40
+    scores = torch.zeros(count, classes)
+    scores[torch.arange(count), torch.randint(classes, (count,))] = (torch.randperm(count) + 1) / count  # no ties
+    candidates = Candidates(torch.cat([corner, corner + 10 + torch.rand(count, 2)], 1), scores, torch.zeros(count).long())
+    best, labels = scores.max(1)
+    expected = batched_nms(candidates.boxes, best, labels, 0.5)[:most]
+    found = Suppression(score_threshold=0.0, max_detections=most).detections(candidates, (60, 60))
+    assert torch.equal(found.source, expected)
 
 
 def test_suppression_of_nothing():

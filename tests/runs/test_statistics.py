@@ -1,5 +1,6 @@
 """Intervals and tests held to scipy, to every way of drawing or flipping, and to numbers worked by hand."""
 
+from inspect import signature
 from itertools import product
 from statistics import mean
 
@@ -9,6 +10,9 @@ from scipy import stats
 
 from whybox.runs import statistics
 from whybox.runs.statistics import bootstrap_mean, bootstrap_means, holm, paired_difference, sign_flip_p
+
+RANDOM = "rng" if "rng" in signature(stats.bootstrap).parameters else "random_state"
+"""What scipy calls its generator; before 1.15 otherwise."""
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def clustered(rng, images=80, spread=1.0):
 
 def test_one_object_an_image_is_scipys_bootstrap(rng):
     values = rng.exponential(1.0, 300)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=rng).confidence_interval
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", **{RANDOM: rng}).confidence_interval
     found = bootstrap_mean(values, np.arange(300), draws=20_000)
     assert found.mean == pytest.approx(values.mean())
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.006)
@@ -134,7 +138,7 @@ def test_all_differences_alike_in_sign_is_the_smallest_p():
 def test_one_object_an_image_is_scipys_permutation_test(rng):
     differences = rng.normal(0.2, 1, 60)
     theirs = stats.permutation_test(
-        (differences, np.zeros(60)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=20_000, rng=rng
+        (differences, np.zeros(60)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=20_000, **{RANDOM: rng}
     )
     assert sign_flip_p(differences, np.arange(60)) == pytest.approx(theirs.pvalue, abs=0.015)
 

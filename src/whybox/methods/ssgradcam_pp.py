@@ -69,8 +69,8 @@ class SSGradCamPP(GradientMethod):
 
     @property
     def frozen_allowed(self) -> bool:
-        """False with region "whole", whose weights sum gradients over the whole grid."""
-        return self.region == "box"
+        """False: the weights sum gradients over the grid. Frozen statistics change one in twenty maps, though not the median."""
+        return False
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
         """Maps (n,h,w), zero wherever the gradient is: the window is enough."""

@@ -147,8 +147,7 @@ def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
     """
     if not len(source):
         return source
-    if source.min() < 0 or source.max() >= len(before):
-        raise WhyboxError("detections to explain need `source`, their row among the candidates: take them from trace.detections")
+    check_rows(before, source)
     scores = before.scores[source]
     if len(live) == len(before) and torch.allclose(live.scores[source], scores, rtol=1e-3, atol=1e-4):
         return source
@@ -157,6 +156,12 @@ def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
     if nearest.values.max() > 0.05:
         raise GradientError("two passes over the same image gave different candidates: make the network's forward deterministic")
     return nearest.indices
+
+
+def check_rows(candidates: Candidates, source: Tensor) -> None:
+    """Refuse detections whose rows (n,) are not among the candidates."""
+    if len(source) and (source.min() < 0 or source.max() >= len(candidates)):
+        raise WhyboxError("detections to explain need `source`, their row among the candidates: take them from trace.detections")
 
 
 def _box_distance(live: Candidates, before: Candidates, source: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -30,15 +30,20 @@ def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
     modes = [(part, part.training) for part in module.modules()]
     needs = [(weight, weight.requires_grad) for weight in module.parameters() if weights and weight.is_leaf]
     try:
-        for part, _ in modes:
-            part.training = False
-        for weight, _ in needs:
-            weight.requires_grad = False
+        for part, mode in modes:
+            if mode:  # setting an attribute of a module is slow
+                part.training = False
+        for weight, need in needs:
+            if need:
+                weight.requires_grad = False
         yield module
     finally:
         for part, mode in modes:
-            part.training = mode
+            if part.training != mode:
+                part.training = mode
         for weight, need in needs:
+            if weight.requires_grad == need:
+                continue
             # requires_grad of an inference tensor can only be set under inference_mode.
             with torch.inference_mode(weight.is_inference()):
                 weight.requires_grad = need
@@ -119,9 +124,10 @@ def replay(module: nn.Module, name: str, output: Any) -> Iterator[None]:
 
 def submodule(module: nn.Module, name: str) -> nn.Module:
     """The submodule at the dotted path `name`; an unknown path is an UnknownNameError with the closest ones."""
+    if name:
+        with suppress(AttributeError):  # no such path; said below, with the paths that there are
+            return module.get_submodule(name)
     parts: dict[str, nn.Module] = dict(module.named_modules())
-    if name and name in parts:
-        return parts[name]
     close = get_close_matches(name, parts, n=1, cutoff=0.5)
     raise unknown("layer", name, (path for path in parts if path and (close or "." not in path)))
 

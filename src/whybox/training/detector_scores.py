@@ -36,7 +36,7 @@ def evaluate(
         images = [torch.tensor(example.image, device=device).permute(2, 0, 1) / 255 for example in chosen]
         # torchvision's label 0 is the background.
         for found in network(images):
-            detections.append({key: value.cpu() - (key == "labels") for key, value in found.items()})
+            detections.append({key: value.cpu() - int(key == "labels") for key, value in found.items()})
         truths += [{"boxes": item.boxes, "labels": item.labels, "iscrowd": item.iscrowd} for item in chosen]
     network.train(was_training)
     return coco_ap(detections, truths, classes)

@@ -10,7 +10,7 @@ from models.hf_versions import OWN_BACKBONE, on_pillow
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model
-from whybox.models.hf.detection import FAMILIES, matches, wrap
+from whybox.models.hf.detection import FAMILIES, knows, matches, wrap
 from whybox.models.hf.family import build
 
 transformers = pytest.importorskip("transformers")
@@ -523,6 +523,11 @@ def test_a_folder_is_loaded_by_name(tmp_path):
     assert not torch.equal(random.network.bbox_predictor.layers[0].weight, net.bbox_predictor.layers[0].weight)
     with pytest.raises(WeightsError, match="takes its own weights, a file or None"):
         build(str(tmp_path), "COCO_V1")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_is_known_by_its_configuration(name):
+    assert knows(CONFIGS[name]())
 
 
 def test_an_architecture_of_a_later_release_is_one_line(tmp_path):

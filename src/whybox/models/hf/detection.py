@@ -63,7 +63,7 @@ def matches(module: nn.Module) -> bool:
 
 def knows(config: Any) -> bool:
     """Whether a configuration is of these families."""
-    return config.model_type in FAMILIES
+    return config.model_type.replace("-", "_") in FAMILIES  # "table-transformer" and "dab-detr" are written with hyphens
 
 
 def wrap(module: nn.Module, **options: Any) -> "HuggingFaceDetection":

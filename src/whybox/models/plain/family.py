@@ -1,23 +1,36 @@
 """Any detector, through one small function of the user's that reads boxes and scores off the network's output."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from contextlib import suppress
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from whybox.errors import GradientError, WhyboxError, unknown
-from whybox.frame import Frame, Size
+from whybox.frame import Frame
 from whybox.model import Model
-from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, same_rows
+from whybox.models._layers import (
+    Layer,
+    check_rows,
+    choose_layers,
+    exact_pullbacks,
+    find_layers,
+    module_path,
+    same_rows,
+    strongest_layers,
+)
+from whybox.models.plain._preparation import Preparation
+from whybox.models.plain._recorded import Asked, PassRecorder, Recorded, compiled
+from whybox.models.plain._suppression import Suppression
 from whybox.ops.gradients import recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, map_tensors, tensors_in
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Trace
 
-Resize = Literal["letterbox", "corner", "stretch"]
+ROUTES = ("auto", "fast", "exact")
 ReadOutput = Callable[[Any], Any]
 """The network's output for a batch of one image -> boxes (M,4) xyxy in network pixels and scores (M,K), both differentiable;
 a third value is each candidate's level (M,), an index into the feature maps. Or a dictionary with the fields of Candidates."""
@@ -33,92 +46,6 @@ def wrap(module: nn.Module, candidates: ReadOutput, features: Sequence[str], **o
     return Plain(module, candidates, features, **options)
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """How an image (3,H,W) in 0..1 becomes the network's input.
-
-    size: (h, w) of the input; None: the image as it is, padded at the bottom and right to a multiple of `multiple`.
-    resize: "letterbox" keeps the aspect ratio and pads on both sides, "corner" pads at the bottom and right, "stretch" does
-    not keep it. Bilinear, without antialiasing. pad: the padding's grey, in 0..1.
-    The values are multiplied by `scale` (255 where the network wants 0..255), brought to the order blue, green, red if
-    `bgr`, and normalized: minus `mean`, divided by `std`, both in the network's units and channel order.
-    """
-
-    size: Size | None = None
-    multiple: int = 1
-    resize: Resize = "letterbox"
-    pad: float = 114 / 255
-    scale: float = 1.0
-    bgr: bool = False
-    mean: Sequence[float] = (0.0, 0.0, 0.0)
-    std: Sequence[float] = (1.0, 1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        if self.resize not in get_args(Resize):
-            raise unknown("resize", str(self.resize), get_args(Resize))
-        whole = isinstance(self.size, tuple | list) and len(self.size) == 2 and all(isinstance(n, int) for n in self.size)
-        if self.size is not None and not (whole and min(self.size) > 0):
-            raise WhyboxError(f"size must be (height, width) in pixels, or None, got {self.size!r}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3:
-                raise WhyboxError(f"{name} must hold three numbers, one a channel, got {len(values)}")
-        if self.multiple < 1 or 0 in self.std:
-            raise WhyboxError("multiple must be at least 1, and no channel's std 0")
-
-    def frame(self, image: Size) -> Frame:
-        """Where an image of that size comes to stand on the canvas."""
-        if self.size is None:
-            height, width = (-(-extent // self.multiple) * self.multiple for extent in image)
-            return Frame(image, image, (height, width))
-        if self.resize == "stretch":
-            return Frame(image, self.size, self.size)
-        ratio = min(self.size[0] / image[0], self.size[1] / image[1])
-        resized = (max(1, round(image[0] * ratio)), max(1, round(image[1] * ratio)))
-        centered = self.resize == "letterbox"
-        offset = ((self.size[0] - resized[0]) // 2, (self.size[1] - resized[1]) // 2) if centered else (0, 0)
-        return Frame(image, resized, self.size, offset)
-
-    def canvas(self, image: Tensor, frame: Frame) -> Tensor:
-        """Image (3,H,W) in 0..1 -> the network's input (3,h,w)."""
-        canvas = frame.image_to_network(image)
-        if frame.resized != frame.network:
-            inside = frame.image_to_network(image.new_ones((1, *frame.image)))
-            canvas = canvas + self.pad * (1 - inside)
-        canvas = (canvas.flip(0) if self.bgr else canvas) * self.scale
-        mean, std = (
-            torch.tensor(values, dtype=canvas.dtype, device=canvas.device)[:, None, None] for values in (self.mean, self.std)
-        )
-        return (canvas - mean) / std
-
-
-@dataclass(frozen=True)
-class Suppression:
-    """From candidates to detections: each candidate with its best class, class by class non-maximum suppression.
-
-    nms_iou: boxes of one class that overlap more than this are duplicates; None: none are.
-    """
-
-    score_threshold: float = 0.05
-    nms_iou: float | None = 0.5
-    max_detections: int = 100
-
-    def detections(self, candidates: Candidates, image: Size) -> Detections:
-        """The detections, best first, clipped to the image; `source` is the candidate's row."""
-        if not candidates.scores.numel():
-            return Detections.empty(candidates.scores)
-        scores, labels = candidates.scores.max(1)
-        source = (scores > self.score_threshold).nonzero()[:, 0]
-        boxes = candidates.boxes_of(source, labels[source])
-        if self.nms_iou is None:
-            kept = scores[source].argsort(descending=True, stable=True)
-        else:
-            kept = batched_nms(boxes.float(), scores[source].float(), labels[source], self.nms_iou)
-        kept = kept[: self.max_detections]
-        source = source[kept]
-        limit = boxes.new_tensor([image[1], image[0], image[1], image[0]])
-        return Detections(boxes[kept].clamp(min=0).minimum(limit), scores[source], labels[source], source)
-
-
 class Plain(Model):
     """A detector of any origin.
 
@@ -127,7 +54,8 @@ class Plain(Model):
     classes: names of the scores' columns. The other options are those of Preparation and Suppression.
 
     Where there are several feature maps, a detection is explained on the level that the user's function named for it, else
-    on the one where its score's sum |gradient o features| is largest. `layer` may also be any module's path, or "input".
+    on the one that all raw outputs behind it are computed from, else on the one where its score's sum |gradient o features|
+    is largest. `layer` may also be any module's path, or "input".
     """
 
     gives = frozenset({"candidates", "features", "input"})
@@ -158,8 +86,14 @@ class Plain(Model):
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         """One forward pass over an image (3,H,W) in 0..1."""
-        trace, layers = self._run(image, self.features, gradients=differentiable, weights=differentiable)
-        return replace(trace, state=tuple(layers)) if differentiable else trace
+        if differentiable:
+            trace, layers = self._run(image, self.features, gradients=True, weights=True)
+            return replace(trace, state=tuple(layers))
+        if not compiled(self.network):
+            # What can only run without a graph (a forward under inference_mode, a function that reads through NumPy) fails here.
+            with suppress(Exception):
+                return self._run_recorded(image)
+        return self._run(image, self.features, gradients=False)[0]
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """The raw candidates for images (B,3,H,W) in 0..1 of one size, without a graph.
@@ -169,50 +103,101 @@ class Plain(Model):
         """
         if not len(images):
             return []
-        frame = self.preparation.frame((images.shape[-2], images.shape[-1]))
+        frame = self._frame(images)
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             outputs = self._outputs(torch.stack([self._input(image, frame) for image in images]))
-            return [_detached(self._candidates(output, frame, 1)) for output in outputs]
+            return [_detached(self._candidates(self.read(output), frame, 1)) for output in outputs]
 
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
-        """Ways back to the features, by autograd through the module: another forward pass, and a backward pass a detection."""
-        if route not in ("auto", "exact"):
-            raise unknown("route", route, ("auto", "exact"))
+        """Ways back to the features: windows where they are seen to give the exact gradient, else autograd through the module,
+        another forward pass and a backward pass a detection."""
+        if route not in ROUTES:
+            raise unknown("route", route, ROUTES)
         if not len(detections):
             return
+        check_rows(trace.candidates, detections.source)
+        names = self.features if layer is None else (module_path(layer),)
+        asked = self._ask(trace, detections) if set(names) <= set(self.features) else None
+        levels = torch.full_like(detections.source, -1) if asked is None else asked.levels()
+        if layer is None:
+            named = trace.candidates.level[detections.source]
+            levels = torch.where(named < 0, levels, named)
+        else:
+            levels = torch.where(_named(trace, layer, levels), levels, -1)
+        left = torch.ones_like(levels, dtype=torch.bool)
+        if asked is not None and route != "exact" and not trace.differentiable:
+            for pullback in asked.windows(levels):
+                left[pullback.rows] = False
+                yield pullback
+        if left.any():
+            yield from self._exact(trace, detections, left.nonzero()[:, 0], levels, layer)
+
+    def _ask(self, trace: Trace, detections: Detections) -> Asked | None:
+        """What the detections are read from; None where the pass was not recorded."""
+        if trace.differentiable and len(trace.features) > 1 and bool((trace.candidates.level < 0).any()):
+            with suppress(Exception):  # a recorded pass of its own, to find the same levels that another trace would find
+                trace = self._run_recorded(trace.image.detach())
+        return trace.state.ask(trace, detections) if isinstance(trace.state, Recorded) else None
+
+    def _exact(self, trace: Trace, detections: Detections, rows: Tensor, levels: Tensor, layer: str | None) -> Iterator[Pullback]:
+        """The general route for some of the detections. levels: (N,) index into the features, -1 where it is to be found."""
         if trace.differentiable and layer is None:
             live, layers = trace, list(trace.state)
         else:
             names = self.features if layer is None else [module_path(layer)]
             live, layers = self._run(trace.image, names, gradients=True, weights=trace.differentiable)
         layers = layers if layer is None else choose_layers(layers, layer)
-        rows = same_rows(live.candidates, trace.candidates, detections.source)
-        detections = replace(detections, source=rows)
-        level = live.candidates.level[rows]
-        known = layer is None and bool((level >= 0).all())
-        yield from exact_pullbacks(live, detections, layers, level if known else None)
+        source = same_rows(live.candidates, trace.candidates, detections.source)
+        chosen = replace(detections, source=source)[rows]
+        names = [layer.name for layer in layers]
+        place = [names.index(feature.name) if feature.name in names else -1 for feature in trace.features]
+        level = torch.tensor([*place, -1], device=rows.device)[levels[rows]]
+        open_rows = (level < 0).nonzero()[:, 0]
+        if len(open_rows):
+            level[open_rows] = strongest_layers(live.candidates, chosen[open_rows], layers)
+        for pullback in exact_pullbacks(live, chosen, layers, level):
+            yield replace(pullback, rows=rows[pullback.rows])
 
     def _run(self, image: Tensor, names: Sequence[str], *, gradients: bool, weights: bool = False) -> tuple[Trace, list[Layer]]:
         """A pass that records the modules `names`. weights: the graph leads down to the network's weights."""
-        frame = self.preparation.frame((image.shape[-2], image.shape[-1]))
+        frame = self._frame(image)
         frozen_here, watched = frozen(self.network, weights=not weights), capture(self.network, names, gradients=gradients)
         with frozen_here, twice_differentiable(weights), watched as captured:
             output = self.network(self._input(image, frame)[None])
             layers = [layer for name in names for layer in find_layers(name, captured[name], frame.network)]
-            candidates = self._candidates(output, frame, len(layers))
+            candidates = self._candidates(self.read(output), frame, len(layers))
             if tuple(names) == self.features:
                 _check_levels(candidates.level, len(layers))
         if gradients:
             self._check_connected(output, candidates, names)
-        else:
-            candidates = _detached(candidates)
+        return self._trace(image, frame, candidates if gradients else _detached(candidates), layers, weights), layers
+
+    def _run_recorded(self, image: Tensor) -> Trace:
+        """A pass whose trace holds no graph, and the calls that a graph can be had from."""
+        frame = self._frame(image)
+        recorder = PassRecorder(self.features)
+        with frozen(self.network), capture(self.network, self.features) as captured:
+            canvas = self._input(image, frame)[None]
+            with recorder.watching(self.network):
+                answer = self.read(self.network(canvas))
+            layers = [layer for name in self.features for layer in find_layers(name, captured[name], frame.network)]
+            read = partial(self._candidates, frame=frame, levels=len(layers))
+            candidates = read(answer)
+            _check_levels(candidates.level, len(layers))
+            recorded = recorder.recorded(answer, read) if _connected(candidates) else None
+        return replace(self._trace(image, frame, _detached(candidates), layers, False), state=recorded)
+
+    def _trace(self, image: Tensor, frame: Frame, candidates: Candidates, layers: Sequence[Layer], graph: bool) -> Trace:
         with torch.inference_mode(False), torch.no_grad():
             detections = self.suppression.detections(candidates, frame.image)
-        with recording(weights):
-            features = tuple(layer.feature_map(graph=weights) for layer in layers)
-        return Trace(image, frame, features, candidates, detections, differentiable=weights), layers
+        with recording(graph):
+            features = tuple(layer.feature_map(graph=graph) for layer in layers)
+        return Trace(image, frame, features, candidates, detections, differentiable=graph)
+
+    def _frame(self, image: Tensor) -> Frame:
+        return self.preparation.frame((image.shape[-2], image.shape[-1]))
 
     def _input(self, image: Tensor, frame: Frame) -> Tensor:
         canvas = self.preparation.canvas(image, frame)
@@ -230,8 +215,9 @@ class Plain(Model):
             self._takes_batches[count] = _same(outputs[-1], self.network(canvases[-1:]))
         return outputs if self._takes_batches[count] else self._outputs(canvases)
 
-    def _candidates(self, output: Any, frame: Frame, levels: int) -> Candidates:
-        given = _read_fields(self.read(output))
+    def _candidates(self, answer: Any, frame: Frame, levels: int) -> Candidates:
+        """What the user's function returned, checked, with boxes in image pixels."""
+        given = _read_fields(answer)
         boxes, scores = given.pop("boxes"), given.pop("scores")
         scores = scores[:, None] if scores.ndim == 1 else scores
         if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.ndim != 2 or len(scores) != len(boxes):
@@ -247,7 +233,7 @@ class Plain(Model):
             raise WhyboxError(f"candidates(): {error}") from error
 
     def _check_connected(self, output: Any, candidates: Candidates, names: Sequence[str]) -> None:
-        if candidates.scores.requires_grad or candidates.boxes.requires_grad:
+        if _connected(candidates):
             return
         live = any(tensor.requires_grad for tensor in tensors_in(output))
         culprit = "candidates(), the function that reads the output," if live else "the module's forward"
@@ -301,10 +287,20 @@ def _parts(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, Mapping) else [] if value is None else [value]
 
 
+def _named(trace: Trace, layer: str, levels: Tensor) -> Tensor:
+    """Whether the features' levels (N,) are among those that `layer` names, "neck" or "neck[0]"; -1 is not."""
+    among = [layer in (feature.name, module_path(feature.name)) for feature in trace.features]
+    return torch.tensor([*among, False], device=levels.device)[levels]
+
+
 def _check_levels(level: Tensor, count: int) -> None:
     """-1 in all rows says that the levels are not known."""
     if len(level) and not (level == -1).all() and not 0 <= int(level.min()) <= int(level.max()) < count:
         raise WhyboxError(f"candidates(): level runs from {int(level.min())} to {int(level.max())}, of {count} feature maps")
+
+
+def _connected(candidates: Candidates) -> bool:
+    return candidates.scores.requires_grad or candidates.boxes.requires_grad
 
 
 def _detached(candidates: Candidates) -> Candidates:

@@ -1,0 +1,1 @@
+"""Any detector, through one small function of the user's."""

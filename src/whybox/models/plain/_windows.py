@@ -1,0 +1,138 @@
+"""The gradient of a local head on windows of the features, without knowing the head's layers.
+
+An output cell of most heads depends on a small window of the features. Crops of these go once more through the calls that
+the head made, all detections in one batch, and one backward pass gives the gradient of every one. That this is the same
+gradient is checked in the pass itself: how far the head sees is measured with a NaN, which spreads to whatever depends on
+it, and what the crops give at the detections' cells must be what the network gave there.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whybox.frame import take_windows
+from whybox.ops.calls import Call, play
+from whybox.ops.gradients import check_connected, gradients_on
+
+_RADII = (3, 7, 15)
+"""Radii of the maps that the receptive field is measured on, smallest first."""
+_ROUNDING = 1000
+"""Steps of the floating-point format that two passes may differ by: convolutions of other sizes add in other orders."""
+_MOST_ROUNDING = 0.02
+
+
+@dataclass(frozen=True)
+class Head:
+    """What local calls make of one feature map. features: (C,h,w). raw: what they gave, (1,channels,h,w) by index."""
+
+    calls: Sequence[Call]
+    root: int
+    features: Tensor
+    raw: Mapping[int, Tensor]
+
+    def run(self, maps: Tensor) -> dict[int, Tensor]:
+        """The raw outputs for other maps (n,C,k,l), each (n,channels,k,l). Differentiable where the recorded pass was.
+
+        Raises:
+            Exception: The calls cannot be made with maps of that size.
+        """
+        tensors = {self.root: maps.clone()}  # the head may begin with an activation in place
+        play(self.calls, tensors)
+        found = {index: tensors[index] for index in self.raw}
+        for values in found.values():
+            if (len(values), *values.shape[2:]) != (len(maps), *maps.shape[2:]):
+                raise ValueError(f"expected a cell for a cell, got {tuple(values.shape)} for {tuple(maps.shape)}")
+        return found
+
+    def radius(self) -> int | None:
+        """Cells from an output cell to the farthest feature cell that it depends on; None where that is far.
+
+        One cell of a map with the features' own values is made NaN. It spreads to every output that depends on it, also
+        where gates are closed and weights are zero.
+        """
+        for radius in _RADII:
+            rows, columns = (torch.arange(2 * radius + 1, device=self.features.device) % n for n in self.features.shape[-2:])
+            probe = self.features[:, rows][:, :, columns][None]
+            probe[..., radius, radius] = torch.nan
+            touched = [values.isnan().any(1)[0].nonzero() for values in self.run(probe).values()]
+            reach = max((int((cells - radius).abs().max()) for cells in touched if len(cells)), default=0)
+            if reach < radius:
+                return reach
+        return None
+
+
+@dataclass(frozen=True)
+class Crops:
+    """n crops of a feature map, and what the head gave for them at each row's cells.
+
+    maps: (n,C,k,l), a leaf. origin: (n,2) the crops' top-left cells. cells: indices of the rows' cells on the whole grid, as
+    `_cells` gives them. outputs: by raw output (n,s,t,channels), s x t cells a row, with their graph.
+    """
+
+    maps: Tensor
+    origin: Tensor
+    cells: tuple[Tensor, Tensor]
+    outputs: Mapping[int, Tensor]
+
+    def same(self, raw: Mapping[int, Tensor]) -> Tensor:
+        """(n,) whether the head gave for the crop what it gave for the whole map, `raw`."""
+        same = torch.ones(len(self.maps), dtype=torch.bool, device=self.maps.device)
+        for index, outputs in self.outputs.items():
+            whole = self._at_cells(raw[index][0])
+            rounding = min(_ROUNDING * torch.finfo(whole.dtype).eps, _MOST_ROUNDING)
+            allowed = rounding * (whole.abs() + whole.abs().mean())
+            same &= ((outputs.detach() - whole).abs() <= allowed).flatten(1).all(1)
+        return same
+
+    def gradient(self, values: Tensor, leaves: Mapping[int, Tensor], owner: Mapping[int, Tensor], owners: Tensor) -> Tensor:
+        """Values (m,) of some of the rows, computed from the raw outputs `leaves` -> gradients (n,C,k,l) on the crops.
+
+        owner: for each raw output, which row reads a number. owners: (n,) the crops' rows in it.
+        """
+        check_connected(values)
+        reached = {index: output for index, output in self.outputs.items() if output.requires_grad}
+        with gradients_on():
+            found = torch.autograd.grad(values.sum(), [leaves[i] for i in reached], retain_graph=True, allow_unused=True)
+            whole = {index: gradient[0] for index, gradient in zip(reached, found, strict=True) if gradient is not None}
+            seeds = [self._at_cells(whole[i]) * (self._at_cells(owner[i]) == owners[:, None, None, None]) for i in whole]
+            if not seeds:
+                return torch.zeros_like(self.maps)
+            return torch.autograd.grad([reached[i] for i in whole], self.maps, seeds, retain_graph=True)[0]
+
+    def _at_cells(self, whole: Tensor) -> Tensor:
+        """(channels,h,w) -> (n,s,t,channels)"""
+        return whole.movedim(0, -1)[self.cells]
+
+
+def crop(head: Head, low: Tensor, high: Tensor) -> Crops | None:
+    """Run a head on crops around the cells from `low` (n,2) to `high` (n,2), row and column; None where it is not local."""
+    try:
+        radius = head.radius()
+        crops = None if radius is None else _crop(head, low, high, radius)
+    except Exception:  # a head may refuse maps of another size in any way; the exact route is left
+        return None
+    return crops if crops is not None and any(output.requires_grad for output in crops.outputs.values()) else None
+
+
+def _crop(head: Head, low: Tensor, high: Tensor, radius: int) -> Crops:
+    grid = torch.tensor(head.features.shape[-2:], device=low.device)
+    extent = (high - low + 1).amax(0)
+    size = torch.minimum(extent + 2 * radius, grid)
+    # A crop that would hang over the edge moves inwards, so that its edge is the map's and padding acts as it did there.
+    origin = (low - radius).clamp(min=0).minimum(grid - size)
+    corner = low.minimum(grid - extent)
+    with gradients_on():
+        maps = take_windows(head.features, origin, (int(size[0]), int(size[1]))).requires_grad_()
+        number = torch.arange(len(maps), device=low.device)[:, None, None]
+        inside = _cells(corner - origin, extent)
+        outputs = {index: values.movedim(1, -1)[(number, *inside)] for index, values in head.run(maps).items()}
+    return Crops(maps, origin, _cells(corner, extent), outputs)
+
+
+def _cells(corner: Tensor, extent: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """Rows (n,s,1) and columns (n,1,t) of the cells from each corner (n,2) on."""
+    down, across = (torch.arange(int(n), device=corner.device) for n in extent)
+    return (corner[:, :1] + down)[:, :, None], (corner[:, 1:] + across)[:, None, :]
