@@ -1,4 +1,4 @@
-"""whybox answers one question about a vision model: why?
+"""Heat maps that explain object detectors, classifiers and CLIP: why did the model predict this?
 
 result = whybox.explain(whybox.load("torchvision/fcos_resnet50_fpn"), "photo.jpg")
 result.plot()
@@ -128,7 +128,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Names come in when they are used: `import whybox` alone loads no framework."""
+    """Import a public name on first use: `import whybox` alone imports no framework."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'whybox' has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF[name]), name)

@@ -1,4 +1,4 @@
-"""load, trace, detect, explain: the verbs of the public page."""
+"""The public functions: load, trace, detect and explain."""
 
 import time
 import weakref
@@ -41,13 +41,13 @@ __all__ = [
 
 
 def trace(model: str | nn.Module | Model, image: ImageSource, *, differentiable: bool = False) -> Trace:
-    """One forward pass over an image, kept: pass it to `explain` in place of the image to ask many questions for one pass.
+    """Store one forward pass over an image: given to `explain` in place of the image, it serves any number of explanations.
 
     Args:
         model: A name, a module, or a loaded model.
         image: A path, PIL image, numpy (H,W,3) uint8, or torch (3,H,W) in 0..1.
-        differentiable: Features and candidates keep their graph down to the network's weights, and so do the maps that
-            `explain` draws from the trace: a loss on them can train the network.
+        differentiable: Whether features and candidates keep their graph down to the network's weights, and with them the maps
+            that `explain` draws from the trace: a loss on them can train the network.
 
     Returns:
         A `Trace`, on the network's device.
@@ -59,26 +59,28 @@ def trace(model: str | nn.Module | Model, image: ImageSource, *, differentiable:
     model = load(model)
     with torch.inference_mode(False):
         pixels = read_image(image)
+        # Autograd cannot save an inference tensor for backward; its clone, made outside inference mode, is a normal tensor.
         pixels = pixels.clone() if pixels.is_inference() else pixels
         weight = next(iter(_parameters(model)), pixels)
-        made = model.trace(pixels.to(weight.device), differentiable=differentiable)
-    if not (made.candidates.scores.isfinite().all() and made.detections.boxes.isfinite().all()):
+        result = model.trace(pixels.to(weight.device), differentiable=differentiable)
+    if not (result.candidates.scores.isfinite().all() and result.detections.boxes.isfinite().all()):
         raise WeightsError(f"{model.name} gave scores or boxes that are NaN or infinite: {_suspect(model)}")
-    columns = made.candidates.scores.shape[1]
+    columns = result.candidates.scores.shape[1]
     if model.classes is not None and len(model.classes) != columns:
         raise WhyboxError(
             f"{model.name} has {columns} score columns and {len(model.classes)} class names; pass one class name per score column"
         )
-    return replace(made, made_by=weakref.ref(_maker(model)))
+    # Weak: a stored trace must not keep a network in memory.
+    return replace(result, made_by=weakref.ref(_maker(model)))
 
 
 def _maker(model: Model) -> Any:
-    """What a trace belongs to: the network, or a black box itself."""
+    """The object that a trace belongs to: the network, or the model itself where it is a black box."""
     return model if model.network is None else model.network
 
 
 def _parameters(model: Model) -> Iterator[nn.Parameter]:
-    """Of the network, where the model has one."""
+    """The network's parameters; none for a black box."""
     return iter(()) if model.network is None else model.network.parameters()
 
 
@@ -104,8 +106,8 @@ def detect(
         image: A path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, or a Trace.
         text: For models that take texts: a text, or a list of texts.
         score_threshold: The lowest score.
-        top: So many at most, the best.
-        **unknown: Nothing more is taken; a name that is close to one of these is pointed out.
+        top: The largest number of detections; those with the highest scores are kept.
+        **unknown: None are accepted; the error suggests the option that was probably meant.
 
     Returns:
         N `Detections`.
@@ -120,7 +122,7 @@ def detect(
 
 
 def _trace_of(model: Model, image: ImageSource | Trace) -> Trace:
-    """The image's trace; one that is given is refused where another network made it."""
+    """The image's trace; a given trace is refused where another network made it."""
     if not isinstance(image, Trace):
         return trace(model, image)
     if image.made_by is not None and image.made_by() is not _maker(model):
@@ -136,12 +138,12 @@ _MEANT = {
     "methods": "method",
     "targets": "target",
 }
-"""What other libraries call the options of `explain` and `detect`."""
+"""The names of these options in other libraries, mapped to the options of `explain` and `detect`."""
 _OPTIONS = ("text", "method", "target", "detections", "score_threshold", "top", "route", "layer", "name", "words", "single_words")
 
 
 def _refuse_unknown(verb: str, options: Mapping[str, Any], own: Sequence[str]) -> None:
-    """Refuse options that are none of the verb's own, and name the one that is meant."""
+    """Refuse options that the function does not have, and suggest the one that was probably meant."""
     for option in options:
         close = get_close_matches(option, own, n=1, cutoff=0.75)
         meant = _MEANT[option] if _MEANT.get(option) in own else close[0] if close else None
@@ -151,7 +153,7 @@ def _refuse_unknown(verb: str, options: Mapping[str, Any], own: Sequence[str]) -
 
 
 def _refuse_mistaken(method: str | Any, options: Mapping[str, Any]) -> None:
-    """Refuse an option that the method does not have, where one of `explain` is meant; others are left to the method."""
+    """Refuse a misspelled option of `explain`; all others are left to the method."""
     kind = registry.methods().get(method) if isinstance(method, str) else method
     known = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
     for option in options.keys() - known:
@@ -212,36 +214,36 @@ def explain(
     single_words: bool = False,
     **options: Any,
 ) -> Explanation | list[Explanation]:
-    """A heat map for every detection: why is it there, why this class, why does its side end there. For an image-text model
-    a heat map for every text: where is what the text says; for a classifier, for its best class.
+    """Draw one heat map per detection: why it was detected, why with this class, why its box ends where it does. For an
+    image-text model one heat map per text: where the image shows what the text says; for a classifier, for its best class.
 
     Args:
         model: A name, a module, or a loaded model.
         image: A path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, or a Trace; or a list of them.
-        text: For models that take texts: a text, or a list of texts. With a list of images, a text or a flat list of texts is
-            asked of every image; a list of lists, text=[["a"], ["b", "c"]], has one list per image.
+        text: For models that take texts: a text, or a list of texts. With a list of images, a text or a flat list of texts
+            applies to every image; a list of lists, text=[["a"], ["b", "c"]], has one list per image.
         method: A name (see `list_methods`) or a method object. None: the model's default, odam for detectors and grad_eclip
-            where a model answers for the whole image.
+            for models that predict for the whole image.
         target: A name (see `list_targets`: score, logit, x1, y1, x2, y2, combined, contrast:CLASS ...) or your own callable
-            from a Trace to one number per detection. None: the score; of a classifier the logit.
+            from a Trace to one number per detection. None: the score; for a classifier the logit.
         detections: Which to explain. None: the model's own, filtered by `score_threshold` and `top`. Detections of the trace.
             A mapping with "boxes" (N,4) xyxy in image pixels and "labels" (names or columns), or supervision.Detections: the
-            best candidate for each box, also where the model missed it; `notes` then say why its score is low. Where a model
-            answers for the whole image, a mapping with "labels" alone is enough. With a list of images, a list of these.
+            best candidate for each box, also where the model missed it; `notes` then say why its score is low. For models that
+            predict for the whole image, a mapping with "labels" alone is enough. With a list of images, a list of these.
         score_threshold: The lowest score of a model's own detections; texts are explained whatever their score.
-        top: So many detections at most, the best. None: 100 of a detector, all texts.
+        top: The largest number of detections; those with the highest scores are kept. None: 100 for a detector, all texts.
         route: How gradients are taken: "auto", "fast" or "exact".
         layer: The layer whose features are weighted: one of the model's `layers`, or a module's path.
         name: The image's name on the page; None: its file name.
-        words: Also a number for every token and word of the texts: `result.words`, `result.tokens`.
-        single_words: Also a map for every distinct word of the texts alone: `result.single_words`, shown on the page.
+        words: Whether to also compute one number per token and word of the texts: `result.words`, `result.tokens`.
+        single_words: Whether to also draw one map per distinct word of the texts: `result.single_words`, shown on the page.
         **options: The method's fields.
 
     Returns:
-        An `Explanation`; for a list of images a list of them.
+        An `Explanation`; for a list of images, one per image.
 
     Raises:
-        WhyboxError: Something does not fit; the text says what was expected and what to do.
+        WhyboxError: An argument is invalid; the message says what was expected and what to do.
     """
     check_selection(score_threshold, top)
     if isinstance(image, (list, tuple)):
@@ -249,7 +251,7 @@ def explain(
         settings |= {"route": route, "layer": layer, "name": name, "words": words, "single_words": single_words, **options}
         model, each = load(model), texts_for_each(text, len(image))
         if each and each[0] is text:
-            # The same for all: encoded once.
+            # The same texts for every image: prompting here encodes them once.
             model, each = prompted(model, text), [None] * len(image)
         entries = zip(image, _for_each(detections, len(image)), each, strict=True)
         return [explain(model, source, detections=drawn, text=texts, **settings) for source, drawn, texts in entries]
@@ -287,15 +289,15 @@ def explain(
 
 
 def _with_single_words(result: Explanation, model: Model, trace: Trace, method: Any, target: str | Target) -> Explanation:
-    """With the distinct words of the texts, each asked alone of the same image in the same way."""
-    alone = distinct_words(result.texts)
-    if not alone:
+    """Add the maps of the texts' distinct words, each a prompt of its own, with the same image, method and target."""
+    distinct = distinct_words(result.texts)
+    if not distinct:
         return result
-    return replace(result, single_words=explain(model, trace, text=alone, method=method, target=target, name=result.name))
+    return replace(result, single_words=explain(model, trace, text=distinct, method=method, target=target, name=result.name))
 
 
 def _for_each(detections: Any, count: int) -> Sequence[Any]:
-    """Detections of several images: a list with one entry per image, or one for all."""
+    """The `detections` argument of each image: a list with one entry per image, or one value for all."""
     if not isinstance(detections, (list, tuple)):
         return [detections] * count
     if len(detections) != count:
@@ -306,7 +308,7 @@ def _for_each(detections: Any, count: int) -> Sequence[Any]:
 def _check_has_boxes(model: Model, target: str | Target) -> None:
     if model.whole_image and target in (*SIDES, COMBINED):
         raise WhyboxError(
-            f"target {target!r} is about a box, and {model.name} answers for the whole image: score, logit, contrast:NAME"
+            f"target {target!r} is about a box, and {model.name} predicts for the whole image: score, logit, contrast:NAME"
         )
 
 
@@ -324,7 +326,7 @@ def _maps(method: Any, model: Model, trace: Trace, chosen: Detections, target: s
 
 
 def _unknown_layer(wanted: Any, model: Model) -> UnknownNameError:
-    """The error for a layer as the user wrote it, with the layers that there are."""
+    """The error for an unknown layer, with close matches and the layers that exist."""
     paths = [] if model.network is None else [path for path, _ in model.network.named_modules() if path]
     close = get_close_matches(str(wanted), [*model.layers, *paths], n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
@@ -332,7 +334,14 @@ def _unknown_layer(wanted: Any, model: Model) -> UnknownNameError:
 
 
 def combine(results: Sequence[HeatMaps]) -> HeatMaps:
-    """The elementwise maximum of several targets' maps of the same detections, each first scaled to 0..1."""
+    """The elementwise maximum of several targets' maps of the same detections, each first min-max scaled to 0..1.
+
+    Args:
+        results: One HeatMaps per target, each with N maps.
+
+    Returns:
+        N maps of the target "combined".
+    """
     native = tuple(
         torch.stack([min_max(values[None])[0] for values in of_detection]).amax(0)
         for of_detection in zip(*(maps.native for maps in results), strict=True)

@@ -1,4 +1,4 @@
-"""The nouns of transformers: one taken apart into attention layers, a forward pass through it, kept, and the maps of a text."""
+"""Data types of transformers: an encoder as a sequence of attention layers, a stored forward pass, and maps of texts."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +15,22 @@ from whybox.types import Detections, Trace
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """One attention layer with what follows it, taken apart. Every piece runs the model's own modules, so a gradient through
-    the pieces is the model's gradient.
+    """One transformer block, or attention pooling head, split at its attention. Every function runs the model's own modules,
+    so a gradient through them is the model's gradient.
 
-    project: tokens (B,N,C) -> queries (B,Nq,E), keys (B,N,E), values (B,N,E), the heads side by side, as
-    softmax(scale * q k^T) v takes them; Nq is N, or 1 where `pools` and the query is learned.
-    mix: (B,n,E) -> (B,n,E), what stands between weights times values and the output projection; most often nothing.
-    out: (B,n,E) -> (B,n,C'), the output projection and whatever else acts before the residual is added.
-    finish: tokens (B,n,C) of some rows and what `out` gave for them -> the rows after the layer: residual and MLP, row by
-    row. A layer that pools does not look at the tokens. normalize: (B,N,C) -> (B,N,C), the norm before the attention.
-    modules: those whose weights the pieces use.
+    Attributes:
+        name: For reports and errors.
+        heads: Number of attention heads.
+        scale: Factor on q k^T before the softmax.
+        project: Tokens (B,N,C) -> queries (B,Nq,E), keys (B,N,E), values (B,N,E), heads concatenated; Nq is N, or 1 where the
+            layer pools with a learned query.
+        out: (B,n,E) -> (B,n,C'), the output projection and whatever else acts before the residual is added.
+        finish: Tokens (B,n,C) of some rows and the result of `out` for them -> the rows after the layer: residual and MLP, row
+            by row. A layer that pools ignores the tokens.
+        modules: The modules whose weights these functions use.
+        mix: (B,n,E) -> (B,n,E), between the attention-weighted values and the output projection; the identity in most models.
+        normalize: (B,N,C) -> (B,N,C), the norm before the attention.
+        pools: Whether the layer is an attention pooling head.
     """
 
     name: str
@@ -43,9 +49,14 @@ class AttentionLayer:
 class Transformer:
     """An encoder of images or texts: input -> tokens -> layers -> embedding.
 
-    embed: the network's input, a batch -> tokens (B,N,C), and what is added to the attention's logits, broadcastable to
-    (B,1,N,N), or None. read: rows (B,n,C) after the last layer -> embedding (B,D); of the row that is read (n = 1), or of
-    all rows where pooling is "mean". modules: those that `read` uses.
+    Attributes:
+        layers: From the first to the last.
+        embed: A batch of the network's input -> tokens (B,N,C), and the additive attention mask, broadcastable to (B,1,N,N),
+            or None.
+        read: Rows (B,n,C) after the last layer -> embedding (B,D): of the row that is read (n = 1), or of all rows where
+            pooling is "mean".
+        modules: The modules that `read` uses.
+        pooling: "token": the embedding is read from one row, such as the class token; "mean": from the mean of the patches.
     """
 
     layers: tuple[AttentionLayer, ...]
@@ -57,16 +68,20 @@ class Transformer:
 
 @dataclass(frozen=True)
 class TransformerPass:
-    """One forward pass, kept without a graph: from here any layer can be run again, with gradients or changed.
+    """One forward pass of a transformer, stored without a graph: any layer can be run again from it, with gradients or changed.
 
-    tokens: what enters each layer, (B,N,C) each; an image stands alone (B = 1), texts stand together.
-    mask: added to the attention's logits, broadcastable to (B,1,N,N), or None.
-    row: (B,) the row of the tokens that is read: the class token's, the end of the text; 0 where the last layer pools.
-    grid: (h,w) of an image's patches, row by row from the token `first` on; None for texts.
-    words: (B,N) which tokens are the text's own, neither start, end nor padding; None for images.
-    embedding: (B,D) as the pass gave it. stride: network pixels a patch.
-    answer: embeddings (n,D), one for each of the detections -> the trace narrowed to them, differentiable, so that
-    detection i is candidate i: what a target takes.
+    Attributes:
+        transformer: The encoder.
+        tokens: The input of each layer, (B,N,C) each; B is 1 for an image, the number of texts for texts.
+        row: (B,) the row of the tokens that is read: the class token, or the end of the text; 0 where the last layer pools.
+        embedding: (B,D) of the pass.
+        answer: Embeddings (n,D), one per detection -> the trace restricted to them, differentiable, so that detection i is
+            candidate i: the input of a target.
+        mask: Additive attention mask, broadcastable to (B,1,N,N), or None.
+        grid: (h,w) of an image's patches, row by row from the token `first` on; None for texts.
+        first: The index of the first patch token.
+        stride: Network pixels per patch.
+        words: (B,N) which tokens are the text's own, neither start, end nor padding; None for images.
     """
 
     transformer: Transformer
@@ -89,8 +104,14 @@ class TransformerPass:
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """The probabilities of one attention layer, a node of the graph: (1,heads,Nq,Nk). kind: "image" (patches among themselves),
-    "query" (object queries among themselves) or "cross" (queries at patches)."""
+    """The probabilities of one attention layer, a node of the autograd graph.
+
+    Attributes:
+        probabilities: (1,heads,Nq,Nk).
+        kind: "image" (self-attention of the patches), "query" (self-attention of the object queries) or "cross" (from the
+            queries to the patches).
+        name: The layer's module path.
+    """
 
     probabilities: Tensor
     kind: Literal["image", "query", "cross"]
@@ -101,9 +122,12 @@ class AttentionMap:
 class Text:
     """One text as a model reads it.
 
-    tokens: the pieces of its own, without start, end and padding, as a reader would write them. spans: where each stands in
-    `text`, (start, end) of characters. cut: what did not fit into the model's context, "" where nothing was cut. unknown: what
-    the model's vocabulary does not hold, and reads as one and the same token.
+    Attributes:
+        text: As the user wrote it.
+        tokens: The text's own tokens, without start, end and padding, in readable form.
+        spans: Where each token lies in `text`, (start, end) in characters.
+        cut: The part that did not fit into the model's context; "" where nothing was cut.
+        unknown: Words outside the model's vocabulary, all read as the same token.
     """
 
     text: str
@@ -118,29 +142,37 @@ class Text:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The words between blanks that have a token."""
+        """The words, separated by whitespace, that have a token."""
         return tuple(self.text[start:end] for start, end in self.word_spans())
 
     def word_of(self) -> tuple[int, ...]:
-        """For each token the word that it belongs to."""
+        """For each token, the index of its word."""
         places = self.word_spans()
         return tuple(next(i for i, (_, end) in enumerate(places) if start < end) for start, _ in self.spans)
 
     def word_spans(self) -> list[tuple[int, int]]:
-        """Where each word stands in the text: runs of characters between blanks that hold a token's start."""
-        found, start = [], 0
+        """Where each word lies in the text: runs of characters between whitespace that contain a token's start."""
+        spans, start = [], 0
         for piece in self.text.split():
             start = self.text.index(piece, start)
             end = start + len(piece)
             if any(start <= begin < end for begin, _ in self.spans):
-                found.append((start, end))
+                spans.append((start, end))
             start = end
-        return found
+        return spans
 
 
 @dataclass(frozen=True)
 class TokenMaps:
-    """T maps of texts: values[t] (L,) holds one number for every token of texts[t], raw, as the method defines it."""
+    """T maps of texts.
+
+    Attributes:
+        values: T tensors (L,), one number per token of each text, raw, as the method defines it.
+        texts: The T texts.
+        method: The method's name.
+        target: The target's name.
+        options: The method's settings.
+    """
 
     values: tuple[Tensor, ...]
     texts: tuple[Text, ...]
@@ -157,38 +189,43 @@ class TokenMaps:
         return len(self.values)
 
     def word_values(self, index: int) -> Tensor:
-        """(W,) the sum over each word's tokens, for text `index`."""
+        """(W,) one number per word of text `index`: the sum over its tokens."""
         values, text = self.values[index], self.texts[index]
         words = values.new_zeros(len(text.words))
         return words.index_add(0, torch.tensor(text.word_of(), dtype=torch.long, device=values.device), values)
 
 
 class TransformerModel(Model):
-    """A model that gives "transformer": its image encoder can be taken apart."""
+    """A model that gives "transformer": its image encoder can be run layer by layer."""
 
     @abstractmethod
     def transformer(self, trace: Trace) -> TransformerPass:
-        """The image's pass, from its trace."""
+        """The image encoder's pass, from the image's trace."""
 
 
 class ImageTextModel(TransformerModel):
-    """A model that gives "text", too: its classes are texts, and their encoder can be taken apart."""
+    """A model that also gives "text": its classes are texts, and the text encoder can be run layer by layer."""
 
     texts: Sequence[Text]
 
     @abstractmethod
     def text_transformer(self, trace: Trace, labels: Tensor | None = None, *, padded: bool = False) -> TransformerPass:
-        """The pass of the texts `labels` (n,), one item each, or of all; answered with the image of the trace. padded: to the
-        full context."""
+        """The text encoder's pass, whose `answer` compares with the image of the trace.
+
+        Args:
+            trace: The image's trace.
+            labels: (n,) indices of the texts, one item each; None: all.
+            padded: Whether the texts are padded to the full context.
+        """
 
     @abstractmethod
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(K,D) unit embeddings of other texts."""
+        """(K,D) L2-normalized embeddings of K texts."""
 
 
 class AttentionModel(Model):
-    """A detector that can show its attention: it gives "attention" where it does."""
+    """A detector that may expose its attention probabilities; it gives "attention" where it does."""
 
     @abstractmethod
     def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
-        """The trace narrowed to the detections, with its graph, and all attention in that graph, the first layer first."""
+        """The trace restricted to the detections, with its graph, and all attention maps in that graph, in layer order."""

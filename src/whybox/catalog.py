@@ -1,4 +1,4 @@
-"""What there is, by name: methods, metrics, targets and models; and what would work in place of an unknown model's name."""
+"""The names of all methods, metrics, targets and models, and suggestions for an unknown model's name."""
 
 import re
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ WELL_KNOWN = (
     "open_clip/ViT-B-16-SigLIP",
     "open_clip/RN50",
 )
-"""Of the families whose names are not whybox's to list: every other name of theirs works as well."""
+"""Examples from model hubs, which cannot be listed in full: their other models work as well."""
 _FILES = (".pt", ".pth", ".pkl", ".ckpt", ".safetensors", ".bin", ".onnx", ".engine", ".torchscript", ".tflite")
 _RUNTIMES = (".onnx", ".engine", ".tflite")
 
@@ -55,8 +55,8 @@ def list_metrics(given: Iterable[str] | None = None) -> list[str]:
     """The names of the metrics.
 
     Args:
-        given: Only those that need no more than these: "box", "mask", "fixations", "predict", "redraw", "randomized", "whole",
-            "words"; None: all.
+        given: Only those that need nothing else than these: "box", "mask", "fixations", "predict", "redraw", "randomized",
+            "whole", "words"; None: all.
 
     Returns:
         Names for `evaluate(..., metrics=)`.
@@ -69,10 +69,10 @@ def list_targets(model: Model | None = None) -> list[str]:
     """The names of the targets.
 
     Args:
-        model: Only those that this model's kind has; None: all, and every family's raw outputs.
+        model: Only those that this model's kind has; None: all, with every family's raw outputs.
 
     Returns:
-        Names for `explain(..., target=)`; "contrast:CLASS" stands for one with a class of yours.
+        Names for `explain(..., target=)`; in "contrast:CLASS", CLASS stands for a class name.
     """
     if model is None:
         return list(DESCRIPTIONS)
@@ -85,11 +85,11 @@ def list_models(pattern: str = "*") -> list[str]:
     """The names of models that `load` knows.
 
     Args:
-        pattern: Only those that it fits, with * and ? as in file names: "*fcos*".
+        pattern: Only names that match it, with the wildcards * and ?: "*fcos*".
 
     Returns:
-        The shipped models, all of torchvision's detectors, and well-known ones of "hf/" and "open_clip/", where every name of a
-        Hugging Face repository and of open_clip works, too.
+        The shipped models, all of torchvision's detectors, and well-known models of "hf/" and "open_clip/", where the name of
+        any supported Hugging Face repository or open_clip model works, too.
     """
     return [name for name in [*shipped_models(), *_listed(), *WELL_KNOWN] if fnmatchcase(name.lower(), pattern.lower())]
 
@@ -102,13 +102,13 @@ def shipped_models() -> list[str]:
 
 
 def _listed() -> list[str]:
-    """The names of the families that have a list of them."""
+    """The model names of the families that provide a list."""
     loaders: dict[str, Any] = dict(registry.loaders())
     return [f"{prefix}/{name}" for prefix, loader in loaders.items() if hasattr(loader, "names") for name in loader.names()]
 
 
 def unknown_model(name: str) -> UnknownNameError:
-    """The error for a model's name that nothing answers to, with what would work in its place."""
+    """The error for an unknown model's name, with what would work in its place."""
     return UnknownNameError(f"unknown model {name!r}; {_what_works(name)}")
 
 
@@ -118,7 +118,7 @@ def _what_works(name: str) -> str:
         return f"a {suffix} file has no gradients: load the network that it was exported from as a torch.nn.Module"
     if suffix in _FILES:
         return (
-            "a file of weights is no model: build its network and pass the module, whybox.load(module, candidates=fn, "
+            "a file of weights is not a model: build its network and pass the module, whybox.load(module, candidates=fn, "
             f"features=[...], size=(h, w)), or load a model by name with weights={name!r}"
         )
     close = _close_to(name)

@@ -1,11 +1,11 @@
-"""The errors that users see: one line each, with what was expected, what came, and what to do."""
+"""The errors that users see: one line each, with what was expected, what was given, and what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class WhyboxError(Exception):
-    """A mistake that the user can mend. Its text is one line; the command line prints it and exits with 2."""
+    """An error that the user can fix. Its message is one line; the command line prints it and exits with 2."""
 
 
 class ImageError(WhyboxError):
@@ -13,17 +13,21 @@ class ImageError(WhyboxError):
 
 
 class UnknownNameError(WhyboxError):
-    """A model, method, target or class name that nothing answers to. kind: which of these."""
+    """An unknown model, method, target, layer or class name.
+
+    Attributes:
+        kind: Which of these: "method", "target", "layer", ...
+    """
 
     kind = ""
 
 
 class GradientError(WhyboxError):
-    """Something between the features and the explained value stops the gradient."""
+    """No gradient flows from the explained value to the features."""
 
 
 class MetricError(WhyboxError):
-    """A metric that does not give what a metric has to."""
+    """A metric that returns an invalid result."""
 
 
 class MissingSplitError(WhyboxError):
@@ -31,25 +35,25 @@ class MissingSplitError(WhyboxError):
 
 
 class WeightsError(WhyboxError):
-    """Weights that do not fit the network, or that hold NaN."""
+    """Weights that do not fit the network, or that contain NaN."""
 
 
 FATAL = (UnknownNameError, WeightsError, GradientError, MetricError)
-"""What is wrong with every image, so that a run over many of them stops."""
+"""Errors that affect every image, so that a run over many images stops."""
 
 
 def reason_of(error: Exception) -> str:
-    """In one line why an image could not be worked on; what is no WhyboxError is named by its class."""
+    """One line on why an image failed; an error that is not a WhyboxError is prefixed with its class."""
     text = str(error).strip() if isinstance(error, WhyboxError) else f"{type(error).__name__}: {error}".strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 FEW = 5
-"""So many names are listed even where one of them is close."""
+"""Up to this many known names are all listed, even where one of them is a close match."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence's tail: the closest known names, else all of them."""
+    """The end of an error message: the closest known names, or else all of them."""
     names = sorted(known)
     close = get_close_matches(name, names, n=3, cutoff=0.5) or [
         known for known in names if name and name.lower() in known.lower()
@@ -61,7 +65,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """The error for a name of `kind` ("method", "target", ...) that is not among `known`."""
+    """The error for an unknown name.
+
+    Args:
+        kind: What was looked up: "method", "target", ...
+        name: As the user wrote it.
+        known: The names that exist.
+    """
     error = UnknownNameError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
     error.kind = kind
     return error

@@ -1,4 +1,4 @@
-"""The data of an explanation: the detections of one image, a heat map each, and for texts what their words gave."""
+"""The data of an explanation: the detections of one image with one heat map each and, for texts, maps of their words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,14 +15,21 @@ from whybox.types import Detections, HeatMaps
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explained:
-    """N detections of one image and their heat maps, and nothing that could compute more: it can be copied, pickled, saved,
-    and kept in a set.
+    """N detections of one image and their heat maps, without the model: it can be copied, pickled, saved and put in a set.
 
-    detections: N. maps: N. image: (3,H,W) float in 0..1. model: its name. classes: names by label. name: the image's file
-    name, or "image". notes: N remarks, "" where there is nothing to say. seconds: what the steps took, by name.
-    whole_image: every box is the image: the detections are texts, or a classifier's classes.
-    texts: N, as the model read them; none for other models. token_maps: a number for every token of the N texts; None where
-    it was not asked for. single_words: the distinct words of all texts, each explained alone; None where not asked for.
+    Attributes:
+        detections: N detections.
+        maps: N heat maps.
+        image: (3,H,W) float in 0..1.
+        model: The model's name.
+        classes: Class names by label, or None.
+        name: The image's file name, or "image".
+        notes: N remarks, "" where there is none; or ().
+        seconds: How long each step took, by name.
+        whole_image: Whether every box is the image: the detections are texts, or a classifier's classes.
+        texts: N, as the model read them; () for models without texts.
+        token_maps: One number per token of the N texts; None where not requested.
+        single_words: The distinct words of all texts, each explained alone; None where not requested.
     """
 
     detections: Detections
@@ -87,15 +94,15 @@ class Explained:
 
     @property
     def peak(self) -> tuple[float, ...]:
-        """The largest raw value of each map: how much there is to see, where a scaled map always looks like something."""
+        """The largest raw value of each map: the strength that min-max scaling hides."""
         return tuple(float(values.detach().max()) for values in self.maps.native)
 
     @property
     def tokens(self) -> tuple[tuple[tuple[str, float], ...], ...]:
-        """For each text its tokens, each with its value, raw.
+        """For each text its tokens, each with its raw value.
 
         Raises:
-            WhyboxError: They were not asked for.
+            WhyboxError: They were not requested.
         """
         maps = self._token_maps("tokens")
         pairs = zip(maps.texts, maps.values, strict=True)
@@ -106,7 +113,7 @@ class Explained:
         """For each text its words, each with the sum over its tokens.
 
         Raises:
-            WhyboxError: They were not asked for.
+            WhyboxError: They were not requested.
         """
         maps = self._token_maps("words")
         return tuple(tuple(zip(text.words, maps.word_values(i).tolist(), strict=True)) for i, text in enumerate(maps.texts))
@@ -125,7 +132,7 @@ def class_name(label: int, classes: Sequence[str] | None) -> str:
 
 
 def _some_maps(maps: HeatMaps, chosen: Sequence[int]) -> HeatMaps:
-    """The maps of some rows, with the rows of the options that hold a number per text."""
+    """The maps of some rows, with the same rows of options that hold one number per text."""
     options = {
         name: [value[i] for i in chosen] if name in PER_TEXT and isinstance(value, (list, tuple)) else value
         for name, value in maps.options.items()

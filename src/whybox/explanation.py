@@ -1,4 +1,4 @@
-"""What `explain` returns: the detections of one image with a heat map each, to look at, to keep and to pass on."""
+"""The result of `explain`: the detections of one image with one heat map each, and methods to view, save and export them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Explanation(Explained):
-    """N detections of one image with a heat map each: data (see `Explained`), and ways to look at it, keep it and pass it on.
+    """N detections of one image with one heat map each (attributes: see `Explained`), to view, save and export.
 
     `result[0]`, `result[1:3]`, `result[mask]` and iteration give explanations of those detections alone.
     """
@@ -25,13 +25,19 @@ class Explanation(Explained):
 
         Args:
             index: The detection.
-            longest: Pixels of the picture's longer side at most.
-            opacity: Of the highest value, 0 to 1.
+            longest: The largest length of the picture's longer side, in pixels.
+            opacity: Opacity of the map's highest value, 0 to 1.
         """
         return pictures.draw_overlay(self, index, shrink(self.image, longest), opacity)
 
     def plot(self, index: int | Sequence[int] | None = None, *, columns: int = 4, opacity: float = 0.85) -> "Figure":
-        """A matplotlib figure with an overlay for each of the detections `index`; None: the first 16."""
+        """A matplotlib figure of overlays.
+
+        Args:
+            index: A detection, or several; None: the first 16.
+            columns: The largest number of overlays per row.
+            opacity: Opacity of a map's highest value, 0 to 1.
+        """
         return pictures.draw_figure(self, index, columns, opacity)
 
     def _repr_html_(self) -> str:
@@ -39,11 +45,11 @@ class Explanation(Explained):
         return pictures.notebook_view(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pixels, as plain numbers and text: what the manifest holds."""
+        """Everything but images and maps, as plain numbers and text: the contents of the manifest."""
         return exports.to_dict(self)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """COCO's result form, one dict per detection: bbox is x, y, width, height; category_id is the label."""
+        """COCO's results format, one dict per detection: bbox is x, y, width, height; category_id is the label."""
         return exports.to_coco(self, image_id)
 
     def to_supervision(self) -> Any:
@@ -51,16 +57,22 @@ class Explanation(Explained):
         return exports.to_supervision(self)
 
     def save(self, directory: str | Path) -> Path:
-        """Keep everything in a new folder and return its path: raw maps, overlays, a manifest, the page and the image.
+        """Save raw maps, overlays, a manifest, the HTML page and the image to a new folder.
+
+        Args:
+            directory: A folder that is new or empty.
+
+        Returns:
+            The folder's path.
 
         Raises:
-            WhyboxError: The folder holds something, or cannot be written; nothing is left behind.
+            WhyboxError: The folder is not empty, or cannot be written; nothing is left behind.
         """
         return saved.save(self, directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> "Explanation":
-        """What `save` kept: maps and detections bit by bit, the image with 8 bits per channel.
+        """Load what `save` wrote: maps and detections bit by bit, the image with 8 bits per channel.
 
         Raises:
             WhyboxError: A file is missing or damaged.

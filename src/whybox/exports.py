@@ -1,4 +1,4 @@
-"""An explanation in other forms: plain numbers and text, COCO's results, supervision.Detections."""
+"""Export explanations to plain numbers and text, COCO's results format, and supervision.Detections."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from whybox.report.overlay import value_range
 
 
 def to_dict(explained: Explained) -> dict[str, Any]:
-    """Everything but the pixels, as plain numbers and text: what the manifest holds."""
+    """Everything but images and maps, as plain numbers and text: the contents of the manifest."""
     return {
         "name": explained.name,
         "height": explained.image.shape[-2],
@@ -49,7 +49,7 @@ def _row(explained: Explained, index: int, name: str) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """An option as JSON can hold it."""
+    """An option as a JSON value."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
@@ -58,7 +58,7 @@ def plain(value: Any) -> Any:
 
 
 def to_coco(explained: Explained, image_id: int = 0) -> list[dict[str, Any]]:
-    """COCO's result form, one dict per detection: bbox is x, y, width, height; category_id is the label."""
+    """COCO's results format, one dict per detection: bbox is x, y, width, height; category_id is the label."""
     detections = explained.detections
     rows = zip(detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
     return [

@@ -1,4 +1,4 @@
-"""Results on disk: a folder that appears whole or not at all, and names that every file system takes."""
+"""Results on disk: folders and files that are written atomically, and portable file names."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from whybox.errors import WhyboxError
 
 
 def check_new_folder(directory: str | Path) -> None:
-    """An error where the folder is there and holds something, where a file has its name, or where it cannot be made."""
+    """Refuse a folder that exists and is not empty, that is a file, or that cannot be created."""
     folder = Path(directory)
     try:
         taken = folder.is_dir() and any(folder.iterdir())
@@ -32,13 +32,16 @@ def check_new_folder(directory: str | Path) -> None:
 
 @contextmanager
 def new_folder(directory: str | Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to write into that takes the name `directory` at the end; after an error nothing of it remains.
+    """A temporary folder that is renamed to `directory` at the end; after an error nothing of it remains.
 
-    replace: whatever folder has the name gives way, at the very end.
+    Args:
+        directory: The folder to create.
+        replace: Whether an existing folder of that name is replaced, at the very end.
     """
     if not replace:
         check_new_folder(directory)
     folder = Path(directory).resolve()
+    # Beside its destination, because a rename is atomic within one file system only.
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
@@ -57,7 +60,7 @@ def new_folder(directory: str | Path, *, replace: bool = False) -> Iterator[Path
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A file to write that takes the name `path` at the end; after an error nothing of it remains."""
+    """A temporary file that is renamed to `path` at the end; after an error nothing of it remains."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield draft
@@ -70,7 +73,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """A file that is there whole or not at all, text as UTF-8; its folder is made where it is missing."""
+    """Write a file atomically, text as UTF-8; a missing folder is created."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,7 +83,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove the folders, the deepest first, up to the first that cannot be."""
+    """Remove empty folders, the deepest first, up to the first that cannot be removed."""
     for folder in folders:
         try:
             folder.rmdir()
@@ -89,12 +92,12 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 
 def file_stem(text: str) -> str:
-    """Text made fit for a file name on every system: letters, digits, dot, dash and underscore, at most 60 of them."""
+    """The text as a portable file name: letters, digits, dot, dash and underscore, at most 60 characters."""
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.")[:60] or "unnamed"
 
 
 def json_text(value: Any) -> str:
-    """Plain values as JSON; numbers that it lacks become null."""
+    """Plain values as JSON; NaN and infinities, which JSON lacks, become null."""
     return json.dumps(_finite(value), indent=2, allow_nan=False)
 
 
@@ -102,13 +105,13 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [_finite(entry) for entry in value]
     return value
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, without line breaks."""
+    """The error's message, without line breaks."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())

@@ -13,11 +13,14 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an image stands on the canvas that the network saw. Sizes are (height, width) in pixels.
+    """Where an image lies on the canvas that is the network's input. Sizes are (height, width) in pixels.
 
-    image: the user's image. resized: the same image after scaling. network: the canvas with its padding.
-    offset: (top, left) of the resized image on the canvas; (0, 0) where padding is on the bottom and right only. Where the
-    network saw a crop the offset is negative: what lies above and left of the canvas was cut off.
+    Attributes:
+        image: Size of the user's image.
+        resized: Size of the same image after scaling.
+        network: Size of the canvas, with its padding.
+        offset: (top, left) of the resized image on the canvas; (0, 0) where padding is on the bottom and right only. Negative
+            where the network's input is a crop: what lies above and left of the canvas was cut off.
     """
 
     image: Size
@@ -35,7 +38,7 @@ class Frame:
 
     @classmethod
     def same(cls, size: Size) -> "Frame":
-        """The frame of a network that takes the image as it is."""
+        """The frame of a network that takes the image without resizing."""
         return cls(size, size, size)
 
     def boxes_to_image(self, boxes: Tensor) -> Tensor:
@@ -60,10 +63,16 @@ class Frame:
     def maps_to_image(self, maps: Tensor, *, crop_padding: bool = True) -> Tensor:
         """Maps (N,h,w) that cover the canvas -> (N,H,W) on the image's pixels. Bilinear, corners not aligned.
 
-        The map is stretched to the canvas, the padding is cropped, and what is left is resized to the image. What the
-        network did not see of the image, because it was cut off, is 0.
-        crop_padding=False stretches the padded map over the image, as the reference implementation of ODAM does: the map
-        is then shifted by up to the padding. It exists to reproduce that code's numbers.
+        The map is resized to the canvas, the padding is cropped, and the rest is resized to the image. Parts of the image that
+        a center crop removed are 0.
+
+        Args:
+            maps: (N,h,w), covering the canvas.
+            crop_padding: False resizes the padded map to the image, as the reference implementation of ODAM does: the map is
+                then shifted by up to the padding. It exists to reproduce that code's numbers.
+
+        Returns:
+            (N,H,W)
         """
         if not crop_padding:
             return resize_maps(maps, self.image)
@@ -84,7 +93,7 @@ class Frame:
         return canvas
 
     def _shared(self) -> tuple[list[slice], list[slice]]:
-        """Rows and columns where the resized image lies on the canvas: as the canvas and as the resized image count them."""
+        """Rows and columns where canvas and resized image overlap: as slices of the canvas, and of the resized image."""
         on_canvas, on_resized = [], []
         for extent, resized, offset in zip(self.network, self.resized, self.offset, strict=True):
             start, end = max(0, offset), min(extent, offset + resized)
@@ -104,7 +113,13 @@ class Frame:
 
 
 def resize_maps(maps: Tensor, size: Size, *, mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear") -> Tensor:
-    """Maps (N,h,w) -> (N,*size). Bilinear or bicubic with half-pixel centers and no antialiasing, or nearest. Differentiable."""
+    """Resize maps (N,h,w) -> (N,*size). Differentiable.
+
+    Args:
+        maps: (N,h,w).
+        size: (height, width) of the result.
+        mode: "bilinear" or "bicubic", with half-pixel centers and no antialiasing, or "nearest".
+    """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     if not len(maps):
@@ -113,14 +128,20 @@ def resize_maps(maps: Tensor, size: Size, *, mode: Literal["bilinear", "bicubic"
         return interpolate(maps[:, None], size=size, mode=mode)[:, 0]
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     resized = interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
-    # Rounding would leave a constant map with differences that scaling to 0..1 blows up.
+    # Interpolation rounds: a constant map would come out with tiny differences that min-max scaling amplifies.
     return torch.where(low == high, low, resized)
 
 
 def paste_windows(windows: Tensor, origin: Tensor, grid: Size) -> Tensor:
-    """Windows (N,...,k,l) whose top-left cells are origin (N,2) as (row, column) -> (N,...,h,w), zero elsewhere.
+    """Paste windows into a grid, zero elsewhere. Differentiable.
 
-    A window may hang over the edge of the grid: what lies outside is dropped.
+    Args:
+        windows: (N,...,k,l). What lies outside the grid is dropped.
+        origin: (N,2) the windows' top-left cells as (row, column).
+        grid: (h, w).
+
+    Returns:
+        (N,...,h,w)
     """
     height, width = grid
     k, m = windows.shape[-2:]
@@ -137,9 +158,15 @@ def paste_windows(windows: Tensor, origin: Tensor, grid: Size) -> Tensor:
 
 
 def take_windows(features: Tensor, origin: Tensor, size: Size) -> Tensor:
-    """Cut windows (N,C,*size) out of features (C,h,w) at origin (N,2) as (row, column); zero (False) beyond the edge.
+    """Cut windows out of features, zero (False) beyond the edge.
 
-    Slices are copied one by one: indexing all cells of all windows at once is several times slower.
+    Args:
+        features: (C,h,w).
+        origin: (N,2) the windows' top-left cells as (row, column).
+        size: (k, l) of a window.
+
+    Returns:
+        (N,C,k,l)
     """
     if not len(origin):
         return features.new_zeros((0, len(features), *size))
@@ -149,15 +176,22 @@ def take_windows(features: Tensor, origin: Tensor, size: Size) -> Tensor:
     after = [max(0, edge - extent) for edge, extent in zip(high, (height, width), strict=True)]
     if any(before + after):
         features = pad(features, [before[1], after[1], before[0], after[0]])
+    # Slices are copied one by one: gathering all cells of all windows with one index is several times slower.
     corners = (origin + torch.tensor(before, device=origin.device)).tolist()
     return torch.stack([features[:, row : row + size[0], column : column + size[1]] for row, column in corners])
 
 
 def paste_boxes(maps: Tensor, boxes: Tensor, grid: Size) -> Tensor:
-    """Maps (N,k,l), each over a box of a grid, -> (N,h,w) on the grid; boxes (N,4) xyxy in cells, cell i at coordinate i.
+    """Resize maps to boxes of a grid: bilinear between the centers of the map's bins, constant beyond the outermost, zero
+    outside the box's cells (floor of its start to ceiling of its end).
 
-    Bilinear between the centers of the map's bins, constant beyond the outermost, zero outside the box's cells
-    (floor of its start to ceiling of its end).
+    Args:
+        maps: (N,k,l).
+        boxes: (N,4) xyxy in cells, cell i at coordinate i.
+        grid: (h, w).
+
+    Returns:
+        (N,h,w)
     """
     down = _bin_weights(boxes[:, 1], boxes[:, 3], maps.shape[-2], grid[0])
     across = _bin_weights(boxes[:, 0], boxes[:, 2], maps.shape[-1], grid[1])
@@ -165,7 +199,7 @@ def paste_boxes(maps: Tensor, boxes: Tensor, grid: Size) -> Tensor:
 
 
 def _bin_weights(start: Tensor, end: Tensor, bins: int, cells: int) -> Tensor:
-    """(N,cells,bins): how much each bin gives to each cell."""
+    """(N,cells,bins): the interpolation weight of each bin in each cell."""
     cell = torch.arange(cells, device=start.device, dtype=start.dtype)
     inside = (cell >= start[:, None].floor()) & (cell <= end[:, None].ceil())
     at = ((cell - start[:, None]) / (end - start).clamp(min=1e-6)[:, None] * bins - 0.5).clamp(0, bins - 1)

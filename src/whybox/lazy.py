@@ -1,4 +1,4 @@
-"""Classes of a folder's files by their names, without loading a file before one of its classes is asked for."""
+"""Look up the registered classes of a package, importing a file only when one of its classes is needed."""
 
 import pkgutil
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ def find_class(package: str, name: str) -> Any:
     """The class `name` that a file of the package registers: the file's name is the class's `name`.
 
     Args:
-        package: The folder, as Python imports it: "whybox.methods".
+        package: The package's import name: "whybox.methods".
         name: The class, such as "Odam".
 
     Raises:
-        AttributeError: No file registers such a class. A name without a capital is refused before any file is loaded.
+        AttributeError: No file registers such a class. A name that starts in lower case is refused before any file is imported.
     """
     if name[:1].isupper():
         for module in _likely_first(package, name):
@@ -26,7 +26,7 @@ def find_class(package: str, name: str) -> Any:
 
 
 def class_names(package: str) -> list[str]:
-    """The names of all classes that the files of a package register; loads every file."""
+    """The names of all classes that the files of a package register; imports every file."""
     return sorted(
         value.__name__
         for module in _likely_first(package, "")
@@ -36,7 +36,7 @@ def class_names(package: str) -> list[str]:
 
 
 def _likely_first(package: str, name: str) -> Iterator[ModuleType]:
-    """The public files of a folder, the one first whose name spells the class's."""
+    """The public files of a package, starting with the one that matches the class's name."""
     files = [entry.name for entry in pkgutil.iter_modules(import_module(package).__path__) if not entry.name.startswith("_")]
     for file in sorted(files, key=lambda file: (file.replace("_", "") != name.lower(), file)):
         yield import_module(f"{package}.{file}")

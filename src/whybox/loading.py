@@ -1,4 +1,4 @@
-"""Models and data sets by name, and models out of modules: the only file that knows all model families."""
+"""Load models and data sets by name, and wrap modules as models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,17 +30,17 @@ def load(
 
     Args:
         model: A name ("torchvision/fcos_resnet50_fpn", "hf/facebook/detr-resnet-50", "open_clip/ViT-B-16", "whybox/scenes"),
-            the folder that `whybox train` wrote, or a module that you have built; it is used as it is, on its device.
+            a folder written by `whybox train`, or a module that you have built, which is used as it is, on its device.
         weights: For names: "default", a file (safetensors, or a state dict that loads with weights_only), or None for random
-            ones. For a module: a file that is loaded into it.
-        device: Where the network goes; None: it stays where it is.
-        **options: Of the model family; `candidates=`, `features=` and `size=` bring in any nn.Module: see the page "plain".
+            initialization. For a module: a file that is loaded into it.
+        device: The device to move the network to; None: it stays where it is.
+        **options: Options of the model family; `candidates=`, `features=` and `size=` wrap any nn.Module: see the page "plain".
 
     Returns:
-        A `Model`; one that was given is returned as it is.
+        A `Model`; a `Model` that was given is returned unchanged.
 
     Raises:
-        UnknownNameError: No model has this name; the text says what would work.
+        UnknownNameError: No model has this name; the message says what would work.
         WhyboxError: The module is not supported, or the options, weights or device do not fit.
     """
     if isinstance(model, nn.Module):
@@ -84,7 +84,7 @@ def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
 
 
 def _pretrained_folder(name: str) -> str | None:
-    """The folder of a model in Hugging Face's form, shipped or the user's own; None for every other name."""
+    """The folder of a model in Hugging Face's format, shipped or the user's; None for every other name."""
     from whybox import zoo
 
     prefix, _, rest = name.partition("/")
@@ -93,7 +93,7 @@ def _pretrained_folder(name: str) -> str | None:
 
 
 def _built(prefix: str, rest: str, name: str, weights: str | Path | None, given: Mapping[str, Any]) -> Model:
-    """A model from its family's loader; weights from a file go into what it has built."""
+    """A model built by its family's loader, with weights from a file loaded into it."""
     options = dict(given)
     file = weights if isinstance(weights, Path) or (weights and Path(weights).suffix) else None
     classes = options.pop("classes", None)
@@ -152,14 +152,14 @@ def _network(model: Model) -> nn.Module:
 
 
 def open_data(data: str | DataSet, *, on_problem: str = "skip") -> DataSet:
-    """A data set by name.
+    """Open a data set by name.
 
     Args:
         data: "scenes:count=40", "coco:FOLDER:split=val", "coco:FILE.json", "crowdhuman:FOLDER"; or your own `DataSet`.
-        on_problem: "skip" leaves out what is broken and names it in `problems`; "refuse" stops at it.
+        on_problem: "skip" leaves out invalid entries and lists them in `problems`; "refuse" raises an error.
 
     Raises:
-        WhyboxError: No data set has this name, or an option of it is not known.
+        WhyboxError: No data set has this name, or it has no such option.
     """
     if on_problem not in ("skip", "refuse"):
         raise unknown("on_problem", str(on_problem), ("skip", "refuse"))

@@ -1,4 +1,4 @@
-"""What a method is to whybox: options in a frozen dataclass, and maps for every target that is asked for."""
+"""The interface of an explanation method: its options in a frozen dataclass, and a call that draws maps for every target."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,16 @@ from whybox.types import Detections, HeatMaps, Target, Trace, target_name
 
 
 class Method(ABC):
-    """A method that draws heat maps: a frozen dataclass whose fields are its options, the paper's constants as defaults.
+    """A method that draws heat maps: a frozen dataclass whose fields are its options, with the paper's constants as defaults.
 
-    name: in the registry, the file's name. title: as people write it; "" for the name. needs: of what a model gives.
-    source: authors, venue, year, equation.
-    same_for_all: the maps do not depend on the target. targets: the names of the targets that it can explain; None: all.
-    not_for: kinds of model on which it makes no sense. frozen_allowed: whether a gradient with frozen normalization
-    statistics may serve it on route "auto".
+    Attributes:
+        name: Its name in the registry, which is its file's name.
+        title: Its name as people write it; "" for `name`.
+        needs: What it needs of `Model.gives`.
+        source: Authors, venue, year, equation.
+        same_for_all: Whether the maps do not depend on the target.
+        targets: Names of the targets that it can explain; None: all.
+        not_for: Kinds of model on which it makes no sense.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -34,12 +37,15 @@ class Method(ABC):
 
     @classmethod
     def serves(cls, model: Model) -> bool:
-        """Whether the model gives what the method needs, and is of a kind on which it makes sense."""
+        """Whether the method works with the model: it gives what the method needs, and is of a kind on which it makes sense."""
         return cls.needs <= model.gives and model.kind not in cls.not_for
 
     @property
     def frozen_allowed(self) -> bool:
-        """Most maps are close with statistics held fixed; a method that sums gradients over the grid says no."""
+        """Whether route "auto" may use gradients with normalization statistics held fixed.
+
+        Most maps change little with them; methods that sum gradients over the whole grid return False.
+        """
         return True
 
     @abstractmethod
@@ -50,7 +56,7 @@ class Method(ABC):
             model: A `Model` that gives what the method needs.
             trace: One pass of the model over the image.
             detections: N detections whose `source` is a row of the trace's candidates.
-            targets: What is explained.
+            targets: The scalars to explain.
         """
 
     def heat_maps(
@@ -62,7 +68,15 @@ class Method(ABC):
         options: Mapping[str, Any] | None = None,
         routes: tuple[str, ...] = (),
     ) -> HeatMaps:
-        """N maps, each on its own grid, as this method's for a target. options: None for the fields of the method."""
+        """Wrap N maps as this method's heat maps for a target.
+
+        Args:
+            native: N maps, each (h,w) on its own grid.
+            frame: Where the image lies on the canvas that the maps cover.
+            target: The target that was explained.
+            options: The settings to record; None: the method's fields.
+            routes: N names of how each gradient was taken; () for methods without gradients.
+        """
         settings = asdict(self) if options is None else options
         crop = bool(getattr(self, "crop_padding", True))
         title = self.title or self.name
@@ -73,14 +87,21 @@ class Method(ABC):
     def token_maps(
         self, values: Sequence[Tensor], texts: Sequence[Text], target: Target, *, options: Mapping[str, Any] | None = None
     ) -> TokenMaps:
-        """Maps of texts, one number per token, as this method's for a target. options: None for the fields of the method."""
+        """Wrap token values as this method's maps of texts for a target.
+
+        Args:
+            values: T tensors (L,), one number per token of each text.
+            texts: The T texts.
+            target: The target that was explained.
+            options: The settings to record; None: the method's fields.
+        """
         settings = asdict(self) if options is None else options
         return TokenMaps(tuple(values), tuple(texts), self.name, target_name(target), settings)
 
 
 @runtime_checkable
 class TextMethod(Protocol):
-    """A method that also draws maps of texts: a number for every token."""
+    """A method that also draws maps of texts: one number per token."""
 
     def explain_text(self, model: Any, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[TokenMaps]:
         """One TokenMaps per target, each with N maps.
@@ -88,7 +109,7 @@ class TextMethod(Protocol):
         Args:
             model: An image-text model.
             trace: One pass of the model over the image.
-            detections: N detections; the labels are columns of texts.
-            targets: What is explained.
+            detections: N detections; their labels are indices of texts.
+            targets: The scalars to explain.
         """
         ...

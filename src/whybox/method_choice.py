@@ -1,4 +1,4 @@
-"""Methods by name, with their options: refused where they do not fit the model, the target, or each other."""
+"""Make methods by name with their options, and check that they fit the model and the target."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +13,15 @@ ROUTES = ("auto", "fast", "exact")
 
 
 def make_method(method: str | Any, model: Model, **options: Any) -> Any:
-    """The method behind a name, or a method object as it is.
+    """Make a method by name; a method object is checked and returned as it is.
 
     Args:
         method: A name, as `whybox methods` lists it or as people write it ("Grad-CAM++"); or an object such as `Odam()`.
-        model: What it is to explain.
-        options: The fields of the method, for a name. `route="auto"` and `layer=None` say nothing and may always be given.
+        model: The model to explain.
+        options: The fields of the method, for a name. The defaults `route="auto"` and `layer=None` are always accepted.
 
     Raises:
-        WhyboxError: An unknown name or option, a value of another type, or a model that does not give what it needs.
+        WhyboxError: An unknown name or option, a value of the wrong type, or a model that does not give what the method needs.
     """
     if not isinstance(method, str):
         return _check_object(method, model, options)
@@ -42,7 +42,7 @@ _DEFAULTS = (("route", "auto"), ("layer", None))
 
 
 def check_target(method: str | Any, target: str | Target) -> None:
-    """Refuse a target that a method cannot explain; most explain any."""
+    """Refuse a target that a method cannot explain; most methods explain any target."""
     chosen: Any = registry.named("method", method, registry.methods())[1] if isinstance(method, str) else method
     allowed = chosen.targets
     name = target if isinstance(target, str) else getattr(target, "name", None)
@@ -67,5 +67,5 @@ def _check_needs(method: Any, model: Model) -> None:
     if missing or unfit:
         works = [name for name, other in registry.methods().items() if other.serves(model)]
         lacks = f"needs {', '.join(sorted(missing))}, which {model.name} does not give"
-        reason = lacks if missing else f"has nothing to compare where a model answers for the whole image, as {model.name} does"
+        reason = lacks if missing else f"has nothing to compare where a model predicts for the whole image, as {model.name} does"
         raise WhyboxError(f"method {method.name!r} {reason}; what works with it: {', '.join(works) or 'nothing'}")

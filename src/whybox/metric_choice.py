@@ -1,4 +1,4 @@
-"""Metrics by name, with options, and the names that stand for several of them: groups and sets, read from the classes."""
+"""Make metrics by name with their options, and resolve the names of groups and sets of metrics."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -10,21 +10,21 @@ from whybox.specs import format_spec, split_spec
 from whybox.truth import Metric
 
 STANDARD = "standard"
-"""The set that is measured where the user names none."""
+"""The default set."""
 MATCHING = "matching"
-"""The same with a model that answers for the whole image."""
+"""The default set for models that predict for the whole image."""
 ALL = "all"
 FIRST_GROUPS = ("faithfulness", "localization", "discrimination", "attention")
-"""In this order in a table; the others come after them, by name."""
+"""The order of groups in tables; other groups follow, by name."""
 FROM_TEXTS = frozenset({"whole", "words"})
-"""What only a model that answers for the whole image can give a metric."""
+"""What only models that predict for the whole image provide to a metric."""
 
 
 def make_metric(spec: str) -> Metric:
-    """The metric behind a name with settings, "deletion:fill=blurred".
+    """Make a metric from a name with settings, such as "deletion:fill=blurred".
 
     Raises:
-        WhyboxError: An unknown name or option, or a value that the option does not take.
+        WhyboxError: An unknown name or option, or an invalid value.
     """
     written, texts = split_spec(spec)
     name, metric_class = _class_named(written)
@@ -56,25 +56,25 @@ def canonical(spec: str) -> str:
 
 @cache
 def metric_sets() -> Mapping[str, tuple[str, ...]]:
-    """The names that stand for several metrics: groups, sets, and "all", each with its members written out."""
+    """The names of groups and sets, and "all", each with its metrics."""
     known = _ordered()
-    found: dict[str, list[str]] = {}
+    sets: dict[str, list[str]] = {}
     for metric in known:
-        found.setdefault(metric.group, []).extend(_usual(metric))
+        sets.setdefault(metric.group, []).extend(_usual(metric))
     for metric in known:
         for name, settings in metric.sets.items():
-            found.setdefault(name, []).extend(_specs(metric, settings))
-    found[ALL] = [spec for metric in known for spec in _usual(metric) if not make_metric(spec).needs & FROM_TEXTS]
-    return {name: tuple(specs) for name, specs in found.items()}
+            sets.setdefault(name, []).extend(_specs(metric, settings))
+    sets[ALL] = [spec for metric in known for spec in _usual(metric) if not make_metric(spec).needs & FROM_TEXTS]
+    return {name: tuple(specs) for name, specs in sets.items()}
 
 
 def written_out(names: Iterable[str], *, whole_image: bool = False) -> tuple[str, ...]:
-    """Metrics with groups and sets written out, each once.
+    """Replace groups and sets by their metrics, without duplicates.
 
     Args:
         names: Metrics with settings, groups, or sets.
-        whole_image: Whether the model answers for the whole image. There "standard" stands for "matching", and in "all" the
-            metrics have their settings of that set.
+        whole_image: Whether the model predicts for the whole image: "standard" then means "matching", and "all" has the
+            settings of that set.
     """
     sets = dict(metric_sets())
     if whole_image:
@@ -93,7 +93,7 @@ def _ordered() -> list[type[Metric]]:
 
 
 def _usual(metric: type[Metric]) -> list[str]:
-    """The metric as it stands in its group and in "all"."""
+    """The metric with its settings in its group and in "all"."""
     return _specs(metric, metric.sets.get(STANDARD, ("",)))
 
 

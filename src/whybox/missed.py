@@ -1,4 +1,4 @@
-"""The object that the detector missed: the best candidate for a box that the user draws, and why its score is low."""
+"""Objects that the detector missed: the best candidate for a box drawn by the user, and why its score is low."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,30 +13,28 @@ from whybox.targets import class_index
 from whybox.types import Detections, Trace
 
 SAME = 0.99
-"""From this IoU on, a drawn box is taken for the detection itself."""
+"""From this IoU on, a drawn box counts as the detection itself."""
 CLOSE = 0.5
-"""A candidate is one for the drawn box from this IoU on; where there is none, the closest is taken."""
+"""From this IoU on, a candidate is considered for a drawn box; where there is none, the one with the highest IoU is taken."""
 
 
 def match_drawn(
     trace: Trace, drawn: Mapping[str, Any], classes: Sequence[str] | None, score_threshold: float = 0.3
 ) -> tuple[Detections, tuple[str, ...]]:
-    """For every drawn box the best candidate of its class, as a detection, and a sentence on what became of it.
-
-    Among the candidates with an IoU of at least 0.5 the one with the highest score is taken, else the one with the highest
-    IoU. A box that is one of the detections stands for that detection.
+    """Match drawn boxes with candidates of their class: the one with the highest score among those with an IoU of at least
+    0.5, else the one with the highest IoU. A box that is one of the detections is matched with that detection.
 
     Args:
-        trace: The image's pass.
+        trace: The image's trace.
         drawn: "boxes" (N,4) xyxy in image pixels and, where the class is known, "labels" (N) names or columns.
         classes: The names of the columns, or None.
-        score_threshold: A detection below it is said to be below the threshold.
+        score_threshold: The notes mention detections with a lower score.
 
     Returns:
-        N detections, and N sentences.
+        N detections, and N notes on what became of each candidate.
 
     Raises:
-        WhyboxError: Boxes or labels that cannot be read, or that lie outside the image.
+        WhyboxError: Boxes or labels are invalid, or boxes lie outside the image.
     """
     boxes = _read_boxes(drawn, trace)
     labels = _read_labels(drawn, boxes, trace, classes)

@@ -19,18 +19,19 @@ Hints = Mapping[str, Any]
 _REFUSED = object()
 
 
-def options_of(kind: Any) -> Hints:
+def options_of(option_class: Any) -> Hints:
     """The options of a dataclass: its fields with their types."""
-    hints = _hints(kind)
-    return {field.name: hints.get(field.name, Any) for field in fields(kind) if field.init}
+    hints = _hints(option_class)
+    return {field.name: hints.get(field.name, Any) for field in fields(option_class) if field.init}
 
 
 def keywords_of(function: Callable[..., Any], *, without: AbstractSet[str] = frozenset()) -> Hints | None:
     """The keyword-only options of a function with their types; None where it takes any."""
     hints, parameters = _hints(function), signature(function).parameters.values()
-    if any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
         return None
-    named = [one.name for one in parameters if one.kind is Parameter.KEYWORD_ONLY and one.name not in without]
+    keyword_only = [parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]
+    named = [name for name in keyword_only if name not in without]
     return {name: hints.get(name, Any) for name in named}
 
 
@@ -38,37 +39,37 @@ def _hints(thing: Any) -> Hints:
     try:
         return get_type_hints(thing)
     except (NameError, TypeError):
-        # A hint that is imported for type checkers alone: nothing is known of the values.
+        # A hint imported under TYPE_CHECKING cannot be resolved: its values are not checked.
         return {}
 
 
 def check_options(whose: str, hints: Hints, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options, each of the type that its hint names.
+    """Check options against their type hints.
 
     Args:
-        whose: Whose options they are, for errors: "method 'odam'".
-        hints: The options that are known, with their types.
-        given: What the user gave. On a command line the word none is read as None; it is the text "none" again for an
-            option that takes this text and no None.
+        whose: The options' owner, for errors: "method 'odam'".
+        hints: The known options, with their types.
+        given: The user's options. The command line reads the word none as None; for an option that takes the text "none"
+            but not None, it is that text.
 
     Returns:
-        The options; a whole number for a float is one, and a list for a tuple.
+        The options, converted: an integer becomes a float, a list a tuple, where the hint says so.
 
     Raises:
-        WhyboxError: An option that is not known, or a value of another type; NaN and infinite numbers are refused.
+        WhyboxError: An unknown option, or a value of the wrong type; NaN and infinite numbers are refused.
     """
     check_names(whose, hints, given)
     return {name: check_value(whose, name, hints[name], value) for name, value in given.items()}
 
 
 def read_options(whose: str, hints: Hints, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Options written as text, each read as what its hint names: "2017" is a number for an int and a text for a str."""
+    """Parse options written as text, each by its type hint: "2017" is a number for an int and a text for a str."""
     check_names(whose, hints, texts)
     return {name: _read(whose, name, hints[name], text) for name, text in texts.items()}
 
 
 def check_names(whose: str, known: Hints, given: Mapping[str, Any]) -> None:
-    """Refuse an option that is not known."""
+    """Refuse unknown options."""
     for name in given:
         if name not in known:
             close = did_you_mean(name, known) if known else ""
@@ -77,7 +78,7 @@ def check_names(whose: str, known: Hints, given: Mapping[str, Any]) -> None:
 
 
 def check_value(whose: str, name: str, hint: Any, value: Any) -> Any:
-    """One value as its hint has it; an error that says what was expected and what came."""
+    """One value, converted to its hint's type; else an error that says what was expected and what was given."""
     read = _as(hint, value)
     if read is _REFUSED and value is None:
         read = _as(hint, "none") if _is_choice(hint) or hint is str else _REFUSED
@@ -116,11 +117,11 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 
 
 def _as(hint: Any, value: Any) -> Any:
-    """The value as the hint has it, or _REFUSED."""
+    """The value converted to the hint's type, or _REFUSED."""
     if parts := _parts(hint):
-        # An exact type before one that a value can be made into: 3 for int | float stays whole.
+        # The exact type first, before types that the value can be converted to: 3 for int | float stays an int.
         read = [_as(part, value) for part in sorted(parts, key=lambda part: part is not type(value))]
-        return next((one for one in read if one is not _REFUSED), _REFUSED)
+        return next((result for result in read if result is not _REFUSED), _REFUSED)
     origin = get_origin(hint) or hint
     if origin is Literal:
         chosen = [choice for choice in get_args(hint) if choice == value and type(choice) is type(value)]
@@ -153,8 +154,8 @@ def _several(kind: Any, inner: tuple[Any, ...], value: Any) -> Any:
     if fixed and len(inner) != len(value):
         return _REFUSED
     hints = inner if fixed else (inner[0] if inner else Any,) * len(value)
-    read = [_as(hint, one) for hint, one in zip(hints, value, strict=True)]
-    if any(one is _REFUSED for one in read):
+    read = [_as(hint, entry) for hint, entry in zip(hints, value, strict=True)]
+    if any(entry is _REFUSED for entry in read):
         return _REFUSED
     return read if kind is list else tuple(read)
 
@@ -179,8 +180,8 @@ def describe(hint: Any) -> str:
         choices = [str(choice) for choice in get_args(hint)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if origin in (tuple, list, Sequence):
-        inner = dict.fromkeys(describe(one) for one in get_args(hint) if one is not Ellipsis)
-        return f"a list of {' and '.join(_plural(one) for one in inner)}" if inner else "a list"
+        inner = dict.fromkeys(describe(part) for part in get_args(hint) if part is not Ellipsis)
+        return f"a list of {' and '.join(_plural(part) for part in inner)}" if inner else "a list"
     return _WORDS.get(origin, f"a {getattr(origin, '__name__', origin)}")
 
 

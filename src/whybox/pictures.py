@@ -20,8 +20,7 @@ MOST_CELLS = 16
 
 
 def draw_overlay(explained: Explained, index: int, picture: Image.Image, opacity: float = 0.85) -> Image.Image:
-    """Detection `index` over a picture of its image: map, box, class and score; for the whole image no box, and as much of
-    the text as fits."""
+    """Overlay of detection `index`: map, box, class and score; without a box where the model predicts for the whole image."""
     name, score = explained.names[index], float(explained.detections.scores[index])
     if explained.whole_image:
         return overlay(picture, explained.maps[index], caption=f"{score:.2f} {name}", opacity=opacity)
@@ -54,7 +53,7 @@ def draw_figure(explained: Explained, index: int | Sequence[int] | None, columns
 
 
 def notebook_view(explained: Explained) -> str:
-    """The page in a frame of its own, which may run its script and nothing else."""
+    """The page in a sandboxed iframe, which may run scripts and downloads alone."""
     style = "width:100%;height:760px;border:0;border-radius:12px"
     page = html.escape(page_of(explained))
     return f'<iframe title="whybox" sandbox="allow-scripts allow-downloads" style="{style}" srcdoc="{page}"></iframe>'
@@ -84,7 +83,7 @@ def match_of(explained: Explained) -> Match:
 
 
 def photo_of(explanations: Sequence[Explained]) -> Photo:
-    """One photo for the page from explanations of the same detections of one image, a layer each."""
+    """A photo for the page from explanations of the same detections of one image, one layer per explanation."""
     first = explanations[0]
     layers = [Layer(each.maps.method, each.maps.target, each.maps, each.seconds.get("maps", 0.0)) for each in explanations]
     seconds = {name: value for name, value in first.seconds.items() if name != "maps"}

@@ -1,4 +1,4 @@
-"""Where small maps lie on their layer's grid: everywhere, in windows, or over boxes."""
+"""Where maps lie on their layer's grid: on all of it, in windows, or over boxes."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -19,19 +19,19 @@ class Placement(Protocol):
         ...
 
     def place(self, maps: Tensor) -> Tensor:
-        """Maps (n,k,l) -> (n,h,w) on the grid, zero where they do not lie. Differentiable."""
+        """Maps (n,k,l) -> (n,h,w) on the grid, zero outside their place. Differentiable."""
         ...
 
     def take(self, features: Tensor) -> Tensor:
-        """The features under the maps: (C,h,w) -> (n,C,k,l), or what broadcasts to it."""
+        """The features under the maps: (C,h,w) -> (n,C,k,l), or a tensor that broadcasts to it."""
         ...
 
     def inside(self, values: Tensor) -> Tensor:
-        """Values (n,C,k,l), zero where a row's place hangs over the edge of the grid."""
+        """Values (n,C,k,l), zero in cells outside the grid."""
         ...
 
     def __getitem__(self, rows: Any) -> "Placement":
-        """The places of some of the rows."""
+        """The placement of some of the rows."""
         ...
 
 
@@ -59,15 +59,20 @@ class Whole:
 
 @dataclass(frozen=True)
 class Windows:
-    """Each map is a window of the grid. origin: (n,2) its top-left cell (row, column); a window may hang over the edge.
-    size: (k, l) cells of a window."""
+    """Each map is a window of the grid.
+
+    Attributes:
+        origin: (n,2) the window's top-left cell (row, column); a window may reach beyond the grid.
+        size: (k, l) of a window, in cells.
+        grid: (h, w).
+    """
 
     origin: Tensor
     size: Size
     grid: Size
 
     def place(self, maps: Tensor) -> Tensor:
-        """Maps (n,...,k,l) -> (n,...,h,w); what hangs over the edge is dropped."""
+        """Maps (n,...,k,l) -> (n,...,h,w); cells outside the grid are dropped."""
         return paste_windows(maps, self.origin, self.grid)
 
     def take(self, features: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ class Windows:
         return values * take_windows(cells, self.origin, self.size)
 
     def grown(self, margin: int) -> "Windows":
-        """The same windows, so many cells wider on every side."""
+        """The same windows, `margin` cells wider on every side."""
         return Windows(self.origin - margin, (self.size[0] + 2 * margin, self.size[1] + 2 * margin), self.grid)
 
     def __getitem__(self, rows: Any) -> "Windows":
@@ -89,17 +94,22 @@ class Windows:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Each map lies over a box, as pooled features do. cells: (n,4) xyxy in cells of the grid."""
+    """Each map lies over a box, as RoI-pooled features do.
+
+    Attributes:
+        cells: (n,4) boxes, xyxy in cells of the grid.
+        grid: (h, w).
+    """
 
     cells: Tensor
     grid: Size
 
     def place(self, maps: Tensor) -> Tensor:
-        """Maps (n,k,l), each stretched over its box."""
+        """Maps (n,k,l), each resized to its box."""
         return paste_boxes(maps, self.cells, self.grid)
 
     def take(self, features: Tensor) -> Tensor:
-        """Pooled features (n,C,k,l) lie under their maps already."""
+        """Pooled features (n,C,k,l) as they are: they have their maps' shape already."""
         return features
 
     def inside(self, values: Tensor) -> Tensor:

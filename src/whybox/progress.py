@@ -1,17 +1,17 @@
-"""How work that takes long says how far it is, and what went wrong on the way."""
+"""Callbacks for the progress and the warnings of long computations."""
 
 from collections.abc import Callable
 
 OnProgress = Callable[[str, float], None]
-"""Called with what was worked on (an image's name) and how much of it is newly done: 1 for all of it."""
+"""Called with an image's name, and the share of it that was newly completed (1: all of it)."""
 
 OnWarning = Callable[[str], None]
-"""Called with a line on something that went wrong without ending the work."""
+"""Called with one line about a problem that did not end the computation."""
 
 
 def no_progress(name: str, part: float) -> None:
-    """Nobody watches."""
+    """Discard progress."""
 
 
 def no_warning(line: str) -> None:
-    """Nobody listens."""
+    """Discard a warning."""

@@ -1,4 +1,4 @@
-"""Texts that a model is asked about: given to it, one set per image, and what it did not read of them."""
+"""Text prompts: checked, given to the model, distributed over images, and notes on what the model did not read of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,14 @@ LONGEST_QUOTE = 120
 
 
 def prompted(model: Model, text: Any) -> Model:
-    """The model, asked about a text or a list of texts; None: as it is.
+    """The model, prompted with texts.
+
+    Args:
+        model: Any model.
+        text: A text or a list of texts; None leaves the model as it is.
 
     Raises:
-        WhyboxError: The model needs texts and has none, takes none, or what was given is no text.
+        WhyboxError: The model needs texts and has none, takes no texts, or `text` is not a text.
     """
     if text is None:
         if model.takes_text and not model.classes:
@@ -51,7 +55,7 @@ def texts_for_each(text: Any, count: int) -> list[Any]:
 
     Args:
         text: None, a text or a flat list of texts: the same for every image. A list of lists: one per image.
-        count: How many images there are.
+        count: The number of images.
 
     Raises:
         WhyboxError: Texts and lists are mixed, or there is not one list per image.
@@ -69,19 +73,19 @@ def texts_for_each(text: Any, count: int) -> list[Any]:
 
 
 def answered(model: Model, trace: Trace) -> Trace:
-    """A trace of this model's, which may be older than the texts that the model is asked about now."""
+    """The trace with its candidates for the model's current texts; it may have been made with others."""
     return model.answer(trace) if model.takes_text and isinstance(model, PromptedModel) else trace
 
 
 def texts_read(model: Model, detections: Detections) -> tuple[Text, ...]:
-    """The texts behind N detections as the model read them; none where it does not tell."""
+    """The texts of N detections as the model read them; () for models without texts."""
     if not (model.takes_text and isinstance(model, ImageTextModel)):
         return ()
     return tuple(model.texts[label] for label in detections.labels.tolist())
 
 
 def with_reading_notes(notes: Sequence[str], texts: Sequence[Text]) -> tuple[str, ...]:
-    """N notes, each after what the model did not read of its text."""
+    """N notes, each preceded by what the model did not read of its text."""
     parts = [(reading_note(text), note) for text, note in zip(texts, notes, strict=True)]
     return tuple("; ".join(part for part in pair if part) for pair in parts)
 
@@ -98,5 +102,5 @@ def reading_note(text: Text) -> str:
 
 
 def _quoted(text: str) -> str:
-    """In quotes, and of a long text the start alone."""
+    """In quotes; long texts are shortened."""
     return repr(text) if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]!r}... ({len(text)} characters)"

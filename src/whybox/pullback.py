@@ -1,4 +1,4 @@
-"""Ways from candidates back to the features: gradients of n rows, with their places on the layer's grid."""
+"""Pullbacks (vector-Jacobian products) from candidates to features: gradients of n rows, with their placement on the grid."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -16,7 +16,12 @@ from whybox.types import Target, Trace, target_name
 
 @dataclass(frozen=True)
 class PlacedMaps:
-    """n maps (n,k,l) and where they lie on their layer's grid. `FeatureGradient.under` and `.on_grid` make them."""
+    """n maps and where they lie on their layer's grid; made by `FeatureGradient.under` and `FeatureGradient.on_grid`.
+
+    Attributes:
+        values: (n,k,l).
+        placement: Where each map lies.
+    """
 
     values: Tensor
     placement: Placement
@@ -30,8 +35,10 @@ class PlacedMaps:
 class FeatureGradient:
     """dY/dA of n detections at one feature map.
 
-    gradient: (n,C,k,l), zero outside its place. features: the layer's values, (C,h,w) shared, or (n,C,k,l) where each
-    detection has its own (pooled regions). placement: where the gradient lies on the grid.
+    Attributes:
+        gradient: (n,C,k,l); zero everywhere else on the grid.
+        features: The layer's activations, (C,h,w) shared by all detections, or (n,C,k,l) pooled per detection (RoI features).
+        placement: Where the gradient lies on the grid.
     """
 
     gradient: Tensor
@@ -45,7 +52,7 @@ class FeatureGradient:
 
     @property
     def pooled(self) -> bool:
-        """Whether each detection has features of its own."""
+        """Whether the features are pooled per detection."""
         return self.features.ndim == 4
 
     def activation(self) -> Tensor:
@@ -53,7 +60,7 @@ class FeatureGradient:
         return self.placement.take(self.features)
 
     def clipped(self) -> "FeatureGradient":
-        """The same, zero in the cells of a window that hang over the edge of the grid."""
+        """The same gradient, zero in the cells of a window that lie outside the grid."""
         return replace(self, gradient=self.placement.inside(self.gradient))
 
     def whole(self) -> "FeatureGradient":
@@ -63,11 +70,11 @@ class FeatureGradient:
         return FeatureGradient(self.placement.place(self.gradient), self.features, Whole(self.grid))
 
     def under(self, maps: Tensor) -> PlacedMaps:
-        """Maps (n,k,l) that lie where the gradients lie."""
+        """Place maps (n,k,l) where the gradients lie."""
         return PlacedMaps(self._checked(maps, (self.gradient.shape[-2], self.gradient.shape[-1])), self.placement)
 
     def on_grid(self, maps: Tensor) -> PlacedMaps:
-        """Maps (n,h,w) on the features' whole grid."""
+        """Place maps (n,h,w) on the features' whole grid."""
         placement = Whole(self.grid) if isinstance(self.placement, Windows) else self.placement
         return PlacedMaps(self._checked(maps, self.grid), placement)
 
@@ -87,12 +94,15 @@ class FeatureGradient:
 
 
 class Pullback(ABC):
-    """A way from some candidate rows back to the features (a vector-Jacobian product). A model family offers them.
+    """A vector-Jacobian product from some candidate rows back to the features. Model families provide them.
 
-    rows: (n,) indices into the detections that were asked for. trace: narrowed to those rows, differentiable.
-    route: "exact" (autograd through the model), "windows" (exact, on the receptive field alone) or "frozen" (windows with
-    the normalization's statistics held fixed). stride: network pixels per cell of the features. features: (C,h,w) the layer's
-    values, or (n,C,k,l) where each row has its own (pooled regions).
+    Attributes:
+        rows: (n,) indices into the detections that are explained.
+        trace: Restricted to those rows, differentiable.
+        route: "exact" (autograd through the model), "windows" (exact, on the receptive field alone) or "frozen" (windows with
+            the normalization's statistics held fixed).
+        stride: Network pixels per cell of the features.
+        features: (C,h,w) the layer's activations, or (n,C,k,l) pooled per row.
     """
 
     rows: Tensor
@@ -103,22 +113,29 @@ class Pullback(ABC):
 
     @abstractmethod
     def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
-        """dY/dA for values (n,) of a target on `trace`, in parts that fit memory, each with the positions (m,) of its
-        rows among this pullback's n. Where the trace is differentiable, so is the gradient."""
+        """dY/dA in parts that fit memory. Where the trace is differentiable, so is the gradient.
+
+        Args:
+            values: (n,) a target's values on `trace`.
+
+        Yields:
+            (m,) positions among this pullback's n rows, and the gradient of these m rows.
+        """
 
     def gradients(self, target: Target) -> Iterator[tuple[Tensor, FeatureGradient]]:
-        """`pull` of the target's values, also where the caller stands under no_grad or inference_mode.
+        """`pull` of the target's values, also where the caller is under no_grad or inference_mode.
 
         Raises:
             WhyboxError: The target does not give one finite number per detection.
         """
+        # enable_grad alone does not undo the caller's inference_mode. No yield inside: the caller would run in this mode.
         with torch.inference_mode(False), torch.enable_grad():
             values = target(self.trace)
         _check_values(values, target, len(self.trace.detections))
         yield from self.pull(values)
 
     def gradient(self, target: Target) -> FeatureGradient:
-        """All parts at once, in the order of the rows; where there are several, on the whole grid."""
+        """All parts in one, in the order of the rows; where there are several, on the whole grid."""
         parts = list(self.gradients(target))
         if len(parts) == 1:
             positions, part = parts[0]
@@ -129,12 +146,12 @@ class Pullback(ABC):
 
 
 Backward = Callable[[Tensor], Tensor]
-"""Values (n,) of a target on the narrowed trace -> their gradient (n,C,k,l)."""
+"""A target's values (n,) on the restricted trace -> their gradient (n,C,k,l)."""
 
 
 @dataclass(frozen=True)
 class DensePullback(Pullback):
-    """The gradient covers the grid. features: (C,h,w)."""
+    """A gradient that covers the whole grid. features: (C,h,w)."""
 
     rows: Tensor
     trace: Trace
@@ -152,8 +169,12 @@ class DensePullback(Pullback):
 
 @dataclass(frozen=True)
 class WindowPullback(Pullback):
-    """The gradient is zero outside a window around each row's cell. features: (C,h,w). origin: (n,2) the windows' top-left
-    cells (row, column)."""
+    """A gradient that is zero outside a window around each row's cell.
+
+    Attributes:
+        features: (C,h,w).
+        origin: (n,2) the windows' top-left cells (row, column).
+    """
 
     rows: Tensor
     trace: Trace
@@ -173,8 +194,13 @@ class WindowPullback(Pullback):
 
 @dataclass(frozen=True)
 class PooledPullback(Pullback):
-    """The gradient at the features pooled from regions. features: (n,C,k,l). cells: (n,4) the regions, in cells of the
-    level's grid (h, w)."""
+    """A gradient at features pooled from regions (RoIAlign).
+
+    Attributes:
+        features: (n,C,k,l), pooled.
+        cells: (n,4) the regions, xyxy in cells of the level's grid.
+        grid: (h, w) of the level.
+    """
 
     rows: Tensor
     trace: Trace
@@ -198,8 +224,13 @@ Spread = Callable[[Tensor], Iterator[tuple[Tensor, FeatureGradient]]]
 
 @dataclass(frozen=True)
 class RegionPullback(Pullback):
-    """The gradient at pooled features, spread by the pooling's transpose into a window around each region. Windows of many
-    sizes come in parts, those of similar size together. features: (C,h,w)."""
+    """A gradient at pooled features, carried by the pooling's transpose to a window of the level around each region. Windows
+    come in parts, grouped by size.
+
+    Attributes:
+        features: (C,h,w) of the level.
+        spread: The transpose of the pooling.
+    """
 
     rows: Tensor
     trace: Trace

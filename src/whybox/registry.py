@@ -1,5 +1,5 @@
-"""The folder listing is the registry: a file in models/, methods/ or metrics/ is known by its name. Packages from outside
-come in through the entry points "whybox.models" (a module with `matches` and `wrap`), "whybox.methods" (a method class),
+"""The folder listing is the registry: a file in models/, methods/ or metrics/ is registered by its name. Other packages
+register theirs through the entry points "whybox.models" (a module with `matches` and `wrap`), "whybox.methods" (a method class),
 "whybox.metrics" (a metric class) and "whybox.data" (a module with `PREFIX` and `open_data`)."""
 
 import pkgutil
@@ -64,12 +64,15 @@ Named = TypeVar("Named")
 
 
 def named(kind: str, name: str, known: Mapping[str, Named]) -> tuple[str, Named]:
-    """The entry that a name means: its key, or its key or title written in another way ("Grad-CAM++" for gradcam_pp).
+    """Look up an entry by its key, or by another spelling of its key or title ("Grad-CAM++" for gradcam_pp).
 
     Args:
-        kind: What is looked for, for the error: "method", "metric".
+        kind: What is looked up, for the error: "method", "metric".
         name: As the user wrote it. Case, dashes and spaces do not matter.
         known: Classes by name; those with a `title` are found by it, too.
+
+    Returns:
+        The key and the entry.
 
     Raises:
         UnknownNameError: Nothing has this name; the closest names are listed.
@@ -84,7 +87,7 @@ def named(kind: str, name: str, known: Mapping[str, Named]) -> tuple[str, Named]
 
 
 def _letters(text: str) -> str:
-    """Letters and digits alone, small; "++" is "pp" as in our names, and a times sign an x."""
+    """Lower-case letters and digits alone; "++" becomes "pp" as in the registry's names, a times sign "x"."""
     return re.sub(r"[\W_]", "", text.lower().replace("++", "pp").replace("×", "x"))
 
 
@@ -109,12 +112,12 @@ FAMILY = "family"
 """A file of this name in a folder stands for the folder: models/open_clip/family.py is the family "open_clip"."""
 
 
-def _files(room: ModuleType) -> Iterator[tuple[str, ModuleType]]:
-    """The public files of a room and of its folders, by name: hf/detection.py is "hf_detection"."""
-    for entry in sorted(pkgutil.iter_modules(room.__path__), key=lambda entry: entry.name):
+def _files(package: ModuleType) -> Iterator[tuple[str, ModuleType]]:
+    """The public files of a package and of its folders, by name: hf/detection.py is "hf_detection"."""
+    for entry in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
         if entry.name.startswith("_"):
             continue
-        module = import_module(f"{room.__name__}.{entry.name}")
+        module = import_module(f"{package.__name__}.{entry.name}")
         if not entry.ispkg:
             yield entry.name, module
             continue
@@ -123,10 +126,10 @@ def _files(room: ModuleType) -> Iterator[tuple[str, ModuleType]]:
 
 
 def _class_in(module: ModuleType, name: str) -> type:
-    found = [value for value in vars(module).values() if isinstance(value, type) and getattr(value, "name", None) == name]
-    if len(found) != 1:
-        raise TypeError(f"{module.__name__} must hold one class named {name!r} (its ClassVar `name`), found {len(found)}")
-    return found[0]
+    classes = [value for value in vars(module).values() if isinstance(value, type) and getattr(value, "name", None) == name]
+    if len(classes) != 1:
+        raise TypeError(f"{module.__name__} must hold one class named {name!r} (its ClassVar `name`), found {len(classes)}")
+    return classes[0]
 
 
 def _from_outside(group: str) -> dict[str, Any]:

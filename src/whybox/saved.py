@@ -25,23 +25,23 @@ from whybox.versions import versions
 
 Kind = TypeVar("Kind", bound=Explained)
 SCHEMA = 1
-"""Of the manifest; it rises when a reader of the former one would misread the files."""
+"""Version of the manifest's format; increased by incompatible changes."""
 WORD = "word."
-"""Before the names of tensors that belong to the words explained alone."""
+"""Prefix of the names of tensors that belong to `single_words`."""
 
 
 def save(explained: Explained, directory: str | Path) -> Path:
-    """Keep an explanation in a new folder.
+    """Save an explanation to a new folder.
 
     Args:
-        explained: What is kept; maps of words only where they were asked for.
-        directory: A folder that is new or empty. All files are there at the end, or none.
+        explained: The explanation.
+        directory: A folder that is new or empty. It is written atomically.
 
     Returns:
         The folder's path.
 
     Raises:
-        WhyboxError: The folder holds something, or cannot be written.
+        WhyboxError: The folder is not empty, or cannot be written.
     """
     with new_folder(directory) as folder:
         (folder / "maps.safetensors").write_bytes(to_bytes(_tensors(explained)))
@@ -57,7 +57,7 @@ def save(explained: Explained, directory: str | Path) -> Path:
 
 
 def load(directory: str | Path, kind: type[Kind]) -> Kind:
-    """What `save` kept: maps and detections bit by bit, the image with 8 bits per channel.
+    """Load what `save` wrote: maps and detections bit by bit, the image with 8 bits per channel.
 
     Args:
         directory: The folder.
@@ -88,6 +88,7 @@ def _tensors(explained: Explained) -> dict[str, Tensor]:
         tensors |= {f"tokens.{i}": values for i, values in enumerate(explained.token_maps.values)}
     if explained.single_words is not None:
         tensors |= {f"{WORD}{name}": values for name, values in _tensors(explained.single_words).items()}
+    # Clones, because safetensors refuses tensors that share memory, as views of one tensor do.
     return {name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()}
 
 
@@ -100,7 +101,7 @@ def _manifest(explained: Explained) -> dict[str, Any]:
 
 
 def _facts(explained: Explained) -> dict[str, Any]:
-    """All but the tensors that `load` needs."""
+    """Everything that `load` needs, except tensors."""
     maps, classes = explained.maps, explained.classes
     facts = {**to_dict(explained), "method_title": maps.method_title, "scaled": maps.scaled}
     facts |= {"frame": asdict(maps.frame), "crop_padding": maps.crop_padding}

@@ -12,11 +12,11 @@ from whybox.model import Model
 from whybox.types import Detections, Trace
 
 MOST_DETECTIONS = 100
-"""How many detections of an image are explained where nobody says."""
+"""The default of `top` for detectors."""
 
 
 def check_selection(score_threshold: Any, top: Any) -> None:
-    """Refuse a threshold or a number of detections that cannot be one."""
+    """Refuse an invalid threshold or number of detections."""
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 0):
         raise WhyboxError(f"top must be a whole number of detections, 0 or more, got {top!r}")
     if not isinstance(score_threshold, (int, float)) or score_threshold != score_threshold:
@@ -24,7 +24,7 @@ def check_selection(score_threshold: Any, top: Any) -> None:
 
 
 def best(detections: Detections, score_threshold: float, top: int) -> Detections:
-    """The `top` best with at least that score, in the order in which they come."""
+    """The `top` detections with the highest scores, at least `score_threshold`, in their original order."""
     kept = torch.nonzero(detections.scores >= score_threshold)[:, 0]
     if len(kept) > top:
         kept = kept[detections.scores[kept].topk(top).indices.sort().values]
@@ -34,14 +34,17 @@ def best(detections: Detections, score_threshold: float, top: int) -> Detections
 def choose(
     trace: Trace, wanted: Any, model: Model, score_threshold: float, top: int | None
 ) -> tuple[Detections, tuple[str, ...]]:
-    """The N detections that are explained, and N notes on what became of drawn boxes.
+    """Select the detections to explain.
 
     Args:
-        trace: The image's pass.
+        trace: The image's trace.
         wanted: None, Detections of this trace, a mapping with "boxes" and "labels", or supervision.Detections.
-        model: That made the trace.
-        score_threshold: Of the model's own detections.
-        top: So many of them, the best; None: 100, and of a model that matches the whole image with texts all texts.
+        model: The model that made the trace.
+        score_threshold: The lowest score of the model's own detections.
+        top: The largest number of the model's own detections; None: 100, and all texts of an image-text model.
+
+    Returns:
+        N detections, and N notes on what became of the boxes that the user drew.
     """
     if wanted is None:
         own = _own(trace, model, score_threshold, top)
@@ -53,7 +56,7 @@ def choose(
     if model.whole_image and "labels" in drawn and "boxes" not in drawn:
         drawn = {**drawn, "boxes": trace.candidates.boxes.expand(len(drawn["labels"]), 4)}
     detections, notes = match_drawn(trace, drawn, model.classes, score_threshold)
-    # There was one candidate to choose from: how it fits the box says nothing.
+    # There is one candidate, the whole image: how well it fits the box says nothing.
     return detections, ("",) * len(detections) if model.whole_image else notes
 
 
@@ -62,7 +65,7 @@ def _own(trace: Trace, model: Model, score_threshold: float, top: int | None) ->
     if not model.whole_image:
         return best(own, score_threshold, MOST_DETECTIONS if top is None else top)
     if model.takes_text:
-        # A text is asked for by its user, whatever its score.
+        # The user asked for every text: the threshold does not apply.
         chosen = best(own, -torch.inf, len(own) if top is None else top)
     else:
         chosen = best(own, score_threshold, MOST_DETECTIONS if top is None else top)

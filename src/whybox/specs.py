@@ -1,4 +1,4 @@
-"""Names with settings, in one word: "drise:masks=500", "deletion:fill=blurred:extent=image"."""
+"""Names with settings as one string: "drise:masks=500", "deletion:fill=blurred:extent=image"."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ from whybox.errors import WhyboxError
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
-    """A name and its settings; numbers, true, false and none are read as such."""
+    """A name and its settings; numbers, true, false and none are converted."""
     name, options = split_spec(text)
     return name, {key: parse_value(value) for key, value in options.items()}
 
 
 def split_spec(text: str) -> tuple[str, dict[str, str]]:
-    """A name and its settings as they are written."""
+    """A name and its settings as strings."""
     name, *settings = text.strip().split(":")
     options: dict[str, str] = {}
     for setting in settings:
@@ -25,7 +25,7 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
 
 
 def format_spec(name: str, options: Mapping[str, Any]) -> str:
-    """The word that `parse_spec` reads."""
+    """The inverse of `parse_spec`."""
     return ":".join([name, *(f"{key}={_text(value)}" for key, value in options.items())])
 
 

@@ -1,6 +1,7 @@
-"""What can be explained: one number per detection, by name. A target is a callable Trace -> (N,); users write their own.
+"""Targets, the scalars that are explained: one number per detection, by name. A target is a callable Trace -> (N,); users can
+write their own.
 
-Signs. A map is positive where the features, scaled up, push the value up. For x1 and y1 that moves the side to the right or
+Signs. A map is positive where scaling the features up increases the value. For x1 and y1 that moves the side to the right or
 down, so the box shrinks there; for x2 and y2 the box grows. The distances l, t, r, b grow with the box on every side:
 the map of l is the map of -x1.
 """
@@ -20,8 +21,8 @@ COMBINED = "combined"
 
 def _own(trace: Trace, values: Tensor) -> Tensor:
     """The entry (N,) of values (M,) or (M,K) that belongs to each detection and its class."""
-    found = trace.detections
-    return values[found.source] if values.ndim == 1 else values[found.source, found.labels]
+    detections = trace.detections
+    return values[detections.source] if values.ndim == 1 else values[detections.source, detections.labels]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class ClassLogit:
-    """The logit of the detection's class, before sigmoid or softmax: it does not saturate, and no other class or factor
-    enters. sign -1 explains what speaks against the class."""
+    """The logit of the detection's class, before sigmoid or softmax: it does not saturate, and does not depend on other
+    classes or factors. sign -1 explains what speaks against the class."""
 
     sign: float = 1.0
     name: str = "logit"
@@ -59,13 +60,13 @@ class BoxSide:
         return self.side
 
     def __call__(self, trace: Trace) -> Tensor:
-        found = trace.detections
-        return trace.candidates.boxes_of(found.source, found.labels)[:, SIDES.index(self.side)]
+        detections = trace.detections
+        return trace.candidates.boxes_of(detections.source, detections.labels)[:, SIDES.index(self.side)]
 
 
 @dataclass(frozen=True)
 class RawOutput:
-    """What the regression branch itself gives, by its name: FCOS's distances l, t, r, b (network pixels), the deltas
+    """An output of the regression branch, by name: FCOS's distances l, t, r, b (network pixels), the deltas
     dx, dy, dw, dh of anchors and R-CNN (normalized, before the coder's weights), a transformer's cx, cy, w, h (0 to 1)."""
 
     output: str
@@ -83,7 +84,7 @@ class RawOutput:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Why this class and not another: the logit of the detection's class less the logit of class `other` (a column), called
+    """Why this class and not another: the logit of the detection's class minus that of class `other` (a column), named
     `other_name`."""
 
     other: int
@@ -120,7 +121,16 @@ DESCRIPTIONS: Mapping[str, str] = {
 
 
 def find_target(target: str | Target, classes: Sequence[str] | None, raw: Sequence[str] = ()) -> Target:
-    """The target behind a name. A callable is taken as it is."""
+    """The target with a name.
+
+    Args:
+        target: A name, or a callable, which is returned as it is.
+        classes: The model's class names, for contrasts.
+        raw: The names of the candidates' raw outputs.
+
+    Raises:
+        UnknownNameError: No target has this name.
+    """
     if not isinstance(target, str) and not callable(target):
         raise WhyboxError(f"target must be a name or a callable from a Trace to (N,), got {target!r}")
     if not isinstance(target, str):
@@ -136,7 +146,7 @@ def find_target(target: str | Target, classes: Sequence[str] | None, raw: Sequen
 
 
 def class_index(label: Any, classes: Sequence[str] | None) -> int:
-    """The column of a class given by its name or its number."""
+    """The column of a class, given by its name or its number."""
     text = str(label)
     if text.lstrip("-").isdigit():
         return int(text)

@@ -1,4 +1,4 @@
-"""The nouns of measurement: what is annotated in an image, what heat maps are judged against, and what a judgement is."""
+"""Data types of evaluation: annotations, data sets, a metric's inputs and results, and the interface of a metric."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +18,16 @@ from whybox.types import Candidates, Detections
 class Truth:
     """G annotated objects of one image.
 
-    boxes (G,4) float32 xyxy in image pixels around the whole object; they may reach beyond the image (CrowdHuman's do).
-    labels (G,) int64: in a data set the place among its classes, from 0; in a MetricInput the column among the model's scores.
-    ids: G names, those of the annotations. ignore (G,) bool: regions where nothing is counted (crowds, masked people).
-    masks (G,H,W) bool of the visible pixels, or None. parts: more boxes (G,4) by name ("visible", "head"), NaN where
-    there is none. fixations: G entries, each (F,3) x, y in image pixels and duration, or None where nobody looked; or ().
-    phrases: G texts, each object in words of its own ("red ball"); or ().
+    Attributes:
+        boxes: (G,4) float32 xyxy in image pixels around the whole object; they may reach beyond the image (CrowdHuman's do).
+        labels: (G,) int64. In a data set the index among its classes, from 0; in a MetricInput the column among the model's
+            scores.
+        ids: G annotation ids.
+        ignore: (G,) bool, ignore regions (crowds, masked people).
+        masks: (G,H,W) bool of the visible pixels, or None.
+        parts: Further boxes (G,4) by name ("visible", "head"), NaN where there is none.
+        fixations: G entries, each (F,3) x, y in image pixels and duration, or None where there are none; or ().
+        phrases: G referring expressions, one per object ("red ball"); or ().
     """
 
     boxes: Tensor
@@ -68,7 +72,13 @@ class Truth:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a data set: its name, unique there, the picture, and what is annotated in it."""
+    """One image of a data set.
+
+    Attributes:
+        name: Unique in the data set.
+        image: The picture.
+        truth: Its annotations.
+    """
 
     name: str
     image: Image.Image
@@ -77,9 +87,15 @@ class Sample:
 
 @runtime_checkable
 class DataSet(Protocol):
-    """Annotated images. A label is a place in `classes`, from 0. problems: what was left out of it, a line each.
+    """Annotated images.
 
-    An attribute `digest`, a text that changes whenever the annotations do, keeps an evaluation from going on with others.
+    An optional attribute `digest`, a string that changes whenever the annotations do, prevents an evaluation from being
+    resumed with other annotations.
+
+    Attributes:
+        name: For reports.
+        classes: Class names; a label is an index into them, from 0.
+        problems: What was left out, one line per problem.
     """
 
     name: str
@@ -100,16 +116,23 @@ class DataSet(Protocol):
 
 @dataclass(frozen=True)
 class MetricInput:
-    """What the maps of N detections of one image are judged against.
+    """The inputs of a metric, beside the maps of N detections of one image.
 
-    image (3,H,W) in 0..1. truth: all annotated objects. matched (N,): the row of the object that each detection stands
-    for, -1 for none. seeds (N,): one a detection; whatever is random for it is drawn from a generator with this seed.
-    predict: raw candidates, boxes in image pixels, of images (B,3,H,W) of one size, of which `batch` fit at once.
-    redraw: the same method's maps (N,H,W) of the same objects on a changed image (3,H,W).
-    randomized: the same maps while the model's weights are replaced by random ones, layer by layer from the output
-    on: (the layer's name, maps (N,H,W)) after each; the weights come back at the end.
-    whole: the model answers for the whole image, so a detection's box is the image's, whatever box its object has.
-    words: the same method's maps of the N texts. score_texts: texts -> the score of each with the image.
+    Attributes:
+        image: (3,H,W) in 0..1.
+        frame: Where the image lies on the network's canvas.
+        detections: N detections.
+        truth: All annotated objects.
+        matched: (N,) the row of the object that each detection is matched with, -1 for none.
+        seeds: (N,) one per detection: the seed of its random numbers.
+        predict: Raw candidates, boxes in image pixels, of images (B,3,H,W) of one size.
+        batch: How many images `predict` takes at once.
+        redraw: The same method's maps (N,H,W) of the same objects on a changed image (3,H,W).
+        randomized: The same maps under cascading randomization of the model's weights, layer by layer from the output:
+            (the layer's name, maps (N,H,W)) after each. The weights are restored at the end.
+        whole: Whether the model predicts for the whole image, so that a detection's box is the image.
+        words: The same method's maps of the N texts.
+        score_texts: Texts -> the score of each with the image.
     """
 
     image: Tensor
@@ -138,7 +161,7 @@ class MetricInput:
         return len(self.detections)
 
     def __getitem__(self, rows: Any) -> "MetricInput":
-        """The same for some of the detections. What draws maps again would draw them for all: it is left out."""
+        """The inputs of some of the detections, without `redraw` and `randomized`, which draw the maps of all of them."""
         chosen = rows.to(self.seeds.device) if isinstance(rows, Tensor) else rows
         places = torch.arange(len(self))[chosen].reshape(-1).tolist()
         return replace(
@@ -153,7 +176,7 @@ class MetricInput:
 
     @property
     def gives(self) -> frozenset[str]:
-        """What a metric may need: "box", "mask", "fixations", "predict", "redraw", "randomized", "whole", "words"."""
+        """What is available to a metric: "box", "mask", "fixations", "predict", "redraw", "randomized", "whole", "words"."""
         given = {
             "box": True,
             "mask": self.truth.masks is not None,
@@ -167,7 +190,7 @@ class MetricInput:
         return frozenset(name for name, there in given.items() if there)
 
     def generator(self, index: int) -> torch.Generator:
-        """Detection `index`'s own source of randomness, on the CPU, so that every device draws the same."""
+        """The random number generator of detection `index`; on the CPU, so that the draws are the same for every device."""
         return torch.Generator().manual_seed(int(self.seeds[index]))
 
 
@@ -177,7 +200,13 @@ def _some_words(words: TokenMaps, chosen: Sequence[int]) -> TokenMaps:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """values (N,): a metric of N maps; NaN where it is not defined. curves (N,P) behind the values, at the points at (P,)."""
+    """A metric of N maps.
+
+    Attributes:
+        values: (N,), NaN where the metric is not defined.
+        curves: (N,P) the curves behind the values, or None.
+        at: (P,) the curves' x coordinates, or None.
+    """
 
     values: Tensor
     curves: Tensor | None = None
@@ -185,13 +214,16 @@ class MetricResult:
 
 
 class Metric(ABC):
-    """A measure of heat maps: a frozen dataclass whose fields are its options, the paper's constants as defaults.
+    """A metric of heat maps: a frozen dataclass whose fields are its options, with the paper's constants as defaults.
 
-    name: in the registry, the file's name. higher_is_better: which way is better. source: authors, venue, year, equation.
-    group: what it measures, the name under which metrics are chosen together. sets: the sets of metrics in which it stands,
-    with its settings there as they follow a name, "fill=blurred", "" for the defaults: "standard" is the set of a detector,
-    "matching" of a model that answers for the whole image. In its group and in "all" it stands with the settings of
-    "standard", or else with the defaults.
+    Attributes:
+        name: Its name in the registry, which is its file's name.
+        higher_is_better: Whether higher values are better.
+        source: Authors, venue, year, equation.
+        group: What it measures; metrics can be selected by group.
+        sets: The metric sets that contain it, with its settings there as they follow a name ("fill=blurred"; "" for the
+            defaults): "standard" is the set for detectors, "matching" for models that predict for the whole image. Its group
+            and "all" contain it with the settings of "standard", or else with the defaults.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -203,7 +235,7 @@ class Metric(ABC):
 
     @property
     def title(self) -> str:
-        """A few words for a table's head."""
+        """A few words for a table's header."""
         return self.name.replace("_", " ").capitalize()
 
     @property
@@ -213,21 +245,21 @@ class Metric(ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Of what `MetricInput.gives`; with the options it may change. None: it looks at the maps alone."""
+        """What it needs of `MetricInput.gives`; it may depend on the options. Empty: the maps alone."""
         return frozenset()
 
     @property
     def across(self) -> str:
-        """What runs along a curve's x axis."""
+        """The label of a curve's x axis."""
         return ""
 
     @abstractmethod
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """Judge maps.
+        """Evaluate maps.
 
         Args:
             maps: (N,H,W) on the image's pixels, raw, as the method defines them.
-            inputs: What they are judged against.
+            inputs: Image, detections, annotations, and what else the metric needs.
 
         Returns:
             One value per map, NaN where the metric is not defined.

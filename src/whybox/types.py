@@ -1,4 +1,4 @@
-"""The nouns: what flows from an image to a heat map. Checks live in __post_init__; behavior is indexing and views."""
+"""The data types between an image and a heat map. Shapes are checked in __post_init__; behavior is indexing and views."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,8 +25,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Detections:
-    """N detections. boxes (N,4) xyxy in image pixels, scores (N,), labels (N,) column of the class among the candidates' scores,
-    source (N,) row among the raw candidates (-1: not known)."""
+    """N detections of one image.
+
+    Attributes:
+        boxes: (N,4) xyxy in image pixels.
+        scores: (N,).
+        labels: (N,) the class, as its column among the candidates' scores.
+        source: (N,) the row among the raw candidates; -1: not known.
+    """
 
     boxes: Tensor
     scores: Tensor
@@ -64,13 +70,15 @@ class Detections:
 
 @dataclass(frozen=True)
 class Candidates:
-    """M raw candidates, before any suppression.
+    """M raw candidates, before non-maximum suppression.
 
-    boxes: (M,4), or (M,K,4) where every class has a box of its own; xyxy in image pixels, not clipped.
-    scores: (M,K), one column a class, as the framework's own post-processing ranks them; a label is a column.
-    level: (M,) index into Trace.features. logits: (M,K) before sigmoid or softmax.
-    raw: what the regression branch gives, by name, each (M,) or (M,K).
-    factors: what a score is made of, by name ("class", "centerness"), each (M,) or (M,K).
+    Attributes:
+        boxes: (M,4), or (M,K,4) where the boxes are class-specific; xyxy in image pixels, not clipped.
+        scores: (M,K), one column per class, as the framework's own post-processing ranks them; a label is a column.
+        level: (M,) index into `Trace.features`.
+        logits: (M,K) before sigmoid or softmax.
+        raw: The regression branch's outputs, by name, each (M,) or (M,K).
+        factors: The factors of a score, by name ("class", "centerness"), each (M,) or (M,K).
     """
 
     boxes: Tensor
@@ -93,7 +101,7 @@ class Candidates:
         return len(self.scores)
 
     def __getitem__(self, rows: Any) -> "Candidates":
-        """The chosen rows; gradients pass."""
+        """The chosen rows; differentiable."""
         return Candidates(
             self.boxes[rows],
             self.scores[rows],
@@ -110,7 +118,13 @@ class Candidates:
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """One level of features. values: (C,h,w). stride: network pixels a cell. name: as the family calls the level."""
+    """One level of features.
+
+    Attributes:
+        values: (C,h,w).
+        stride: Network pixels per cell.
+        name: The level's name in its model family.
+    """
 
     values: Tensor
     stride: float
@@ -124,12 +138,18 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward pass, kept: explaining a hundred detections costs one of these, not a hundred.
+    """One stored forward pass: explaining a hundred detections costs one of these, not a hundred.
 
-    image: (3,H,W) float in 0..1, the user's image. candidates: all M raw rows. detections: after the framework's own
-    suppression. features: one entry per level. embedding: an image-text model's or classifier's, (1,D). state: what the
-    model family needs to take gradients later; nobody else reads it. made_by: a weak reference to the network.
-    differentiable: features and candidates carry their graph down to the network's weights.
+    Attributes:
+        image: (3,H,W) float in 0..1, the user's image.
+        frame: Where the image lies on the network's canvas.
+        features: One entry per level.
+        candidates: All M raw rows.
+        detections: After the framework's own non-maximum suppression.
+        embedding: (1,D) of an image-text model or a classifier.
+        state: What the model family needs to take gradients later; private to it.
+        made_by: A weak reference to the network.
+        differentiable: Features and candidates keep their graph down to the network's weights.
     """
 
     image: Tensor
@@ -143,15 +163,15 @@ class Trace:
     differentiable: bool = False
 
     def rows(self, candidates: Candidates, detections: Detections) -> "Trace":
-        """The same pass narrowed to some candidates, one per detection, so that detection i is candidate i."""
+        """The same pass restricted to some candidates, one per detection, so that detection i is candidate i."""
         order = torch.arange(len(detections), device=detections.source.device)
         return replace(self, candidates=candidates, detections=replace(detections, source=order), state=None)
 
 
 @runtime_checkable
 class Target(Protocol):
-    """What is explained: a callable from a Trace to one number per detection, (N,), built from its candidates by
-    differentiable operations. Row i may depend only on candidate `trace.detections.source[i]`.
+    """The scalar that is explained: a callable from a Trace to one number per detection, (N,), computed from its candidates
+    by differentiable operations. Row i may depend only on candidate `trace.detections.source[i]`.
 
     A target carries its name: an attribute `name`, or else a function's `__name__`."""
 
@@ -159,17 +179,24 @@ class Target(Protocol):
 
 
 def target_name(target: Target) -> str:
-    """A target's name; of a callable of the user's own its function's or class's name."""
+    """A target's name; for a user-defined callable, its function's or class's name."""
     return str(getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__))
 
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """N heat maps, as the method defines them: raw, not stretched to 0..1. May carry gradient.
+    """N heat maps, as the method defines them: raw, not scaled to 0..1. They may require grad.
 
-    native: N maps, each (h,w) on the grid of its own layer, covering the network's canvas. method, target: names.
-    options: the method's settings. routes: N names, how each gradient was taken ("" where a method takes none).
-    scaled: the view `normalized()`: every map runs from 0 to 1. method_title: the method's name as people write it.
+    Attributes:
+        native: N maps, each (h,w) on the grid of its own layer, covering the network's canvas.
+        frame: Where the image lies on the network's canvas.
+        target: The target's name.
+        method: The method's name.
+        options: The method's settings.
+        routes: N names of how each gradient was taken; "" where the method takes none.
+        scaled: True for the view `normalized()`, where every map is min-max scaled to 0..1.
+        crop_padding: Whether `at_image` crops the canvas's padding; False stretches the padded map over the image.
+        method_title: The method's name as people write it.
     """
 
     native: tuple[Tensor, ...]
@@ -193,7 +220,7 @@ class HeatMaps:
 
     @property
     def values(self) -> Tensor:
-        """(N,h,w). Where the maps stand on grids of several sizes, the coarse ones are resized (bilinear) to the finest."""
+        """(N,h,w). Where the maps' grids differ in size, the coarser ones are resized (bilinear) to the finest."""
         if not self.native:
             return torch.zeros((0, 1, 1))
         finest = max(((m.shape[0], m.shape[1]) for m in self.native), key=lambda shape: shape[0] * shape[1])
@@ -201,7 +228,7 @@ class HeatMaps:
         return min_max(values) if self.scaled else values
 
     def normalized(self) -> "HeatMaps":
-        """The same maps, each scaled to run from 0 to 1 when it is read; a constant map reads as zeros."""
+        """The same maps, each min-max scaled to 0..1 when it is read; a constant map becomes zeros."""
         return replace(self, scaled=True)
 
     def at_image(self) -> Tensor:
@@ -222,7 +249,8 @@ class HeatMaps:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Maps (N,h,w), each moved and scaled to run from 0 to 1. A constant map becomes zeros, never NaN."""
+    """Maps (N,h,w), each min-max scaled to 0..1. A constant map becomes zeros, never NaN."""
     low = maps.amin((-2, -1), keepdim=True)
     spread = maps.amax((-2, -1), keepdim=True) - low
+    # The inner where keeps the division finite: a NaN in the branch not taken would still reach the gradient.
     return torch.where(spread > 0, (maps - low) / torch.where(spread > 0, spread, 1), 0)

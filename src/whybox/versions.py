@@ -7,7 +7,7 @@ UNKNOWN = "unknown"
 
 
 def version_of(package: str) -> str:
-    """The version of an installed package, "unknown" where it is not installed as one."""
+    """The version of an installed package, or "unknown"."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -15,6 +15,6 @@ def version_of(package: str) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions by package, those of whybox, torch and torchvision at least, and Python's."""
+    """Versions of Python, whybox, torch, torchvision and the given packages, by name."""
     names = dict.fromkeys(("whybox", "torch", "torchvision", *packages))
     return {"python": platform.python_version(), **{name: version_of(name) for name in names}}

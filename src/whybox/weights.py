@@ -1,4 +1,4 @@
-"""Weights from a file into a network: safetensors, or a state dict that loads without running code."""
+"""Load weights from a file: safetensors, or a state dict that loads without running code (weights_only)."""
 
 import pickle
 from collections.abc import Mapping
@@ -11,14 +11,22 @@ from whybox.errors import WeightsError
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Fill the network from a file; every weight must be there, fit, and be finite, else nothing is changed."""
+    """Load a file's weights into a network. Nothing is changed unless every weight is present, fits and is finite.
+
+    Args:
+        network: The network to load into.
+        path: A safetensors file, or a checkpoint that torch loads with weights_only.
+
+    Raises:
+        WeightsError: The file cannot be read, or its weights do not fit.
+    """
     state = read_weights(Path(path))
     own = network.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or extra:
-        told = [f"missing {_some(missing)}"] if missing else []
-        told += [f"not known to the network {_some(extra)}"] if extra else []
-        raise WeightsError(f"{path}: the weights do not fit {type(network).__name__}: {'; '.join(told)}")
+        differences = [f"missing {_some(missing)}"] if missing else []
+        differences += [f"not known to the network {_some(extra)}"] if extra else []
+        raise WeightsError(f"{path}: the weights do not fit {type(network).__name__}: {'; '.join(differences)}")
     for name, value in state.items():
         if value.shape != own[name].shape:
             raise WeightsError(
@@ -30,15 +38,15 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file by name; of a checkpoint with a "model" or "state_dict" entry, that entry."""
+    """A file's tensors by name; for a checkpoint with a "model" or "state_dict" entry, those of that entry."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            found: dict[str, Tensor] = load_file(path)
-            return found
+            tensors: dict[str, Tensor] = load_file(path)
+            return tensors
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(f"{path}: neither safetensors nor a state dict of tensors alone; save it as safetensors") from None

@@ -1,4 +1,4 @@
-"""What the words of a text give: a number for each of its tokens, and a map for each distinct word alone."""
+"""Explanations of a text's words: one number per token, and one map per distinct word."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from whybox.targets import find_target
 from whybox.types import Detections, Target, Trace
 
 SCORES = ("score", "logit")
-"""Targets that every text has; a contrast is about two of the texts that were given."""
+"""Targets that every text has; a contrast refers to two of the user's texts."""
 
 
 def draws_words(method: Any, model: Model) -> bool:
@@ -21,11 +21,11 @@ def draws_words(method: Any, model: Model) -> bool:
 
 
 def check_words(method: Any, model: Model, target: str | Target, *, words: bool, single_words: bool) -> None:
-    """Refuse what cannot be asked of the words.
+    """Refuse word options that the method, the model or the target does not support.
 
     Raises:
-        WhyboxError: The model reads no texts of the whole image, the method has no maps of words, or the target is about
-            the texts that were given.
+        WhyboxError: The model is not an image-text model, the method has no maps of words, or the target refers to the
+            user's texts.
     """
     if not (words or single_words):
         return
@@ -40,7 +40,7 @@ def check_words(method: Any, model: Model, target: str | Target, *, words: bool,
 
 
 def explain_tokens(method: TextMethod, model: Model, trace: Trace, detections: Detections, target: str | Target) -> TokenMaps:
-    """A number for every token of the texts behind the detections."""
+    """One number per token of the detections' texts."""
     chosen: Sequence[Target] = [find_target(target, model.classes, tuple(trace.candidates.raw))]
     return method.explain_text(model, trace, detections, chosen)[0]
 

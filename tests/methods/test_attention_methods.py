@@ -260,11 +260,11 @@ def test_where_the_answer_is_a_mean_the_map_is_the_mean_of_the_rows(seen):
     """The same CLIP, made to read the mean of its patches, the class token left out."""
     model, trace, image, _, _ = seen
     vision, project = image.net.vision_model, image.net.visual_projection
-    passed = model.transformer(trace)
-    read = passed.transformer.read
-    averaging = replace(passed.transformer, pooling="mean", read=lambda rows: read(rows[:, 1:].mean(1, keepdim=True)))
+    transformer_pass = model.transformer(trace)
+    read = transformer_pass.transformer.read
+    averaging = replace(transformer_pass.transformer, pooling="mean", read=lambda rows: read(rows[:, 1:].mean(1, keepdim=True)))
     averaged = copy.copy(model)
-    averaged.transformer = lambda trace: replace(passed, transformer=averaging)
+    averaged.transformer = lambda trace: replace(transformer_pass, transformer=averaging)
     attention = [one[0] for one in image.attention]
     assert_near(draw(RawAttention(), averaged, trace)[0], on_grid(attention[-1].detach().mean(0)[1:].mean(0)))
     assert_near(draw(Rollout(), averaged, trace)[0], on_grid(rolled(attention, 17)[1:].mean(0)))

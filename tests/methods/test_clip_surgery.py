@@ -159,7 +159,9 @@ def test_impossible_options_are_refused(options, message):
 def test_only_the_score_is_known_and_no_text_gives_no_map():
     model = tiny_clip.model()
     trace = model.trace(tiny_clip.image())
-    with pytest.raises(WhyboxError, match="clip_surgery compares features with texts, and knows no 'logit'; use target 'score'"):
+    with pytest.raises(
+        WhyboxError, match="clip_surgery compares features with texts, and has no target 'logit'; use target 'score'"
+    ):
         ClipSurgery()(model, trace, trace.detections, [ClassLogit()])
     (maps,) = ClipSurgery()(model, trace, trace.detections[:0], [tiny_clip.SCORE])
     assert maps.at_image().shape == (0, 32, 44)

@@ -91,15 +91,15 @@ def test_several_texts_at_once_are_the_same_as_one_by_one(model):
 @pytest.mark.parametrize("single", [False, True])
 def test_without_its_spatial_weight_the_map_is_the_gradient_by_the_attention(model, single):
     """g . v_i = sum over heads of ds/da_i, by autograd through materialised probabilities."""
-    passed = model.transformer(model.trace(image()))
-    layer, tokens = passed.transformer.layers[-1], passed.tokens[-1]
+    transformer_pass = model.transformer(model.trace(image()))
+    layer, tokens = transformer_pass.transformer.layers[-1], transformer_pass.tokens[-1]
     heads = 1 if single else layer.heads
-    attended = attend(layer, tokens, rows=passed.row, single_head=single, probabilities=True)
+    attended = attend(layer, tokens, rows=transformer_pass.row, single_head=single, probabilities=True)
     weights = attended.probabilities.detach().requires_grad_()
     values = attended.values.detach().unflatten(-1, (heads, -1)).transpose(1, 2)
     mixed = (weights @ values).transpose(1, 2).flatten(-2)
-    after = layer.finish(take_rows(tokens, passed.row), layer.out(mixed))
-    score = cosine_similarity(passed.transformer.read(after), model.embed_texts([TEXTS[0]]))
+    after = layer.finish(take_rows(tokens, transformer_pass.row), layer.out(mixed))
+    score = cosine_similarity(transformer_pass.transformer.read(after), model.embed_texts([TEXTS[0]]))
     (gradient,) = torch.autograd.grad(score.sum(), weights)
     expected = gradient[0, :, 0, 1:].sum(0).relu().reshape(4, 4)
     found = whybox.explain(model, image(), weighting="none", heads="single" if single else "native").maps.native[0]
@@ -115,15 +115,15 @@ def test_a_single_head_explains_another_score_and_says_so(model):
 def test_several_layers_add_up_after_the_relu(model):
     """With weights left out, each layer's map is that of autograd at what enters its output projection."""
     trace = model.trace(image())
-    passed = model.transformer(trace)
-    nodes, values, tokens = [], [], passed.tokens[-2]
-    for layer in passed.transformer.layers[-2:]:
+    transformer_pass = model.transformer(trace)
+    nodes, values, tokens = [], [], transformer_pass.tokens[-2]
+    for layer in transformer_pass.transformer.layers[-2:]:
         attended = attend(layer, tokens)
         node = attended.mixed if attended.mixed.requires_grad else attended.mixed.detach().requires_grad_()
         nodes.append(node)
         values.append(attended.values.detach())
         tokens = layer.finish(tokens, layer.out(node))
-    score = cosine_similarity(passed.transformer.read(tokens[:, :1]), model.embed_texts([TEXTS[1]]))
+    score = cosine_similarity(transformer_pass.transformer.read(tokens[:, :1]), model.embed_texts([TEXTS[1]]))
     gradients = torch.autograd.grad(score.sum(), nodes)
     expected = sum((v[0, 1:] @ g[0, 0]).relu() for v, g in zip(values, gradients, strict=True)).reshape(4, 4)
     found = whybox.explain(model, trace, weighting="none", layers=2).maps.native[1]
@@ -253,10 +253,14 @@ def test_no_text_is_no_map(model):
 def test_maps_without_preference_of_place_stay_finite(model):
     """Equal patches: every key is the same, so the spatial weight is 1 and the map is constant."""
     flat = torch.full((3, 64, 64), 0.5)
-    passed = model.transformer(model.trace(flat))
-    passed = replace(passed, tokens=tuple(torch.cat([t[:, :1], t[:, 1:2].expand(-1, 16, -1)], 1) for t in passed.tokens))
-    attended = attend(passed.transformer.layers[-1], passed.tokens[-1], rows=passed.row)
-    weights = GradEclip()._weights(passed.transformer.layers[-1], attended.queries, attended.keys, passed.patches)
+    transformer_pass = model.transformer(model.trace(flat))
+    transformer_pass = replace(
+        transformer_pass, tokens=tuple(torch.cat([t[:, :1], t[:, 1:2].expand(-1, 16, -1)], 1) for t in transformer_pass.tokens)
+    )
+    attended = attend(transformer_pass.transformer.layers[-1], transformer_pass.tokens[-1], rows=transformer_pass.row)
+    weights = GradEclip()._weights(
+        transformer_pass.transformer.layers[-1], attended.queries, attended.keys, transformer_pass.patches
+    )
     assert weights[0, 0, 1:].tolist() == [1.0] * 16
 
 

@@ -68,8 +68,8 @@ def test_a_text_alone_gets_the_same_map():
 
 
 def test_dense_features_pass_gradients_to_the_weights():
-    passed = tiny_clip.model().transformer(tiny_clip.model().trace(tiny_clip.image()))
-    features = dense_features(passed)
+    transformer_pass = tiny_clip.model().transformer(tiny_clip.model().trace(tiny_clip.image()))
+    features = dense_features(transformer_pass)
     assert features.shape == (16, 24)
     weight = tiny_clip.network().visual_projection.weight
     (gradient,) = torch.autograd.grad(features[3, 5], weight)

@@ -153,7 +153,7 @@ def test_detectors_are_sent_to_drise():
     trace = traced(model)
     two = Trace(trace.image, trace.frame, (), trace.candidates[[0, 0]], trace.detections)
     with pytest.raises(
-        WhyboxError, match=r"one answer for the whole image, and seeing gives 2 candidates; for detectors use drise"
+        WhyboxError, match=r"one prediction for the whole image, and seeing gives 2 candidates; for detectors use drise"
     ):
         Rise(masks=5)(model, two, two.detections, [tiny_clip.SCORE])
 

@@ -49,7 +49,7 @@ def test_gradients_are_those_of_hooks_on_the_module(model, layer):
 
 
 def test_before_a_norm_gradient_times_feature_is_nothing(model):
-    """A norm takes no notice of a token's length, so ODAM needs the layer behind it."""
+    """A norm does not depend on the length of a token, so ODAM needs its output."""
     before = whybox.explain(model, image(), method="odam", layer="tokens").peak
     behind = whybox.explain(model, image(), method="odam").peak
     assert max(before) < 1e-4 * min(behind)

@@ -1,4 +1,4 @@
-"""One file per method that draws heat maps; the classes are here by name, too: `from whybox.methods import Odam`."""
+"""One file per explanation method; their classes can be imported from here: `from whybox.methods import Odam`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from whybox import lazy
 
 
 def __getattr__(name: str) -> Any:
-    """A class comes in when it is used."""
+    """Import a class on first use."""
     return lazy.find_class(__name__, name)
 
 

@@ -1,4 +1,4 @@
-"""What methods share that look at attention and nothing else: one map for everything that is asked."""
+"""Shared by methods that use attention probabilities alone: one map for all targets."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,17 +16,17 @@ Draw = Callable[[TransformerPass], Tensor]
 def image_maps(
     method: Method, draw: Draw, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
 ) -> list[HeatMaps]:
-    """For each target the image's one map, (h,w), once for every detection."""
-    passed = model.transformer(trace)
-    native = maps_on_grid(draw(passed).expand(len(detections), -1), passed)
+    """For each target, the image's one map (h,w), repeated for every detection."""
+    transformer_pass = model.transformer(trace)
+    native = maps_on_grid(draw(transformer_pass).expand(len(detections), -1), transformer_pass)
     return [method.heat_maps(native, trace.frame, target) for target in targets]
 
 
 def text_maps(
     method: Method, draw: Draw, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
 ) -> list[TokenMaps]:
-    """For each target the maps of the detections' texts, one number for every token of a text's own."""
-    passed = model.text_transformer(trace, detections.labels)
-    values = own_tokens(draw(passed), passed)
+    """For each target, the maps of the detections' texts, one number per token."""
+    transformer_pass = model.text_transformer(trace, detections.labels)
+    values = own_tokens(draw(transformer_pass), transformer_pass)
     texts = tuple(model.texts[label] for label in detections.labels.tolist())
     return [method.token_maps(values, texts, target) for target in targets]

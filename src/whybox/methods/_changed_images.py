@@ -1,4 +1,4 @@
-"""A detection's maps, averaged over images that are changed versions of its own."""
+"""A detection's maps, averaged over perturbed versions of its image."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -22,8 +22,21 @@ def average_maps(
     draw: Draw,
     route: str,
 ) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]:
-    """sum_j weight_j * map_j at the network's input, for weights and images (3,H,W): for every target N maps on the network's
-    pixels; and the routes. An image costs a forward pass, and what `draw_maps` costs."""
+    """sum_j weight_j * map_j at the network's input, over perturbed images. Each image costs a forward pass and the backward
+    passes of `draw_maps`.
+
+    Args:
+        model: The model to explain.
+        trace: The trace of the original image.
+        detections: N detections of the original image.
+        targets: The scalars to explain.
+        images: Weights and images (3,H,W).
+        draw: Draws maps from the gradient at the input.
+        route: How gradients are taken.
+
+    Returns:
+        For every target N maps on the network's pixels, and the N routes.
+    """
     sums: list[tuple[Tensor, ...]] = [() for _ in targets]
     routes: tuple[str, ...] = ()
     if not len(detections):
@@ -38,16 +51,16 @@ def average_maps(
 
 
 def _add(total: tuple[Tensor, ...], weight: float, new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    weighed = [weight * one for one in new]
-    return tuple(weighed) if not total else tuple(a + b for a, b in zip(total, weighed, strict=True))
+    weighted = [weight * values for values in new]
+    return tuple(weighted) if not total else tuple(a + b for a, b in zip(total, weighted, strict=True))
 
 
 def follow(detections: Detections, before: Candidates, now: Candidates) -> Detections:
-    """The same detections among the candidates of a changed image.
+    """The same detections among the candidates of a perturbed image.
 
-    Where the rows stand for the same places in every image (dense detectors, learned queries, whole images) a detection keeps
-    its row. Proposals differ from image to image: they come in another number, or with a box for every class; there it is the
-    candidate whose box of the detection's class overlaps its box most.
+    Where the rows are the same positions in every image (dense detectors, learned queries, whole images) a detection keeps
+    its row. Proposals differ from image to image, which shows in their number or in class-specific boxes; there it becomes the
+    candidate whose box of the detection's class has the highest IoU with its box.
     """
     if len(now) == len(before) and now.boxes.ndim == 2:
         return detections

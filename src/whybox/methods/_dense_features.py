@@ -1,4 +1,4 @@
-"""A feature for every patch of an image, in the space where a contrastive model compares images with texts."""
+"""Dense features of a contrastive model: one per patch, in the joint embedding space of images and texts."""
 
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -7,34 +7,34 @@ from whybox.attention import TransformerPass
 from whybox.ops.transformer import in_float32, modules_from
 
 
-def dense_features(passed: TransformerPass) -> Tensor:
-    """(h*w,D): what the model would read at each patch if its last layer had no attention: values, output projection,
-    residual and MLP where the layer has them, and the head. In float32; gradients pass.
+def dense_features(transformer_pass: TransformerPass) -> Tensor:
+    """(h*w,D) embeddings of the patches from the last layer without its attention: values, output projection, residual and MLP
+    where the layer has them, and the head. In float32; differentiable.
 
     Source: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022, section 3.2.
     """
-    last = len(passed.transformer.layers) - 1
-    layer, tokens = passed.transformer.layers[last], passed.tokens[last].float()
-    with in_float32(*modules_from(passed.transformer, last)):
+    last = len(transformer_pass.transformer.layers) - 1
+    layer, tokens = transformer_pass.transformer.layers[last], transformer_pass.tokens[last].float()
+    with in_float32(*modules_from(transformer_pass.transformer, last)):
         _, _, values = layer.project(tokens)
-        return read_patches(passed, layer.finish(tokens, layer.out(layer.mix(values))))
+        return read_patches(transformer_pass, layer.finish(tokens, layer.out(layer.mix(values))))
 
 
-def key_similarity(passed: TransformerPass) -> Tensor:
+def key_similarity(transformer_pass: TransformerPass) -> Tensor:
     """cos(k_CLS, k_i) for each patch i -> (h*w,): the last layer's keys after its output projection.
 
     Source: the published evaluation code of Zhao et al., Grad-ECLIP, ICML 2024, in its MaskCLIP.
     """
-    layer, tokens = passed.transformer.layers[-1], passed.tokens[-1].float()
+    layer, tokens = transformer_pass.transformer.layers[-1], transformer_pass.tokens[-1].float()
     with in_float32(*layer.modules):
         _, keys, _ = layer.project(tokens)
         projected = layer.out(keys)[0]
-    return cosine_similarity(projected[passed.row], projected[passed.patches], dim=-1)
+    return cosine_similarity(projected[transformer_pass.row], projected[transformer_pass.patches], dim=-1)
 
 
-def read_patches(passed: TransformerPass, tokens: Tensor) -> Tensor:
-    """(h*w,D): the head on each patch of the tokens (1,N,C) after the last layer, as if it were the token that is read, or,
-    where the mean over all tokens is read, each of them."""
-    alone = tokens[:, passed.patches].transpose(0, 1)
-    everywhere = alone.expand(-1, passed.first + 1, -1)
-    return passed.transformer.read(everywhere if passed.transformer.pooling == "mean" else alone)
+def read_patches(transformer_pass: TransformerPass, tokens: Tensor) -> Tensor:
+    """(h*w,D) the head applied to each patch of the tokens (1,N,C) after the last layer, as if it were the class token, or,
+    where the mean over the patches is read, every one of them."""
+    alone = tokens[:, transformer_pass.patches].transpose(0, 1)
+    everywhere = alone.expand(-1, transformer_pass.first + 1, -1)
+    return transformer_pass.transformer.read(everywhere if transformer_pass.transformer.pooling == "mean" else alone)

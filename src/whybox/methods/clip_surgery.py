@@ -1,4 +1,4 @@
-"""CLIP Surgery: patches attend to patches with similar values, and what every text would get is taken away."""
+"""CLIP Surgery: value-value attention in the last layers, and similarity maps without the part that all texts share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,42 +17,49 @@ from whybox.ops.transformer import in_float32, join_heads, modules_from, split_h
 from whybox.types import Detections, HeatMaps, Target, Trace, target_name
 
 SHARPNESS = 2.0
-"""The factor on the cosines inside the softmax that tells which texts are obvious in the image."""
+"""The factor on the image-text cosines inside the softmax over the texts."""
 
 
 def clip_surgery_map(similarity: Tensor, overall: Tensor) -> Tensor:
-    """S_it = w_t s_it - mean_u(w_u s_iu), w = softmax(2 c) / mean(softmax(2 c)): similarity s (P,L) of patches and texts,
-    overall c (L,) of the image and the texts -> (P,L).
+    """Feature surgery: S_it = w_t s_it - mean_u(w_u s_iu), w = softmax(2 c) / mean(softmax(2 c)).
 
-    Source: Li, Wang, Duan, Li, "CLIP Surgery", arXiv 2304.05653, feature surgery: there the products of the features are
-    formed channel by channel, and summed over the channels after the mean is taken away, which is the same.
+    Args:
+        similarity: s (P,L) of patches and texts.
+        overall: c (L,) of the image and the texts.
+
+    Returns:
+        (P,L)
+
+    Source: Li, Wang, Duan, Li, "CLIP Surgery", arXiv 2304.05653, feature surgery. The paper subtracts the mean channel by
+    channel before summing the products over the channels, which is the same.
     """
-    obvious = (SHARPNESS * overall).softmax(-1)
-    weighed = similarity * (obvious / obvious.mean())
-    return weighed - weighed.mean(-1, keepdim=True)
+    prominence = (SHARPNESS * overall).softmax(-1)
+    weighted = similarity * (prominence / prominence.mean())
+    return weighted - weighted.mean(-1, keepdim=True)
 
 
-def dual_path_features(passed: TransformerPass, count: int) -> Tensor:
+def dual_path_features(transformer_pass: TransformerPass, count: int) -> Tensor:
     """(h*w,D) unit features of the patches from the second path through the last `count` layers.
 
-    x'_{i+1} = x'_i + attention(v_i, v_i, v_i), without MLP; v_i are the values of the model's own path, from whose tokens the
-    second path starts. A layer without residual, as heads that pool are: there the second path is its attention on values alone.
+    x'_{i+1} = x'_i + attention(v_i, v_i, v_i), without MLP; v_i are the values of the original path, from whose tokens the
+    second path starts. In a layer without residual (attention pooling) the second path is its value-value attention alone.
     Source: Li, Wang, Duan, Li, "CLIP Surgery", arXiv 2304.05653, architecture surgery: v-v attention and dual paths.
     """
-    layers = passed.transformer.layers
+    layers = transformer_pass.transformer.layers
     start = max(0, len(layers) - count)
-    with in_float32(*modules_from(passed.transformer, start)):
-        path = passed.tokens[start].float()
-        for layer, tokens in zip(layers[start:], passed.tokens[start:], strict=True):
-            added = layer.out(layer.mix(_attend_values(layer, tokens.float(), passed.mask)))
+    with in_float32(*modules_from(transformer_pass.transformer, start)):
+        path = transformer_pass.tokens[start].float()
+        for layer, tokens in zip(layers[start:], transformer_pass.tokens[start:], strict=True):
+            added = layer.out(layer.mix(_attend_values(layer, tokens.float(), transformer_pass.mask)))
             path = path + added if _has_residual(layer, path, added) else layer.finish(path, added)
-        return normalize(read_patches(passed, path), dim=-1)
+        return normalize(read_patches(transformer_pass, path), dim=-1)
 
 
 def _has_residual(layer: AttentionLayer, tokens: Tensor, added: Tensor) -> bool:
-    """Whether the layer adds to its tokens; one that pools looks at them through its attention alone."""
-    one, its = tokens[:, :1], added[:, :1]
-    return not torch.equal(layer.finish(one, its), layer.finish(torch.zeros_like(one), its))
+    """Whether the layer has a residual connection; attention pooling has none."""
+    # Probed on one token: without a residual the result does not depend on the token.
+    token, change = tokens[:, :1], added[:, :1]
+    return not torch.equal(layer.finish(token, change), layer.finish(torch.zeros_like(token), change))
 
 
 def _attend_values(layer: AttentionLayer, tokens: Tensor, mask: Tensor | None) -> Tensor:
@@ -64,11 +71,13 @@ def _attend_values(layer: AttentionLayer, tokens: Tensor, mask: Tensor | None) -
 
 @dataclass(frozen=True)
 class ClipSurgery(Method):
-    """CLIP Surgery. Maps are signed and raw: cosines, less what is redundant.
+    """CLIP Surgery. Maps are signed and raw: cosines minus their redundant part. A text's map never depends on the other texts
+    of the same call.
 
-    layers: how many of the last layers have a second path. neutral: a text without content; the cosine with its feature is
-    what a lone text's map is freed of. distractors: other texts; given, each text is compared with them as in the paper's
-    main form, and what they share is taken away instead. A text's map never depends on what else was asked about.
+    Attributes:
+        layers: How many of the last layers have a second path.
+        neutral: A text without content; without distractors, the cosine with its embedding is subtracted.
+        distractors: Other texts. If given, the mean over them and the text is subtracted instead, as in the paper's main form.
     """
 
     layers: int = 6
@@ -91,26 +100,28 @@ class ClipSurgery(Method):
         """One HeatMaps per target; the only target is "score"."""
         for name in map(target_name, targets):
             if name not in self.targets:
-                raise WhyboxError(f"clip_surgery compares features with texts, and knows no {name!r}; use target 'score'")
+                raise WhyboxError(f"clip_surgery compares features with texts, and has no target {name!r}; use target 'score'")
         net: Any = model.network
         with frozen(net), torch.inference_mode(False), torch.no_grad():
-            passed = model.transformer(trace)
-            features = dual_path_features(passed, self.layers)
-            overall = normalize(passed.embedding[0].float(), dim=-1)
-            asked = [model.texts[label].text for label in detections.labels.tolist()]
+            transformer_pass = model.transformer(trace)
+            features = dual_path_features(transformer_pass, self.layers)
+            overall = normalize(transformer_pass.embedding[0].float(), dim=-1)
+            texts = [model.texts[label].text for label in detections.labels.tolist()]
             others = list(self.distractors or (self.neutral,))
-            embedded = model.embed_texts([*asked, *others]).to(features)
-            own, beside = embedded[: len(asked)], embedded[len(asked) :]
-            assert passed.grid is not None
+            embedded = model.embed_texts([*texts, *others]).to(features)
+            text_embeddings, other_embeddings = embedded[: len(texts)], embedded[len(texts) :]
+            assert transformer_pass.grid is not None
             maps = tuple(
-                self._map(features, overall, text, row, beside).reshape(passed.grid) for text, row in zip(asked, own, strict=True)
+                self._map(features, overall, text, row, other_embeddings).reshape(transformer_pass.grid)
+                for text, row in zip(texts, text_embeddings, strict=True)
             )
         return [self.heat_maps(maps, trace.frame, target) for target in targets]
 
-    def _map(self, features: Tensor, overall: Tensor, text: str, own: Tensor, beside: Tensor) -> Tensor:
-        """(P,) for one text, embedded (D,): features (P,D), the image's own embedding (D,), the other texts' (K,D)."""
+    def _map(self, features: Tensor, overall: Tensor, text: str, embedding: Tensor, others: Tensor) -> Tensor:
+        """(P,) for one text with its embedding (D,): features (P,D), overall (D,) the image's embedding, others (K,D)."""
+        # A distractor that is the text itself would cancel its map.
         kept = [other != text for other in self.distractors]
         if any(kept):
-            texts = torch.cat([own[None], beside[kept]])
+            texts = torch.cat([embedding[None], others[kept]])
             return clip_surgery_map(features @ texts.T, texts @ overall)[:, 0]
-        return features @ (own - beside[0])
+        return features @ (embedding - others[0])

@@ -1,4 +1,4 @@
-"""The control that a method has to beat: a Gaussian blob at the predicted box."""
+"""A control: a Gaussian blob at the predicted box."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,15 @@ from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def control_blob_map(boxes: Tensor, size: Size, sigma: float = 0.25) -> Tensor:
-    """A Gaussian at the middle of each box: boxes (N,4) xyxy in pixels -> maps (N,H,W) with a peak of at most 1.
+    """A Gaussian at the center of each box, with a peak of at most 1.
 
-    sigma: the standard deviation across and down, as a part of the box's width and height.
+    Args:
+        boxes: (N,4) xyxy in pixels.
+        size: (H, W) of the maps.
+        sigma: The standard deviations as a share of the box's width and height.
+
+    Returns:
+        (N,H,W)
     """
     y = torch.arange(size[0], device=boxes.device) + 0.5
     x = torch.arange(size[1], device=boxes.device) + 0.5
@@ -30,10 +36,11 @@ def control_blob_map(boxes: Tensor, size: Size, sigma: float = 0.25) -> Tensor:
 
 @dataclass(frozen=True)
 class ControlBlob(Method):
-    """A Gaussian blob in the middle of the predicted box. It looks at nothing but the detector's answer: what a method adds to
-    the box it has to show by beating this.
+    """A Gaussian blob at the center of the predicted box. It uses the detector's prediction alone: a method that explains more
+    than the box has to beat it.
 
-    sigma: the blob's standard deviation as a part of the box's sides; at .25 the box reaches to two of them.
+    Attributes:
+        sigma: The blob's standard deviation as a share of the box's sides; at 0.25 a side lies two of them from the center.
     """
 
     sigma: float = 0.25

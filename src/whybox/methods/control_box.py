@@ -1,4 +1,4 @@
-"""The control that a method has to beat: the predicted box itself, filled."""
+"""A control: the predicted box itself, filled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +25,8 @@ def control_box_map(boxes: Tensor, size: Size) -> Tensor:
 
 @dataclass(frozen=True)
 class ControlBox(Method):
-    """The predicted box as a map. It looks at nothing but the detector's answer, so a metric on which it wins does not measure
-    what a method has found out; where ties are broken at random it is a random order of the box's pixels. Of a text every word
-    is alike: a random order of words."""
+    """The predicted box as a map. It uses the detector's prediction alone, so a metric on which it wins does not measure what a
+    method adds to it. Where ties are broken at random it is a random order of the box's pixels; for texts, of the words."""
 
     name: ClassVar[str] = "control_box"
     title: ClassVar[str] = "Control: box"

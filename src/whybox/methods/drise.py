@@ -1,4 +1,4 @@
-"""D-RISE: a heat map from nothing but the detector's answers to thousands of masked images."""
+"""D-RISE: a black-box heat map from the detector's outputs for thousands of randomly masked images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,11 +27,20 @@ def drise_weights(
     objectness: bool = True,
     candidate_threshold: float = 0.0,
 ) -> Tensor:
-    """w_t = max_j IoU(L_t, L_j) * cos(P_t, P_j) * O_j over the candidates j of one masked image -> (N,); 0 without any.
+    """w_t = max_j IoU(L_t, L_j) * cos(P_t, P_j) * O_j over the candidates j of one masked image.
 
-    boxes (N,4) image pixels, labels (N,), probabilities (N,K): the detections to be explained. size: of the image; the
-    candidates' boxes are clipped to it, as those of detections are. Where every class has a box of its own, L_j is the
-    one of the detection's class. O_j is the candidates' objectness, 1 where a detector has none.
+    Args:
+        candidates: Of the masked image. With class-specific boxes, L_j is the one of the detection's class.
+        boxes: L_t (N,4) of the detections to explain, xyxy in image pixels.
+        labels: (N,) their classes.
+        probabilities: P_t (N,K) their class probabilities.
+        size: (height, width) of the image; the candidates' boxes are clipped to it, as those of detections are.
+        objectness: Whether O_j is the candidates' objectness; else, and for detectors without one, it is 1.
+        candidate_threshold: Candidates whose highest class score is lower are ignored.
+
+    Returns:
+        (N,); 0 where no candidate is left.
+
     Source: Petsiuk et al., CVPR 2021, the similarity metric.
     """
     rows = (candidates.scores.amax(1) >= candidate_threshold).nonzero()[:, 0]
@@ -55,12 +64,12 @@ def _overlap(boxes: Tensor, labels: Tensor, places: Tensor) -> Tensor:
 
 
 def class_probabilities(candidates: Candidates) -> Tensor:
-    """(M,K): the "class" factor of the scores where it is kept, else the scores."""
+    """(M,K) the "class" factor of the scores where there is one, else the scores."""
     return candidates.factors.get("class", candidates.scores)
 
 
 def objectness_of(candidates: Candidates) -> Tensor:
-    """(M,): the "objectness" among the scores' factors, else the product of those that no class owns (a centerness)."""
+    """(M,) the "objectness" among the scores' factors, else the product of the class-agnostic factors (such as a centerness)."""
     if "objectness" in candidates.factors:
         return candidates.factors["objectness"]
     value = candidates.scores.new_ones(len(candidates))
@@ -71,26 +80,31 @@ def objectness_of(candidates: Candidates) -> Tensor:
 
 
 def _unit(rows: Tensor) -> Tensor:
+    # Clamped to the smallest normal number, so that rows of zeros stay zero.
     length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / length.clamp(min=torch.finfo(rows.dtype).tiny)
 
 
 @dataclass(frozen=True)
 class DRise(Method):
-    """D-RISE: map = sum_i w_i mask_i, raw, on the image's own pixels. One set of masked images serves all detections.
+    """D-RISE: map = sum_i w_i mask_i, raw, on the image's pixels. One set of masked images serves all detections.
 
-    masks, grid, probability: how many masks, of grid x grid cells, each cell seen with this probability. The image is
-    black where a mask is 0. seed: of the masks; the same seed gives the same masks on every device, whatever the batch.
-    batch: masked images a forward pass.
-    candidate_threshold: candidates whose best class scores below it are not compared with; what a detector puts out is
-    filtered at some threshold that is its own, 0.05 is the one in the reference implementation of ODAM.
-    objectness: False leaves O out, as that implementation does.
-    canvas: None, masks are stretched over grid+1 cells of ceil(side / grid) pixels and shifted by less than a cell; a
-    number, over a square of so many pixels, whatever the image's size, and the image is a random cut of it, as that
-    implementation does with 1343, whose cells are 84 pixels wide.
-    stop_when_settled: stop before all masks are used, once 1 - the correlation of every map with itself `check_every`
-    masks ago is below this (a map that is still empty is not settled); the result's options say how many were used, as
-    masks_used. progress: called with the masks done and the masks in all.
+    Attributes:
+        masks: Number of masks. The image is black where a mask is 0.
+        grid: A mask has grid x grid cells.
+        probability: The probability that a cell is 1.
+        seed: Seed of the masks; they do not depend on the device or the batch size.
+        batch: Masked images per forward pass.
+        candidate_threshold: Candidates whose highest class score is lower are ignored, as detectors filter their outputs. 0.05
+            is the value in the reference implementation of ODAM.
+        objectness: False leaves O out, as that implementation does.
+        canvas: None: masks are upsampled to grid+1 cells of ceil(side / grid) pixels and shifted by less than a cell. A number:
+            to a square of so many pixels, whatever the image's size, of which the mask is a random crop, as that
+            implementation does with 1343, whose cells are 84 pixels wide.
+        stop_when_settled: Stop early once, for every map, 1 - its correlation with itself `check_every` masks ago is below this
+            (an empty map has not settled); the result's options hold the number of masks used, as masks_used.
+        check_every: Masks between two checks of `stop_when_settled`.
+        progress: Called with the number of masks done and the total.
     """
 
     masks: int = 5000
@@ -131,7 +145,7 @@ class DRise(Method):
 
     @torch.no_grad()
     def _accumulate(self, model: Model, trace: Trace, detections: Detections) -> tuple[Tensor, int]:
-        """The maps (N,H,W), and how many masks they are made of. No more than a batch of masks exists at a time."""
+        """The maps (N,H,W), and the number of masks used. At most one batch of masks is in memory at a time."""
         device = trace.candidates.scores.device
         image = trace.image.to(device)
         size = (image.shape[-2], image.shape[-1])
@@ -149,7 +163,7 @@ class DRise(Method):
         before: Tensor | None = None
         done = 0
         for masks in self._batches(size, device):
-            weights = [weigh(answer) for answer in model.predict(image * masks[:, None])]
+            weights = [weigh(candidates) for candidates in model.predict(image * masks[:, None])]
             maps.flatten(1).addmm_(torch.stack(weights, 1).to(maps), masks.flatten(1))
             done += len(masks)
             if self.progress is not None:
@@ -162,7 +176,7 @@ class DRise(Method):
         return maps, done
 
     def _batches(self, size: Size, device: torch.device) -> Iterator[Tensor]:
-        """Masks (b,H,W). A batch never straddles a check."""
+        """Masks (b,H,W) in batches that end at each check of `stop_when_settled`."""
         grids, shifts = draw_grids(self.masks, self.grid, self.probability, self.seed)
         canvas, reach = self._canvas(size)
         start = 0
@@ -173,7 +187,7 @@ class DRise(Method):
             start = rows.stop
 
     def _canvas(self, size: Size) -> tuple[Size, Size]:
-        """The size over which a grid is stretched, and how many places a cut may take on it, down and across."""
+        """The size that a grid is upsampled to, and the range of a crop's corner on it, down and across."""
         if self.canvas is None:
             return grown_canvas(size, self.grid)
         if self.canvas < max(size):
@@ -181,14 +195,14 @@ class DRise(Method):
         return (self.canvas, self.canvas), (max(1, self.canvas - size[0]), max(1, self.canvas - size[1]))
 
     def _outline(self, maps: Tensor) -> Tensor:
-        """Maps (N,H,W) -> (N,P), what is compared at a check: on 4 points a cell, mean 0, length 1."""
+        """Maps (N,H,W) -> (N,P) for the check's correlation: 4x4 points per cell, mean 0, length 1."""
         points = min(4 * self.grid, maps.shape[-2]), min(4 * self.grid, maps.shape[-1])
         rows = resize_maps(maps, points).flatten(1)
         return _unit(rows - rows.mean(1, keepdim=True))
 
 
 def _probabilities(candidates: Candidates, labels: Tensor, source: Tensor) -> Tensor:
-    """Class probabilities (N,K) of the detections; a detection whose candidate is not known counts as certain."""
+    """Class probabilities (N,K) of the detections; one-hot for a detection whose candidate is not known."""
     known = class_probabilities(candidates)[source.clamp(min=0)]
     certain = torch.nn.functional.one_hot(labels, candidates.scores.shape[1]).to(known)
     return torch.where((source >= 0)[:, None], known, certain)

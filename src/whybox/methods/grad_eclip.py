@@ -19,12 +19,19 @@ from whybox.types import Detections, HeatMaps, Target, Trace
 Heads = Literal["native", "single"]
 Weighting = Literal["cosine", "projected", "logits", "none"]
 TEXT_LAYERS = 2 / 3
-"""The paper takes 8 of the text encoder's 12 layers."""
+"""The share of the text encoder's layers that are explained: 8 of 12 in the paper."""
 
 
 def grad_eclip_map(gradient: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-    """sum_c g_c lam_i v_ic for every token i: gradient (n,R,E) at the rows that are read, values (n,N,E), weights (n,R,N) of
-    each row -> (n,N), signed: the map is its ReLU.
+    """sum_c g_c lam_i v_ic for every token i; signed: the paper's map is its ReLU.
+
+    Args:
+        gradient: g (n,R,E) at the attention output of the R rows that are read.
+        values: v (n,N,E).
+        weights: lam (n,R,N), the spatial weights of each row.
+
+    Returns:
+        (n,N)
 
     Source: Zhao, Wang, Zeng, Zhao, Chan: Gradient-based Visual Explanation for Transformer-based CLIP, ICML 2024, eqs. 7, 8.
     """
@@ -33,7 +40,7 @@ def grad_eclip_map(gradient: Tensor, values: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Watched:
-    """One explained layer of a live pass: what its attention did, and the node whose gradient is the channel weight."""
+    """One explained layer of a pass with a graph. mixed: the node whose gradient is the channel weight."""
 
     layer: AttentionLayer
     attended: Attended
@@ -42,16 +49,18 @@ class _Watched:
 
 @dataclass(frozen=True)
 class GradEclip(Method):
-    """Grad-ECLIP, for the class token of an image encoder, its pooling layer, or the end of a text.
+    """Grad-ECLIP, for the class token of an image encoder, its attention pooling, or the end token of a text.
 
-    heads: "native" explains the model as it is; "single" takes the explained layers with one head over the full width, as the
-    published code does, and thereby explains another function: the options of the result hold both scores.
-    weighting: the spatial weight, min-max over the patches (over the text's own tokens) of: "cosine" of query and key, as the
-    published notebooks and the authors' later paper have it; "projected", the same after the output projection with its
-    bias, as their evaluation code has it; "logits", q k / sqrt(width), as the formula is also read; "none" leaves it out.
-    layers: how many of the last layers of the image encoder; text_layers: of the text encoder, None for two thirds, the
-    paper's 8 of 12. text_kept: "text" looks for the min-max among the text's own tokens, "all" among all positions of the
-    padded context, as the published code does.
+    Attributes:
+        heads: "native" explains the model as it is; "single" runs the explained layers with one head over the full width, as
+            the published code does, and thereby explains another function: the result's options hold both scores.
+        weighting: The spatial weight, min-max scaled over the patches (over the text's own tokens): "cosine" of query and key,
+            as in the published notebooks and the authors' later paper; "projected", the same after the output projection with
+            its bias, as in their evaluation code; "logits", q k / sqrt(width), another reading of the formula; "none".
+        layers: How many of the last layers of the image encoder are explained.
+        text_layers: The same for the text encoder; None: two thirds, the paper's 8 of 12.
+        text_kept: The tokens of the min-max scaling in texts: "text", the text's own, or "all" positions of the padded
+            context, as in the published code.
     """
 
     heads: Heads = "native"
@@ -83,38 +92,40 @@ class GradEclip(Method):
     ) -> list[HeatMaps]:
         """One HeatMaps per target."""
         with gradients_on():
-            passed = model.transformer(trace)
-            count = _at_most("layers", self.layers, len(passed.transformer.layers))
-            found = self._explain(passed, ordinary(detections), targets, count, passed.patches, sum_first=False)
+            transformer_pass = model.transformer(trace)
+            count = _at_most("layers", self.layers, len(transformer_pass.transformer.layers))
+            explained = self._explain(
+                transformer_pass, ordinary(detections), targets, count, transformer_pass.patches, sum_first=False
+            )
         return [
-            self.heat_maps(maps_on_grid(maps, passed), trace.frame, target, options=self._options(scores))
-            for (maps, scores), target in zip(found, targets, strict=True)
+            self.heat_maps(maps_on_grid(maps, transformer_pass), trace.frame, target, options=self._options(scores))
+            for (maps, scores), target in zip(explained, targets, strict=True)
         ]
 
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """The texts' side: one TokenMaps per target; detection i stands for the text of its label."""
+        """One TokenMaps per target; map i is of the text that is detection i's label."""
         with gradients_on():
-            passed = model.text_transformer(trace, detections.labels, padded=self.text_kept == "all")
-            depth = len(passed.transformer.layers)
+            transformer_pass = model.text_transformer(trace, detections.labels, padded=self.text_kept == "all")
+            depth = len(transformer_pass.transformer.layers)
             count = _at_most("text_layers", self.text_layers or max(1, round(TEXT_LAYERS * depth)), depth)
-            assert passed.words is not None
-            kept = torch.ones_like(passed.words) if self.text_kept == "all" else passed.words
-            found = self._explain(passed, ordinary(detections), targets, count, kept, sum_first=True)
+            assert transformer_pass.words is not None
+            kept = torch.ones_like(transformer_pass.words) if self.text_kept == "all" else transformer_pass.words
+            explained = self._explain(transformer_pass, ordinary(detections), targets, count, kept, sum_first=True)
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
         return [
-            self.token_maps(own_tokens(maps, passed), texts, target, options=self._options(scores))
-            for (maps, scores), target in zip(found, targets, strict=True)
+            self.token_maps(own_tokens(maps, transformer_pass), texts, target, options=self._options(scores))
+            for (maps, scores), target in zip(explained, targets, strict=True)
         ]
 
     def _options(self, scores: "_Scores") -> dict[str, Any]:
-        """The settings, and the score that was explained beside the model's own, one number per detection."""
+        """The settings, with the scores that were explained and the model's own scores, one number per detection."""
         return asdict(self) | {"explained_score": scores.explained, "own_score": scores.own}
 
     def _explain(
         self,
-        passed: TransformerPass,
+        transformer_pass: TransformerPass,
         detections: Detections,
         targets: Sequence[Target],
         count: int,
@@ -122,56 +133,63 @@ class GradEclip(Method):
         *,
         sum_first: bool,
     ) -> "list[tuple[Tensor, _Scores]]":
-        """For every target the maps (n,N) over all tokens, and the scores."""
-        transformer = passed.transformer
+        """For every target, the maps (n,N) over all tokens, and the scores."""
+        transformer = transformer_pass.transformer
         if not len(detections):
-            return [(passed.embedding.new_zeros((0, passed.tokens[0].shape[1])), _Scores([], [])) for _ in targets]
+            return [
+                (transformer_pass.embedding.new_zeros((0, transformer_pass.tokens[0].shape[1])), _Scores([], [])) for _ in targets
+            ]
         start = len(transformer.layers) - count
         alone = count == 1 and transformer.pooling == "token"
         with ready(*modules_from(transformer, start)):
             run = self._read_row if alone else self._run_layers
-            watched, embeddings = run(passed, len(detections), start)
-            live = passed.answer(embeddings, detections)
-            native = passed.answer(passed.embedding.float().expand(len(detections), -1), detections)
+            watched, embeddings = run(transformer_pass, len(detections), start)
+            live = transformer_pass.answer(embeddings, detections)
+            native = transformer_pass.answer(transformer_pass.embedding.float().expand(len(detections), -1), detections)
             results = []
             for target in targets:
-                gradients = _gradients(target(live), [one.mixed for one in watched])
-                parts = [self._draw(one, gradient, passed, kept) for one, gradient in zip(watched, gradients, strict=True)]
+                gradients = _gradients(target(live), [layer.mixed for layer in watched])
+                parts = [
+                    self._draw(layer, gradient, transformer_pass, kept)
+                    for layer, gradient in zip(watched, gradients, strict=True)
+                ]
                 maps = torch.stack(parts).sum(0).relu() if sum_first else torch.stack(parts).relu().sum(0)
                 results.append((maps, _Scores(target(live).tolist(), target(native).tolist())))
         return results
 
-    def _read_row(self, passed: TransformerPass, count: int, start: int) -> tuple[list[_Watched], Tensor]:
-        """The last layer, of which only the read row reaches the answer: n copies of that row make n gradients in one
-        backward pass, at the price of n tokens."""
-        layer, tokens = passed.transformer.layers[start], passed.tokens[start].float()
+    def _read_row(self, transformer_pass: TransformerPass, count: int, start: int) -> tuple[list[_Watched], Tensor]:
+        """The last layer, of which only one row reaches the embedding: with n copies of that row, one backward pass gives the n
+        gradients, at the cost of n tokens."""
+        layer, tokens = transformer_pass.transformer.layers[start], transformer_pass.tokens[start].float()
         with torch.no_grad():
-            attended = attend(layer, tokens, passed.mask, rows=passed.row, single_head=self.heads == "single")
-            before = take_rows(tokens, passed.row)
+            attended = attend(layer, tokens, transformer_pass.mask, rows=transformer_pass.row, single_head=self.heads == "single")
+            before = take_rows(tokens, transformer_pass.row)
+        # A clone, because gradients per row need memory per row: expand shares one.
         mixed = attended.mixed.expand(count, -1, -1).clone().requires_grad_()
         after = layer.finish(before.expand(count, -1, -1), layer.out(mixed))
-        return [_Watched(layer, attended, mixed)], passed.transformer.read(after)
+        return [_Watched(layer, attended, mixed)], transformer_pass.transformer.read(after)
 
-    def _run_layers(self, passed: TransformerPass, count: int, start: int) -> tuple[list[_Watched], Tensor]:
-        """The last layers with their graph. An image alone is run once and shared by all n rows."""
-        tokens, watched = passed.tokens[start].float(), []
-        for layer in passed.transformer.layers[start:]:
-            attended = attend(layer, tokens, passed.mask, single_head=self.heads == "single")
+    def _run_layers(self, transformer_pass: TransformerPass, count: int, start: int) -> tuple[list[_Watched], Tensor]:
+        """The last layers with their graph. A single image is run once and shared by all n rows."""
+        tokens, watched = transformer_pass.tokens[start].float(), []
+        for layer in transformer_pass.transformer.layers[start:]:
+            attended = attend(layer, tokens, transformer_pass.mask, single_head=self.heads == "single")
+            # The first explained layer's attention is in no graph, because the weights are frozen: it becomes a leaf.
             mixed = attended.mixed if attended.mixed.requires_grad else attended.mixed.detach().requires_grad_()
             watched.append(_Watched(layer, attended, mixed))
             tokens = layer.finish(tokens, layer.out(mixed))
-        everything = passed.transformer.pooling == "mean"
-        embeddings = passed.transformer.read(tokens if everything else take_rows(tokens, passed.row))
+        everything = transformer_pass.transformer.pooling == "mean"
+        embeddings = transformer_pass.transformer.read(tokens if everything else take_rows(tokens, transformer_pass.row))
         return watched, embeddings.expand(count, -1)
 
-    def _draw(self, one: _Watched, gradient: Tensor, passed: TransformerPass, kept: Tensor | slice) -> Tensor:
+    def _draw(self, watched: _Watched, gradient: Tensor, transformer_pass: TransformerPass, kept: Tensor | slice) -> Tensor:
         """Signed maps (n,N) of one layer from its gradient (n,R,E)."""
-        attended = one.attended
+        attended = watched.attended
         queries = attended.queries.detach()
-        if _one_row_is_read(one.layer, passed.transformer):
-            gradient = take_rows(gradient, passed.row.expand(len(gradient))) if gradient.shape[1] > 1 else gradient
-            queries = take_rows(queries, passed.row) if queries.shape[1] > 1 else queries
-        weights = self._weights(one.layer, queries, attended.keys.detach(), kept)
+        if _one_row_is_read(watched.layer, transformer_pass.transformer):
+            gradient = take_rows(gradient, transformer_pass.row.expand(len(gradient))) if gradient.shape[1] > 1 else gradient
+            queries = take_rows(queries, transformer_pass.row) if queries.shape[1] > 1 else queries
+        weights = self._weights(watched.layer, queries, attended.keys.detach(), kept)
         return grad_eclip_map(gradient, attended.values.detach(), weights)
 
     def _weights(self, layer: AttentionLayer, queries: Tensor, keys: Tensor, kept: Tensor | slice) -> Tensor:
@@ -187,7 +205,7 @@ class GradEclip(Method):
 
 @dataclass(frozen=True)
 class _Scores:
-    """explained: the value that the gradient was taken of; own: the same value of the model's own pass."""
+    """explained: the target's values that the gradient was taken of; own: those of the model's own forward pass."""
 
     explained: list[float]
     own: list[float]
@@ -200,12 +218,12 @@ def _at_most(option: str, count: int, depth: int) -> int:
 
 
 def _one_row_is_read(layer: AttentionLayer, transformer: Transformer) -> bool:
-    """Whether one row of the layer is read, or all: below a layer that pools, every token is looked at."""
+    """Whether one row of the layer is read, or all: below attention pooling, all rows are."""
     return transformer.pooling == "token" and (layer.pools or not transformer.layers[-1].pools)
 
 
 def _gradients(values: Tensor, nodes: Sequence[Tensor]) -> list[Tensor]:
-    """dY_i/do of each node, (n,R,E). Where every value has items of its own in the node, one backward pass serves all."""
+    """dY_i/do of each node, (n,R,E). Where value i depends on item i alone, one backward pass of the sum serves all."""
     check_connected(values)
     if len(nodes[0]) == len(values):
         return list(torch.autograd.grad(values.sum(), nodes, retain_graph=True))

@@ -1,4 +1,4 @@
-"""Grad-CAM: every channel of the features weighed by its mean gradient."""
+"""Grad-CAM: the channels of the features, weighted by their mean gradient."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,16 @@ from whybox.types import Detections
 
 
 def gradcam_map(features: Tensor, gradient: Tensor) -> Tensor:
-    """H = ReLU(sum_k w_k A_k), w_k the mean of dY/dA_k over the grid -> maps (n,h,w).
+    """H = ReLU(sum_k w_k A_k), w_k the mean of dY/dA_k over the grid.
 
-    features: (C,h,w) or (n,C,h,w), the whole layer. gradient: (n,C,k,l), all of the gradient or the window of the grid
-    outside which it is zero; its sum is divided by the grid's h*w either way.
+    Args:
+        features: (C,h,w) or (n,C,h,w), the whole layer.
+        gradient: (n,C,k,l), on the whole layer or on the window outside which it is zero; its sum is divided by the layer's
+            h*w either way.
+
+    Returns:
+        (n,h,w)
+
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV
     2017, eq. 1 and 2.
     """
@@ -24,10 +30,12 @@ def gradcam_map(features: Tensor, gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GradCam(GradientMethod):
-    """Grad-CAM. A weight is one number per channel, so the map shows the class wherever it is, not this detection alone.
+    """Grad-CAM. A weight is one number per channel, so the map shows all instances of the class, not this detection alone.
 
-    layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path.
-    crop_padding: False stretches the padded map over the image, as the reference implementation of ODAM does.
+    Attributes:
+        layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path.
+        route: How gradients are taken: "auto", "fast" or "exact".
+        crop_padding: False resizes the padded map to the image, as the reference implementation of ODAM does.
     """
 
     layer: str | None = None
@@ -41,7 +49,7 @@ class GradCam(GradientMethod):
 
     @property
     def frozen_allowed(self) -> bool:
-        """No: the weights sum gradients over the whole grid, and what frozen statistics leave out reaches every cell of it."""
+        """False: the weights sum gradients over the whole grid, and the part that frozen statistics omit reaches every cell."""
         return False
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:

@@ -1,4 +1,4 @@
-"""Gradient x input: the plain baseline, ODAM's product taken at the pixels."""
+"""Gradient x input: the plain baseline, ODAM's product at the pixels."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -15,9 +15,16 @@ SIGNS = ("absolute", "positive", "signed")
 
 
 def input_x_gradient_map(pixels: Tensor, gradient: Tensor, sign: Sign = "absolute") -> Tensor:
-    """H = |sum_k dY/dX_k o X_k|, the sum over the color channels: pixels (3,H,W), gradient (n,3,H,W) -> maps (n,H,W).
+    """H = |sum_k dY/dX_k o X_k|, summed over the color channels.
 
-    sign: "absolute" takes the sum's size, "positive" its positive part, "signed" leaves it.
+    Args:
+        pixels: (3,H,W).
+        gradient: (n,3,H,W).
+        sign: "absolute" takes the sum's absolute value, "positive" its positive part, "signed" the sum as it is.
+
+    Returns:
+        (n,H,W)
+
     Source: gradient x input as in Shrikumar et al., "Not Just a Black Box: Learning Important Features Through
     Propagating Activation Differences", 2016; the sum over channels and its absolute value are the common choice.
     """
@@ -25,7 +32,7 @@ def input_x_gradient_map(pixels: Tensor, gradient: Tensor, sign: Sign = "absolut
 
 
 def take_sign(maps: Tensor, sign: Sign) -> Tensor:
-    """The maps' size, their positive part, or the maps as they are."""
+    """The maps' absolute value, their positive part, or the maps as they are."""
     if sign == "absolute":
         return maps.abs()
     return maps.relu() if sign == "positive" else maps
@@ -33,11 +40,13 @@ def take_sign(maps: Tensor, sign: Sign) -> Tensor:
 
 @dataclass(frozen=True)
 class InputXGradient(GradientMethod):
-    """Gradient x input, at the input that the network itself sees: after resizing, normalizing and padding.
+    """Gradient x input, at the network's input: after resizing, normalization and padding.
 
-    sign: "absolute", a pixel that speaks for and one that speaks against count alike; "positive", only what speaks for;
-    "signed", the sum as it is. The sign depends on where the normalization puts zero, so the size is the default.
-    crop_padding: False stretches the padded map over the image, as the reference implementation of ODAM does.
+    Attributes:
+        sign: "absolute" counts evidence for and against alike; "positive" keeps the evidence for; "signed" keeps both with
+            their sign. The sign depends on the normalization's zero, so the absolute value is the default.
+        route: How gradients are taken: "auto", "fast" or "exact".
+        crop_padding: False resizes the padded map to the image, as the reference implementation of ODAM does.
     """
 
     sign: Sign = "absolute"
@@ -55,5 +64,5 @@ class InputXGradient(GradientMethod):
             raise unknown("sign", self.sign, SIGNS)
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
-        """Maps (n,H,W) on the network's pixels, nowhere wider than the gradient."""
+        """Maps (n,H,W) on the network's pixels, zero wherever the gradient is."""
         return gradient.under(input_x_gradient_map(gradient.activation(), gradient.gradient, self.sign))

@@ -1,4 +1,4 @@
-"""Integrated gradients: the input's gradients along the way from an image without content, times what the image adds to it."""
+"""Integrated gradients: the input's mean gradient along the path from a baseline image, times image minus baseline."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,22 +22,31 @@ BASELINES = ("black", "mean", "blurred")
 
 
 def integrated_gradients_map(difference: Tensor, gradient: Tensor) -> Tensor:
-    """One point's part: sum_k (X_k - X'_k) o dY/dX_k over the color channels, X' the baseline: difference (3,H,W), gradient
-    (n,3,H,W) -> maps (n,H,W), signed.
+    """One point's share of the path integral: sum_k (X_k - X'_k) o dY/dX_k over the color channels, X' the baseline; signed.
 
-    Source: Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, eq. 1, of which the map is the mean
-    over the straight way from X' to X; eq. 3 is its Riemann sum, for which the trapezoidal rule stands here.
+    Args:
+        difference: X - X' (3,H,W).
+        gradient: (n,3,H,W) at a point of the path.
+
+    Returns:
+        (n,H,W)
+
+    Source: Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, eq. 1: the mean over the straight
+    path from X' to X. The trapezoidal rule replaces the Riemann sum of eq. 3.
     """
     return sum_products(difference, gradient)
 
 
 @dataclass(frozen=True)
 class IntegratedGradients(Method):
-    """Integrated gradients, at the input that the network sees. With sign "signed" a map adds up to the target's value at the
-    image less its value at the baseline, as far as the steps are fine enough.
+    """Integrated gradients, at the network's input. Completeness: with sign "signed" and enough steps, a map sums to the
+    target's value at the image minus its value at the baseline.
 
-    steps: of the way; one more image costs a forward pass, and one backward pass per detection. baseline: "black", "mean" the
-    image's mean color, "blurred" (sigma a tenth of the longer side). sign: as in input_x_gradient.
+    Attributes:
+        steps: Intervals of the path. Each of its steps + 1 images costs a forward pass and one backward pass per detection.
+        baseline: "black", "mean" (the image's mean color) or "blurred" (sigma a tenth of the longer side).
+        sign: As in input_x_gradient.
+        route: How gradients are taken: "auto", "fast" or "exact".
     """
 
     steps: int = 32
@@ -69,22 +78,22 @@ class IntegratedGradients(Method):
             under = replace(gradient, features=difference).activation()
             return gradient.under(integrated_gradients_map(under, gradient.gradient))
 
-        way = self._way(baseline, trace.image)
-        found, routes = average_maps(model, trace, detections, targets, way, draw, self.route)
+        path = self._path(baseline, trace.image)
+        averages, routes = average_maps(model, trace, detections, targets, path, draw, self.route)
         return [
             self.heat_maps([take_sign(values, self.sign) for values in maps], trace.frame, target, routes=routes)
-            for maps, target in zip(found, targets, strict=True)
+            for maps, target in zip(averages, targets, strict=True)
         ]
 
-    def _way(self, start: Tensor, end: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """The images from start to end, both with half the weight of the others."""
+    def _path(self, start: Tensor, end: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """The images from start to end with their weights in the trapezoidal rule."""
         for i in range(self.steps + 1):
             weight = (0.5 if i in (0, self.steps) else 1) / self.steps
             yield weight, start + i / self.steps * (end - start)
 
     def _input(self, model: Model, trace: Trace, image: Tensor, detections: Detections) -> Tensor:
-        """(3,Hn,Wn) what the network sees of an image."""
+        """(3,Hn,Wn) the network's input for an image."""
         with torch.inference_mode(False):
             changed = model.trace(image)
-            one = follow(detections[:1], trace.candidates, changed.candidates)
-            return next(iter(model.pullbacks(changed, one, "input", self.route))).features
+            detection = follow(detections[:1], trace.candidates, changed.candidates)
+            return next(iter(model.pullbacks(changed, detection, "input", self.route))).features

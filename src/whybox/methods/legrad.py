@@ -1,4 +1,4 @@
-"""LeGrad: how the features that each layer forms depend on its attention, by the gradient alone."""
+"""LeGrad: the gradient of each layer's readout with respect to its attention probabilities."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,13 @@ from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def legrad_map(gradient: Tensor) -> Tensor:
-    """E_j = mean over heads h and rows i of ReLU(ds/dA_hij): gradient (heads,n,N) of one layer -> (N,).
+    """E_j = mean over heads h and rows i of ReLU(ds/dA_hij).
+
+    Args:
+        gradient: ds/dA (heads,n,N) of one layer.
+
+    Returns:
+        (N,)
 
     Source: Bousselham et al., "LeGrad: An Explainability Method for Vision Transformers via Feature Formation Sensitivity",
     ICCV 2025.
@@ -28,12 +34,15 @@ def legrad_map(gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LeGrad(Method):
-    """LeGrad, summed over the last `layers` attention layers; None: over all of them, as the paper's formula has it (the
-    authors' code takes the last two unless told otherwise).
+    """LeGrad, summed over layers.
 
-    The value of a layer is the target's, of the embedding that the model would read from the mean of the tokens after that
-    layer. Where the model pools by attention, the tokens after each layer are pooled, and the gradient is taken at the pool's
+    The score of a layer is the target's value for the embedding read from the mean of the tokens after that layer. Where the
+    model has attention pooling, the tokens after each layer are pooled, and the gradient is taken at the pooling's
     probabilities.
+
+    Attributes:
+        layers: How many of the last attention layers; None: all, as in the paper's formula (the authors' code takes the last
+            two by default).
     """
 
     layers: int | None = None
@@ -52,40 +61,43 @@ class LeGrad(Method):
     ) -> list[HeatMaps]:
         """One HeatMaps per target."""
         with gradients_on():
-            passed = model.transformer(trace)
-            maps = self._draw(passed, ordinary(detections), targets)
+            transformer_pass = model.transformer(trace)
+            maps = self._draw(transformer_pass, ordinary(detections), targets)
         return [
-            self.heat_maps(maps_on_grid(values, passed), trace.frame, target)
+            self.heat_maps(maps_on_grid(values, transformer_pass), trace.frame, target)
             for values, target in zip(maps, targets, strict=True)
         ]
 
-    def _draw(self, passed: TransformerPass, detections: Detections, targets: Sequence[Target]) -> list[Tensor]:
+    def _draw(self, transformer_pass: TransformerPass, detections: Detections, targets: Sequence[Target]) -> list[Tensor]:
         """For every target (n,N) over all tokens."""
         if not len(detections):
-            return [passed.embedding.new_zeros((0, passed.tokens[0].shape[1]))] * len(targets)
-        layers = [_layer_maps(passed, layer, tokens, detections, targets) for layer, tokens in self._explained(passed)]
-        return [torch.stack(of_one).sum(0) for of_one in zip(*layers, strict=True)]
+            return [transformer_pass.embedding.new_zeros((0, transformer_pass.tokens[0].shape[1]))] * len(targets)
+        layers = [
+            _layer_maps(transformer_pass, layer, tokens, detections, targets)
+            for layer, tokens in self._explained(transformer_pass)
+        ]
+        return [torch.stack(of_target).sum(0) for of_target in zip(*layers, strict=True)]
 
-    def _explained(self, passed: TransformerPass) -> Iterator[tuple[AttentionLayer, Tensor]]:
+    def _explained(self, transformer_pass: TransformerPass) -> Iterator[tuple[AttentionLayer, Tensor]]:
         """The attention layers whose gradient is taken, each with the tokens that enter it."""
-        layers = passed.transformer.layers
-        pairs = list(zip(layers, passed.tokens, strict=True))
+        layers = transformer_pass.transformer.layers
+        pairs = list(zip(layers, transformer_pass.tokens, strict=True))
         if layers[-1].pools:
-            pairs = [(layers[-1], tokens) for tokens in passed.tokens[1:]] or pairs
+            pairs = [(layers[-1], tokens) for tokens in transformer_pass.tokens[1:]] or pairs
         yield from pairs if self.layers is None else pairs[-self.layers :]
 
 
 def _layer_maps(
-    passed: TransformerPass, layer: AttentionLayer, tokens: Tensor, detections: Detections, targets: Sequence[Target]
+    transformer_pass: TransformerPass, layer: AttentionLayer, tokens: Tensor, detections: Detections, targets: Sequence[Target]
 ) -> list[Tensor]:
-    """For every target the maps (n,N) of one layer; one backward pass through it a detection."""
-    transformer = passed.transformer
+    """For every target the maps (n,N) of one layer; one backward pass through it per detection."""
+    transformer = transformer_pass.transformer
     with ready(*layer.modules, *transformer.modules):
         entering = tokens.detach().float().requires_grad_()
-        attended = attend(layer, entering, passed.mask, probabilities=True)
+        attended = attend(layer, entering, transformer_pass.mask, probabilities=True)
         after = layer.finish(entering, layer.out(attended.mixed))
         embedding = transformer.read(after if transformer.pooling == "mean" else after.mean(1, keepdim=True))
-        live = passed.answer(embedding.expand(len(detections), -1), detections)
+        live = transformer_pass.answer(embedding.expand(len(detections), -1), detections)
         probabilities = attended.probabilities
         assert probabilities is not None
         return [

@@ -1,4 +1,4 @@
-"""M2IB: noise takes the place of whatever the match of image and text can do without; what is left is the map."""
+"""M2IB: an information bottleneck that replaces features by noise wherever the image-text match does not need them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,20 @@ from whybox.ops.transformer import embedding_from, in_float32, modules_from
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 DEPTH = 10 / 12
-"""The part of the layers that stands before the bottleneck: the paper's layer 9, counted from 0, is the tenth of 12."""
+"""The share of the layers before the bottleneck: the paper's layer 9, counted from 0, is the tenth of 12."""
 
 
 def m2ib_map(tokens: Tensor, alpha: Tensor, variance: float = 1.0) -> Tensor:
-    """KL[N(lam x, (1 - lam)^2 var) || N(0, var)] with lam = sigmoid(alpha), summed over the channels, in nats: how much of
-    each token passes: tokens x (N,C), alpha (N,C) -> (N,).
+    """KL[N(lam x, (1 - lam)^2 var) || N(0, var)] with lam = sigmoid(alpha), summed over the channels, in nats: the information
+    that each token keeps.
+
+    Args:
+        tokens: x (N,C).
+        alpha: (N,C).
+        variance: var, of the noise.
+
+    Returns:
+        (N,)
 
     Source: Wang, Rudner, Wilson, M2IB, NeurIPS 2023, the compression term, after Schulz et al., ICLR 2020. The published code
     takes N(0, 1) as the prior; that is the same at variance 1.
@@ -31,7 +39,8 @@ def m2ib_map(tokens: Tensor, alpha: Tensor, variance: float = 1.0) -> Tensor:
 
 
 def _divergence(tokens: Tensor, alpha: Tensor, variance: float) -> Tensor:
-    """The KL divergence of every number, (N,C); logsigmoid keeps log(1 - lam) finite where lam rounds to 1."""
+    """The KL divergence of every entry, (N,C)."""
+    # log(1 - lam) by logsigmoid, which stays finite where lam rounds to 1.
     passing = 2 * logsigmoid(-alpha)
     return 0.5 * ((alpha.sigmoid() * tokens).square() / variance + passing.exp() - passing - 1)
 
@@ -40,12 +49,19 @@ def _divergence(tokens: Tensor, alpha: Tensor, variance: float) -> Tensor:
 class M2ib(Method):
     """M2IB, for the tokens of the image and for those of the text.
 
-    A token becomes lam x + (1 - lam) noise; lam, one number for each of its channels, is what minimizes
-    beta * mean KL - value, the value averaged over the noise.
-    beta: weight of the information. variance: of the noise. lr, steps: of Adam. batch: noise samples a step. alpha: the
-    logit of lam at the start. seed: of the noise, the same for every detection and on every device.
-    layer: the bottleneck stands behind this layer, counted from 0; None: the paper's 9 where there are 12 layers, and at
-    the same part of the depth elsewhere, with at least one layer after it.
+    A token becomes lam x + (1 - lam) noise; lam, one number per channel, minimizes beta * mean KL - value, the target's value
+    averaged over the noise.
+
+    Attributes:
+        beta: Weight of the information term.
+        variance: Variance of the noise.
+        lr: Learning rate of Adam.
+        steps: Steps of Adam.
+        batch: Noise samples per step.
+        alpha: The initial logit of lam.
+        seed: Seed of the noise, the same for every detection and on every device.
+        layer: The bottleneck is inserted after this layer, counted from 0; None: the paper's 9 for 12 layers, and the same
+            relative depth elsewhere, with at least one layer after it.
     """
 
     beta: float = 0.1
@@ -77,42 +93,42 @@ class M2ib(Method):
     ) -> list[HeatMaps]:
         """One HeatMaps per target."""
         with torch.inference_mode(False):
-            passed = model.transformer(trace)
-            everything = torch.ones_like(passed.tokens[0][0, :, 0], dtype=torch.bool)
-            items = [_Item(passed, everything, passed.patches)] * len(detections)
-            grid = passed.grid
+            transformer_pass = model.transformer(trace)
+            everything = torch.ones_like(transformer_pass.tokens[0][0, :, 0], dtype=torch.bool)
+            items = [_Item(transformer_pass, everything, transformer_pass.patches)] * len(detections)
+            grid = transformer_pass.grid
             assert grid is not None
-            found = [[values.reshape(grid) for values in self._explain(model, items, detections, one)] for one in targets]
-        return [self.heat_maps(maps, trace.frame, target) for maps, target in zip(found, targets, strict=True)]
+            maps = [[values.reshape(grid) for values in self._explain(model, items, detections, target)] for target in targets]
+        return [self.heat_maps(native, trace.frame, target) for native, target in zip(maps, targets, strict=True)]
 
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """The texts' side: one TokenMaps per target; detection i stands for the text of its label."""
+        """One TokenMaps per target; map i is of the text that is detection i's label."""
         labels = detections.labels.tolist()
         texts = tuple(model.texts[label] for label in labels)
         with torch.inference_mode(False):
-            passed = model.text_transformer(trace, detections.labels)
-            items = [_text_alone(passed, i) for i in range(len(labels))]
-            found = [self._explain(model, items, detections, target) for target in targets]
-        return [self.token_maps(values, texts, target) for values, target in zip(found, targets, strict=True)]
+            transformer_pass = model.text_transformer(trace, detections.labels)
+            items = [_text_alone(transformer_pass, i) for i in range(len(labels))]
+            explained = [self._explain(model, items, detections, target) for target in targets]
+        return [self.token_maps(values, texts, target) for values, target in zip(explained, targets, strict=True)]
 
     def _explain(self, model: TransformerModel, items: "Sequence[_Item]", detections: Detections, target: Target) -> list[Tensor]:
-        """The information in each item's shown tokens, for one target."""
+        """The information kept in each item's shown tokens, for one target."""
         net: Any = model.network
-        # A caller under inference_mode made these there; autograd keeps only clones of them.
+        # Autograd cannot save inference tensors, which these are where the caller is under inference_mode; clones it can.
         detections = Detections(*(value.clone() for value in vars(detections).values()))
-        found = []
+        information = []
         for i, item in enumerate(items):
-            start = self._start(len(item.passed.transformer.layers))
+            start = self._start(len(item.transformer_pass.transformer.layers))
             copies = detections[[i] * self.batch]
-            score = lambda embeddings, item=item, copies=copies: target(item.passed.answer(embeddings, copies))
-            with in_float32(*modules_from(item.passed.transformer, start)), frozen(net), gradients_on():
-                found.append(self._fit(item, start, score)[item.shown])
-        return found
+            score = lambda embeddings, item=item, copies=copies: target(item.transformer_pass.answer(embeddings, copies))
+            with in_float32(*modules_from(item.transformer_pass.transformer, start)), frozen(net), gradients_on():
+                information.append(self._fit(item, start, score)[item.shown])
+        return information
 
     def _start(self, depth: int) -> int:
-        """The layer that the bottleneck stands before."""
+        """The layer whose input the bottleneck changes."""
         if self.layer is None:
             return min(round(DEPTH * depth), depth - 1)
         if self.layer > depth - 2:
@@ -120,19 +136,21 @@ class M2ib(Method):
         return self.layer + 1
 
     def _fit(self, item: "_Item", start: int, score: Callable[[Tensor], Tensor]) -> Tensor:
-        """(N,) the information that each token keeps, 0 for those that the bottleneck leaves alone."""
-        tokens = item.passed.tokens[start].detach().float()
+        """(N,) the information that each token keeps, 0 for those outside the bottleneck."""
+        tokens = item.transformer_pass.tokens[start].detach().float()
         own = tokens[0, item.inside]
         alpha = torch.full_like(own, self.alpha).requires_grad_()
         adam = torch.optim.Adam([alpha], lr=self.lr)
+        # On the CPU, so that the noise is the same on every device.
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.steps):
             noise = self.variance**0.5 * torch.randn((self.batch, *own.shape), generator=generator).to(own)
             changed = tokens.repeat(self.batch, 1, 1)
             changed[:, item.inside] = alpha.sigmoid() * own + (1 - alpha.sigmoid()) * noise
-            values = score(embedding_from(item.passed, start, changed))
+            values = score(embedding_from(item.transformer_pass, start, changed))
             check_connected(values, "the bottleneck")
             loss = self.beta * _divergence(own, alpha, self.variance).mean() - values.mean()
+            # autograd.grad instead of backward: nothing but alpha may get a .grad.
             (alpha.grad,) = torch.autograd.grad(loss, [alpha])
             adam.step()
         kept = tokens.new_zeros(tokens.shape[1])
@@ -142,24 +160,30 @@ class M2ib(Method):
 
 @dataclass(frozen=True)
 class _Item:
-    """One image or text. inside (N,): the tokens that go through the bottleneck. shown: those whose information is the map."""
+    """One image or text. inside (N,): the tokens in the bottleneck. shown: those whose information is the map."""
 
-    passed: TransformerPass
+    transformer_pass: TransformerPass
     inside: Tensor
     shown: Tensor | slice
 
 
-def _text_alone(passed: TransformerPass, index: int) -> _Item:
-    """One text of several. Through the bottleneck goes all that it has, start and end with it; padding is left alone, so that
-    a longer padding changes nothing."""
-    assert passed.words is not None
+def _text_alone(transformer_pass: TransformerPass, index: int) -> _Item:
+    """One text of several. All of its tokens are in the bottleneck, start and end included; padding is not, so that the amount
+    of padding changes nothing."""
+    assert transformer_pass.words is not None
     one = slice(index, index + 1)
-    words, row = passed.words[index], passed.row[one]
-    mask = passed.mask if passed.mask is None or len(passed.mask) == 1 else passed.mask[one]
+    words, row = transformer_pass.words[index], transformer_pass.row[one]
+    mask = (
+        transformer_pass.mask if transformer_pass.mask is None or len(transformer_pass.mask) == 1 else transformer_pass.mask[one]
+    )
     places = torch.arange(len(words), device=words.device)
     last = places[words].amax()
     inside = (places <= last + 1) | (places == row.to(places.device))
     alone = replace(
-        passed, tokens=tuple(tokens[one] for tokens in passed.tokens), row=row, embedding=passed.embedding[one], mask=mask
+        transformer_pass,
+        tokens=tuple(tokens[one] for tokens in transformer_pass.tokens),
+        row=row,
+        embedding=transformer_pass.embedding[one],
+        mask=mask,
     )
     return _Item(alone, inside, words)

@@ -1,4 +1,4 @@
-"""ODAM: a heat map for one detection, from the gradient at the features, cell by cell."""
+"""ODAM: an instance-specific heat map from the elementwise product of features and gradient."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +27,14 @@ Smoothing = Literal["none", "gaussian", "global"]
 
 
 def odam_map(features: Tensor, gradient: Tensor) -> Tensor:
-    """H = ReLU(sum_k dY/dA_k o A_k): features (C,h,w) or (n,C,h,w), gradient (n,C,h,w) -> maps (n,h,w).
+    """H = ReLU(sum_k dY/dA_k o A_k).
+
+    Args:
+        features: A (C,h,w) or (n,C,h,w).
+        gradient: (n,C,h,w).
+
+    Returns:
+        (n,h,w)
 
     Source: Zhao, Hsiao, Chan, "Gradient-based Instance-Specific Visual Explanations for Object Specification and Object
     Discrimination", eq. 2, with the smoothing already applied to `gradient`.
@@ -36,11 +43,17 @@ def odam_map(features: Tensor, gradient: Tensor) -> Tensor:
 
 
 def smooth_gradient(gradient: Tensor, sigma: Tensor, margin: int = 0) -> Tensor:
-    """Convolve every gradient map (n,C,h,w) with a Gaussian; sigma (n,2): its deviation in cells, down and across.
+    """Convolve every gradient map with a Gaussian that is normalized to sum 1 on an unbounded grid; zero padding.
 
-    Zero beyond the edge; the kernel is normalized to sum 1 on an endless grid. sigma 0 leaves a map as it is.
-    margin: the result is (n,C,h+2*margin,w+2*margin), so many cells wider on every side.
+    Args:
+        gradient: (n,C,h,w).
+        sigma: (n,2) standard deviations in cells, down and across; 0 leaves a map as it is.
+        margin: By how many cells the result is wider on every side.
+
+    Returns:
+        (n,C,h+2*margin,w+2*margin)
     """
+    # A Gaussian is separable, and every row has its own sigma: two batched matrix products do it.
     down = _gaussian_matrix(gradient.shape[-2], sigma[:, 0], margin)
     across = _gaussian_matrix(gradient.shape[-1], sigma[:, 1], margin)
     return down[:, None] @ gradient @ across[:, None].mT
@@ -60,14 +73,18 @@ def _gaussian_matrix(length: int, sigma: Tensor, margin: int) -> Tensor:
 class Odam(GradientMethod):
     """ODAM. All quantitative results of the paper use smoothing "none".
 
-    smoothing: "none"; "gaussian", a Gaussian over each gradient map whose standard deviation is `sigma` times the box's
-    side in feature cells, down and across; "global", the mean of each gradient map: that is Grad-CAM. The paper names
-    the Gaussian and that its size follows the object's, and gives no formula: the rule and sigma are ours.
-    layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path; or a
-    tuple of them, whose maps are fused: each is brought to the finest grid among them and scaled to run from 0 to 1,
-    and `fusion` takes their "max", "mean" or "sum". No paper gives that rule: it is ours.
-    crop_padding: False stretches the padded map over the image, which shifts it by up to the padding, as the reference
-    implementation does; it is there to reproduce that code's numbers.
+    Attributes:
+        smoothing: "none"; "gaussian", each gradient map smoothed with a Gaussian whose standard deviation is `sigma` times the
+            box's side in feature cells, down and across; "global", the mean of each gradient map, which is Grad-CAM. The paper
+            says that the Gaussian's size follows the object's, without a formula: the rule and sigma are whybox's.
+        sigma: The standard deviation of "gaussian" as a share of the box's sides.
+        layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path; or a
+            tuple of them, whose maps are fused.
+        fusion: "max", "mean" or "sum" of several layers' maps, each first resized to the finest grid among them and min-max
+            scaled to 0..1. The rule is whybox's, not from a paper.
+        route: How gradients are taken: "auto", "fast" or "exact".
+        crop_padding: False resizes the padded map to the image, which shifts it by up to the padding, as the reference
+            implementation does; it exists to reproduce that code's numbers.
     """
 
     smoothing: Smoothing = "none"
@@ -94,18 +111,18 @@ class Odam(GradientMethod):
 
     @property
     def frozen_allowed(self) -> bool:
-        """Not with smoothing "global", which sums gradients over the whole grid, as Grad-CAM does."""
+        """False with smoothing "global", which sums gradients over the whole grid, as Grad-CAM does."""
         return self.smoothing != "global"
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target; of several layers, their maps fused."""
+        """One HeatMaps per target; with several layers, their maps fused."""
         if self.layer is None or isinstance(self.layer, str):
             return draw_heat_maps(self, model, trace, detections, targets)
         layers = [replace(self, layer=layer)(model, trace, detections, targets) for layer in self.layer]
         return [fuse_layers(maps, self.fusion, asdict(self)) for maps in zip(*layers, strict=True)]
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
-        """Maps (n,h,w). Without smoothing a map is nowhere wider than its gradient: the window is enough."""
+        """Maps (n,h,w). Without smoothing a map is zero wherever its gradient is: the window is enough."""
         if self.smoothing == "none":
             return gradient.under(odam_map(gradient.activation(), gradient.gradient))
         if self.smoothing == "global":
@@ -115,21 +132,21 @@ class Odam(GradientMethod):
         return self._draw_gaussian(gradient, self._deviations(gradient, detections, stride))
 
     def _deviations(self, gradient: FeatureGradient, detections: Detections, stride: float) -> Tensor:
-        """(n,2) standard deviations, down and across, in cells. A box fills its pooled features: there, of the grid."""
+        """(n,2) standard deviations, down and across, in cells. Pooled features span the box: there, cells of their grid."""
         if gradient.pooled:
             return self.sigma * gradient.gradient.new_tensor(gradient.grid).expand(len(detections), 2)
         boxes = detections.boxes.to(gradient.gradient)
         return self.sigma * (boxes[:, 2:] - boxes[:, :2]).flip(-1) / stride
 
     def _draw_gaussian(self, gradient: FeatureGradient, sigma: Tensor) -> PlacedMaps:
-        """A window grows by 6 standard deviations: beyond them the kernel is below float32's resolution. Where it would
-        then be wider than the grid, the grid itself is taken."""
+        """Smoothed maps. A window grows by 6 standard deviations: beyond them the kernel is below float32's resolution. Where
+        it would then be larger than the grid, the whole grid is used."""
         gradient = gradient.clipped()
         if isinstance(gradient.placement, Windows):
             wide = gradient.placement.grown(ceil(6 * float(sigma.max())))
             if wide.size[0] * wide.size[1] < gradient.grid[0] * gradient.grid[1]:
                 return self._draw_grown(gradient, wide, sigma)
-        # Slices of windows that are brought to the whole grid one after another: all at once they may not fit.
+        # A slice of rows at a time is expanded to the whole grid: all at once may not fit memory.
         maps = []
         for rows, part in split_gradient(gradient, gradient.grid):
             whole = part.whole()
@@ -137,7 +154,7 @@ class Odam(GradientMethod):
         return gradient.on_grid(torch.cat(maps))
 
     def _draw_grown(self, gradient: FeatureGradient, wide: Windows, sigma: Tensor) -> PlacedMaps:
-        """Maps on windows that are wider than the gradient's."""
+        """Maps on windows that are larger than the gradient's."""
         margin = (wide.size[0] - gradient.gradient.shape[-2]) // 2
         maps = [
             odam_map(wide[rows].take(part.features), smooth_gradient(part.gradient, sigma[rows], margin))

@@ -1,4 +1,4 @@
-"""Raw attention: where the row that the answer is read from looks, in one layer."""
+"""Raw attention: one layer's attention probabilities of the row that the embedding is read from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,27 @@ from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def raw_attention_map(probabilities: Tensor, read: Tensor) -> Tensor:
-    """H_j = sum_i r_i mean_h A_hij: probabilities (B,heads,n,N), the rows' parts in what is read (B,n) -> (B,N)."""
+    """H_j = sum_i r_i mean_h A_hij.
+
+    Args:
+        probabilities: A (B,heads,n,N).
+        read: r (B,n) the weight of each row in what is read.
+
+    Returns:
+        (B,N)
+    """
     return flow_back(read, [probabilities.mean(1)])
 
 
 @dataclass(frozen=True)
 class RawAttention(Method):
-    """The attention of the class token, of a pooling layer's query, or of a text's end, averaged over the model's own heads.
+    """The attention of the class token, of attention pooling's query, or of a text's end token, averaged over the heads.
 
-    It is the same map for every text or class: it says where the model looks, not why it answers so.
-    layer: the number of an attention layer, from 0 or, negative, from the end; None: the last. Where the answer
-    is a mean over the patches, their rows are averaged; in layers below one that pools, all rows.
+    It is the same map for every text or class: it shows where the model looks, not why it predicts what it does. Where the
+    embedding is a mean over the patches, their rows are averaged; in layers below attention pooling, all rows.
+
+    Attributes:
+        layer: The index of an attention layer, from 0 or, negative, from the end; None: the last.
     """
 
     layer: int | str | None = None
@@ -37,7 +47,7 @@ class RawAttention(Method):
     source: ClassVar[str] = "the common baseline, as in Chefer, Gur, Wolf: Generic Attention-model Explainability, ICCV 2021"
 
     def __post_init__(self) -> None:
-        # The command line's --layer is a text.
+        # A string of digits, too: that is what the command line's --layer gives.
         if isinstance(self.layer, bool) or (self.layer is not None and not str(self.layer).removeprefix("-").isdecimal()):
             raise WhyboxError(f"layer of raw_attention must be the number of an attention layer, got {self.layer!r}")
 
@@ -50,14 +60,14 @@ class RawAttention(Method):
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """The texts' side: one TokenMaps per target; detection i stands for the text of its label."""
+        """One TokenMaps per target; map i is of the text that is detection i's label."""
         return text_maps(self, self._draw, model, trace, detections, targets)
 
-    def _draw(self, passed: TransformerPass) -> Tensor:
+    def _draw(self, transformer_pass: TransformerPass) -> Tensor:
         """(B,N) over all tokens."""
-        index = check_layer("layer", -1 if self.layer is None else int(self.layer), len(passed.transformer.layers))
-        probabilities, read = layer_attention(passed, index), rows_read(passed)
-        if passed.transformer.layers[-1].pools and not passed.transformer.layers[index].pools:
+        index = check_layer("layer", -1 if self.layer is None else int(self.layer), len(transformer_pass.transformer.layers))
+        probabilities, read = layer_attention(transformer_pass, index), rows_read(transformer_pass)
+        if transformer_pass.transformer.layers[-1].pools and not transformer_pass.transformer.layers[index].pools:
             count = probabilities.shape[-2]
             read = read.new_full((len(read), count), 1 / count)
         return raw_attention_map(probabilities, read)

@@ -1,4 +1,4 @@
-"""RISE: a heat map from nothing but the model's answers to thousands of masked images."""
+"""RISE: a black-box heat map from the model's outputs for thousands of randomly masked images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -16,7 +16,15 @@ from whybox.types import Candidates, Detections, HeatMaps, Target, Trace
 
 
 def rise_map(scores: Tensor, masks: Tensor, probability: float) -> Tensor:
-    """S = sum_i f(I * M_i) M_i / (N p): scores (...,N) of the masked images, masks (N,H,W) -> (...,H,W).
+    """S = sum_i f(I * M_i) M_i / (N p).
+
+    Args:
+        scores: f (...,N) of the masked images.
+        masks: M (N,H,W).
+        probability: p, that a cell of a mask is 1.
+
+    Returns:
+        (...,H,W)
 
     Source: Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018, eq. 6.
     """
@@ -26,12 +34,16 @@ def rise_map(scores: Tensor, masks: Tensor, probability: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Rise(Method):
-    """RISE, for a model that gives one answer for the whole image. One set of masked images serves all texts and targets.
+    """RISE, for models that predict for the whole image. One set of masked images serves all texts and targets.
 
-    masks, grid, probability: how many masks, of grid x grid cells, each cell seen with this probability. Where a mask is 0
-    the image has the color that the network sees as zero, as the reference implementation has it. seed: of the masks; the
-    same seed gives the same masks on every device, whatever the batch. batch: masked images a forward pass.
-    progress: called with the masks done and the masks in all.
+    Attributes:
+        masks: Number of masks. Where a mask is 0 the image has the color that is zero after normalization, as in the reference
+            implementation.
+        grid: A mask has grid x grid cells.
+        probability: The probability that a cell is 1.
+        seed: Seed of the masks; they do not depend on the device or the batch size.
+        batch: Masked images per forward pass.
+        progress: Called with the number of masks done and the total.
     """
 
     masks: int = 2000
@@ -57,7 +69,7 @@ class Rise(Method):
         """One HeatMaps per target."""
         if len(trace.candidates) != 1:
             raise WhyboxError(
-                f"rise explains a model with one answer for the whole image, and {model.name} gives {len(trace.candidates)} "
+                f"rise explains a model with one prediction for the whole image, and {model.name} gives {len(trace.candidates)} "
                 "candidates; for detectors use drise"
             )
         size = (trace.image.shape[-2], trace.image.shape[-1])
@@ -70,8 +82,8 @@ class Rise(Method):
 
     @torch.no_grad()
     def _accumulate(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target], size: Size) -> Tensor:
-        """The maps (T,N,H,W) of T targets. No more than a batch of masks exists at a time. What the network does not see of
-        the image, because it is cut off, is 0, as in the maps of other methods."""
+        """The maps (T,N,H,W) of T targets. At most one batch of masks is in memory at a time. Parts of the image that a center
+        crop removes are 0, as in the maps of other methods."""
         device = trace.candidates.scores.device
         image = trace.image.to(device)
         fill = image.new_tensor(getattr(model, "fill", (0.0, 0.0, 0.0)))[:, None, None]
@@ -91,11 +103,12 @@ class Rise(Method):
         """Masks (b,H,W)."""
         grids, shifts = draw_grids(self.masks, self.grid, self.probability, self.seed)
         canvas, reach = grown_canvas(size, self.grid)
-        for some, moved in zip(torch.split(grids, self.batch), torch.split(shifts, self.batch), strict=True):
-            yield draw_masks(some.to(device), moved, size, canvas, reach)
+        batches = zip(torch.split(grids, self.batch), torch.split(shifts, self.batch), strict=True)
+        for batch_grids, batch_shifts in batches:
+            yield draw_masks(batch_grids.to(device), batch_shifts, size, canvas, reach)
 
 
-def _values(trace: Trace, answer: Candidates, detections: Detections, targets: Sequence[Target]) -> Tensor:
-    """(T,N) what each target says of each detection, had the image been answered so."""
-    alone = trace.rows(answer[torch.zeros_like(detections.source)], detections)
-    return torch.stack([target(alone) for target in targets])
+def _values(trace: Trace, candidates: Candidates, detections: Detections, targets: Sequence[Target]) -> Tensor:
+    """(T,N) each target's value of each detection, for the candidates of a masked image."""
+    masked = trace.rows(candidates[torch.zeros_like(detections.source)], detections)
+    return torch.stack([target(masked) for target in targets])

@@ -1,4 +1,4 @@
-"""Attention rollout: the attention of all layers multiplied, with the residual counted as looking at oneself."""
+"""Attention rollout: the product of all layers' attention matrices, with the residual as an identity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,13 @@ from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def rollout_matrix(attention: Tensor) -> Tensor:
-    """0.5 A + 0.5 I: the mean over the heads (B,N,N), whose rows have sum 1, with the residual.
+    """0.5 A + 0.5 I: the attention with the residual.
+
+    Args:
+        attention: A (B,N,N), the mean over the heads, whose rows sum to 1.
+
+    Returns:
+        (B,N,N)
 
     Source: Abnar, Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3: A = 0.5 W_att + 0.5 I.
     """
@@ -29,10 +35,13 @@ def rollout_matrix(attention: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rollout(Method):
-    """Attention rollout, over all layers from `start_layer` on, read at the class token, the pooling query or the text's end.
+    """Attention rollout, read at the class token, at attention pooling's query or at a text's end token.
 
-    It is the same map for every text or class. A layer that pools has no residual: its probabilities are taken as they are.
-    Where the answer is a mean over the patches, their rows are averaged.
+    It is the same map for every text or class. Attention pooling has no residual: its probabilities are used as they are.
+    Where the embedding is a mean over the patches, their rows are averaged.
+
+    Attributes:
+        start_layer: The first layer, counted from 0.
     """
 
     start_layer: int = 0
@@ -52,14 +61,14 @@ class Rollout(Method):
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """The texts' side: one TokenMaps per target; detection i stands for the text of its label."""
+        """One TokenMaps per target; map i is of the text that is detection i's label."""
         return text_maps(self, self._draw, model, trace, detections, targets)
 
-    def _draw(self, passed: TransformerPass) -> Tensor:
+    def _draw(self, transformer_pass: TransformerPass) -> Tensor:
         """(B,N) over all tokens."""
-        start = check_layer("start_layer", self.start_layer, len(passed.transformer.layers))
+        start = check_layer("start_layer", self.start_layer, len(transformer_pass.transformer.layers))
         matrices = []
-        for i, layer in enumerate(passed.transformer.layers[start:], start):
-            attention = layer_attention(passed, i).mean(1)
+        for i, layer in enumerate(transformer_pass.transformer.layers[start:], start):
+            attention = layer_attention(transformer_pass, i).mean(1)
             matrices.append(attention if layer.pools else rollout_matrix(attention))
-        return flow_back(rows_read(passed), matrices)
+        return flow_back(rows_read(transformer_pass), matrices)

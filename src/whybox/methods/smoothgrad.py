@@ -18,21 +18,32 @@ from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def smoothgrad_map(pixels: Tensor, gradient: Tensor, times_input: bool = True) -> Tensor:
-    """One noisy copy's part: sum_k dY/dX_k o X_k, or sum_k dY/dX_k, over the color channels: pixels (3,H,W), gradient
-    (n,3,H,W) -> maps (n,H,W), signed.
+    """One noisy copy's map: sum_k dY/dX_k o X_k, or sum_k dY/dX_k, over the color channels; signed.
 
-    Source: Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017, section 3, of which the map is the mean.
+    Args:
+        pixels: X (3,H,W).
+        gradient: (n,3,H,W).
+        times_input: Whether to multiply by X.
+
+    Returns:
+        (n,H,W)
+
+    Source: Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017, section 3, whose map is the mean of these.
     """
     return sum_products(pixels, gradient) if times_input else gradient.sum(1)
 
 
 @dataclass(frozen=True)
 class SmoothGrad(Method):
-    """SmoothGrad, of gradient x input or of the gradient itself, at the input that the network sees.
+    """SmoothGrad, of gradient x input or of the gradient itself, at the network's input.
 
-    samples: noisy images; each costs a forward pass, and one backward pass per detection. noise: the standard deviation, as a
-    part of the image's range. seed: of the noise. times_input: False leaves the factor out. sign: as in input_x_gradient, taken
-    after the mean, so that what changes its sign with the noise cancels.
+    Attributes:
+        samples: Noisy images; each costs a forward pass and one backward pass per detection.
+        noise: Standard deviation of the noise, as a share of the image's value range.
+        seed: Seed of the noise.
+        times_input: Whether to multiply the gradient by the input.
+        sign: As in input_x_gradient, applied after the mean, so that values whose sign changes with the noise cancel.
+        route: How gradients are taken: "auto", "fast" or "exact".
     """
 
     samples: int = 50
@@ -57,15 +68,15 @@ class SmoothGrad(Method):
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
         """One HeatMaps per target."""
-        found, routes = average_maps(model, trace, detections, targets, self._noisy(trace.image), self._draw, self.route)
+        averages, routes = average_maps(model, trace, detections, targets, self._noisy(trace.image), self._draw, self.route)
         return [
             self.heat_maps([take_sign(values, self.sign) for values in maps], trace.frame, target, routes=routes)
-            for maps, target in zip(found, targets, strict=True)
+            for maps, target in zip(averages, targets, strict=True)
         ]
 
     def _noisy(self, image: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """Noisy images and their weights; a model whose preprocessing works on eight bits cuts them off at 0 and 1. The noise is
-        drawn on the CPU, the same for every device."""
+        """Noisy images and their weights; a model whose preprocessing works on 8-bit images clips them to 0..1."""
+        # On the CPU, so that the noise is the same on every device.
         generator = torch.Generator().manual_seed(self.seed)
         deviation = self.noise * (image.max() - image.min())
         for _ in range(self.samples):

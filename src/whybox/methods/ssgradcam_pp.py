@@ -1,4 +1,4 @@
-"""SSGrad-CAM++ (Spatial Sensitive Grad-CAM++): Grad-CAM++, each channel also weighed in space by its own gradient."""
+"""SSGrad-CAM++ (Spatial Sensitive Grad-CAM++): Grad-CAM++ with a spatial weight per channel, from its gradient."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,10 +17,16 @@ Region = Literal["box", "whole"]
 
 
 def ssgradcam_pp_map(activation: Tensor, gradient: Tensor, weights: Tensor) -> Tensor:
-    """H = ReLU(sum_k w_k S_k o A_k), S_k = |g_k| / max_ij |g_k| -> maps (n,k,l), zero wherever the gradient is.
+    """H = ReLU(sum_k w_k S_k o A_k), S_k = |g_k| / max_ij |g_k|; zero wherever the gradient is. A channel whose gradient is
+    zero contributes nothing.
 
-    activation: the features under each gradient, (C,k,l) or (n,C,k,l). gradient: (n,C,k,l). weights: (n,C), from
-    `gradcam_pp_weights`. A channel without a gradient adds nothing.
+    Args:
+        activation: A (C,k,l) or (n,C,k,l), the features under each gradient.
+        gradient: g (n,C,k,l).
+        weights: w (n,C), from `gradcam_pp_weights`.
+
+    Returns:
+        (n,k,l)
 
     Source: the space map S: Yamauchi, Ishikawa, "Spatial Sensitive Grad-CAM: Visual Explanations for Object Detection
     by Incorporating Spatial Sensitivity", ICIP 2022; weights from a weighted combination of the gradients: Yamauchi,
@@ -35,14 +41,16 @@ def ssgradcam_pp_map(activation: Tensor, gradient: Tensor, weights: Tensor) -> T
 
 @dataclass(frozen=True)
 class SSGradCamPP(GradientMethod):
-    """SSGrad-CAM++: w_k = sum_ij alpha_ij ReLU(g_ij), alpha = g^2 / (2 M g^2 + g^3 sum_ab M A_k), M the object.
+    """SSGrad-CAM++: w_k = sum_ij alpha_ij ReLU(g_ij), alpha = g^2 / (2 M g^2 + g^3 sum_ab M A_k), M the object's mask.
 
-    region: "box", M is 1 in the cells that the detection's box touches, and only they count in w_k: M comes from taking
-    Y = sum_k w_k sum_ij M A_k where Grad-CAM++ has no M, which says nothing of alpha outside M; how M is drawn is our
-    reading. "whole", M is 1 everywhere: the weights are those of Grad-CAM++, as they are on pooled features, which the
-    box fills.
-    layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path.
-    crop_padding: False stretches the padded map over the image, as the reference implementation of ODAM does.
+    Attributes:
+        region: "box": M is 1 in the cells that the detection's box touches, and only they count in w_k. M stems from
+            Y = sum_k w_k sum_ij M A_k, where Grad-CAM++ has no M; this leaves alpha undefined outside M, and how M is drawn is
+            whybox's reading of the paper. "whole": M is 1 everywhere, which gives the weights of Grad-CAM++. Pooled features
+            span the box, so there both are the same.
+        layer: None for the level that the detection comes from; else one of the model's `layers` or a module's path.
+        route: How gradients are taken: "auto", "fast" or "exact".
+        crop_padding: False resizes the padded map to the image, as the reference implementation of ODAM does.
     """
 
     region: Region = "box"
@@ -61,11 +69,11 @@ class SSGradCamPP(GradientMethod):
 
     @property
     def frozen_allowed(self) -> bool:
-        """No: the median map is close, but one in twenty is another one, for the weights sum gradients over the grid."""
+        """False: the weights sum gradients over the grid. Frozen statistics change one in twenty maps, though not the median."""
         return False
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
-        """Maps (n,h,w), nowhere wider than the gradient: the window is enough."""
+        """Maps (n,h,w), zero wherever the gradient is: the window is enough."""
         clipped = gradient.clipped().gradient
         if self.region == "whole" or gradient.pooled:
             weights = gradcam_pp_weights(gradient.features.sum((-2, -1)), clipped)

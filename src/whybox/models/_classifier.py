@@ -1,4 +1,4 @@
-"""A classifier as a model of whole images: its classes are its own, its scores are probabilities."""
+"""Image classifiers: the scores are class probabilities."""
 
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -12,9 +12,11 @@ from whybox.types import Candidates, Detections
 
 
 class Classifier(WholeImage):
-    """A network that says what is in the whole image. The score of a class is its probability.
+    """An image classifier. The score of a class is its softmax probability.
 
-    classify: embeddings (n,D) -> logits (n,K). classes: K names, or None; they can be set.
+    Attributes:
+        classify: Embeddings (n,D) -> logits (n,K).
+        classes: K names, or None; they can be set.
     """
 
     kind = "classifier"
@@ -42,6 +44,6 @@ class Classifier(WholeImage):
         return whole_image(logits.softmax(-1), logits, frame)
 
     def _detections(self, candidates: Candidates) -> Detections:
-        """The classes, from the best on."""
+        """The classes, in descending order of score."""
         labels = candidates.scores[0].detach().argsort(descending=True, stable=True)
         return whole_image_detections(candidates, labels)

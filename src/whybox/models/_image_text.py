@@ -1,4 +1,4 @@
-"""A contrastive image-text model as a model of whole images: its classes are the texts that it is prompted with."""
+"""Contrastive image-text models (dual encoders): the classes are the texts that the model is prompted with."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +20,19 @@ from whybox.ops.transformer import enter_layers, read_embedding, run_layer
 from whybox.types import Candidates, Detections, Trace
 
 _CHECKED: "WeakSet[nn.Module]" = WeakSet()
-"""Networks whose text encoder was seen to answer alike taken apart and whole."""
+"""Networks whose text encoder, run layer by layer, was verified to reproduce its own forward pass."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Texts as a network takes them. inputs: what its text encoder is called with. row (T,): the position that is read.
-    words (T,N): which positions hold the text's own tokens, in order. texts: T of them."""
+    """T tokenized texts.
+
+    Attributes:
+        inputs: The text encoder's input.
+        row: (T,) the position that the embedding is read from.
+        words: (T,N) which positions hold the text's own tokens, in order.
+        texts: The T texts.
+    """
 
     inputs: Any
     row: Tensor
@@ -36,11 +42,13 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """The text side of a network, taken apart by its family.
+    """The text encoder of a network, provided by its family.
 
-    transformer: the encoder in pieces, None where it cannot be taken apart. tokenize: texts, and whether to pad them to the
-    full context -> TokenBatch. embed: a batch's inputs -> (T,D) by the network's own forward. scale: () -> factor and offset
-    that make the network's logit of a cosine.
+    Attributes:
+        transformer: The encoder layer by layer; None where this is not supported.
+        tokenize: Texts, and whether to pad them to the full context -> TokenBatch.
+        embed: A batch's inputs -> (T,D) by the network's own forward pass.
+        scale: () -> factor and offset that turn a cosine into the network's logit.
     """
 
     transformer: Transformer | None
@@ -50,8 +58,8 @@ class TextEncoder:
 
 
 class ImageText(WholeImage, ImageTextModel):
-    """A network that says how well texts fit the whole image. The score of a text is the cosine of the two embeddings, the
-    logit what the network makes of it; `prompt` gives the same model with texts as its classes."""
+    """A model of image-text similarity. The score of a text is the cosine similarity of the two embeddings, its logit the
+    network's scaled cosine; `prompt` gives the same model with texts as its classes."""
 
     kind = "image-text"
     gives = WholeImage.gives | {"text"}
@@ -81,18 +89,18 @@ class ImageText(WholeImage, ImageTextModel):
         return self.prompt(names)
 
     def prompt(self, texts: Sequence[str]) -> "ImageText":
-        """The same model asked about these texts; they are encoded once, here: after a change of weights, prompt anew."""
-        asked = ImageText(self.image_encoder, self.text_encoder, self.name, texts)
-        asked.settings, asked._made_by = self.settings, self._made_by
-        return asked
+        """The same model with these texts as its classes. They are encoded once, here: prompt again after changing weights."""
+        prompted = ImageText(self.image_encoder, self.text_encoder, self.name, texts)
+        prompted.settings, prompted._made_by = self.settings, self._made_by
+        return prompted
 
     def answer(self, trace: Trace) -> Trace:
-        """A trace that was made before these texts were asked about, answered with them: the image is not encoded again."""
+        """A trace that was made with other prompts, with its candidates for these texts; the image is not encoded again."""
         candidates = self._candidates(self._image_embedding(trace), trace.frame)
         return replace(trace, candidates=candidates, detections=self._detections(candidates))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(K,D) unit embeddings of texts."""
+        """(K,D) L2-normalized embeddings of texts."""
         return self._embed(self.text_encoder.tokenize(texts, False).inputs)
 
     def _embed(self, inputs: Any) -> Tensor:
@@ -115,23 +123,27 @@ class ImageText(WholeImage, ImageTextModel):
         return self._embeddings.to(like.device)
 
     def _detections(self, candidates: Candidates) -> Detections:
-        """Every text, as they were given."""
+        """One detection per text, in the order of the prompts."""
         labels = torch.arange(candidates.scores.shape[1], device=candidates.scores.device)
         return whole_image_detections(candidates, labels)
 
     def text_transformer(self, trace: Trace, labels: Tensor | None = None, *, padded: bool = False) -> TransformerPass:
-        """The pass of the texts through their encoder, answered with the image of the trace.
+        """The text encoder's pass, whose `answer` compares with the image of the trace.
 
         Args:
-            trace: This model's own.
-            labels: (n,) the texts to pass, one item each; None: all.
-            padded: To the full context, as the reference code of Grad-ECLIP has it; the answer does not depend on it.
+            trace: A trace of this model.
+            labels: (n,) indices of the texts, one item each; None: all.
+            padded: Whether to pad to the full context, as the reference code of Grad-ECLIP does; the embedding does not depend
+                on it.
+
+        Raises:
+            WhyboxError: The text encoder cannot be run layer by layer.
         """
         encoder, known = self.text_encoder.transformer, self._text_embeddings(self._image_embedding(trace))
         if encoder is None:
-            raise WhyboxError(f"{self.name} has no text encoder that can be taken apart")
+            raise WhyboxError(f"{self.name} has no text encoder that can be run layer by layer")
         rows = torch.arange(len(self.texts)) if labels is None else labels
-        # No text is no batch that a tokenizer takes: one is read and left out again.
+        # Tokenizers take no empty batch: for no texts one is tokenized and dropped again.
         read = rows.tolist() or [0]
         batch = self.text_encoder.tokenize([self.texts[row].text for row in read], padded)
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
@@ -143,13 +155,13 @@ class ImageText(WholeImage, ImageTextModel):
         return kept if len(rows) else chosen_texts(kept, rows)
 
     def _check_texts(self, batch: TokenBatch, embedding: Tensor) -> None:
-        """Once for each network: taken apart, its text encoder must answer as its own forward pass does."""
+        """Once per network: its text encoder, run layer by layer, must reproduce its own forward pass."""
         if self.network not in _CHECKED:
             check_pieces(self.text_encoder.embed(batch.inputs), embedding, f"{self.name}: the text encoder")
             _CHECKED.add(self.network)
 
     def _answer_texts(self, trace: Trace, known: Tensor, embeddings: Tensor, detections: Detections) -> Trace:
-        """The image's cosines with all texts, of which that of detection i is with embedding i."""
+        """The image's cosines with all texts; in row i, that of detection i's text is computed from embedding i."""
         image = normalize(self._image_embedding(trace).float(), dim=-1)
         own = (normalize(embeddings.float(), dim=-1) * image).sum(-1)
         columns = torch.arange(len(known), device=known.device)

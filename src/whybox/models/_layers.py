@@ -1,4 +1,4 @@
-"""A layer as gradients see it: a recorded tensor, and how its numbers lie on a grid over the image."""
+"""Layers for gradients: a recorded tensor, and how its entries lie on a grid over the image."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,22 @@ from whybox.pullback import DensePullback
 from whybox.types import Candidates, Detections, FeatureMap, Trace
 
 Arrange = Callable[[Tensor], Tensor]
-"""(n, *shape of the layer's tensor without its batch axis) -> (n,C,h,w), by moving numbers only."""
+"""(n, *shape of the layer's tensor without its batch axis) -> (n,C,h,w), by permuting and slicing alone."""
 
 _SPECIAL_TOKENS = 5
-"""The most class and register tokens that are looked for in front of patch tokens: one class token, four registers."""
+"""The most class and register tokens expected before the patch tokens: one class token, four registers."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """name: as users call it. tensor: (1, ...) as recorded. arrange: to the grid. stride: network pixels a cell."""
+    """A recorded layer.
+
+    Attributes:
+        name: Its name for users.
+        tensor: (1, ...) as recorded.
+        arrange: Puts its entries on the grid.
+        stride: Network pixels per cell.
+    """
 
     name: str
     tensor: Tensor
@@ -31,11 +38,11 @@ class Layer:
     stride: float
 
     def features(self, *, graph: bool = False) -> Tensor:
-        """(C,h,w). graph: with the graph that leads to them."""
+        """(C,h,w). graph: whether they keep their autograd graph."""
         return self.arrange(self.tensor if graph else self.tensor.detach())[0]
 
     def feature_map(self, *, graph: bool = False) -> FeatureMap:
-        """As a trace keeps it."""
+        """The layer as a trace stores it."""
         return FeatureMap(self.features(graph=graph), self.stride, self.name)
 
     def gradient(self, values: Tensor, *, create_graph: bool = False) -> Tensor:
@@ -45,9 +52,18 @@ class Layer:
 
 
 def find_layers(name: str, tensors: Sequence[Tensor], network: Size) -> list[Layer]:
-    """The layers of one module: `name` where it gives one tensor (1, ...), `name[0]`, `name[1]` ... where it gives several.
+    """The layers of one module: `name` where it returns one tensor (1, ...), `name[0]`, `name[1]` ... where it returns several.
 
-    (1,C,h,w) and (1,h,w,C) are told apart, and patch tokens (1,T,C) laid out, by the network input's aspect ratio.
+    The aspect ratio of the network's input distinguishes (1,C,h,w) from (1,h,w,C), and determines the grid of patch tokens
+    (1,T,C).
+
+    Args:
+        name: The module's name.
+        tensors: Its recorded feature tensors.
+        network: (height, width) of the network's input.
+
+    Raises:
+        GradientError: A tensor lies on no grid.
     """
     return [
         layer_on_grid(name if len(tensors) == 1 else f"{name}[{i}]", tensor, network, *_find_grid(name, tensor, network))
@@ -61,31 +77,35 @@ def layer_on_grid(name: str, tensor: Tensor, network: Size, grid: Size, arrange:
 
 
 def token_layer(name: str, tensor: Tensor, network: Size, grid: Size, first: int) -> Layer:
-    """Tokens (1,T,C), of which those from `first` on lie on the grid (h, w) row by row; what follows is left out."""
+    """Tokens (1,T,C), of which those from `first` on lie on the grid (h, w) row by row; tokens after these are left out."""
     return layer_on_grid(name, tensor, network, grid, partial(_tokens_to_grid, grid=grid, first=first))
 
 
 def choose_layers(layers: Iterable[Layer], wanted: str) -> list[Layer]:
-    """The layers that `wanted` names: one of `name[i]`, or all of a module's."""
+    """The layers with the name `wanted`: one of `name[i]`, or all of a module's."""
     known = list(layers)
-    found = [layer for layer in known if layer.name == wanted or layer.name.rpartition("[")[0] == wanted]
-    if not found:
+    chosen = [layer for layer in known if layer.name == wanted or layer.name.rpartition("[")[0] == wanted]
+    if not chosen:
         raise unknown("layer", wanted, (layer.name for layer in known))
-    return found
+    return chosen
 
 
 def module_path(layer: str) -> str:
-    """The module that `layer` stands for: `neck` of `neck[1]`."""
+    """The module of a layer's name: `neck` of `neck[1]`."""
     return layer.rpartition("[")[0] if layer.endswith("]") else layer
 
 
 def exact_pullbacks(
     live: Trace, detections: Detections, layers: Sequence[Layer], chosen: Tensor | None = None
 ) -> Iterator[DensePullback]:
-    """The general route: autograd from a trace whose candidates carry the graph down to one layer a detection.
+    """The general route: autograd from a trace whose candidates keep their graph down to the layers.
 
-    chosen: (n,) index into `layers`; None: for each detection the layer where its score's sum |gradient o features| is
-    largest, found at the price of one more backward pass a detection if there are several.
+    Args:
+        live: The trace with its graph.
+        detections: N detections, whose `source` is a row of its candidates.
+        layers: The layers that gradients are taken at.
+        chosen: (N,) index into `layers`; None: for each detection the layer where its score's sum |gradient o features| is
+            largest, at the cost of one more backward pass per detection if there are several layers.
     """
     if not len(detections):
         return
@@ -94,15 +114,16 @@ def exact_pullbacks(
     for i, layer in enumerate(layers):
         for rows in chunk_rows((chosen == i).nonzero()[:, 0], layer.tensor.numel()):
             with gradients_on():
-                asked = detections[rows]
-                trace = live.rows(live.candidates[asked.source.clone()], asked)
+                part = detections[rows]
+                # A clone, because autograd cannot save an index that is an inference tensor.
+                trace = live.rows(live.candidates[part.source.clone()], part)
                 features = layer.features(graph=live.differentiable)
             backward = partial(layer.gradient, create_graph=live.differentiable)
             yield DensePullback(rows, trace, "exact", layer.stride, features, backward)
 
 
 def strongest_layers(candidates: Candidates, detections: Detections, layers: Sequence[Layer]) -> Tensor:
-    """(n,) the layer, of several that feed the detections' scores, where sum |dY/dA o A| is largest."""
+    """(n,) for each detection the layer where its score's sum |dY/dA o A| is largest."""
     if len(layers) == 1:
         return torch.zeros_like(detections.source)
     tensors = [layer.tensor for layer in layers]
@@ -116,10 +137,13 @@ def strongest_layers(candidates: Candidates, detections: Detections, layers: Seq
 
 
 def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
-    """The rows (n,) in `live` of the candidates `source` in `before`: two passes over one image.
+    """The rows (n,) in `live` of the candidates `source` (n,) in `before`, of two passes over the same image.
 
-    They are the same rows unless a top-k in the network broke a near tie the other way; then the nearest candidate is
-    taken. Candidates that are nowhere to be found mean a random network, which is an error.
+    They are the same rows unless a top-k in the network broke a near tie differently; then the nearest candidate is taken.
+
+    Raises:
+        WhyboxError: A detection's `source` is not a row of the candidates.
+        GradientError: A candidate has no counterpart, because the network is not deterministic.
     """
     if not len(source):
         return source
@@ -141,10 +165,10 @@ def check_rows(candidates: Candidates, source: Tensor) -> None:
 
 
 def _box_distance(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
-    """(M,n) the largest difference of a side, in units of the box's own size."""
-    one, other = ((c.boxes if c.boxes.ndim == 2 else c.boxes.mean(1)).float() for c in (live, before))
-    size = (other[source, 2:] - other[source, :2]).amax(1).clamp(min=1)
-    return torch.cdist(one, other[source], p=torch.inf) / size
+    """(M,n) the largest difference of a side, relative to the box's size."""
+    boxes, reference = ((c.boxes if c.boxes.ndim == 2 else c.boxes.mean(1)).float() for c in (live, before))
+    size = (reference[source, 2:] - reference[source, :2]).amax(1).clamp(min=1)
+    return torch.cdist(boxes, reference[source], p=torch.inf) / size
 
 
 def no_map(name: str, tensor: Tensor) -> GradientError:
@@ -157,7 +181,8 @@ def _find_grid(name: str, tensor: Tensor, network: Size) -> tuple[Size, Arrange]
     shape = tuple(tensor.shape)
     if tensor.ndim == 4 and len(tensor) == 1:
         channels_last, channels_first = (shape[1], shape[2]), (shape[2], shape[3])
-        if _misfit(channels_last, network) < _misfit(channels_first, network) - 0.1:  # grids are rounded up to whole cells
+        # With a margin, because grids are rounded up to whole cells.
+        if _misfit(channels_last, network) < _misfit(channels_first, network) - 0.1:
             return channels_last, _channels_first
         return channels_first, _as_it_is
     if tensor.ndim == 3 and len(tensor) == 1 and shape[1] > 1:
@@ -168,7 +193,7 @@ def _find_grid(name: str, tensor: Tensor, network: Size) -> tuple[Size, Arrange]
 
 
 def _token_grids(count: int) -> Iterator[tuple[Size, int]]:
-    """Every (h, w) that `count` tokens may lie on, with the number of special tokens before them."""
+    """Every grid (h, w) of `count` tokens, with the number of special tokens before them."""
     for first in range(min(_SPECIAL_TOKENS, count - 1) + 1):
         for height in range(1, count - first + 1):
             if (count - first) % height == 0:
@@ -176,7 +201,7 @@ def _token_grids(count: int) -> Iterator[tuple[Size, int]]:
 
 
 def _misfit(grid: Size, network: Size) -> float:
-    """0 where the cells are square; the logarithm of their aspect ratio."""
+    """The absolute logarithm of the cells' aspect ratio: 0 where they are square."""
     return abs(log(network[0] / grid[0] / (network[1] / grid[1])))
 
 

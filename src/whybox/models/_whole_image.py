@@ -1,8 +1,8 @@
-"""Models that answer for the whole image: what image-text models and classifiers share.
+"""Models that predict for the whole image: the common part of image-text models and classifiers.
 
-Such a model has one candidate, the whole image, and a column of scores for each text or class. A family says how its
-network is taken apart (`ImageEncoder`, and `TextEncoder` for texts); `_image_text.py` and `_classifier.py` say how an
-embedding of the image becomes scores; tracing piece by piece and the ways back to the features are here.
+Such a model has one candidate, the whole image, and one score column per text or class. A family provides its network layer
+by layer (`ImageEncoder`, and `TextEncoder` for texts); `_image_text.py` and `_classifier.py` turn the image's embedding into
+scores; traces and pullbacks are here.
 """
 
 from abc import abstractmethod
@@ -31,19 +31,24 @@ NORMED = "normed"
 TOKENS = "tokens"
 BLOCKS = "blocks"
 MOST_PATCHES = 128 * 128
-"""2048x2048 pixels in patches of 16: seconds a layer on a processor; a slip such as 5000x5000 would take hours unsaid."""
+"""2048x2048 pixels in patches of 16 take seconds per layer on a CPU; a mistaken size of 5000x5000 would take hours."""
 _CHECKED: "WeakSet[nn.Module]" = WeakSet()
-"""Networks whose image encoder was seen to answer alike taken apart and whole."""
+"""Networks whose image encoder, run layer by layer, was verified to reproduce its own forward pass."""
 
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """The image side of a network, taken apart by its family.
+    """The image encoder of a network, provided by its family.
 
-    prepare: images (B,3,H,W) in 0..1 of one size -> the network's input (B,3,Hn,Wn) and the frame. transformer: the encoder
-    in pieces; grid: network size -> patches (h,w); first: tokens before the patches. embed: input -> (B,D) by the network's
-    own forward. features: names of layers of maps and the modules behind them, the default first; none: tokens are the
-    default. fill: (3,) the color in 0..1 that the network sees as zero.
+    Attributes:
+        network: The whole network.
+        prepare: Images (B,3,H,W) in 0..1 of one size -> the network's input (B,3,Hn,Wn) and the frame.
+        transformer: The encoder layer by layer.
+        grid: Size of the network's input -> patches (h,w).
+        embed: The network's input -> (B,D) by the network's own forward pass.
+        first: The number of tokens before the patches.
+        features: Names of layers of feature maps and their module paths, the default first; empty: tokens are the default.
+        fill: (3,) the color in 0..1 that is zero after normalization.
     """
 
     network: nn.Module
@@ -58,7 +63,7 @@ class ImageEncoder:
 
 @dataclass(frozen=True)
 class _State:
-    """What a pass is continued from. pixels: the network's input, (1,3,Hn,Wn)."""
+    """The stored results of a pass, from which it can be resumed. pixels: the network's input, (1,3,Hn,Wn)."""
 
     pixels: Tensor
     tokens: tuple[Tensor, ...]
@@ -67,12 +72,12 @@ class _State:
 
 
 class WholeImage(TransformerModel):
-    """A network that answers for the whole image. Its one candidate is the image; a text or class is a column.
+    """A model that predicts for the whole image. Its one candidate is the image; a text or class is a score column.
 
-    layers: "normed", what the norm of the last attention layer gives, is the default of a transformer; "tokens" is what enters
-    that norm: a gradient there is at right angles to the token, because a norm takes no notice of its length, so gradient x
-    feature is nothing. "blocks[3]" is what enters the fourth layer; "input" the pixels; any module's path that gives maps or
-    patch tokens works too.
+    Layers: "normed", the output of the norm before the last attention, is a transformer's default. "tokens" is that norm's
+    input: because a norm does not depend on a token's length, a gradient there is orthogonal to the token, and gradient x
+    feature sums to zero. "blocks[3]" is the input of the fourth layer, "input" the pixels. The path of any module whose output
+    is feature maps or patch tokens works, too.
     """
 
     gives = frozenset({"candidates", "features", "input", "transformer", "attention"})
@@ -86,18 +91,18 @@ class WholeImage(TransformerModel):
         self._paths = {**image_encoder.features, **_norm_path(image_encoder)}
 
     def __reduce__(self) -> Any:
-        """To a worker go the network and the family's options; there it is taken apart again."""
+        """Pickle the network and the family's options; the encoders are rebuilt from these."""
         if self._made_by is None:
             return super().__reduce__()
         return _make_again, (self._made_by, self.name, self._own_classes())
 
     @abstractmethod
     def _own_classes(self) -> list[str] | None:
-        """What this model was given after its family had made it: texts, or names of classes."""
+        """The texts or class names that this model was given after its family built it."""
 
     @abstractmethod
     def _with_classes(self, names: list[str]) -> "WholeImage":
-        """The model that a worker goes on with, given what `_own_classes` said."""
+        """This model, rebuilt in another process, with the result of `_own_classes`."""
 
     @abstractmethod
     def _candidates(self, embeddings: Tensor, frame: Frame) -> Candidates:
@@ -109,7 +114,7 @@ class WholeImage(TransformerModel):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names that `pullbacks` takes, the default first."""
+        """Layer names for `pullbacks`, the default first."""
         return (*self._paths, TOKENS, INPUT)
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
@@ -136,7 +141,7 @@ class WholeImage(TransformerModel):
             )
 
     def _read_out(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """(B,D) from what enters the last layer; of that layer only the row that is read is computed."""
+        """(B,D) from the last layer's input; of that layer only the row that is read is computed."""
         vision = self.image_encoder.transformer
         rows = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
         if vision.pooling == "mean":
@@ -146,7 +151,7 @@ class WholeImage(TransformerModel):
         return vision.read(layer.finish(tokens[:, :1], layer.out(attended.mixed)))
 
     def _check(self, pixels: Tensor, embedding: Tensor) -> None:
-        """Once for each network: taken apart, it must answer as its own forward pass does."""
+        """Once per network: run layer by layer, it must reproduce its own forward pass."""
         if self.network in _CHECKED:
             return
         own = self.image_encoder.embed(pixels).float()
@@ -161,7 +166,7 @@ class WholeImage(TransformerModel):
             return []
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             pixels, frame = self.image_encoder.prepare(images)
-            return [self._candidates(one[None], frame) for one in self.image_encoder.embed(pixels)]
+            return [self._candidates(embedding[None], frame) for embedding in self.image_encoder.embed(pixels)]
 
     def _on_grid(self, tokens: Tensor, frame: Frame) -> Tensor:
         """Tokens (N,C) -> (C,h,w)"""
@@ -176,7 +181,7 @@ class WholeImage(TransformerModel):
         return trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
 
     def transformer(self, trace: Trace) -> TransformerPass:
-        """The image's pass, from its trace."""
+        """The image encoder's pass, from the image's trace."""
         state = self._known(trace)
 
         def answer(embeddings: Tensor, detections: Detections) -> Trace:
@@ -197,7 +202,7 @@ class WholeImage(TransformerModel):
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
-        """Ways back to the features by autograd, from the layer on; a backward pass a detection."""
+        """Pullbacks to the features by autograd, from the layer on; one backward pass per detection."""
         if route not in ("auto", "exact"):
             raise unknown("route", route, ("auto", "exact"))
         if not len(detections):
@@ -210,16 +215,18 @@ class WholeImage(TransformerModel):
             return
         modules = modules_from(self.image_encoder.transformer, start)
         with in_float32(*modules), frozen(self.network), gradients_on():
+            # A clone, because `.float()` returns the stored tensor itself where it is float32 already.
             leaf = state.tokens[start].detach().float().clone().requires_grad_()
             embedding = embedding_from(self.transformer(trace), start, leaf)
             live = replace(trace, candidates=self._candidates(embedding, trace.frame))
         grid = self.image_encoder.grid(trace.frame.network)
-        found = token_layer(wanted, leaf, trace.frame.network, grid, self.image_encoder.first)
-        for way in exact_pullbacks(live, detections, [found]):
-            yield replace(way, backward=_in_float32(way.backward, modules))
+        tokens = token_layer(wanted, leaf, trace.frame.network, grid, self.image_encoder.first)
+        for pullback in exact_pullbacks(live, detections, [tokens]):
+            # The graph was recorded with float32 weights, which are half precision again by the time of the backward pass.
+            yield replace(pullback, backward=_in_float32(pullback.backward, modules))
 
     def _start(self, wanted: str) -> int | None:
-        """The attention layer that a layer's name enters, None for what is no such name."""
+        """The index of the attention layer whose input has this name; None for other layers."""
         count = len(self.image_encoder.transformer.layers)
         if wanted == TOKENS:
             return count - 1
@@ -231,30 +238,30 @@ class WholeImage(TransformerModel):
         return int(number)
 
     def _through_modules(self, trace: Trace, detections: Detections, wanted: str, state: _State) -> Iterator[Pullback]:
-        """The layer is a module's output, or the input: the network's own forward pass with hooks on it."""
+        """Pullbacks to a module's output, or to the input: the network's own forward pass with hooks."""
         named = self._paths.get(wanted, wanted)
         path = module_path(named)
         with in_float32(self.network), frozen(self.network), gradients_on():
             tensors, embedding = self._watch(path, state, trace, last=wanted == NORMED)
             live = replace(trace, candidates=self._candidates(embedding, trace.frame))
         chosen = choose_layers(self._laid_out(path, tensors, trace.frame.network), named)
-        for way in exact_pullbacks(live, detections, chosen[-1:]):
-            yield replace(way, backward=_in_float32(way.backward, (self.network,)))
+        for pullback in exact_pullbacks(live, detections, chosen[-1:]):
+            yield replace(pullback, backward=_in_float32(pullback.backward, (self.network,)))
 
     def _laid_out(self, path: str, tensors: Sequence[Tensor], network: Size) -> list[Layer]:
-        """The recorded tensors as layers: as many tokens as the encoder has lie on its grid, and nobody has to guess it."""
+        """The recorded tensors as layers. As many tokens as the encoder has lie on its grid; other grids are inferred."""
         height, width = self.image_encoder.grid(network)
         last = tensors[-1]
         if path == INPUT:
-            # The network's input may be wider than the patches that it is cut into.
+            # The patch embedding drops what is left over beside the last whole patch.
             return [Layer(path, last, lambda values: values[..., : network[0], : network[1]], 1.0)]
         if last.ndim == 3 and last.shape[1] == self.image_encoder.first + height * width:
             return [token_layer(path, last, network, (height, width), self.image_encoder.first)]
         return find_layers(path, tensors, network)
 
     def _watch(self, path: str, state: _State, trace: Trace, *, last: bool) -> tuple[list[Tensor], Tensor]:
-        """The tensors of one module, as nodes of the graph, and the embedding. last: it is part of the last layer, and that
-        alone is run again."""
+        """The outputs of one module, as nodes of the graph, and the embedding. last: the module is part of the last layer, and
+        only that layer is run again."""
         pixels = state.pixels.float()
         if path == INPUT:
             leaf = pixels.clone().requires_grad_()
@@ -269,18 +276,19 @@ class WholeImage(TransformerModel):
 
 
 def check_pieces(whole: Tensor, pieces: Tensor, what: str) -> None:
-    """Refuse a network whose pieces, run one by one, do not give the embeddings (B,D) of its own forward pass.
+    """Refuse an encoder that, run layer by layer, does not reproduce its own forward pass.
 
     Args:
-        whole: (B,D) by the network's own forward pass.
-        pieces: (B,D) piece by piece.
+        whole: Embeddings (B,D) of the network's own forward pass.
+        pieces: Embeddings (B,D) of the layers run one by one.
         what: Model and encoder, for the error.
 
     Raises:
-        WhyboxError: They differ by more than their number type explains.
+        WhyboxError: They differ by more than their dtype's precision explains.
     """
-    whole, found = whole.float(), pieces.float()
-    away = float(((whole - found).norm(dim=-1) / whole.norm(dim=-1).clamp(min=1e-12)).amax())
+    whole, layered = whole.float(), pieces.float()
+    away = float(((whole - layered).norm(dim=-1) / whole.norm(dim=-1).clamp(min=1e-12)).amax())
+    # "not <=" and not ">", so that NaN is refused.
     if not away <= (1e-3 if pieces.dtype == torch.float32 else 5e-2):
         raise WhyboxError(
             f"{what}, run layer by layer, does not reproduce the model's forward pass (the embeddings differ by {away:.2g} of "
@@ -302,7 +310,7 @@ def whole_image_detections(candidates: Candidates, labels: Tensor) -> Detections
 
 
 def _norm_path(encoder: ImageEncoder) -> dict[str, str]:
-    """Where the norm of the last attention layer stands in the network; nothing where it is no module of it."""
+    """The module path of the norm before the last attention; empty where it is not a module of the network."""
     norm = encoder.transformer.layers[-1].normalize
     paths = [path for path, part in encoder.network.named_modules() if part is norm]
     return {NORMED: paths[0]} if paths else {}
@@ -317,7 +325,7 @@ def _in_float32(backward: Callable[[Tensor], Tensor], modules: Sequence[nn.Modul
 
 
 def made_again(wrap: Callable[Options, Made]) -> Callable[Options, Made]:
-    """For a family's `wrap`: what it gives can be sent to other processes, and `settings` says in words what it was given."""
+    """Decorator of a family's `wrap`: its models can be pickled, and their `settings` describe its options."""
 
     @wraps(wrap)
     def wrapped(*parts: Options.args, **options: Options.kwargs) -> Made:
@@ -330,7 +338,7 @@ def made_again(wrap: Callable[Options, Made]) -> Callable[Options, Made]:
 
 
 def _in_words(value: Any) -> str:
-    """The same in every process."""
+    """A description that is the same in every process."""
     if value is None or isinstance(value, (bool, int, float, str, tuple, list, dict)):
         return repr(value)
     described = getattr(value, "to_dict", None)

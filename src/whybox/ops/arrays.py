@@ -1,4 +1,4 @@
-"""Numbers that come as a tensor, an array or a list, as one array."""
+"""Conversion of tensors, arrays and lists to NumPy arrays."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ from torch import Tensor
 
 
 def to_array(values: Any, dtype: Any = None) -> NDArray[Any]:
-    """The values as a NumPy array: a tensor may be on any device and may carry gradient."""
+    """The values as a NumPy array; a tensor may be on any device and may require grad."""
     return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=dtype)

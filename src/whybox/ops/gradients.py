@@ -12,7 +12,8 @@ from whybox.errors import GradientError
 
 @contextmanager
 def recording(graph: bool) -> Iterator[None]:
-    """A graph is recorded inside, or none, whatever mode the caller stands under. Never yield from inside."""
+    """Inside, an autograd graph is recorded or not, whatever mode the caller is under. Never yield to a caller from inside."""
+    # A generator that yields inside leaves its caller running in this mode.
     with torch.inference_mode(False), torch.set_grad_enabled(graph):
         yield
 
@@ -27,23 +28,32 @@ def twice_differentiable(wanted: bool = True) -> Iterator[None]:
 
 @contextmanager
 def gradients_on() -> Iterator[None]:
-    """Gradients are recorded inside, also where the caller stands under no_grad or inference_mode. Never yield from inside."""
+    """Inside, gradients are recorded, also where the caller is under no_grad or inference_mode. As `recording(True)`."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def root(values: Tensor, differentiable: bool) -> Tensor:
-    """The tensor that gradients are taken at: a node of the graph that it has, where it is to stay, else a leaf."""
+    """The tensor to take gradients at: itself, a node of its graph, where that graph is needed further down; else a leaf."""
     if differentiable and values.requires_grad:
         return values
     return values.detach().requires_grad_()
 
 
 def row_gradients(values: Tensor, features: Tensor, *, name: str = "the features", create_graph: bool = False) -> Tensor:
-    """dY_i/dA for every value: values (n,), features of any shape -> (n, *features.shape).
+    """dY_i/dA for every value. The graph is retained for further calls.
 
-    The graph is kept, so that other values can be pulled through it. `name` is what an error calls the features.
-    create_graph: the gradient can itself be differentiated.
+    Args:
+        values: Y (n,).
+        features: A, of any shape.
+        name: What errors call the features.
+        create_graph: Whether the gradient can itself be differentiated.
+
+    Returns:
+        (n, *features.shape)
+
+    Raises:
+        GradientError: No value depends on the features.
     """
     return level_gradients(values, [features], name=name, create_graph=create_graph)[0]
 
@@ -51,7 +61,8 @@ def row_gradients(values: Tensor, features: Tensor, *, name: str = "the features
 def level_gradients(
     values: Tensor, features: Sequence[Tensor], *, name: str = "the features", create_graph: bool = False
 ) -> tuple[Tensor, ...]:
-    """dY_i/dA of several feature tensors at once: one tensor (n, *shape) each; zero where a value does not reach it."""
+    """dY_i/dA of several feature tensors at once, as `row_gradients`: one (n, *shape) each; zero where Y_i does not depend on
+    one of them."""
     if not len(values):
         return tuple(tensor.new_zeros((0, *tensor.shape)) for tensor in features)
     check_connected(values, name)
@@ -70,14 +81,14 @@ def level_gradients(
 
 
 def chunk_rows(rows: Tensor, elements: int, *, limit: int = 2**24) -> Iterator[Tensor]:
-    """Split row indices (n,) so that a chunk's gradients, `elements` numbers a row, hold at most `limit` numbers (64 MiB)."""
+    """Split row indices (n,) into chunks whose gradients, `elements` numbers per row, hold at most `limit` numbers (64 MiB)."""
     size = max(1, limit // max(1, elements))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
 def check_connected(values: Tensor, name: str = "the features") -> None:
-    """Refuse values that no gradient leads back from."""
+    """Refuse values that are in no autograd graph."""
     if not values.requires_grad:
         raise _not_connected(name)
 

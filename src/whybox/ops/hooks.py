@@ -1,4 +1,4 @@
-"""Look into a running module and leave nothing behind: freeze it for a while, make a submodule's output the gradient's root."""
+"""Context managers for a module's forward pass that leave it unchanged: freeze it, record or replace a submodule's output."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,17 +15,18 @@ INPUT = "input"
 """The layer name of the network's own input."""
 
 _MAIN_OUTPUTS = ("feature_maps", "last_hidden_state")
-"""Entries of a named output that are the features; the rest (hidden states, attentions) repeats or accompanies them."""
+"""Entries of a ModelOutput that are the features; its other entries (hidden states, attentions) are not."""
 
 
 @contextmanager
 def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
-    """Inside: evaluation mode and no parameter needs a gradient. Afterwards: every flag as it was, also after an exception.
+    """Inside, the module is in evaluation mode and no parameter requires grad; afterwards every flag is restored.
 
-    weights: False leaves the parameters as they are, for a pass whose graph leads down to them.
-
-    The mode is set flag by flag: `.eval()` is the user's method, and on some wrappers `.train()` starts a training run.
+    Args:
+        module: The module.
+        weights: False leaves the parameters as they are, for a pass whose graph reaches down to them.
     """
+    # Set flag by flag, because subclasses override the methods: on some wrappers `.train()` starts a training run.
     modes = [(part, part.training) for part in module.modules()]
     needs = [(weight, weight.requires_grad) for weight in module.parameters() if weights and weight.is_leaf]
     try:
@@ -43,20 +44,29 @@ def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
         for weight, need in needs:
             if weight.requires_grad == need:
                 continue
-            with torch.inference_mode(weight.is_inference()):  # a weight made there can only be flagged there
+            # requires_grad of an inference tensor can only be set under inference_mode.
+            with torch.inference_mode(weight.is_inference()):
                 weight.requires_grad = need
 
 
 @contextmanager
 def capture(module: nn.Module, names: Iterable[str], *, gradients: bool = True) -> Iterator[dict[str, list[Tensor]]]:
-    """Record the outputs of the submodules `names` during a forward pass, each a tensor that gradients can be asked for.
+    """Record submodules' outputs during a forward pass, as tensors that gradients can be taken at.
 
-    Yields a dictionary that the forward pass fills: name -> its feature tensors in the order in which they came (several
-    where the module returns several or is called several times). INPUT names the first tensor that `module` is given.
     A tensor outside any graph becomes a leaf, so nothing before it is differentiated; one inside a graph stays a node.
-    The network goes on with a clone: a later in-place activation cannot reach the recorded values.
-    Gradients work on the recorded tensors after this context is left, and inside the caller's no_grad or inference_mode.
-    gradients=False records plain copies, without a graph.
+    Gradients can be taken after this context is left, and inside the caller's no_grad or inference_mode.
+
+    Args:
+        module: The network.
+        names: Dotted paths of submodules; INPUT is the first tensor that `module` is called with.
+        gradients: False records plain copies, without a graph.
+
+    Yields:
+        A dictionary that the forward pass fills: name -> its feature tensors in call order (several where the submodule
+        returns several or is called several times).
+
+    Raises:
+        GradientError: A layer gave no features, or inference tensors are in the way.
     """
     captured: dict[str, list[Tensor]] = {name: [] for name in names}
     handles: list[Any] = []
@@ -82,7 +92,7 @@ def capture(module: nn.Module, names: Iterable[str], *, gradients: bool = True) 
 
 @contextmanager
 def record(module: nn.Module, name: str) -> Iterator[list[Any]]:
-    """Keep what the submodule `name` returns in each forward pass inside, whole, as copies without a graph."""
+    """Record the submodule's whole output in each forward pass inside, as copies without a graph."""
     outputs: list[Any] = []
 
     def copy_output(part: nn.Module, args: Any, output: Any) -> None:
@@ -98,9 +108,10 @@ def record(module: nn.Module, name: str) -> Iterator[list[Any]]:
 
 @contextmanager
 def replay(module: nn.Module, name: str, output: Any) -> Iterator[None]:
-    """Inside, the submodule `name` returns `output` without running; hooks on it run."""
+    """Inside, the submodule `name` returns `output` without running; its hooks still run."""
     part = submodule(module, name)
-    own = vars(part).get("forward")  # some libraries patch instances, too
+    # An instance attribute that is there already (some libraries patch instances, too) has to be restored.
+    own = vars(part).get("forward")
     part.forward = lambda *args, **kwargs: output
     try:
         yield
@@ -122,32 +133,33 @@ def submodule(module: nn.Module, name: str) -> nn.Module:
 
 
 def feature_tensors(output: Any) -> list[Tensor]:
-    """The feature tensors in a module's output: a tensor itself; of several, those with the most axes (maps before tokens).
-
-    Looked into as in `map_tensors`; of a Hugging Face output only its feature_maps or last_hidden_state.
-    """
-    found = [tensor for tensor in tensors_in(output, _MAIN_OUTPUTS) if tensor.is_floating_point()]
-    most = max((tensor.ndim for tensor in found), default=0)
-    return [tensor for tensor in found if tensor.ndim == most]
+    """The feature tensors in a module's output, nested as in `map_tensors`: of several, those with the most axes (maps rather
+    than tokens); of a Hugging Face ModelOutput only its feature_maps or last_hidden_state."""
+    tensors = [tensor for tensor in tensors_in(output, _MAIN_OUTPUTS) if tensor.is_floating_point()]
+    most = max((tensor.ndim for tensor in tensors), default=0)
+    return [tensor for tensor in tensors if tensor.ndim == most]
 
 
 def tensors_in(output: Any, main: Sequence[str] = ()) -> list[Tensor]:
     """Every tensor that `map_tensors` reaches, in order."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     map_tensors(output, note, main)
-    return found
+    return tensors
 
 
 def map_tensors(output: Any, change: Callable[[Tensor], Tensor], main: Sequence[str] = ()) -> Any:
-    """The same structure with every tensor changed; the original is left alone.
+    """A copy of a nested output with every tensor changed.
 
-    Looked into: tuples, named tuples, lists, mappings, and objects with a tensor in `.tensors` (DETR's nested tensor).
-    main: keys that stand for a whole mapping: the first of them that it has is the only entry changed.
+    Args:
+        output: Tensors, nested in tuples, named tuples, lists, mappings, and objects with a tensor in `.tensors` (DETR's
+            NestedTensor).
+        change: Applied to every tensor.
+        main: Keys; in a mapping that has one of them, the first such entry is the only one changed.
     """
     if isinstance(output, Tensor):
         return change(output)
@@ -168,7 +180,7 @@ def map_tensors(output: Any, change: Callable[[Tensor], Tensor], main: Sequence[
 
 
 def _copy_output(module: nn.Module, name: str, tensors: list[Tensor]) -> Any:
-    """A hook that records copies; what an inference_mode forward gives becomes an ordinary tensor again."""
+    """A hook that records copies; inference tensors become normal tensors."""
 
     def record(part: nn.Module, args: Any, output: Any) -> None:
         with torch.inference_mode(False), torch.no_grad():
@@ -178,7 +190,7 @@ def _copy_output(module: nn.Module, name: str, tensors: list[Tensor]) -> Any:
 
 
 def _watch_output(module: nn.Module, name: str, tensors: list[Tensor]) -> list[Any]:
-    """Hooks that record the submodule's output, and re-enable gradients wherever an enclosing forward had turned them off."""
+    """Hooks that record the submodule's output, and re-enable gradients that an enclosing forward has disabled."""
 
     def record(part: nn.Module, args: Any, output: Any) -> Any:
         chosen = {id(tensor) for tensor in feature_tensors(output)}
@@ -190,6 +202,7 @@ def _watch_output(module: nn.Module, name: str, tensors: list[Tensor]) -> list[A
             torch.set_grad_enabled(True)
 
     handles: list[Any] = [submodule(module, name).register_forward_hook(record)]
+    # On every parent, too: leaving a forward under no_grad restores the disabled mode of the forward around it.
     for i in range(name.count(".") + 1):
         around = module.get_submodule(".".join(name.split(".")[:i]))
         handles.append(around.register_forward_hook(resume))
@@ -197,7 +210,7 @@ def _watch_output(module: nn.Module, name: str, tensors: list[Tensor]) -> list[A
 
 
 def _watch_input(module: nn.Module, tensors: list[Tensor]) -> list[Any]:
-    """Hooks that record the first tensor the module is given, and keep gradients on in every submodule."""
+    """Hooks that record the first tensor that the module is called with, and enable gradients in every submodule."""
 
     def record(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if tensors:
@@ -224,7 +237,8 @@ def _allow_gradients(place: str) -> None:
 
 
 def _root(tensor: Tensor, tensors: list[Tensor]) -> Tensor:
-    """Record the tensor as a leaf, or as a node where it is part of a graph; return what the network goes on with."""
+    """Record the tensor as a leaf, or as a node where it is part of a graph; return the tensor for the network."""
+    # The network gets a clone, because a later in-place activation would overwrite the recorded values.
     root = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
     tensors.append(root)
     return root.clone()

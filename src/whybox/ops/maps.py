@@ -1,4 +1,4 @@
-"""From a model's pullbacks to heat maps: the loop that every gradient method shares, and what it draws with."""
+"""From a model's pullbacks to heat maps: the loop that all gradient methods share, and their common operations."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,16 +16,18 @@ from whybox.pullback import FeatureGradient, PlacedMaps, Pullback
 from whybox.types import Detections, HeatMaps, Target, Trace, min_max
 
 Draw = Callable[[FeatureGradient, Detections, float], PlacedMaps]
-"""(gradient of n rows, their n detections in network pixels, stride) -> n maps with their places."""
+"""(gradient of n rows, their n detections in network pixels, stride) -> n maps with their placement."""
 
 Fusion = Literal["max", "mean", "sum"]
 
 
 class GradientMethod(Method):
-    """A method that draws maps from gradients at one layer.
+    """A method that draws maps from gradients at one layer. A method whose user can choose layer and route has dataclass fields
+    of these names.
 
-    layer: None for the level that a detection comes from; else one of the model's `layers` or a module's path.
-    route: "auto", "fast" or "exact". A method that lets its user choose them has fields of these names.
+    Attributes:
+        layer: None for the level that a detection comes from; else one of the model's `layers` or a module's path.
+        route: "auto", "fast" or "exact".
     """
 
     @property
@@ -44,13 +46,16 @@ class GradientMethod(Method):
 
     @abstractmethod
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
-        """Maps of n rows, with their place: `gradient.under(maps)` for maps (n,k,l) that lie where the gradient lies,
-        `gradient.on_grid(maps)` for maps (n,h,w) of the whole layer. The caller puts them on the level's grid.
+        """Draw the maps of n rows.
 
         Args:
             gradient: Of n rows, on the whole layer or on windows of it.
             detections: The n rows' detections, boxes in network pixels.
             stride: Network pixels per cell of the layer.
+
+        Returns:
+            `gradient.under(maps)` for maps (n,k,l) that lie where the gradient lies, or `gradient.on_grid(maps)` for maps
+            (n,h,w) of the whole layer.
         """
 
 
@@ -82,9 +87,23 @@ def draw_maps(
     route: str = "auto",
     frozen_allowed: bool = True,
 ) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]:
-    """For every target, N maps on their layers' own grids; and the route that each detection's gradient took.
+    """Draw maps from the gradients at a layer. Targets share pullbacks: another target costs its backward pass alone.
 
-    Targets share a pullback, so a second target costs its own backward pass and nothing else.
+    Args:
+        model: The model to explain.
+        trace: The image's trace.
+        detections: N detections.
+        targets: The scalars to explain.
+        draw: Draws maps from a gradient.
+        layer: As in `Model.pullbacks`.
+        route: As in `Model.pullbacks`.
+        frozen_allowed: As in `Model.pullbacks`.
+
+    Returns:
+        For every target N maps on their layers' grids, and the route of each detection's gradient.
+
+    Raises:
+        GradientError: A target does not depend on the features, or the model has no pullback for a detection.
     """
     maps: list[dict[int, Tensor]] = [{} for _ in targets]
     routes = [""] * len(detections)
@@ -102,12 +121,12 @@ def draw_maps(
                 routes[row] = pullback.route
     for done in maps:
         if missing := set(range(len(detections))) - done.keys():
-            raise GradientError(f"{model.name} gave no way back to the features for detection {min(missing)}")
+            raise GradientError(f"{model.name} gave no pullback to the features for detection {min(missing)}")
     return [tuple(done[row] for row in range(len(detections))) for done in maps], tuple(routes)
 
 
 def ordinary(detections: Detections) -> Detections:
-    """The same detections in tensors that autograd may keep, also where the caller made them under inference_mode."""
+    """The same detections as normal tensors: autograd cannot save inference tensors, their clones it can."""
     return Detections(*(value.clone() for value in vars(detections).values()))
 
 
@@ -116,7 +135,7 @@ def _draw_parts(pullback: Pullback, target: Target, detections: Detections, draw
     for positions, gradient in pullback.gradients(target):
         placed = draw(gradient, detections[positions], pullback.stride)
         if not isinstance(placed, PlacedMaps):
-            # Maps without a place cannot be told from maps of the whole grid, and would come out in its corner.
+            # A bare tensor could be a window or the whole grid: a window would silently end up in the grid's corner.
             raise WhyboxError(
                 "draw must return maps with their place, gradient.under(maps) or gradient.on_grid(maps), "
                 f"got {type(placed).__name__}"
@@ -125,15 +144,21 @@ def _draw_parts(pullback: Pullback, target: Target, detections: Detections, draw
 
 
 def fuse_layers(layers: Sequence[HeatMaps], fusion: Fusion, options: Mapping[str, Any]) -> HeatMaps:
-    """The same N detections' maps from several layers, made one: each brought to the finest grid among its layers'
-    (bilinear), scaled to run from 0 to 1, then their maximum, mean or sum. No paper gives this rule: it is ours."""
+    """Fuse the maps of the same N detections from several layers: each is resized (bilinear) to the finest grid among them and
+    min-max scaled to 0..1; then their maximum, mean or sum. The rule is whybox's, not from a paper.
+
+    Args:
+        layers: One HeatMaps per layer.
+        fusion: "max", "mean" or "sum".
+        options: The settings to record.
+    """
     native = tuple(_fuse(maps, fusion) for maps in zip(*(layer.native for layer in layers), strict=True))
     routes = tuple("+".join(dict.fromkeys(taken)) for taken in zip(*(layer.routes for layer in layers), strict=True))
     return replace(layers[0], native=native, routes=routes, options=dict(options))
 
 
 def _fuse(maps: Sequence[Tensor], fusion: Fusion) -> Tensor:
-    """Maps of one detection, each (h,w) on a grid of its own -> (H,W) on the finest of them."""
+    """Maps of one detection, each (h,w) on its own grid -> (H,W) on the finest of the grids."""
     finest = max((tuple(values.shape) for values in maps), key=lambda shape: shape[0] * shape[1])
     stack = min_max(torch.cat([resize_maps(values[None], (finest[0], finest[1])) for values in maps]))
     if fusion == "max":
@@ -142,11 +167,9 @@ def _fuse(maps: Sequence[Tensor], fusion: Fusion) -> Tensor:
 
 
 def sum_products(features: Tensor, factors: Tensor) -> Tensor:
-    """sum_k F_k o A_k, cell by cell: features (C,h,w) or (n,C,h,w), factors (n,C,h,w) -> (n,h,w).
-
-    The product is formed in slices of 16 MiB: on one core, 8 whole maps of (256,100,167) take 16 ms so and 82 ms at
-    once (einsum 123 ms); 100 windows of (256,11,11) fit one slice and take 1.4 ms (einsum 7.4 ms).
-    """
+    """sum_k F_k o A_k: features A (C,h,w) or (n,C,h,w), factors F (n,C,h,w) -> (n,h,w)."""
+    # In slices of 16 MiB: on one core, 8 maps of (256,100,167) take 16 ms this way and 82 ms at once (einsum: 123 ms);
+    # 100 windows of (256,11,11) fit one slice and take 1.4 ms (einsum: 7.4 ms).
     if features.ndim == 3:
         features = features.expand_as(factors)
     step = max(1, 2**22 // max(1, factors[:1].numel()))
@@ -162,9 +185,16 @@ def weigh_channels(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def cells_in_boxes(boxes: Tensor, stride: float, size: Size, origin: Tensor | None = None) -> Tensor:
-    """Which cells of a grid the boxes (n,4) xyxy, in network pixels, touch: 1 or 0, (n,*size); at least one each.
+    """Masks of the cells that boxes touch, at least one cell per box.
 
-    origin: (n,2) cell (row, column) of the top-left corner of each detection's own view; None: the grid's own corner.
+    Args:
+        boxes: (n,4) xyxy in network pixels.
+        stride: Network pixels per cell.
+        size: (height, width) of the masks, in cells.
+        origin: (n,2) the (row, column) of each mask's top-left cell on the grid; None: the grid's first cell.
+
+    Returns:
+        (n,*size), 1 or 0.
     """
     low = (boxes[:, :2] / stride).floor()
     high = torch.maximum((boxes[:, 2:] / stride).ceil(), low + 1)

@@ -1,14 +1,19 @@
-"""Which detection stands for which annotated object."""
+"""Matching of detections with annotated objects."""
 
 import torch
 from torch import Tensor
 
 
 def pairwise_iou(a: Tensor, b: Tensor, legacy: bool = False) -> Tensor:
-    """Intersection over union of boxes a (N,4) and b (M,4), xyxy -> (N,M).
+    """Intersection over union of boxes, without an epsilon: two boxes without area have IoU 0, two equal boxes exactly 1.
 
-    legacy: a box holds the pixels of both its corners, so that it is x2 - x1 + 1 wide; for whole numbers this counts
-    pixels. No epsilon is added: two boxes without area have the IoU 0, two equal boxes have exactly 1.
+    Args:
+        a: (N,4) xyxy.
+        b: (M,4) xyxy.
+        legacy: Count the pixels of both corners, as VOC's code does: a box is x2 - x1 + 1 wide.
+
+    Returns:
+        (N,M)
     """
     pixel = 1 if legacy else 0
     sides = (torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2]) + pixel).clamp(min=0)
@@ -21,11 +26,19 @@ def pairwise_iou(a: Tensor, b: Tensor, legacy: bool = False) -> Tensor:
 def match_well_detected(
     boxes: Tensor, labels: Tensor, truth_boxes: Tensor, truth_labels: Tensor, *, iou: float = 0.9, legacy: bool = True
 ) -> Tensor:
-    """The row of the annotated object that each of N detections finds well, or -1 -> (N,) int64.
+    """Match detections with the annotated objects of their class, one to one: greedily in descending order of IoU, above a
+    threshold. Ties go to the first detection, then to the first object.
 
-    boxes (N,4) and truth_boxes (M,4) xyxy in the same pixels; labels (N,), truth_labels (M,). One to one and greedy: again
-    and again the pair of one class with the largest IoU of all that is left is taken, while that IoU is above `iou`. Of
-    equal pairs the first detection's is taken, then the first object's. legacy: as in `pairwise_iou`.
+    Args:
+        boxes: (N,4) xyxy.
+        labels: (N,).
+        truth_boxes: (M,4) xyxy in the same pixels.
+        truth_labels: (M,).
+        iou: A pair needs a larger IoU than this.
+        legacy: As in `pairwise_iou`.
+
+    Returns:
+        (N,) int64, the row of each detection's object, or -1.
 
     Source: Zhao et al., "Gradient-based Instance-Specific Visual Explanations for Object Specification and Object
     Discrimination" (ODAM), the well-detected objects of its quantitative experiments.

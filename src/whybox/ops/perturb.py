@@ -1,4 +1,4 @@
-"""Images on the way from one to another, pixel by pixel in the order of a map."""
+"""Images between two images: pixels are replaced in the order of a map, for deletion and insertion."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,13 +13,19 @@ Fill = Literal["random", "black", "mean", "blurred"]
 Extent = Literal["box", "image", "half"]
 
 BLUR = 0.1
-"""Sigma of the blurred fill as a share of the image's longer side: at 640 pixels, nothing narrower than 64 keeps a shape."""
+"""Sigma of the blurred fill as a share of the image's longer side: at 640 pixels, it removes shapes narrower than 64."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One object's images: after each of the counts, so many pixels, those of the lowest ranks, are `end`'s instead of
-    `start`'s. start, end (3,H,W); ranks (H,W), as of `rank_pixels`."""
+    """One object's sequence of images from `start` to `end`.
+
+    Attributes:
+        start: (3,H,W).
+        end: (3,H,W).
+        ranks: (H,W) the order of replacement, as from `rank_pixels`.
+        counts: How many pixels of each image are from `end`.
+    """
 
     start: Tensor
     end: Tensor
@@ -28,7 +34,7 @@ class Way:
 
 
 def draw_steps(ways: Iterable[Way], batch: int) -> Iterator[Tensor]:
-    """The images of all ways, in order, in batches (b,3,H,W). One batch exists at a time: the next one is written over it."""
+    """The images of all sequences, in order, in batches (b,3,H,W). A batch is overwritten by the next one."""
     page: Tensor | None = None
     filled = 0
     for way in ways:
@@ -44,8 +50,8 @@ def draw_steps(ways: Iterable[Way], batch: int) -> Iterator[Tensor]:
 
 
 def rank_pixels(values: Tensor, generator: torch.Generator) -> Tensor:
-    """The ranks (H,W) of a map's pixels, 0 for the highest. Equal values come in random order, so that a flat region is no
-    hidden ranking from the top left to the bottom right."""
+    """The ranks (H,W) of a map's pixels, 0 for the highest value; ties in random order."""
+    # Otherwise ties would be ranked by position, from the top left to the bottom right.
     flat = values.flatten()
     shuffled = torch.randperm(flat.numel(), generator=generator).to(flat.device)
     order = shuffled[flat[shuffled].argsort(descending=True, stable=True)]
@@ -55,10 +61,14 @@ def rank_pixels(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def count_pixels(box: Tensor, size: Size, extent: Extent, points: int) -> list[int]:
-    """How many pixels are changed at each of the points, from none on.
+    """How many pixels are replaced at each point of a curve, from 0 on.
 
-    "box": 100 steps of max(1, int(area / 100)) pixels, area the part of the box (4,) inside the image; never more than
-    the image has. "image": up to all of its pixels. "half": 100 steps of max(1, int(pixels / 200)).
+    Args:
+        box: (4,) xyxy in pixels.
+        size: (height, width) of the image.
+        extent: "box": 100 steps of max(1, int(area / 100)) pixels, area the part of the box inside the image; at most all of
+            the image. "image": up to all pixels. "half": 100 steps of max(1, int(pixels / 200)).
+        points: The number of points.
     """
     height, width = size
     total = height * width
@@ -72,8 +82,14 @@ def count_pixels(box: Tensor, size: Size, extent: Extent, points: int) -> list[i
 
 
 def draw_fill(fill: Fill, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """What stands (3,H,W) where an image's pixels are missing. random: uniform in 0..1, every pixel and channel for itself,
-    drawn from the generator. mean: the image's mean color. blurred: see `blur_image`."""
+    """The image (3,H,W) that replaces removed pixels.
+
+    Args:
+        fill: "random": uniform in 0..1, independent for every pixel and channel; "black"; "mean": the image's mean color;
+            "blurred": see `blur_image`.
+        image: (3,H,W).
+        generator: For "random", on the CPU.
+    """
     if fill == "random":
         return torch.rand(image.shape, generator=generator).to(image)
     if fill == "black":
@@ -84,13 +100,13 @@ def draw_fill(fill: Fill, image: Tensor, generator: torch.Generator | None = Non
 
 
 def blur_image(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of an image (3,H,W); at the edge the weights that lie inside are scaled to sum to 1."""
+    """Gaussian blur of an image (3,H,W); at the edge the weights inside the image are normalized to sum 1."""
     down, across = (_gaussian(length, sigma, image) for length in image.shape[-2:])
     return down @ image @ across.T
 
 
 def _gaussian(length: int, sigma: float, like: Tensor) -> Tensor:
-    """(length,length): how much every pixel gives to each."""
+    """(length,length): the weight of every pixel in each."""
     at = torch.arange(length, dtype=like.dtype, device=like.device)
     weights = (-0.5 * ((at[:, None] - at) / sigma) ** 2).exp()
     return weights / weights.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The regions of annotated objects on the image's pixels, and how much of a heat map lies inside them."""
+"""The regions of annotated objects in pixels, and the energy of heat maps inside them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,16 @@ Floor = Literal["minimum", "zero"]
 
 @dataclass(frozen=True)
 class Regions:
-    """G regions of an image of `size`: every pixel that a box (G,4) xyxy touches, or masks (G,H,W) bool.
+    """G regions of an image: boxes or masks. A box covers the pixels from the floor of its start to the ceiling of its end,
+    clipped to the image.
 
-    A box touches the pixels from the floor of its start to the ceiling of its end; what lies beyond the image is cut
-    off. The pixels of all boxes are never stored together: a crowd of 300 on six million pixels would take 2 GiB.
+    Attributes:
+        boxes: (G,4) xyxy.
+        size: (height, width) of the image.
+        masks: (G,H,W) bool, used instead of the boxes; or None.
     """
+
+    # Boxes are never rasterized all at once: a crowd of 300 on six million pixels would take 2 GiB.
 
     boxes: Tensor
     size: Size
@@ -29,8 +34,8 @@ class Regions:
 
     def __post_init__(self) -> None:
         if self.masks is not None and tuple(self.masks.shape[1:]) != tuple(self.size):
-            came = tuple(self.masks.shape[1:])
-            raise WhyboxError(f"masks must have the size of their image, {tuple(self.size)}, got {came}; check the annotations")
+            given = tuple(self.masks.shape[1:])
+            raise WhyboxError(f"masks must have the size of their image, {tuple(self.size)}, got {given}; check the annotations")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -58,9 +63,9 @@ class Regions:
         return ((down @ maps) * across).sum(-1)
 
     def counts(self) -> Tensor:
-        """How many regions hold each pixel: integers (H,W)."""
+        """The number of regions that contain each pixel: integers (H,W)."""
         if self.masks is not None:
-            # One by one: a sum over booleans first copies them all as 64-bit integers.
+            # One by one: torch's sum over booleans first copies them all as 64-bit integers.
             return sum((mask.int() for mask in self.masks), self.masks.new_zeros(self.size, dtype=torch.int32))
         down, across = (span.to(torch.float32) for span in self.spans())
         return (down.T @ across).int()
@@ -73,15 +78,21 @@ def _touched(sides: Tensor, length: int) -> Tensor:
 
 
 def object_regions(maps: Tensor, case: MetricInput, region: Region) -> tuple[Regions, Tensor]:
-    """The regions of the G objects that count, and for each detection the row of its own among them, (N,), -1 for none.
+    """The regions of an image's objects, without ignore regions.
 
-    Ignore regions are no objects: they are left out, and a detection that stands for one has none.
+    Args:
+        maps: (N,H,W), for size and device.
+        case: The metric's inputs.
+        region: "box" or "mask".
+
+    Returns:
+        G regions, and (N,) the row of each detection's object among them, -1 for none or an ignore region.
     """
     if region == "mask" and case.truth.masks is None:
         raise WhyboxError("region='mask' needs annotated masks, and this image has none; take region='box'")
     counted = ~case.truth.ignore.to(maps.device)
     truth = case.truth if counted.all() else case.truth[~case.truth.ignore]
-    # One more place at the end, so that the row -1 finds -1, also where nothing is annotated.
+    # One more entry at the end, so that index -1 (no match) yields -1, also where nothing is annotated.
     place = torch.where(counted, counted.cumsum(0) - 1, -1)
     own = torch.cat([place, place.new_full((1,), -1)])[case.matched.to(maps.device)]
     masks = truth.masks.to(maps.device) if region == "mask" and truth.masks is not None else None
@@ -89,7 +100,7 @@ def object_regions(maps: Tensor, case: MetricInput, region: Region) -> tuple[Reg
 
 
 def judge_matched(maps: Tensor, own: Tensor, judge: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """`judge(maps, rows)` -> (n,...) for the n detections that have an object, NaN in the rows of the others: (N,...)."""
+    """(N,...) the result `judge(maps, rows)` -> (n,...) for the n detections with an object; NaN for the others."""
     matched = own >= 0
     judged = judge(maps[matched], own[matched])
     values = judged.new_full((len(own), *judged.shape[1:]), torch.nan)
@@ -98,12 +109,17 @@ def judge_matched(maps: Tensor, own: Tensor, judge: Callable[[Tensor, Tensor], T
 
 
 def energy(maps: Tensor, floor: Floor = "minimum") -> Tensor:
-    """Maps (N,H,W) as amounts >= 0: what is negative counts as 0, and with "minimum" the lowest value is subtracted.
+    """Maps as non-negative energy with a peak of 1: negative values count as 0.
 
-    The papers' code scales every map to 0..1 before it sums it: shares of the sum are then those of "minimum". Without
-    that a map with an offset, such as D-RISE's, is judged by its offset. Amounts are scaled to a
-    peak of 1, in float32 or better: shares stay what they are, and no sum overflows or vanishes.
+    Args:
+        maps: (N,H,W).
+        floor: "minimum" subtracts each map's lowest value, as the papers' code does by scaling every map to 0..1; otherwise
+            maps with an offset, such as D-RISE's, would be measured by their offset. "zero" does not.
+
+    Returns:
+        (N,H,W), in float32 or better.
     """
+    # Scaled to a peak of 1, so that sums neither overflow nor underflow; shares of the energy do not change.
     amounts = maps.to(torch.promote_types(maps.dtype, torch.float32)).clamp(min=0)
     if floor == "minimum":
         amounts = amounts - amounts.amin((-2, -1), keepdim=True)
@@ -112,23 +128,23 @@ def energy(maps: Tensor, floor: Floor = "minimum") -> Tensor:
 
 
 def sum_shares(part: Tensor, whole: Tensor, nothing: float) -> Tensor:
-    """part / whole, at most 1; `nothing` where the whole is 0, NaN where it is not a number."""
-    # Sums of the same pixels in another order may differ in the last digit.
+    """part / whole, at most 1; `nothing` where the whole is 0, NaN where it is NaN."""
+    # Clamped, because sums of the same pixels in another order may differ in the last digit.
     return torch.where(whole == 0, nothing, part / whole).clamp(max=1)
 
 
 def tied_peaks(maps: Tensor) -> Tensor:
-    """The pixels of each map (N,H,W) that hold its highest value: bool, at least one a map unless it holds NaN."""
+    """The pixels of each map (N,H,W) with its highest value: bool, at least one per map unless it contains NaN."""
     return maps == maps.amax((-2, -1), keepdim=True)
 
 
 def check_region(region: str) -> None:
-    """A region that is none is the user's mistake."""
+    """Refuse an unknown region."""
     if region not in get_args(Region):
         raise unknown("region", region, get_args(Region))
 
 
 def check_floor(floor: str) -> None:
-    """A floor that is none is the user's mistake."""
+    """Refuse an unknown floor."""
     if floor not in get_args(Floor):
         raise unknown("floor", floor, get_args(Floor))

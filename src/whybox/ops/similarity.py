@@ -1,4 +1,4 @@
-"""How alike two maps are: cosine, Pearson's and Spearman's correlation, structural similarity."""
+"""Similarity of two maps: cosine, Pearson's and Spearman's correlation, structural similarity."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,10 +10,10 @@ from whybox.types import min_max
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of maps (N,H,W) taken as vectors -> (N,). NaN where one is all zero."""
+    """Cosine similarity of maps (N,H,W) as vectors -> (N,). NaN where one is all zero."""
     first, second = (_to_peak_one(maps.flatten(1)) for maps in (a, b))
     lengths: Tensor = first.norm(dim=1) * second.norm(dim=1)
-    # Rounding may leave a map at 1.0000000000000002 from itself.
+    # Rounding may give a map's similarity with itself as 1.0000000000000002.
     return ((first * second).sum(1) / lengths).clamp(-1, 1)
 
 
@@ -54,23 +54,29 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 SIMILARITIES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"spearman": spearman, "ssim": ssim}
-"""What two maps of one object may be compared by."""
+"""Similarities by name."""
 
 
 def compare_redrawn(maps: Tensor, redrawn: Tensor, similarity: str, size: int) -> Tensor:
-    """`similarity` of N maps and the same maps drawn again, both (N,H,W) brought to `size` cells a longest side -> (N,).
+    """Similarity of maps and the same maps drawn again.
 
-    Cells are rounded to a hundred-thousandth of the map's largest value: in a region that was flat before the map was
-    resized, rounding errors would rank them. NaN where the first is constant, and nothing can be lost, or where one is
-    not finite. A redrawn map that is constant has lost all that the first one said: 0.
+    Args:
+        maps: (N,H,W).
+        redrawn: (N,H,W).
+        similarity: One of `SIMILARITIES`.
+        size: Both are averaged to grids with this many cells along the longer side.
+
+    Returns:
+        (N,); 0 where the redrawn map is constant, NaN where the first map is constant or one is not finite.
     """
-    values = SIMILARITIES[similarity](*(_rounded(mean_cells(one, size)) for one in (maps, redrawn)))
+    # Rounded to 1e-5 of the map's largest value: in regions that were flat before resizing, rounding errors would be ranked.
+    values = SIMILARITIES[similarity](*(_rounded(mean_cells(each, size)) for each in (maps, redrawn)))
     finite = (maps.isfinite() & redrawn.isfinite()).flatten(1).all(1)
     return values.masked_fill(_constant(redrawn), 0).masked_fill(_constant(maps) | ~finite, torch.nan).to(maps.dtype)
 
 
 def check_comparison(similarity: str, size: int) -> None:
-    """Mistaken options of `compare_redrawn` are the user's error."""
+    """Refuse invalid options of `compare_redrawn`."""
     if similarity not in SIMILARITIES:
         raise unknown("similarity", similarity, SIMILARITIES)
     if size < 2:
@@ -78,19 +84,19 @@ def check_comparison(similarity: str, size: int) -> None:
 
 
 def mean_cells(maps: Tensor, longest: int) -> Tensor:
-    """The mean of maps (N,H,W) in each cell of a grid with `longest` cells along the longer side -> float64 (N,h,w).
+    """Area-average maps (N,H,W) to a grid with `longest` cells along the longer side -> float64 (N,h,w).
 
-    Cells cover equal areas; a pixel across a border counts on both sides by its share. A grid is never finer than the map.
+    Cells have equal areas; a pixel across a border counts on both sides by its share. The grid is never finer than the map.
     """
     height, width = maps.shape[-2:]
     scale = min(1.0, longest / max(height, width))
     down, across = (_shares(extent, max(1, round(extent * scale)), maps) for extent in (height, width))
-    # A few at a time: a hundred maps of a photograph take a gigabyte in double precision.
+    # 16 at a time: a hundred maps of a photograph take a gigabyte in float64.
     return torch.cat([down @ part.double() @ across.T for part in torch.split(maps, 16)])
 
 
 def _shares(extent: int, cells: int, like: Tensor) -> Tensor:
-    """(cells,extent): the part of each cell that each pixel fills."""
+    """(cells,extent): the share of each cell that each pixel covers."""
     edges = torch.linspace(0, extent, cells + 1, dtype=torch.float64, device=like.device)
     pixels = torch.arange(extent, dtype=torch.float64, device=like.device)
     end = torch.minimum(edges[1:, None], pixels + 1)
@@ -108,7 +114,8 @@ def _windows(extent: int, like: Tensor) -> Tensor:
 
 
 def _to_peak_one(rows: Tensor) -> Tensor:
-    """Rows divided by their largest absolute value: the squares of raw maps, often 1e-20 and less, would vanish."""
+    """Rows divided by their largest absolute value."""
+    # Raw maps are often of the order of 1e-20 and less: their squares would underflow.
     peak = rows.abs().amax(1, keepdim=True)
     return rows.double() / torch.where(peak > 0, peak, torch.nan)
 
@@ -119,7 +126,8 @@ def _rounded(maps: Tensor) -> Tensor:
 
 
 def _centered(rows: Tensor) -> Tensor:
-    """Rows less their mean; a constant row becomes exactly zero, where rounding would leave noise to correlate with."""
+    """Rows minus their mean; a constant row becomes exactly zero."""
+    # Rounding would leave noise in a constant row, and the noise would have a correlation.
     constant = rows.amin(1, keepdim=True) == rows.amax(1, keepdim=True)
     return (rows.double() - rows.double().mean(1, keepdim=True)).masked_fill(constant, 0)
 

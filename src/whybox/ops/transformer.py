@@ -1,4 +1,4 @@
-"""Run a transformer's layers one by one, as they are or changed, from any layer on, with or without a graph."""
+"""Run a transformer layer by layer from any layer on, unchanged or modified, with or without a graph."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,8 +14,15 @@ from whybox.attention import AttentionLayer, Transformer, TransformerPass
 
 @dataclass(frozen=True)
 class Attended:
-    """What one attention layer did. queries (B,n,E), keys and values (B,N,E): the heads side by side. mixed (B,n,E): what
-    enters the output projection. probabilities (B,heads,n,N), where they were asked for."""
+    """The intermediate results of one attention layer; heads are concatenated.
+
+    Attributes:
+        queries: (B,n,E).
+        keys: (B,N,E).
+        values: (B,N,E).
+        mixed: (B,n,E) the input of the output projection.
+        probabilities: (B,heads,n,N), or None where they were not requested.
+    """
 
     queries: Tensor
     keys: Tensor
@@ -44,11 +51,16 @@ def attend(
     single_head: bool = False,
     probabilities: bool = False,
 ) -> Attended:
-    """The attention of one layer on tokens (B,N,C), as far as the output projection.
+    """The attention of one layer, up to its output projection.
 
-    rows: (B,) for each item the one row whose answer is wanted; None: all. single_head: one head over the full width, with
-    the scale that goes with it: another function than the model's, as the reference code of Grad-ECLIP has it.
-    probabilities: they come as a tensor of the graph; without them the kernel of torch is used, which keeps none.
+    Args:
+        layer: The layer.
+        tokens: (B,N,C).
+        mask: Additive attention mask, broadcastable to (B,1,N,N), or None.
+        rows: (B,) the one row of each item that is computed; None: all.
+        single_head: One head over the full width, with its scale: another function than the model's, as in the reference code
+            of Grad-ECLIP.
+        probabilities: Whether to keep the attention probabilities, as a node of the graph.
     """
     queries, keys, values = layer.project(tokens)
     if rows is not None and not layer.pools:
@@ -60,6 +72,7 @@ def attend(
     q, k, v = (split_heads(part, heads) for part in (queries, keys, values))
     bias = None if mask is None else mask.to(q)
     if not probabilities:
+        # torch's fused kernels are faster, but do not expose the probabilities.
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
         return Attended(queries, keys, values, layer.mix(join_heads(mixed)))
     logits = scale * q @ k.transpose(-1, -2)
@@ -81,7 +94,7 @@ def _rows_of_mask(mask: Tensor, rows: Tensor) -> Tensor:
 
 
 def run_layer(layer: AttentionLayer, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Tokens (B,N,C) after one layer; (B,1,C') after one that pools."""
+    """Tokens (B,N,C) after one layer; (B,1,C') after attention pooling."""
     return layer.finish(tokens, layer.out(attend(layer, tokens, mask).mixed))
 
 
@@ -93,7 +106,7 @@ def run_layers(layers: Sequence[AttentionLayer], tokens: Tensor, mask: Tensor | 
 
 
 def enter_layers(transformer: Transformer, inputs: Any) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """What enters each layer (B,N,C), the first one first, and the mask: all of the encoder is run but its last layer."""
+    """The input (B,N,C) of each layer, the first layer first, and the mask; the last layer itself is not run."""
     tokens, mask = transformer.embed(inputs)
     entering = [tokens]
     for layer in transformer.layers[:-1]:
@@ -106,19 +119,30 @@ def read_embedding(transformer: Transformer, tokens: Tensor, row: Tensor) -> Ten
     return transformer.read(tokens if transformer.pooling == "mean" else take_rows(tokens, row))
 
 
-def embedding_from(passed: TransformerPass, start: int, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """The embeddings (B,D) where tokens (B,N,C) enter layer `start`: the rest of the network is run. mask: None, the pass's."""
-    transformer = passed.transformer
-    mask = passed.mask if mask is None else mask
+def embedding_from(transformer_pass: TransformerPass, start: int, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Run the encoder from layer `start` on.
+
+    Args:
+        transformer_pass: The stored pass.
+        start: The first layer that is run.
+        tokens: (B,N,C) its input.
+        mask: Additive attention mask; None: the pass's.
+
+    Returns:
+        The embeddings (B,D).
+    """
+    transformer = transformer_pass.transformer
+    mask = transformer_pass.mask if mask is None else mask
     after = run_layers(transformer.layers[start:], tokens, mask)
-    row = passed.row if len(passed.row) == len(after) else passed.row.expand(len(after))
+    row = transformer_pass.row if len(transformer_pass.row) == len(after) else transformer_pass.row.expand(len(after))
     return read_embedding(transformer, after, row)
 
 
 @contextmanager
 def in_float32(*modules: nn.Module) -> Iterator[None]:
-    """Inside, the floating-point weights and buffers of the modules are float32, and the caller's autocast is off; afterwards
-    they are the very same as before."""
+    """Inside, the modules' half-precision weights and buffers are float32, and the caller's autocast is off; afterwards they
+    are the same tensors as before."""
+    # `.data` is swapped and put back: `.float()` and `.half()` would leave the weights in new memory.
     kept: list[tuple[Tensor, Tensor]] = []
     devices = {weight.device.type for module in modules for weight in module.parameters()}
     try:
@@ -137,13 +161,21 @@ def in_float32(*modules: nn.Module) -> Iterator[None]:
 
 
 def modules_from(transformer: Transformer, start: int) -> tuple[nn.Module, ...]:
-    """The modules that everything from layer `start` on uses."""
+    """The modules used from layer `start` on."""
     return tuple(part for layer in transformer.layers[start:] for part in layer.modules) + transformer.modules
 
 
 def loosened_attention(query: Tensor, keys: Tensor, kept: Tensor | slice, *, normalize: bool = True) -> Tensor:
-    """min-max over the kept keys of cos(q, k), or of q k where not `normalize`: query (B,1,E), keys (B,N,E), kept a slice or a
-    mask (B,N) -> (B,N) in 0..1, 0 for the others. Where all kept values are equal no place is preferred: it is 1.
+    """Grad-ECLIP's spatial weight: cos(q, k), or q k, min-max scaled over the kept keys.
+
+    Args:
+        query: q (B,1,E).
+        keys: k (B,N,E).
+        kept: A slice, or a mask (B,N).
+        normalize: Whether it is the cosine.
+
+    Returns:
+        (B,N) in 0..1; 0 for keys that are not kept, 1 for all kept keys where their values are equal.
 
     Source: Zhao et al., Grad-ECLIP, ICML 2024, the spatial weight.
     """

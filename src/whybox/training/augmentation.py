@@ -1,4 +1,4 @@
-"""What a detector sees of its examples: windows, mirrored and recolored, in batches."""
+"""Data augmentation for detectors: random crops, flips and color changes, in batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +15,14 @@ from whybox.training.examples import Example, Examples
 
 @dataclass(frozen=True)
 class DetectorBatches:
-    """Batches of `size` augmented examples by number, each a function of seed and number alone.
+    """Batches of augmented examples by number, each a function of seed and number alone.
 
-    limits: see `augment`. zoom: how much larger a window shows its objects, least and most.
+    Attributes:
+        examples: The training examples.
+        size: Examples per batch.
+        seed: Seed of the order and the augmentation.
+        limits: See `augment`.
+        zoom: The range of the magnification.
     """
 
     examples: Examples
@@ -35,13 +40,13 @@ class DetectorBatches:
 
 
 def choose_rows(seed: int, size: int, number: int, count: int) -> Iterator[int]:
-    """The rows of a batch: every epoch goes through all examples in an order of its own.
+    """The rows of a batch: every epoch is a new permutation of all examples.
 
     Args:
-        seed: Of the orders.
-        size: Examples in a batch.
-        number: Which batch.
-        count: Examples there are.
+        seed: Seed of the permutations.
+        size: Examples per batch.
+        number: The batch's number.
+        count: The number of examples.
 
     Yields:
         `size` rows, 0 to count - 1.
@@ -57,15 +62,15 @@ def choose_rows(seed: int, size: int, number: int, count: int) -> Iterator[int]:
 def augment(
     example: Example, limits: tuple[int, int], zoom: tuple[float, float], rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A random window of the example, mirrored half of the time and recolored, at the network's size.
+    """A random crop of the example at the network's size, flipped half of the time and with changed colors.
 
-    Objects that keep less than 0.4 of their box, or 3 pixels of a side, are dropped, and so are regions where nothing is counted.
+    Objects that keep less than 0.4 of their box, or 3 pixels of a side, are dropped, and so are ignore regions.
 
     Args:
         example: Image and boxes.
-        limits: The shortest and the longest side in pixels, as torchvision's transform fits them.
-        zoom: How much larger the window shows its objects, least and most.
-        rng: What is random.
+        limits: min_size and max_size of torchvision's transform, in pixels.
+        zoom: The range of the magnification.
+        rng: The source of randomness.
 
     Returns:
         The image (3,h,w) in 0..1, and torchvision's target: boxes (N,4) xyxy in its pixels, and labels (N,).
@@ -93,7 +98,7 @@ def augment(
 
 
 def _window(pixels: NDArray[np.uint8], offset: NDArray[np.float64], scale: float, size: tuple[int, int]) -> Tensor:
-    """The window (3,h,w) whose upper left is at `offset`; to the nearest pixel; what lies outside is grey."""
+    """The crop (3,h,w) whose top-left corner is at `offset`, rounded to pixels; gray outside the image."""
     height, width = pixels.shape[:2]
     across, down = round(width / scale), round(height / scale)
     left, top = (int(value) for value in np.rint(offset))

@@ -18,12 +18,12 @@ from whybox.data.captions import OPPOSITES, TEMPLATES, Phrase, class_phrases, co
 from whybox.data.scenes import Scene, draw_scene
 from whybox.files import write_whole
 
-# Scenes of the variants by turns: single objects show what a word means, the others that it is one among several.
+# The variants take turns: single objects teach what a word means, the others to find it among several objects.
 TURNS = ("single", "mixed", "single", "mixed", "mixed", "single", "mixed", "crowd")
-# The side of the map of owners, in cells.
+# The side of the grid of object indices (`owners`), in cells.
 CELLS = 40
 BLOCK = 500
-# An object with less than the first part of its visible pixels in a window is gone from it, from the second on it is there.
+# The share of an object's visible pixels inside a window: below GONE it is absent, from THERE on present, else undecided.
 GONE, UNCLEAR, THERE = 0.05, 0.25, 0.5
 PHRASES = (*class_phrases(), *color_phrases())
 COLUMNS = {
@@ -38,7 +38,7 @@ MIRRORED = {"left of": "right of", "right of": "left of"}
 
 
 class Words(NamedTuple):
-    """What is known of a scene: class and color of each object, the place, and (phrase, relation, phrase) of some pairs."""
+    """A scene's annotations: class and color of each object, the place, and (phrase, relation, phrase) of some pairs."""
 
     names: tuple[str, ...]
     colors: tuple[str, ...]
@@ -53,8 +53,13 @@ class Words(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawn:
-    """N scenes. images (N,S,S,3) uint8, the whole scene squeezed to a square; owners (N,C,C) int8, the row of the object that is
-    seen in a cell, or -1; words, one a scene."""
+    """N scenes.
+
+    Attributes:
+        images: (N,S,S,3) uint8, each scene resized to a square.
+        owners: (N,C,C) int8, the index of the object visible in each cell, or -1.
+        words: One per scene.
+    """
 
     images: NDArray[np.uint8]
     owners: NDArray[np.int8]
@@ -144,8 +149,8 @@ class Window(NamedTuple):
         ys = np.floor((self.top + (self.bottom - self.top) * steps) * CELLS).astype(int)
         xs = np.floor((self.left + (self.right - self.left) * steps) * CELLS).astype(int)
         inside = ((ys >= 0) & (ys < CELLS))[:, None] & (xs >= 0) & (xs < CELLS)
-        found = np.where(inside, owners[np.ix_(ys.clip(0, CELLS - 1), xs.clip(0, CELLS - 1))], np.int8(-1))
-        return found[:, ::-1] if self.mirrored else found
+        cells = np.where(inside, owners[np.ix_(ys.clip(0, CELLS - 1), xs.clip(0, CELLS - 1))], np.int8(-1))
+        return cells[:, ::-1] if self.mirrored else cells
 
     def kept(self, owners: NDArray[np.int8], count: int) -> NDArray[np.float64]:
         """The part of each of `count` objects' visible cells that the window holds; unclear for one too small for a cell."""
@@ -178,7 +183,7 @@ def take_windows(images: NDArray[np.uint8], windows: Sequence[Window], side: int
 
 
 class Matches(NamedTuple):
-    """Texts T and, for B images, which are true: truth (B,T) in 0..1, sure (B,T) 0 where it is not known."""
+    """T texts and their labels for B images: truth (B,T) in 0..1; sure (B,T), 0 where the label is unknown."""
 
     texts: list[str]
     truth: Tensor
@@ -186,7 +191,7 @@ class Matches(NamedTuple):
 
 
 def match_phrases(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], rng: np.random.Generator) -> Matches:
-    """Every phrase, each in one of the templates, against every image; an object cut in two leaves its phrases open."""
+    """Labels of all phrases, each in a random template, for every image; unknown where an object is partly cropped."""
     truth, sure = torch.zeros(len(words), len(PHRASES)), torch.ones(len(words), len(PHRASES))
     for row, (known, parts) in enumerate(zip(words, kept, strict=True)):
         there = parts >= THERE
@@ -202,7 +207,7 @@ def match_phrases(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], r
 
 
 def match_captions(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], count: int) -> Matches:
-    """The captions of the first `count` images whose objects are all there or gone, against every image."""
+    """Labels of the captions of the first `count` images without partly cropped objects, for every image."""
     clear = [not ((parts > GONE) & (parts < THERE)).any() for parts in kept]
     texts = [_caption(known, parts) for known, parts in zip(words, kept, strict=True)]
     chosen = [row for row, is_clear in enumerate(clear) if is_clear][:count]
@@ -219,9 +224,14 @@ def _caption(known: Words, parts: NDArray[np.float64]) -> str:
 def match_relations(
     words: Sequence[Words], windows: Sequence[Window], truth: Tensor, count: int, rng: np.random.Generator
 ) -> Matches:
-    """One relation each of up to `count` images, and its opposite; open for other images that hold both objects.
+    """Labels of one relation each of up to `count` images, and of its opposite; unknown for other images with both objects.
 
-    truth: (B,P) of the phrases, as `match_phrases` gives it.
+    Args:
+        words: B scenes.
+        windows: The B images' windows.
+        truth: (B,P) of the phrases, from `match_phrases`.
+        count: The largest number of relations.
+        rng: The source of randomness.
     """
     texts: list[str] = []
     columns: list[Tensor] = []
@@ -244,7 +254,7 @@ def match_relations(
 
 
 def join(*parts: Matches) -> Matches:
-    """Several sets of texts side by side."""
+    """Concatenate several sets of texts."""
     return Matches(
         [text for part in parts for text in part.texts],
         torch.cat([part.truth for part in parts], 1),

@@ -1,4 +1,4 @@
-"""What a CLIP sees of its scenes: windows, texts, and which are true of which, in batches."""
+"""Training batches for CLIP: crops of scenes, texts, and which texts are true of which images."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,16 @@ from whybox.training.clip_network import MEAN, SPREAD
 
 @dataclass(frozen=True)
 class CaptionedBatches:
-    """Batches of `size` windows by number, each a function of seed and number alone.
+    """Batches of crops by number, each a function of seed and number alone.
 
-    tokenizer: of the texts. side: of a window, in pixels. grid: patches of a side where each patch's truth is asked for, else 0.
-    zoom: the sides of the windows, least and most, as parts of a scene's.
+    Attributes:
+        drawn: The scenes.
+        tokenizer: Of the texts.
+        size: Crops per batch.
+        seed: Seed of the batches.
+        side: Side of a crop, in pixels.
+        grid: Patches per side for the labels of patches; 0: no such labels.
+        zoom: The range of the crops' sides, as shares of a scene's.
     """
 
     drawn: Drawn
@@ -30,7 +36,7 @@ class CaptionedBatches:
     zoom: tuple[float, float]
 
     def __call__(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What the network is given, and what is true: see `Matcher`."""
+        """The network's input, and the labels: see `Matcher`."""
         rng = np.random.default_rng((self.seed, 1, number))
         rows = rng.integers(len(self.drawn), size=self.size).tolist()
         words = [self.drawn.words[row] for row in rows]
@@ -56,7 +62,7 @@ def recolor(images: Tensor, rng: np.random.Generator) -> Tensor:
 
     Args:
         images: (B,3,h,w) in 0..1.
-        rng: What is random.
+        rng: The source of randomness.
 
     Returns:
         The same images, changed.
@@ -69,7 +75,7 @@ def recolor(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def patch_truth(cells: NDArray[np.int8], known: scenes.Words) -> Tensor:
-    """Which phrases are true of what is seen in each cell of a grid.
+    """Which phrases are true of the object in each cell of a grid.
 
     Args:
         cells: (h,w), the row of the object that is seen there, or -1.

@@ -1,4 +1,4 @@
-"""A tiny CLIP with random weights, and what it is trained to do: to tell which texts are true of which images."""
+"""A tiny CLIP with random weights, and its training loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,18 +77,18 @@ def start(plan: Plan, seed: int) -> tuple[nn.Module, Any]:
 class Matcher(nn.Module):
     """A CLIPModel with the pairwise sigmoid loss on its cosines.
 
-    Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, eq. 1. Theirs has one true text an image;
-    here the scenes say which texts are true of which images, and pairs of which they do not say so are left out.
+    Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, eq. 1. There every image has one matching
+    text; here several may match, by the scenes' annotations, and undecided pairs are left out.
     """
 
     def __init__(self, network: nn.Module, patches: float) -> None:
         super().__init__()
         self.clip: Any = network
         self.patches = patches
-        # About the log odds that a text is true of an image and a phrase of a patch: the first steps need not learn them.
+        # About the prior log odds that a text matches an image, and a phrase a patch, so that training need not learn them.
         self.bias = nn.Parameter(torch.tensor(-4.0))
         self.patch_bias = nn.Parameter(torch.tensor(-5.0))
-        # Several processes wait for the gradient of every weight that has one.
+        # DistributedDataParallel waits for the gradient of every parameter that requires one.
         self.patch_bias.requires_grad_(patches > 0)
 
     def forward(self, batch: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, Tensor]:

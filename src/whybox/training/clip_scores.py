@@ -1,4 +1,4 @@
-"""What a CLIP knows of objects and colors, scored on scenes that training never sees."""
+"""Scores of a CLIP on held-out scenes: recognition of objects and colors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from whybox.training.captioned_scenes import PHRASES
 
 @torch.no_grad()
 def cosines(network: Any, processor: Any, images: Sequence[Image.Image], texts: Sequence[str], batch: int = 50) -> Tensor:
-    """How well each image fits each text: (N,T), the cosine of their embeddings, as the written model would be used."""
+    """(N,T) the cosine similarity of images and texts, with the processor's preprocessing."""
     clip, device = network, next(network.parameters()).device
     read = processor.tokenizer(list(texts), padding=True, return_tensors="pt").to(device)
     words = functional.normalize(clip.text_projection(clip.text_model(**read).pooler_output), dim=-1)

@@ -1,6 +1,6 @@
-"""The one training loop: steps, the moving average of the weights, checkpoints, and going on after a stop.
+"""The training loop: steps, an exponential moving average of the weights, checkpoints, and resuming.
 
-What is learned is handed in: `batch` makes what a step sees, `losses` says how wrong the networks are about it.
+The task is given by two functions: `batch` makes a step's input, `losses` computes its losses.
 """
 
 import copy
@@ -34,7 +34,7 @@ Losses = Callable[[Any], Mapping[str, Tensor]]
 
 @dataclass
 class Progress:
-    """Where a training stands: steps done, seconds spent, and the interim scores (step, and a number by name)."""
+    """The progress of a training: steps done, seconds spent, and interim scores (the step, and numbers by name)."""
 
     step: int = 0
     seconds: float = 0.0
@@ -42,17 +42,16 @@ class Progress:
 
 
 class _Trained(nn.Module):
-    """All that is trained, and the losses as its forward pass.
+    """All trained modules as one, with the losses as its forward pass."""
 
-    As one module, so that Fabric wraps every pass of whatever network, however often the losses run it: precision and the
-    exchange of gradients are then right for all of them.
-    """
+    # As one module, because Fabric handles precision and the synchronization of gradients in a module's forward: this way it
+    # does so for every network, however often the losses run it.
 
     def __init__(self, network: nn.Module, beside: Mapping[str, nn.Module], losses: Losses) -> None:
         super().__init__()
         self.network = network
         self.beside = nn.ModuleDict(beside)
-        # In a tuple: a module that is called for the losses would be registered a second time.
+        # In a tuple, because nn.Module registers attributes that are modules, and this one is registered already.
         self.losses = (losses,)
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
@@ -153,12 +152,12 @@ class Fit:
 
     def _clip(self, step: int) -> None:
         norm = self.fabric.clip_gradients(self._trained, self.optimizer, max_norm=self.recipe.clip, error_if_nonfinite=False)
-        # A gradient scaler (16-mixed) expects overflows: it leaves the step out and scales less.
+        # A gradient scaler (16-mixed) expects overflows: it skips the step and lowers its scale.
         if getattr(self.fabric.strategy.precision, "scaler", None) is None and not norm.isfinite():
             raise WhyboxError(f"the gradient of step {step} is {norm.item()}; lower the learning rate, or check the data")
 
     def _follow(self, step: int) -> None:
-        """Move the average towards the weights; early on the window is short."""
+        """Update the moving average; its decay is smaller during the first steps."""
         keep = min(self.recipe.average, (1 + step) / (10 + step))
         for key, value in self.network.state_dict().items():
             if value.is_floating_point():
@@ -173,17 +172,17 @@ class Fit:
         return network
 
     def begin(self, file: Path, *, resume: bool, on_warning: Callable[[str], None] = lambda text: None) -> None:
-        """Go on from the checkpoint in the file, or write the first one there: a folder that cannot be written to is found
-        out now.
+        """Resume from a checkpoint, or write the first one.
 
         Args:
             file: The checkpoint.
-            resume: Go on from it, where it is there.
-            on_warning: Gets a line where going on will not give the very bits of an unbroken run.
+            resume: Whether to resume where it exists.
+            on_warning: Called with a line where the result will not be bit-identical to an uninterrupted run.
 
         Raises:
-            WhyboxError: It is there and not to be resumed, cannot be resumed, or cannot be written.
+            WhyboxError: It exists and `resume` is False, it cannot be resumed, or it cannot be written.
         """
+        # A first checkpoint, so that a folder that cannot be written to fails now, not after hours.
         there = self.fabric.broadcast(file.exists())
         if there and not resume:
             raise WhyboxError(f"{file} is from an earlier run; resume it, or name another folder")
@@ -193,13 +192,10 @@ class Fit:
             self.on_first(lambda: self.write(file))
 
     def on_first(self, action: Callable[[], None]) -> None:
-        """Let the first process do something while the others wait.
-
-        Args:
-            action: What it does.
+        """Run an action in the first process while the others wait.
 
         Raises:
-            WhyboxError: The action's, in every process: none is left waiting for one that has stopped.
+            WhyboxError: The action's error, in every process, so that none keeps waiting.
         """
         failed: WhyboxError | None = None
         if self.fabric.is_global_zero:
@@ -211,7 +207,7 @@ class Fit:
             raise failed
 
     def write(self, file: Path) -> None:
-        """Write everything that going on needs, whole or not at all; see `on_first`.
+        """Write a checkpoint atomically; see `on_first`.
 
         Args:
             file: The checkpoint.
@@ -234,17 +230,16 @@ class Fit:
         write_whole(file, buffer.getvalue())
 
     def read(self, file: Path, on_warning: Callable[[str], None] = lambda text: None) -> None:
-        """Go back to where `write` was called.
-
-        The first trainings wrote no "beside", "parts" and "scaler": theirs are read as of one process with nothing beside it.
+        """Restore the state of a checkpoint.
 
         Args:
             file: The checkpoint.
-            on_warning: Gets a line where the steps are now shared out differently.
+            on_warning: Called with a line where a step is now divided differently.
 
         Raises:
-            WhyboxError: The file is broken, or of another recipe or network.
+            WhyboxError: The file is damaged, or belongs to another recipe or network.
         """
+        # The first versions wrote no "beside", "parts" and "scaler": theirs are those of one process without other modules.
         broken = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, UnpicklingError)
         try:
             state = torch.load(file, weights_only=True, map_location="cpu")
@@ -261,7 +256,7 @@ class Fit:
             on_warning(f"a step was shared out in {parts} parts and now is in {self.parts}: the weights will differ in detail")
 
     def _changes(self, earlier: Mapping[str, Any]) -> list[str]:
-        """The terms in which an earlier run differs. A term that it did not know, or how it shared out its steps, is none."""
+        """The settings in which an earlier run differs, except those that it did not have, and `accumulate`."""
         known = {**earlier, "precision": fabric_precision(earlier["precision"])}
         own = {**self.terms, "precision": fabric_precision(self.recipe.precision)}
         return [key for key, value in own.items() if key != "accumulate" and key in known and known[key] != value]
@@ -278,14 +273,15 @@ class Fit:
 
 
 def _precise(value: Tensor) -> Tensor:
-    """A copy, in single precision or better: an average of halves would not move."""
+    """A copy in float32 or better."""
+    # In half precision the updates of a moving average would be rounded away.
     precision = torch.promote_types(value.dtype, torch.float32) if value.is_floating_point() else value.dtype
     return value.detach().to(precision, copy=True)
 
 
 @contextmanager
 def _seeded(seed: int, number: int, device: torch.device) -> Iterator[None]:
-    """torch's random numbers (dropout) as a function of seed and number, and afterwards as they were."""
+    """Inside, torch's random numbers (dropout) are a function of seed and number; afterwards the generators are restored."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.default_rng((seed, 2, number)).integers(2**63)))
         yield
@@ -302,17 +298,18 @@ def fit(
     on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> Fit:
-    """Train to the recipe's end; every `every` steps score, and write `checkpoint.pt`.
+    """Train for the recipe's steps; every `every` steps compute scores and write `checkpoint.pt`.
 
     Args:
         run: The training, at its beginning.
         folder: Where the checkpoint goes.
-        resume: Go on from the checkpoint of an earlier run of the same recipe: it ends as the unbroken run would have.
-        every: Steps between checkpoints; at most so many are lost when the training is killed.
-        score: The averaged network -> numbers by name, which the history keeps; the first process alone calls it.
-        log: Gets a line at each checkpoint.
-        on_progress: Gets the steps done and the losses, each step.
-        on_warning: Gets a line on what is wrong.
+        resume: Whether to resume from the checkpoint of an earlier run of the same recipe, with the result of an
+            uninterrupted run.
+        every: Steps between checkpoints, and the most that are lost when the training is killed.
+        score: The averaged network -> numbers by name, stored in the history; called by the first process alone.
+        log: Called with a line at each checkpoint.
+        on_progress: Called with the number of steps done and the losses, each step.
+        on_warning: Called with one line per warning.
 
     Returns:
         The training, at its end.
@@ -339,7 +336,7 @@ def _pause(
     score: Callable[[Any], Mapping[str, float]] | None,
     log: Callable[[str], None],
 ) -> None:
-    """Score, write the checkpoint, and say so."""
+    """Compute the scores, write the checkpoint, and log it."""
     scores = dict(score(run.averaged_network())) if score else {}
     run.progress.history.append({"step": run.progress.step, **scores})
     run.write(file)

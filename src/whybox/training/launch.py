@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Devices:
-    """Where a training runs, in Fabric's words, which the fields are handed to as they are.
+    """Where a training runs: arguments of Lightning Fabric.
 
-    accelerator: "cpu", "cuda", "mps", "gpu" or "auto". devices: how many, or which ("auto", 2, [0, 1]). strategy: "auto", "ddp"
-    or "ddp_find_unused_parameters_true". num_nodes: machines.
+    Attributes:
+        accelerator: "cpu", "cuda", "mps", "gpu" or "auto".
+        devices: How many, or which ("auto", 2, [0, 1]).
+        strategy: "auto", "ddp" or "ddp_find_unused_parameters_true".
+        num_nodes: Number of machines.
     """
 
     accelerator: str = "cpu"
@@ -58,7 +61,7 @@ def launch(where: Devices | None = None, precision: str = "float32") -> "Fabric"
             num_nodes=where.num_nodes,
             precision=fabric_precision(precision),
         )
-        # The average and the checkpoint read whole weights; elsewhere each process holds a part of them.
+        # The moving average and the checkpoint need whole weights; other strategies shard them over processes.
         if not isinstance(fabric.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise WhyboxError(f"strategy is auto, ddp or ddp_find_unused_parameters_true, not {where.strategy!r}")
         fabric.launch()

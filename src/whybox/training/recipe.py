@@ -34,11 +34,19 @@ def fabric_precision(name: str) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
+    """Hyperparameters of a training.
 
-    steps: of the optimizer, AdamW. batch: examples a step, over all processes and parts. lr: the peak of a warm-up of `warmup`
-    steps and a cosine. average: how much the moving average keeps at a step. clip: the gradient's longest norm. precision: see
-    `fabric_precision`. accumulate: parts in which a process takes its share of a step, one after another, to save memory.
+    Attributes:
+        steps: Steps of the optimizer, AdamW.
+        batch: Examples per step, over all processes and accumulated parts.
+        seed: Seed of the weights, the batches and dropout.
+        lr: Peak learning rate, after linear warm-up and before cosine decay.
+        weight_decay: AdamW's.
+        warmup: Steps of the warm-up.
+        average: Decay of the exponential moving average of the weights.
+        clip: Largest norm of the gradient.
+        precision: See `fabric_precision`.
+        accumulate: Gradient accumulation: the number of parts of a process's share of a step.
     """
 
     steps: int

@@ -54,19 +54,19 @@ def test_answers_and_layers_are_those_of_transformers(name, attention):
         output = network(name, attention)(**image_inputs(name), output_hidden_states=True)
     assert away(trace.candidates.logits, output.logits) < 1e-5
     assert away(trace.candidates.scores, output.logits.softmax(-1)) < 1e-5
-    passed = model.transformer(trace)
-    assert passed.first == {"vit": 1, "deit": 2}[name]
-    for ours, theirs in zip(passed.tokens, output.hidden_states, strict=False):
+    transformer_pass = model.transformer(trace)
+    assert transformer_pass.first == {"vit": 1, "deit": 2}[name]
+    for ours, theirs in zip(transformer_pass.tokens, output.hidden_states, strict=False):
         assert away(ours, theirs) < 1e-5
-    assert len(passed.tokens) == 3
+    assert len(transformer_pass.tokens) == 3
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_probabilities_are_those_of_eager_attention(name):
-    passed = model_of(name).transformer(model_of(name).trace(image()))
+    transformer_pass = model_of(name).transformer(model_of(name).trace(image()))
     with torch.no_grad():
         attentions = network(name)(**image_inputs(name), output_attentions=True).attentions
-    for layer, tokens, theirs in zip(passed.transformer.layers, passed.tokens, attentions, strict=True):
+    for layer, tokens, theirs in zip(transformer_pass.transformer.layers, transformer_pass.tokens, attentions, strict=True):
         assert torch.allclose(attend(layer, tokens, probabilities=True).probabilities, theirs, atol=1e-6)
 
 

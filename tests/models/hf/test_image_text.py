@@ -88,33 +88,33 @@ def test_answers_are_those_of_transformers(name, shape):
 @pytest.mark.parametrize(("name", "attention"), ATTENTIONS)
 def test_image_layers_are_the_modules_own(name, attention):
     net, model = network(name, attention), model_of(name, attention)
-    passed = model.transformer(model.trace(image()))
+    transformer_pass = model.transformer(model.trace(image()))
     with torch.no_grad():
         output = net.vision_model(**vision_inputs(net, image_inputs(name)), output_hidden_states=True)
-    hidden = [tensor[:, : passed.tokens[0].shape[1]] for tensor in output.hidden_states]
+    hidden = [tensor[:, : transformer_pass.tokens[0].shape[1]] for tensor in output.hidden_states]
     # BLIP appends what stands behind its last norm.
-    for ours, theirs in zip(passed.tokens, hidden, strict=False):
+    for ours, theirs in zip(transformer_pass.tokens, hidden, strict=False):
         assert away(ours, theirs) < 1e-5
-    layers = passed.transformer.layers
-    assert len(layers) == (4 if "siglip" in name else 3) == len(passed.tokens)
+    layers = transformer_pass.transformer.layers
+    assert len(layers) == (4 if "siglip" in name else 3) == len(transformer_pass.tokens)
     assert layers[-1].pools is ("siglip" in name)
 
 
 @pytest.mark.parametrize(("name", "attention"), ATTENTIONS)
 def test_text_layers_are_the_modules_own(name, attention):
     net, model = network(name, attention), model_of(name, attention)
-    passed = model.text_transformer(model.trace(image()))
+    transformer_pass = model.text_transformer(model.trace(image()))
     encoder = net.text_encoder if name == "blip_retrieval" else net.text_model
     with torch.no_grad():
         output = encoder(**text_inputs(name), output_hidden_states=True)
     kept = text_inputs(name)["attention_mask"].bool()
-    for ours, theirs in zip(passed.tokens, output.hidden_states, strict=False):
+    for ours, theirs in zip(transformer_pass.tokens, output.hidden_states, strict=False):
         assert away(ours[kept], theirs[kept]) < 1e-5
     if name == "blip_retrieval":
         own = net.text_proj(output.last_hidden_state[:, 0])
     else:
         own = pooled(net.get_text_features(**text_inputs(name)))
-    assert away(passed.embedding, own.detach()) < 1e-5
+    assert away(transformer_pass.embedding, own.detach()) < 1e-5
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -131,21 +131,23 @@ def test_sdpa_and_eager_give_the_same_gradients(name):
 
 @pytest.mark.parametrize("name", ["clip", "blip_retrieval"])
 def test_probabilities_are_those_of_eager_attention(name):
-    passed = model_of(name).transformer(model_of(name).trace(image()))
+    transformer_pass = model_of(name).transformer(model_of(name).trace(image()))
     with torch.no_grad():
         output = network(name).vision_model(**image_inputs(name), output_attentions=True)
-    for layer, tokens, theirs in zip(passed.transformer.layers, passed.tokens, output.attentions, strict=True):
+    for layer, tokens, theirs in zip(
+        transformer_pass.transformer.layers, transformer_pass.tokens, output.attentions, strict=True
+    ):
         ours = attend(layer, tokens, probabilities=True).probabilities
         assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_the_pooling_head_is_that_of_torch():
-    passed = model_of("siglip").transformer(model_of("siglip").trace(image()))
+    transformer_pass = model_of("siglip").transformer(model_of("siglip").trace(image()))
     vision = network("siglip").vision_model
-    normed = vision.post_layernorm(passed.tokens[-1])
+    normed = vision.post_layernorm(transformer_pass.tokens[-1])
     own, weights = vision.head.attention(vision.head.probe, normed, normed, average_attn_weights=False)
-    head = passed.transformer.layers[-1]
-    attended = attend(head, passed.tokens[-1], probabilities=True)
+    head = transformer_pass.transformer.layers[-1]
+    attended = attend(head, transformer_pass.tokens[-1], probabilities=True)
     assert torch.allclose(attended.probabilities, weights, atol=1e-6)
     assert torch.allclose(head.out(attended.mixed), own, atol=1e-5)
 
@@ -209,11 +211,11 @@ def test_the_row_that_clip_reads(end):
     torch.manual_seed(0)
     net = stirred(clip(eos_token_id=end))
     model = whybox.load(net, tokenizer=tokenizer()).prompt(TEXTS)
-    passed = model.text_transformer(model.trace(image()))
-    assert passed.row.tolist() == [4, 11, 2]
+    transformer_pass = model.text_transformer(model.trace(image()))
+    assert transformer_pass.row.tolist() == [4, 11, 2]
     with torch.no_grad():
         own = pooled(net.get_text_features(**text_inputs("clip")))
-    assert away(passed.embedding, own) < 1e-5
+    assert away(transformer_pass.embedding, own) < 1e-5
 
 
 @pytest.mark.parametrize(("name", "rows"), [("siglip", [15] * 3), ("siglip2", [15] * 3), ("blip", [0] * 3)])
@@ -444,8 +446,8 @@ def test_a_long_text_is_cut_and_told():
     model = model_of("clip").prompt([text])
     assert len(model.texts[0].tokens) == 14
     assert model.texts[0].cut == "of a red dog"
-    passed = model.text_transformer(model.trace(image()))
-    assert passed.row.tolist() == [15]
+    transformer_pass = model.text_transformer(model.trace(image()))
+    assert transformer_pass.row.tolist() == [15]
     same = model.embed_texts([text.removesuffix(" of a red dog")])
     assert torch.allclose(model.embed_texts([text]), same, atol=1e-6)
 

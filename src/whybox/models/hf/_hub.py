@@ -1,4 +1,4 @@
-"""The hub, its local cache and local folders: configurations, networks, and what is kept beside them."""
+"""Load configurations, networks, processors and tokenizers from the Hugging Face hub, its local cache or local folders."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from torch import nn
 from whybox.errors import WeightsError, WhyboxError
 
 PREFIX = "hf"
-"""Of the names that load from the hub."""
+"""The prefix of model names on the hub."""
 
 
 def fetch(kind: Any, name: str) -> Any:
-    """`kind`.from_pretrained; without a connection from the local cache."""
+    """`kind.from_pretrained(name)`; from the local cache where there is no connection."""
     try:
         return _load(kind, name)
     except (OSError, ValueError) as error:
@@ -23,7 +23,7 @@ def fetch(kind: Any, name: str) -> Any:
             return _load(kind, name, local_files_only=True)
         except (OSError, ValueError):
             raise WeightsError(
-                f"{PREFIX}/{name} is neither a folder nor to be had from the hub or its local cache: check the name and the "
+                f"{PREFIX}/{name} is neither a folder nor available from the hub or its local cache: check the name and the "
                 f"connection, or give the path of a downloaded folder ({_first_line(error)})"
             ) from error
 
@@ -46,13 +46,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def fetch_beside(kind: Any, name: str) -> Any:
-    """A processor or tokenizer from where the weights are; None where a local folder holds none."""
+    """The processor or tokenizer of a repository or folder; None where a local folder has none."""
     return _on_this_machine(kind, name) if Path(name).is_dir() else fetch(kind, name)
 
 
 @contextmanager
 def _silent(local: bool) -> Iterator[None]:
-    """No progress bar for what takes no time; a download has one."""
+    """No progress bar for local files; downloads have one."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -66,7 +66,7 @@ def _silent(local: bool) -> Iterator[None]:
 
 
 def kept(kind: Any, module: Any) -> Any:
-    """What is kept on this machine beside the weights that the module was loaded with, or None."""
+    """The processor or tokenizer stored locally beside the weights that the module was loaded from, or None."""
     return _on_this_machine(kind, module.name_or_path) if module.name_or_path else None
 
 
@@ -78,7 +78,7 @@ def _on_this_machine(kind: Any, name: str) -> Any:
 
 
 def fetch_network(kind: Any, name: str, weights: str | None) -> nn.Module:
-    """The network with its weights, or with random ones."""
+    """The network with its weights; weights None: with random ones."""
     if weights is None:
         network: nn.Module = kind._from_config(fetch(kind.config_class, name))
     else:
@@ -87,7 +87,7 @@ def fetch_network(kind: Any, name: str, weights: str | None) -> nn.Module:
 
 
 def package_of(module: nn.Module) -> tuple[str, str]:
-    """("clip", "CLIPModel") for a module of transformers.models or one derived from it; ("", "") for any other."""
+    """Package and class, ("clip", "CLIPModel"), of a class of transformers.models or one derived from it; else ("", "")."""
     for kind in type(module).__mro__:
         path = kind.__module__.split(".")
         if path[:2] == ["transformers", "models"] and len(path) > 2:

@@ -1,5 +1,5 @@
-"""Hugging Face's transformer blocks taken apart. What a block calls its parts is probed, because it changes from one model
-and one version of the library to the next."""
+"""Hugging Face's transformer blocks as attention layers. The names of a block's submodules are probed, because they differ
+between models and versions of the library."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ Projections = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def pre_norm_layer(block: Any, name: str) -> AttentionLayer:
-    """A block that normalizes before its attention and before its MLP: those of CLIP, SigLIP, BLIP's images, ViT."""
+    """A pre-norm block: CLIP, SigLIP, BLIP's image encoder, ViT."""
     before = first_of(block, "layer_norm1", "layernorm_before")
     after = first_of(block, "layer_norm2", "layernorm_after")
     heads, scale, project, out = _attention(first_of(block, "self_attn", "attention"))
@@ -31,7 +31,7 @@ def pre_norm_layer(block: Any, name: str) -> AttentionLayer:
 
 
 def post_norm_layer(block: Any, name: str) -> AttentionLayer:
-    """A block that normalizes after each residual: BERT's, without its cross-attention."""
+    """A post-norm block: BERT's, without its cross-attention."""
     heads, scale, project, out = _attention(block.attention)
 
     def finish(tokens: Tensor, attended: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def post_norm_layer(block: Any, name: str) -> AttentionLayer:
 
 
 def pooling_layer(norm: Any, head: Any, name: str) -> AttentionLayer:
-    """SigLIP's head: a learned query attends to the normalized tokens.
+    """SigLIP's attention pooling: a learned query attends to the normalized tokens.
 
     Source: Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023 (the MAP head).
     """
@@ -68,7 +68,7 @@ def pooling_layer(norm: Any, head: Any, name: str) -> AttentionLayer:
 
 
 def _attention(attention: Any) -> tuple[int, float, Projections, Callable[[Tensor], Tensor]]:
-    """Heads, the scale of their products, the projections in and the projection out."""
+    """Number of heads, scale of q k^T, input projections and output projection."""
     inner = next((getattr(attention, name) for name in ("attention", "self") if hasattr(attention, name)), attention)
     heads = first_of(inner, "num_heads", "num_attention_heads")
     out = attention.output.dense if inner is not attention else first_of(attention, "out_proj", "o_proj", "projection")
@@ -83,7 +83,7 @@ def _attention(attention: Any) -> tuple[int, float, Projections, Callable[[Tenso
 
 
 def first_of(module: Any, *names: str) -> Any:
-    """The first of these parts that the module has."""
+    """The first of these attributes that the module has."""
     for name in names:
         if hasattr(module, name):
             return getattr(module, name)

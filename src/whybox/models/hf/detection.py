@@ -24,9 +24,15 @@ from whybox.types import Candidates, Detections, Trace
 
 @dataclass(frozen=True)
 class Family:
-    """processor: the image processor's class. rule: "best" is one class a query, by softmax over the classes and "no object";
-    "ranked" takes the `top` best of all (query, class) pairs, by sigmoid; top None: as many as there are queries.
-    dense: all its attention is a matrix of probabilities; deformable attention samples a few places and has none."""
+    """One architecture's post-processing.
+
+    Attributes:
+        processor: The image processor's class.
+        rule: "best": one class per query, by softmax over the classes and "no object"; "ranked": the `top` best of all
+            (query, class) pairs, by sigmoid.
+        top: See `rule`; None: as many as there are queries.
+        dense: Whether all attention is dense; deformable attention has no matrix of probabilities.
+    """
 
     processor: str
     rule: Literal["best", "ranked"]
@@ -51,7 +57,7 @@ FAMILIES = {
 
 
 def matches(module: nn.Module) -> bool:
-    """Whether the module, or what it inherits from, is one of transformers' object detectors of these families."""
+    """Whether the module's class, or a base class, is one of transformers' object detectors of these families."""
     return _family_name(module) is not None
 
 
@@ -80,22 +86,28 @@ def build(name: str, weights: str | None = "default", **options: Any) -> "Huggin
 
 @dataclass(frozen=True)
 class _State:
-    """What pullbacks need of a pass. grids: of the default layer's maps. output: what its module returned, whole."""
+    """What pullbacks need of a pass. grids: of the default layer's maps. output: its module's whole output."""
 
     grids: tuple[Size, ...]
     output: Any
 
 
 class HuggingFaceDetection(AttentionModel):
-    """A detection transformer. Its candidates are the queries; `raw` holds cx, cy, w, h in parts of the image, as predicted.
+    """A detection transformer. Its candidates are the queries; `raw` holds cx, cy, w, h relative to the image, as predicted.
 
-    processor: the image processor that goes with the weights; None: the family's default one.
-    score_threshold, top: as in the processor's post_process_object_detection (`threshold`, `top_k`), which is redone here so
-    that a detection keeps its query.
-    layers: "backbone" is the last stage of the backbone and the default, `backbone[0]` its first stage where the network
-    takes several; "encoder" the encoder's output, of whose levels (`encoder[0]` ...) each detection takes the one where its
-    score's sum |gradient o features| is largest. YOLOS has "tokens" alone: the patch tokens that enter its last block, the
-    last ones that reach the answer. "input", and any module's path that gives maps or tokens, work everywhere.
+    Layers: "backbone", the default, is the last stage of the backbone, `backbone[0]` its first stage where the network uses
+    several. "encoder" is the encoder's output; of its levels (`encoder[0]` ...) each detection takes the one where its score's
+    sum |gradient o features| is largest. YOLOS has "tokens" instead: the patch tokens that enter its last block, the last ones
+    that the output depends on. "input", and the path of any module that returns maps or tokens, work everywhere.
+
+    Args:
+        module: The network.
+        processor: The image processor that belongs to the weights; None: the family's default.
+        classes: Class names; None: those of the configuration.
+        name: For reports and errors; None: from its family.
+        score_threshold: `threshold` of the processor's post_process_object_detection, which is reimplemented here so that
+            every detection keeps its query.
+        top: The same function's `top_k`; None: the family's default.
     """
 
     def __init__(
@@ -110,7 +122,7 @@ class HuggingFaceDetection(AttentionModel):
     ) -> None:
         family = _family_name(module)
         if family is None:
-            raise WhyboxError(f"{type(module).__name__} is none of the detection transformers {', '.join(FAMILIES)}")
+            raise WhyboxError(f"{type(module).__name__} is not a supported detection transformer ({', '.join(FAMILIES)})")
         self.network: Any = module
         self.name = name or f"{hf.PREFIX}/{family}"
         self.family = FAMILIES[family]
@@ -137,7 +149,7 @@ class HuggingFaceDetection(AttentionModel):
         return replace(trace, state=_State(grids, outputs[0]))
 
     def predict(self, images: Tensor) -> list[Candidates]:
-        """The queries' answers for images (B,3,H,W) in 0..1 of one size, without a graph."""
+        """The queries' predictions for images (B,3,H,W) in 0..1 of one size, without a graph."""
         if not len(images):
             return []
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
@@ -148,7 +160,7 @@ class HuggingFaceDetection(AttentionModel):
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
-        """Ways back to the features, by autograd: another forward pass, and a backward pass a detection."""
+        """Pullbacks to the features by autograd: another forward pass, and one backward pass per detection."""
         if route not in ("auto", "exact"):
             raise unknown("route", route, ("auto", "exact"))
         if not len(detections):
@@ -156,7 +168,7 @@ class HuggingFaceDetection(AttentionModel):
         wanted = layer or self.layers[0]
         known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
         name = module_path(wanted)
-        # What stands in for the backbone has no graph, so that a loss on maps could not reach its weights.
+        # The stored output of the backbone has no graph: with it a loss on maps could not reach the backbone's weights.
         shortcut = nullcontext() if trace.differentiable else self._without_backbone(name, known)
         with shortcut:
             live, layers = self._run(trace.image, name, gradients=True, weights=trace.differentiable, grids=known.grids)
@@ -165,10 +177,13 @@ class HuggingFaceDetection(AttentionModel):
         yield from exact_pullbacks(live, replace(detections, source=rows), layers)
 
     def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
-        """The trace narrowed to the detections, with its graph, and all attention in that graph, the first layer first.
+        """The trace restricted to the detections, with its graph, and all attention maps in that graph, in layer order.
 
-        The rows of "query" and "cross" attention are the candidates; YOLOS has "image" attention alone, among the class
-        token, the patches and, last, the candidates. The map of the trace's features has the patches' grid.
+        The rows of "query" and "cross" attention are the candidates. YOLOS has "image" attention alone, among the class token,
+        the patches and, last, the candidates. The trace's features have the grid of the patches.
+
+        Raises:
+            WhyboxError: The network uses deformable attention.
         """
         if not self.family.dense:
             raise WhyboxError(f"{self.name} attends to a few sampled places (deformable attention): it has no attention to show")
@@ -182,7 +197,7 @@ class HuggingFaceDetection(AttentionModel):
         return narrowed, tuple(shown)
 
     def _without_backbone(self, name: str, known: "_State") -> AbstractContextManager[None]:
-        """What the backbone gave stands in for it, unless the layer lies in it or before it."""
+        """Inside, the backbone's stored output replaces it, unless the layer is in it or before it."""
         backbone = self._paths.get("backbone")
         if backbone is None or name == INPUT or name.startswith(f"{backbone}."):
             return nullcontext()
@@ -191,8 +206,8 @@ class HuggingFaceDetection(AttentionModel):
     def _run(
         self, image: Tensor, name: str, *, gradients: bool, weights: bool = False, grids: Sequence[Size] = ()
     ) -> tuple[Trace, list[Layer]]:
-        """A pass that records the module behind the layer `name`. grids: the backbone's, known from an earlier pass.
-        weights: the graph leads down to the network's weights."""
+        """A pass that records the module of layer `name`. grids: the backbone's, known from an earlier pass. weights: whether
+        the graph reaches down to the network's weights."""
         path = self._paths.get(name, name)
         frozen_here, watched = frozen(self.network, weights=not weights), capture(self.network, [path], gradients=gradients)
         with frozen_here, twice_differentiable(weights), watched as captured:
@@ -218,7 +233,7 @@ class HuggingFaceDetection(AttentionModel):
         return inputs, Frame((images.shape[-2], images.shape[-1]), resized, network)
 
     def _candidates(self, logits: Tensor, boxes: Tensor, frame: Frame) -> Candidates:
-        """logits (M,K) or, with "no object" last, (M,K+1); boxes (M,4) as cx, cy, w, h in parts of the image."""
+        """logits (M,K) or, with "no object" last, (M,K+1); boxes (M,4) as cx, cy, w, h relative to the image."""
         if self.family.rule == "best":
             scores, logits = logits.softmax(-1)[:, :-1], logits[:, :-1]
         else:
@@ -230,7 +245,7 @@ class HuggingFaceDetection(AttentionModel):
         return Candidates(corners * size, scores, level, logits, {"cx": x, "cy": y, "w": width, "h": height})
 
     def _detections(self, candidates: Candidates) -> Detections:
-        """The processor's post_process_object_detection for one image, in its order, with the queries kept."""
+        """The processor's post_process_object_detection for one image, in its order, keeping each detection's query."""
         if self.family.rule == "best":
             scores, labels = candidates.scores.max(-1)
             source = torch.arange(len(scores), device=scores.device)
@@ -243,7 +258,8 @@ class HuggingFaceDetection(AttentionModel):
         return Detections(candidates.boxes[source[kept]], scores[kept], labels[kept], source[kept])
 
     def _layers(self, name: str, tensors: Sequence[Tensor], network: Size, grids: Sequence[Size]) -> list[Layer]:
-        """The recorded tensors as maps: tokens only on grids that are known, for queries are tokens too."""
+        """The recorded tensors as layers."""
+        # Tokens on known grids only: object queries are tokens, too, but lie on no grid.
         if tensors[0].ndim != 3:
             return find_layers(name, tensors, network)
         tokens = tensors[-1]
@@ -257,7 +273,7 @@ class HuggingFaceDetection(AttentionModel):
         return layers
 
     def _token_levels(self, count: int, network: Size, grids: Sequence[Size]) -> tuple[int, list[Size]]:
-        """The first token on a grid, and the grids; none where the count fits no grids that are known."""
+        """The first token on a grid, and the grids; none where the count fits no known grids."""
         extra = getattr(self.network.config, "num_detection_tokens", None)
         if extra is not None:
             patch = self.network.config.patch_size
@@ -268,8 +284,8 @@ class HuggingFaceDetection(AttentionModel):
 
 
 def _levels_of(count: int, grids: Sequence[Size]) -> list[Size]:
-    """The grids that `count` tokens lie on: the last stage's alone, or every stage's and further ones of half the size each,
-    as Deformable DETR makes them by convolutions of stride 2."""
+    """The grids of `count` tokens: the last stage's alone, or every stage's and further ones of half the size each, as Deformable
+    DETR makes them by convolutions of stride 2."""
     if grids and grids[-1][0] * grids[-1][1] == count:
         return [grids[-1]]
     levels = list(grids)

@@ -14,7 +14,7 @@ __all__ = ["PREFIX", "build"]
 def build(name: str, weights: str | None = "default", **options: Any) -> Model:
     """A model from a repository on the Hugging Face hub, its local cache, or a local folder; weights None: random ones.
 
-    The options go to the family that its configuration belongs to.
+    The options are passed to the family that its configuration belongs to.
     """
     from transformers import AutoConfig
 

@@ -32,7 +32,7 @@ Encoders = tuple[ImageEncoder, TextEncoder]
 
 @dataclass(frozen=True)
 class Family:
-    """models: the classes that match images with texts, the usual one first. processor: the image processor's class."""
+    """models: the classes with an image-text score, the usual one first. processor: the image processor's class."""
 
     models: tuple[str, ...]
     processor: str
@@ -48,7 +48,7 @@ FAMILIES = {
 
 
 def matches(module: nn.Module) -> bool:
-    """Whether the module is one of transformers' models of these families; also one that lacks a side, to say so."""
+    """Whether the module is one of transformers' models of these families; also a single encoder, for a clear error."""
     package, kind = hf.package_of(module)
     return package in FAMILIES and not kind.endswith("ForImageClassification")
 
@@ -146,7 +146,8 @@ def _tokenizer(module: Any, processor: Any) -> Any:
 def _two_towers(
     net: Any, processor: Any, size: SizeOption, image_end: tuple[Any, ...], words: Transformer, tokenize: Any
 ) -> Encoders:
-    """A vision_model whose class token is read through `image_end`, beside an encoder of words; CLIP's way to name the rest."""
+    """Dual encoders with CLIP's attribute names: a vision_model whose class token is read through `image_end`, and a text
+    encoder."""
     vision = net.vision_model
     image_encoder = ImageEncoder(
         net,
@@ -206,7 +207,7 @@ def _pooled_layers(net: Any) -> tuple[AttentionLayer, ...]:
 
 
 def _siglip_text(net: Any, tokenizer: Any) -> TextEncoder:
-    """The text side of SigLIP: all positions of the context are attended to, and the last one is read, padding or not."""
+    """SigLIP's text encoder: all positions of the context are attended to, and the last one is read, padding or not."""
     text = net.text_model
     end = (text.final_layer_norm, text.head)
     return TextEncoder(
@@ -218,7 +219,7 @@ def _siglip_text(net: Any, tokenizer: Any) -> TextEncoder:
 
 
 def _blip_retrieval(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
-    """The contrastive score of BLIP, ITC: its cross-attention (ITM) takes no part in it."""
+    """BLIP's contrastive score (ITC), which does not use its cross-attention (ITM)."""
     vision, text = net.vision_model, net.text_encoder
     image_end, text_end = (vision.post_layernorm, net.vision_proj), (net.text_proj,)
 
@@ -242,8 +243,9 @@ def _blip_retrieval(net: Any, processor: Any, tokenizer: Any, size: SizeOption) 
 
 
 def _blip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoders:
-    """BlipModel, whose class token passes the last norm twice."""
+    """BlipModel."""
     vision, text = net.vision_model, net.text_model
+    # BlipVisionModel normalizes the class token once more for its pooled output.
     image_end = (vision.post_layernorm, vision.post_layernorm, net.visual_projection)
     text_end = (text.pooler.dense, text.pooler.activation, net.text_projection)
     words = Transformer(_bert_layers(text), partial(_embed_open, text), partial(_read, text_end), text_end)
@@ -341,23 +343,25 @@ def _padding(inputs: Inputs) -> Tensor:
 
 
 def _bias(hidden: Tensor, tokens: Tensor) -> Tensor:
-    # The lowest number, not -inf, as in transformers: a row that sees nothing must not become NaN.
+    # The lowest finite number, not -inf, as in transformers: the softmax of a fully masked row must not become NaN.
     return torch.zeros_like(hidden, dtype=tokens.dtype).masked_fill(hidden, torch.finfo(tokens.dtype).min)
 
 
 def _tokenize(
     encoder: Any, tokenizer: Any, rows: Callable[[Tensor], Tensor], *, full: bool = False
 ) -> Callable[[Sequence[str], bool], TokenBatch]:
-    """Texts to a batch. rows: ids (T,N) -> the position that is read. full: always padded to the context, on the tokenizer's
-    side; otherwise on the right, where it moves no position and one text's answer does not depend on the others."""
+    """A function that tokenizes texts. rows: ids (T,N) -> the position that is read. full: whether texts are always padded to
+    the full context, on the tokenizer's side."""
     words = first_of(encoder.embeddings, "token_embedding", "word_embeddings")
     context = first_of(encoder.embeddings, "position_embedding", "position_embeddings").num_embeddings
 
     def tokenize(texts: Sequence[str], padded: bool) -> TokenBatch:
         check_texts(texts)
+        # On the right padding shifts no position, so a text's embedding does not depend on the others of its batch.
         side = tokenizer.padding_side if full else "right"
         encoded = encode(tokenizer, texts, context, full=full or padded, side=side)
-        device = words.weight.device  # the text towers of transformers before 5 do not tell theirs
+        # Text towers have no `.device` before transformers 5.
+        device = words.weight.device
         inputs = {key: encoded[key].to(device) for key in ("input_ids", "attention_mask") if key in encoded}
         highest = int(inputs["input_ids"].max())
         if highest >= words.num_embeddings:
@@ -370,7 +374,7 @@ def _tokenize(
 
 
 def _end_rows(ids: Tensor, end: int) -> Tensor:
-    """CLIP's end of the text: the first token `end`; with the 2 of old configurations the largest id."""
+    """CLIP's end of the text: the first token `end`. Old configurations have the wrong id 2; there it is the largest id."""
     return ids.argmax(-1) if end == 2 else (ids == end).int().argmax(-1)
 
 

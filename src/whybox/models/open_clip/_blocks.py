@@ -48,7 +48,7 @@ def _by_cosine(attention: Any) -> bool:
 
 
 def _compared(attention: Any, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys as the softmax compares them: with norms of their own, or of length one times a scale a head."""
+    """Queries and keys before their product: normalized by layer norms, or to unit length times one scale per head."""
     heads = attention.num_heads
     if not _by_cosine(attention):
         return by_head(queries, heads, attention.ln_q), by_head(keys, heads, attention.ln_k)
@@ -58,7 +58,7 @@ def _compared(attention: Any, queries: Tensor, keys: Tensor) -> tuple[Tensor, Te
 
 
 def _inner(attention: Any) -> Callable[[Tensor], Tensor]:
-    """What stands before the output projection: a scale a head, then a norm."""
+    """The operations before the output projection: one scale per head, then a norm."""
 
     def mix(values: Tensor) -> Tensor:
         if attention.head_scale is not None:

@@ -1,4 +1,4 @@
-"""What an open_clip model sees of an image: its own preprocessing, or another size, and the frame that goes with it."""
+"""open_clip's preprocessing of images, at the model's own or another size, with the resulting frame."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size
 
 LARGEST = 640
-"""The shorter side of what "keep" gives the network, at most: as in the evaluation of Grad-ECLIP's reference code."""
+"""The largest shorter side with size "keep": as in the evaluation of Grad-ECLIP's reference code."""
 
 WantedSize = Literal["keep"] | Size | None
 
@@ -21,8 +21,11 @@ WantedSize = Literal["keep"] | Size | None
 class Preparation:
     """Images (B,3,H,W) in 0..1 of one size -> the network's input and its frame.
 
-    settings: open_clip's PreprocessCfg. patch: (height, width) of a token. like: gives a tensor of the network, for the
-    device and the type of its input. size: None, the settings'; "keep", the image's own, to the nearest patch; or (h, w).
+    Attributes:
+        settings: open_clip's PreprocessCfg.
+        patch: (height, width) of a patch, in pixels.
+        like: Returns a tensor of the network, for the device and dtype of its input.
+        size: None: that of the settings; "keep": the image's own, rounded to whole patches; or (h, w).
     """
 
     settings: Any
@@ -43,12 +46,12 @@ class Preparation:
         batch, like = torch.stack(prepared), self.like()
         canvas = (batch.shape[-2], batch.shape[-1])
         offset = (_offset(height, canvas[0]), _offset(width, canvas[1]))
-        # Pixels that fill no patch are given to the network and not looked at.
+        # The patch embedding ignores pixels beyond the last whole patch.
         network = (canvas[0] // self.patch[0] * self.patch[0], canvas[1] // self.patch[1] * self.patch[1])
         return batch.to(like.device, like.dtype), Frame(image, (height, width), network, offset)
 
     def _steps(self, image: Size) -> Any:
-        """open_clip's own transforms; its first resizes, and those after it crop or pad, and normalize."""
+        """open_clip's own transforms: the first resizes, the others crop or pad, and normalize."""
         from open_clip.transform import image_transform_v2
 
         settings = self.settings
@@ -72,12 +75,12 @@ def keep_size(image: Size, patch: Size) -> Size:
 
 
 def _offset(resized: int, network: int) -> int:
-    """Where a side starts on the canvas: cropped around the center as torchvision rounds it, or padded on both ends."""
+    """The offset of a centered side on the canvas: negative where it is cropped, as torchvision rounds it; else its padding."""
     return (network - resized) // 2 if network > resized else -round((resized - network) / 2)
 
 
 def settings_of(visual: Any, preprocess: Any) -> Any:
-    """open_clip's PreprocessCfg for an image tower: what it carries, with the user's changes."""
+    """open_clip's PreprocessCfg for an image tower: its own settings, updated with the user's."""
     from open_clip.transform import PreprocessCfg
 
     if preprocess is not None and not isinstance(preprocess, Mapping):

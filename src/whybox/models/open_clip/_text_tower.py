@@ -1,4 +1,4 @@
-"""open_clip's text towers taken apart: those of its own, on the model itself or beside the image tower, and CoCa's."""
+"""open_clip's text towers layer by layer: CLIP's, on the model itself or as a module of its own, and CoCa's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,16 @@ from whybox.models.open_clip._vision_tower import refused
 
 @dataclass(frozen=True)
 class TextTower:
-    """A text tower. transformer: None where whybox cannot take it apart. context: how many tokens it takes, 0 where the
-    tokenizer says so. vocabulary: how many ids it knows. rows: ids (T,N) -> (T,) the position that is read.
-    appended: tokens that the tower adds behind the text. trims: whether the columns behind the longest text can go without
-    changing an answer."""
+    """A text tower.
+
+    Attributes:
+        transformer: The encoder layer by layer; None where this is not supported.
+        context: The number of tokens that it takes; 0 where the tokenizer determines it.
+        vocabulary: The size of its vocabulary.
+        rows: ids (T,N) -> (T,) the position that is read.
+        appended: The number of tokens that the tower appends to a text.
+        trims: Whether padding beyond the longest text can be dropped without changing an embedding.
+    """
 
     transformer: Transformer | None
     context: int
@@ -28,7 +34,7 @@ class TextTower:
 
 
 def text_tower(net: Any) -> TextTower:
-    """The text tower of a CLIP, which holds it itself, of a CustomTextCLIP or a CoCa."""
+    """The text tower of a CLIP (the model itself), a CustomTextCLIP or a CoCa."""
     tower = getattr(net, "text", net)
     if type(tower).__name__ == "HFTextEncoder":
         return TextTower(None, 0, tower.vocab_size, _first)
@@ -50,7 +56,7 @@ def text_tower(net: Any) -> TextTower:
 
 
 def _embed_on_model(net: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    """The embeddings of a CLIP that holds its text tower itself; ids (T,N) may be shorter than its context."""
+    """The token embeddings of a CLIP that is its own text tower; ids (T,N) may be shorter than its context."""
 
     def embed(ids: Tensor) -> tuple[Tensor, Tensor | None]:
         kind, count = net.transformer.get_cast_dtype(), ids.shape[1]
@@ -69,7 +75,7 @@ def _embed_in_tower(tower: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | Non
 
 
 def _as_mask(mask: Tensor | None, batch: int, count: int) -> Tensor | None:
-    """(N',N') for all, or (B*heads,N,N) alike for all heads -> (1 or B,1,N,N)."""
+    """(N',N') for all items, or (B*heads,N,N) equal for all heads -> (1 or B,1,N,N)."""
     if mask is None:
         return None
     if mask.ndim == 2:
@@ -90,7 +96,7 @@ def _reader(tower: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _rows(pool: str, end: int, appended: int) -> Callable[[Tensor], Tensor]:
-    """Where the text is read. A class token that the tower appends overrides the pooling: it is the last."""
+    """The position that is read. A class token that the tower appends overrides the pooling: it is the last token."""
     known = {
         "argmax": lambda ids: ids.argmax(-1),
         "eos": lambda ids: (ids == end).int().argmax(-1),

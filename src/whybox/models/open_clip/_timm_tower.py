@@ -27,7 +27,7 @@ def timm_tower(visual: Any) -> Tower:
     def embed(pixels: Tensor) -> tuple[Tensor, None]:
         with _sized(trunk, own, (pixels.shape[-2] // patch[0], pixels.shape[-1] // patch[1])):
             tokens = trunk._pos_embed(trunk.patch_embed(pixels))
-        # EVA's gives the rotary embedding beside them, which is none here.
+        # EVA's `_pos_embed` also returns the rotary embedding, which is None here.
         tokens = tokens[0] if isinstance(tokens, tuple) else tokens
         return trunk.norm_pre(tokens), None
 
@@ -53,7 +53,7 @@ def timm_tower(visual: Any) -> Tower:
 
 
 def _refuse_unknown(trunk: Any) -> None:
-    """The trunks whose forward pass is another one than the pieces here."""
+    """Refuse trunks whose forward pass differs from the layers here."""
     kind = type(trunk).__name__
     blocks = getattr(trunk, "blocks", None)
     if not blocks or kind not in ("VisionTransformer", "Eva"):
@@ -75,7 +75,7 @@ def _refuse_unknown(trunk: Any) -> None:
 
 @contextmanager
 def _sized(trunk: Any, own: Size, grid: Size) -> Iterator[None]:
-    """Inside the trunk takes images of another grid. Trunks that take any size resize their positions themselves."""
+    """Inside, the trunk takes images with another grid. Trunks with dynamic_img_size interpolate their positions themselves."""
     if own == grid or getattr(trunk, "dynamic_img_size", False) or trunk.pos_embed is None:
         yield
         return
@@ -89,7 +89,7 @@ def _sized(trunk: Any, own: Size, grid: Size) -> Iterator[None]:
 
 
 def _block_layer(block: Any, name: str) -> AttentionLayer:
-    """A block that normalizes before attention and MLP, or, after EVA-02's enormous and Swin v2, behind them."""
+    """A pre-norm block, or one that normalizes the outputs of attention and MLP, as in EVA-02's largest model and Swin v2."""
     attention = block.attn
     post = type(block).__name__ in ("ResPostBlock", "EvaBlockPostNorm")
     before, after = (nn.Identity(), block.norm1) if post else (block.norm1, _scale_of(block, 1))
@@ -134,7 +134,7 @@ def _scale_of(block: Any, number: int) -> Callable[[Tensor], Tensor]:
 
 
 def _latent_pool(trunk: Any) -> AttentionLayer:
-    """SigLIP's head: a learned query looks at the tokens after the last norm; an MLP follows.
+    """SigLIP's attention pooling: a learned query attends to the tokens after the last norm; an MLP follows.
 
     Source: Zhai et al., Scaling Vision Transformers, CVPR 2022, section 2.1, "MAP" head.
     """

@@ -1,4 +1,4 @@
-"""What open_clip's tokenizers make of a text: ids, and for each of the text's own tokens where it stands in what was written."""
+"""open_clip's tokenizers: ids, and the place of each of a text's own tokens in the original text."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -14,17 +14,17 @@ from whybox.attention import Text
 from whybox.errors import WhyboxError
 
 Piece = tuple[int, int, int]
-"""A token's id, and the characters of the cleaned text that it stands for: start, end."""
+"""A token's id, and its characters in the cleaned text: start, end."""
 
 _WORD_END = "</w>"
 _MOST_BEFORE = 3
-"""The most start tokens that are looked for before a text's own."""
+"""The largest number of start tokens before a text's own."""
 
 
 def check_tokenizer(tokenizer: Any) -> Any:
-    """The tokenizer, where its pieces can be followed."""
-    follows = hasattr(tokenizer, "bpe") or getattr(getattr(tokenizer, "tokenizer", None), "is_fast", False)
-    if not follows:
+    """The tokenizer, where its tokens can be aligned with the text."""
+    alignable = hasattr(tokenizer, "bpe") or getattr(getattr(tokenizer, "tokenizer", None), "is_fast", False)
+    if not alignable:
         raise WhyboxError(
             f"tokenizer must be open_clip's SimpleTokenizer, or its HFTokenizer with a fast tokenizer, as "
             f"open_clip.get_tokenizer gives them; got {type(tokenizer).__name__}"
@@ -35,9 +35,15 @@ def check_tokenizer(tokenizer: Any) -> Any:
 
 
 def read_texts(tokenizer: Any, texts: Sequence[str], context: int) -> tuple[Tensor, Tensor, tuple[Text, ...]]:
-    """ids (T,context) as the tokenizer gives them, words (T,context), which of them are the text's own, and the texts.
+    """Tokenize texts.
 
-    context: how many tokens the network takes; 0: as many as the tokenizer gives by itself.
+    Args:
+        tokenizer: One of open_clip's.
+        texts: T texts.
+        context: The network's number of tokens; 0: the tokenizer's own.
+
+    Returns:
+        ids (T,context), words (T,context) which of them are the text's own, and the T texts.
     """
     for i, text in enumerate(texts):
         _check_text(text, f"text {i + 1}")
@@ -66,7 +72,7 @@ def _check_text(text: Any, which: str) -> None:
 
 
 def _byte_pairs(tokenizer: Any, cleaned: str) -> Iterator[Piece]:
-    """CLIP's tokenizer: words by a pattern, and each word's bytes in pairs merged; a piece may hold part of a character."""
+    """CLIP's tokenizer: words by a pattern, then byte-pair encoding of each word; a token may be part of a character."""
     for found in tokenizer.pat.finditer(cleaned):
         word = found.group()
         # Where each character's bytes start, and where the last one's end.
@@ -86,7 +92,7 @@ def _hugging_face(tokenizer: Any, cleaned: str) -> Iterator[Piece]:
 
 
 def _find_own(row: Sequence[int], own: Sequence[int], text: str) -> tuple[int, int]:
-    """Where the text's own ids start in what the network is given, and how many of them are there."""
+    """Where the text's own ids start in the network's input, and how many of them are in it."""
     count, start = max((_shared(row[start:], own), -start) for start in range(min(_MOST_BEFORE + 1, len(row))))
     if not count:
         raise WhyboxError(
@@ -95,10 +101,10 @@ def _find_own(row: Sequence[int], own: Sequence[int], text: str) -> tuple[int, i
     return -start, count
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids are the same from the start on."""
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the common prefix."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def _text(text: str, cleaned: str, pieces: Sequence[Piece], count: int) -> Text:
@@ -110,21 +116,21 @@ def _text(text: str, cleaned: str, pieces: Sequence[Piece], count: int) -> Text:
 
 
 def _span(places: Sequence[tuple[int, int]], cleaned: str, start: int, end: int) -> tuple[int, int]:
-    """Where the characters start to end of the cleaned text stand in the original, without blanks around them."""
+    """The place in the original of the characters start to end of the cleaned text, without surrounding whitespace."""
     inside = [i for i in range(start, end) if not cleaned[i].isspace()]
     if inside:
         return places[inside[0]][0], max(places[i][1] for i in inside)
-    # A piece of blanks alone stands at the start of what follows.
+    # A token of whitespace alone gets the place of the next character.
     after = next((i for i in range(end, len(cleaned)) if not cleaned[i].isspace()), None)
     place = places[-1][1] - 1 if after is None else places[after][0]
     return place, place
 
 
 def align(original: str, cleaned: str) -> list[tuple[int, int]]:
-    """For each character of the cleaned text, (start, end) of what it stands for in the original.
+    """For each character of the cleaned text, its (start, end) in the original.
 
-    Cleaning lower-cases, mends broken encodings, resolves HTML and drops blanks or punctuation. Most texts keep their number
-    of words, and are aligned word by word; the others as a whole. Within these the longest common runs say what is the same.
+    Cleaning lower-cases, repairs encodings, unescapes HTML and drops whitespace or punctuation. Texts that keep their number of
+    words are aligned word by word, others as a whole, by their longest common substrings.
     """
     ours, theirs = ([found.span() for found in finditer(r"\S+", text)] for text in (original, cleaned))
     if len(ours) != len(theirs):
@@ -137,7 +143,7 @@ def align(original: str, cleaned: str) -> list[tuple[int, int]]:
 
 
 def _align_run(original: str, cleaned: str) -> list[tuple[int, int]]:
-    """As `align`; the place of a character that was added is empty."""
+    """As `align`; an added character has an empty place."""
     places: list[tuple[int, int]] = []
     runs = SequenceMatcher(None, _folded(original), _folded(cleaned), autojunk=False)
     for kind, start, end, first, last in runs.get_opcodes():
@@ -149,12 +155,12 @@ def _align_run(original: str, cleaned: str) -> list[tuple[int, int]]:
 
 
 def _folded(text: str) -> str:
-    """Lower case, letter by letter, so that places stay the same."""
+    """Lower case, character by character, so that the length stays the same."""
     return "".join(lower if len(lower := letter.lower()) == 1 else letter for letter in text)
 
 
 def _visible(text: str, start: int, end: int) -> tuple[int, int]:
-    """The place without blanks around it; a place that holds nothing else: the nearest character before it, else after it."""
+    """The place without surrounding whitespace; for an empty place, the nearest character before it, or else after it."""
     inside = [i for i in range(start, end) if not text[i].isspace()]
     if inside:
         return inside[0], inside[-1] + 1

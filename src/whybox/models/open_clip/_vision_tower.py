@@ -1,4 +1,4 @@
-"""open_clip's image towers taken apart: its vision transformers, with CoCa's pooling, and CLIP's ResNets."""
+"""open_clip's image towers layer by layer: its vision transformers, with CoCa's pooling, and CLIP's ResNets."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -18,9 +18,15 @@ from whybox.models.open_clip._blocks import block_layers
 
 @dataclass(frozen=True)
 class Tower:
-    """An image tower. patch: (height, width) in pixels of what one token covers. first: tokens before the patches.
-    sized: network size -> a context in which the tower, and its own forward pass, take images of that size.
-    features: as in ImageEncoder, paths within the tower."""
+    """An image tower.
+
+    Attributes:
+        transformer: The encoder layer by layer.
+        patch: (height, width) of a patch, in pixels.
+        sized: Size of the network's input -> a context in which the tower, and its own forward pass, take that size.
+        first: The number of tokens before the patches.
+        features: As in ImageEncoder, with paths within the tower.
+    """
 
     transformer: Transformer
     patch: Size
@@ -53,14 +59,14 @@ def vision_transformer(visual: Any) -> Tower:
     layers = block_layers(visual.transformer)
     if pooled:
         layers += (_attention_pool(visual.attn_pool),)
-    # A list of parameters makes a module of a weight that lies on the tower itself.
+    # A ParameterList, because the projection is a parameter of the tower itself, and modules are needed.
     used = (visual.ln_post, nn.ParameterList([] if visual.proj is None else [visual.proj]))
     transformer = Transformer(layers, embed, read, used, "mean" if visual.pool_type == "avg" else "token")
     return Tower(transformer, visual.patch_size, sized)
 
 
 def _attention_pool(pool: Any) -> AttentionLayer:
-    """CoCa's pooling: learned queries look at all tokens. Only the first query's answer goes into the embedding."""
+    """CoCa's attention pooling: learned queries attend to all tokens. Only the first query's output enters the embedding."""
     attention = pool.attn
 
     def project(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +76,7 @@ def _attention_pool(pool: Any) -> AttentionLayer:
             weights = attention.in_proj_weight.chunk(3)
         biases = attention.in_proj_bias.chunk(3)
         query, seen = pool.ln_q(pool.query)[:1].expand(len(tokens), 1, -1), pool.ln_k(tokens)
-        queries, keys, values = (linear(*three) for three in zip((query, seen, seen), weights, biases, strict=True))
+        queries, keys, values = (linear(*parts) for parts in zip((query, seen, seen), weights, biases, strict=True))
         return queries, keys, values
 
     def finish(tokens: Tensor, attended: Tensor) -> Tensor:
@@ -125,8 +131,8 @@ def _positions_for(module: Any, own: Size, patch: Size, network: Size) -> Abstra
 
 @contextmanager
 def resized_positions(weight: Tensor, own: Size, grid: Size) -> Iterator[None]:
-    """Inside, position embeddings (..., N, C) made for the grid `own` fit `grid`: bicubic, corners not aligned, those of
-    tokens before the patches kept. Afterwards they are the very same as before."""
+    """Inside, position embeddings (..., N, C) of the grid `own` are interpolated to `grid` (bicubic, corners not aligned), except
+    those of tokens before the patches. Afterwards they are the same tensor as before."""
     if own == grid:
         yield
         return
@@ -142,8 +148,8 @@ def resized_positions(weight: Tensor, own: Size, grid: Size) -> Iterator[None]:
 
 
 def refused(what: str) -> WhyboxError:
-    """The error for a tower that is not known."""
+    """The error for an unsupported tower."""
     return WhyboxError(
-        f"open_clip: {what} is not known to whybox; what is: VisionTransformer, CoCa, CLIP's ResNets, and timm's vision "
+        f"open_clip: {what} is not supported; supported are VisionTransformer, CoCa, CLIP's ResNets, and timm's vision "
         "transformers without rotary or relative positions"
     )

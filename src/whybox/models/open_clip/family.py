@@ -21,7 +21,7 @@ _CLIP_VOCABULARY = 49408
 
 
 def matches(module: nn.Module) -> bool:
-    """Whether the module is open_clip's CLIP, CustomTextCLIP or CoCa, or of a class derived from one."""
+    """Whether the module's class is open_clip's CLIP, CustomTextCLIP or CoCa, or derived from one."""
     return any(kind.__module__.split(".")[0] == "open_clip" and kind.__name__ in _KINDS for kind in type(module).__mro__)
 
 
@@ -33,12 +33,12 @@ def wrap(
 
     Args:
         module: The network.
-        name: For reports and errors; None: its class's.
-        tokenizer: As open_clip.get_tokenizer gives it; None: CLIP's, where the module has CLIP's vocabulary.
-        preprocess: Settings that differ from those that the module carries (mean, std, size, resize_mode, interpolation).
-        size: What the network sees of an image: None, what its own preprocessing gives; "keep", the whole image with its
-            aspect kept, each side to the nearest multiple of the patch and the shorter one at most 640; or (height, width),
-            to which the image is stretched. Position embeddings are interpolated for the call (bicubic).
+        name: For reports and errors; None: from its class.
+        tokenizer: From open_clip.get_tokenizer; None: CLIP's, where the module has CLIP's vocabulary.
+        preprocess: Settings that override the module's (mean, std, size, resize_mode, interpolation).
+        size: Size of the network's input. None: from its own preprocessing; "keep": the whole image with its aspect ratio,
+            each side rounded to a multiple of the patch and the shorter one at most 640; or (height, width), to which the
+            image is resized. Position embeddings are interpolated during the call (bicubic).
     """
     net: Any = module
     tower, texts = _image_tower(net.visual), text_tower(net)
@@ -95,7 +95,7 @@ def _embed_image(net: Any, tower: Tower) -> Callable[[Tensor], Tensor]:
 
 
 def _embed_text(net: Any, texts: TextTower) -> Callable[[Tensor], Tensor]:
-    """The network's own forward pass, which wants ids of its full context."""
+    """The network's own forward pass, which needs ids padded to the full context."""
 
     def embed(ids: Tensor) -> Tensor:
         whole = pad(ids, (0, max(0, texts.context - ids.shape[1])))
@@ -106,7 +106,7 @@ def _embed_text(net: Any, texts: TextTower) -> Callable[[Tensor], Tensor]:
 
 def _tokenize(net: Any, reader: Any, texts: TextTower) -> Callable[[Sequence[str], bool], TokenBatch]:
     def tokenize(given: Sequence[str], padded: bool) -> TokenBatch:
-        """T texts -> ids (T,N); cut to the longest text where what follows it cannot change the answer, unless `padded`."""
+        """T texts -> ids (T,N), trimmed to the longest text where padding cannot change the embedding, unless `padded`."""
         ids, words, read = read_texts(reader, given, texts.context)
         if int(ids.max()) >= texts.vocabulary:
             raise WhyboxError(

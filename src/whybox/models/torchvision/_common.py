@@ -1,4 +1,4 @@
-"""What torchvision's detectors have in common: their frame and their layers."""
+"""Shared by torchvision's detectors: frames, layers, and pullbacks to any module."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +20,14 @@ _STAGES = {f"c{i + 1}": f"backbone.body.layer{i}" for i in range(1, 5)}
 def module_type(module: nn.Module) -> str:
     """ "fcos.FCOS" for torchvision's class or one derived from it; "" for a module that is not a torchvision detector."""
     for kind in type(module).__mro__:
-        room, _, file = kind.__module__.rpartition(".")
-        if room == "torchvision.models.detection":
+        package, _, file = kind.__module__.rpartition(".")
+        if package == "torchvision.models.detection":
             return f"{file}.{kind.__name__}"
     return ""
 
 
 def coco_classes(module: Any) -> Sequence[str] | None:
-    """The names of COCO's 91 columns where the module has 91 of them."""
+    """The names of COCO's 91 categories where the module has 91 score columns; else None."""
     from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 
     columns = {getattr(part, "num_classes", 0) or getattr(part, "num_columns", 0) for part in module.modules()}
@@ -37,12 +37,12 @@ def coco_classes(module: Any) -> Sequence[str] | None:
 
 
 def as_features(output: Tensor | OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """A backbone's output by level; a lone tensor is level "0"."""
+    """A backbone's output by level; a single tensor is level "0"."""
     return OrderedDict([("0", output)]) if isinstance(output, Tensor) else output
 
 
 def frame_of(image: Tensor, batch: Any, index: int = 0) -> Frame:
-    """The frame of image (3,H,W) in torchvision's ImageList: scaled, then padded below and on the right."""
+    """The frame of image (3,H,W) in torchvision's ImageList: resized, then padded on the bottom and the right."""
     height, width = image.shape[-2:]
     resized_height, resized_width = batch.image_sizes[index]
     canvas_height, canvas_width = batch.tensors.shape[-2:]
@@ -66,9 +66,14 @@ def body_layers(net: nn.Module) -> tuple[str, ...]:
 def module_pullbacks(
     net: Any, layer: str, run: Callable[[], Candidates], trace: Trace, detections: Detections
 ) -> Iterator[Pullback]:
-    """Autograd from the candidates back to the output of any module, or to the network's input.
+    """Pullbacks by autograd to the output of any module, or to the network's input; across pyramid levels.
 
-    run: the forward pass up to the candidates. Everything behind the layer is differentiated, across pyramid levels.
+    Args:
+        net: The network.
+        layer: "c2" to "c5", "input", or a module's path.
+        run: The forward pass up to the candidates.
+        trace: The image's trace.
+        detections: The detections to explain.
     """
     path = _STAGES.get(layer, module_path(layer))
     root, wanted = (net.backbone, INPUT) if path == INPUT else (net, path)

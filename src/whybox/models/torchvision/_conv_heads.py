@@ -1,13 +1,12 @@
 """The backward pass of a convolutional head, on the receptive field of one output cell, for many cells at once.
 
-A head's output at one cell depends on a small window of the features (11x11 behind five 3x3 convolutions). Running the
-transposed convolutions on that window alone costs a small part of a backward pass over the level, and windows of many
-detections go through in one batch. Gates of the activations are recorded during the ordinary forward pass, so nothing is
-computed twice.
+A head's output at one cell depends on a small window of the features (11x11 for five 3x3 convolutions). Running the
+transposed convolutions on that window alone costs a small fraction of a backward pass over the level, and windows of many
+detections form one batch. The activations' gates are recorded during the ordinary forward pass, so nothing is computed twice.
 
-Exact where the tower holds convolutions, pointwise rectifiers and normalizations whose statistics do not depend on the
+Exact where the tower consists of convolutions, pointwise rectifiers and normalizations whose statistics do not depend on the
 input (BatchNorm in evaluation mode). With GroupNorm the statistics of the forward pass are held fixed ("frozen"): the part
-of the gradient that flows through mean and variance, which reaches every cell, is left out.
+of the gradient that flows through mean and variance, which reaches every cell, is omitted.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,14 +27,19 @@ _RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 @dataclass(frozen=True)
 class Branch:
-    """A stack of layers over one level and the convolutions that read its output, by the name of what they give."""
+    """One branch of a head.
+
+    Attributes:
+        tower: Layers that run on one level.
+        predictors: The convolutions on the tower's output, by the names of their outputs.
+    """
 
     tower: tuple[nn.Module, ...]
     predictors: Mapping[str, nn.Conv2d]
 
     @property
     def frozen(self) -> bool:
-        """Whether windows leave out the gradient through the normalization's statistics."""
+        """Whether windows omit the gradient through the normalization's statistics."""
         return any(isinstance(layer, nn.GroupNorm) for layer in self.tower)
 
     @property
@@ -51,14 +55,14 @@ class Branch:
 
 
 def flatten_layers(module: nn.Module) -> tuple[nn.Module, ...]:
-    """The layers of nested nn.Sequentials, in order; one with a forward of its own counts as a layer."""
+    """The layers of nested nn.Sequentials, in order; a subclass with its own forward counts as a layer."""
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         return tuple(layer for child in module for layer in flatten_layers(child))
     return () if isinstance(module, nn.Identity) else (module,)
 
 
 def supported(branch: Branch) -> bool:
-    """Whether every layer of the branch has a backward pass here; no layer may stand in the tower twice."""
+    """Whether every layer of the branch has a backward pass here; no layer may occur twice in the tower."""
     layers = branch.tower
     known = all(isinstance(layer, (nn.GroupNorm, *_FIXED_NORMS, *_RECTIFIERS)) or _is_plain(layer) for layer in layers)
     predictors = all(_is_plain(layer) and layer.groups == 1 for layer in branch.predictors.values())
@@ -66,7 +70,7 @@ def supported(branch: Branch) -> bool:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """An odd convolution that keeps the size of its input."""
+    """Whether it is a convolution with an odd square kernel that keeps its input's size."""
     if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return False
     square = layer.kernel_size[0] == layer.kernel_size[1] and layer.kernel_size[0] % 2 == 1
@@ -79,7 +83,7 @@ def _radius(layer: nn.Conv2d) -> int:
 
 @dataclass
 class Tape:
-    """What the forward pass of some towers leaves for the backward pass: for every layer, one gate per call.
+    """Recordings of the towers' forward pass for the backward pass: for every layer, one gate per call.
 
     A gate is a mask (C,h,w) where a rectifier passes, or a factor (C,1,1) by which a normalization scales.
     """
@@ -88,7 +92,7 @@ class Tape:
 
     @contextmanager
     def recording(self, branches: Sequence[Branch]) -> Iterator["Tape"]:
-        """Record the calls of the towers inside this context, of those branches that windows can be taken of."""
+        """Inside, record the calls of the supported branches' towers."""
         handles = []
         towers = [branch.tower for branch in branches if supported(branch)]
         layers = {layer for tower in towers for layer in tower if not isinstance(layer, nn.Conv2d)}
@@ -105,13 +109,14 @@ class Tape:
         self.gates[layer].append(_gate(layer, args[0], output))
 
     def calls(self, branch: Branch) -> int:
-        """How often the branch's tower ran; -1 where its layers disagree, so that calls cannot be told apart."""
+        """How often the branch's tower ran; -1 where its layers disagree, so that calls cannot be assigned."""
         counts = {len(self.gates[layer]) for layer in branch.tower if layer in self.gates}
         return counts.pop() if len(counts) == 1 else -1 if counts else 0
 
 
 def _gate(layer: nn.Module, value: Tensor, output: Tensor) -> Tensor:
-    """A rectifier's input may have been overwritten by its output; a normalization's has not."""
+    """The gate of one call, from the layer's input and output."""
+    # A rectifier's from its output, because an in-place rectifier has overwritten its input.
     if isinstance(layer, nn.ReLU6):
         return ((output > 0) & (output < 6))[0]
     if isinstance(layer, nn.ReLU):
@@ -140,14 +145,23 @@ def pull_windows(
     *,
     differentiable: bool = False,
 ) -> Tensor:
-    """Gradients at the branch's input, (n,C,2r+1,2r+1) around each cell, r = branch.radius; zero beyond the grid.
+    """Gradients at the branch's input, on windows; equal to autograd's where `branch.frozen` is False.
 
-    seeds: the predictors' names -> dY/d(output) at the cell, (n, out_channels). cells: (n,2) as (row, column).
-    call: which of the tower's recorded forward passes. Equals autograd where `branch.frozen` is False.
-    differentiable: the result keeps its graph to the seeds, the gates and the weights.
+    Args:
+        branch: The branch.
+        tape: The recordings of its forward pass.
+        call: Which of the tower's recorded calls.
+        seeds: The predictors' names -> dY/d(output) at the cell, (n, out_channels).
+        cells: (n,2) as (row, column).
+        grid: (h, w) of the level.
+        differentiable: Whether the result keeps its graph to the seeds, the gates and the weights.
+
+    Returns:
+        (n,C,2r+1,2r+1) around each cell, r = branch.radius; zero beyond the grid.
     """
     of = _weight if differentiable else _detached_weight
     gradient = _pull_predictors(branch, seeds, of)
+    # After every convolution: its zero padding passes no gradient to cells outside the grid.
     gradient = gradient * _inside(cells, gradient.shape[-1] // 2, grid)
     for layer in reversed(branch.tower):
         radius = gradient.shape[-1] // 2
@@ -176,6 +190,7 @@ def _pull_predictors(branch: Branch, seeds: Mapping[str, Tensor], of: Callable[[
     total: Tensor | None = None
     for name, seed in seeds.items():
         layer = branch.predictors[name]
+        # Most targets depend on few output channels: only their kernels are multiplied.
         used = seed.ne(0).any(0)
         weight = of(layer)[used]
         part = (seed[:, used] @ weight.flatten(1)).reshape(len(seed), *layer.weight.shape[1:])

@@ -1,15 +1,25 @@
-"""RoIAlign as two small matrices per region, so that its transpose is two matrix products."""
+"""RoIAlign as two small matrices per region, whose transpose is two matrix products."""
 
 import torch
 from torch import Tensor
 
 
 def align_weights(start: Tensor, end: Tensor, bins: int, ratio: int, length: int, first: Tensor, window: int) -> Tensor:
-    """How much each cell of a window gives to each bin of RoIAlign along one axis: (n,bins,window).
+    """The weight of each cell of a window in each bin of RoIAlign, along one axis. The pooled region is
+    rows @ features @ columns.T. A region is at least one cell long; samples up to one cell beyond the edge read the edge,
+    those farther out read 0.
 
-    start, end: (n,) the regions in cells of an axis with `length` cells. ratio: samples a bin; 0 or less: as many as the bin
-    has cells, rounded up. first: (n,) the window's first cell. A region is at least one cell long; samples within one cell
-    beyond the edge read the edge, those farther out read 0. The pooled region is rows @ features @ columns.T.
+    Args:
+        start: (n,) the regions' starts, in cells.
+        end: (n,) the regions' ends, in cells.
+        bins: Bins along this axis.
+        ratio: Samples per bin; 0 or less: the bin's size in cells, rounded up.
+        length: Cells along this axis.
+        first: (n,) the windows' first cells.
+        window: Cells of a window.
+
+    Returns:
+        (n,bins,window)
 
     Source: He et al., Mask R-CNN, 2017, section 3; conventions of torchvision.ops.roi_align with aligned=False.
     """
@@ -24,6 +34,7 @@ def align_weights(start: Tensor, end: Tensor, bins: int, ratio: int, length: int
     at = at.clamp(0, length - 1)
     low = at.floor()
     far = at - low
+    # One cell more, for the right neighbor of a sample in the last cell, whose weight is 0 there.
     result = start.new_zeros((len(start), bins, window + 1))
     place = (low.long() - first[:, None, None]).clamp(0, window - 1)
     result.scatter_add_(2, place, weight * (1 - far))

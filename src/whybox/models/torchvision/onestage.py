@@ -32,17 +32,23 @@ Raw = dict[str, Tensor]
 
 ROUTES = ("auto", "exact", "fast")
 _MARGIN = 1
-"""Where a window and this many cells around it span a level's shorter side, route "auto" takes the exact route instead of a
-"frozen" one: frozen statistics are least true on small levels."""
+"""Where a window with this margin spans a level's shorter side, route "auto" takes the exact route instead of the "frozen" one:
+frozen statistics are least accurate on small levels."""
 _CHEAP = 10**8
-"""And where the exact route costs at most this many multiplications a detection, some 3 ms on one core."""
+"""Likewise where the exact route costs at most this many multiplications per detection, some 3 ms on one core."""
 _ROOM = "torchvision.models.detection."
 _CHUNK_ROWS = 128
 
 
 @dataclass(frozen=True)
 class _State:
-    """What pullbacks need of a pass: the head's outputs, the levels' anchors, and the recorded gates."""
+    """What pullbacks need of a pass.
+
+    Attributes:
+        raw: The head's outputs.
+        anchors: The anchors of each level.
+        tape: The recorded gates.
+    """
 
     raw: Raw
     anchors: tuple[Tensor, ...]
@@ -50,8 +56,10 @@ class _State:
 
 
 class OneStage(Model):
-    """A torchvision FCOS, RetinaNet or SSD. layers: "fpn" (the level that a detection comes from), the stages of the
-    backbone's body, "input", and any module's path."""
+    """A torchvision FCOS, RetinaNet or SSD.
+
+    Layers: "fpn" (the level that a detection comes from), the stages of the backbone's body, "input", and any module's path.
+    """
 
     gives = frozenset({"candidates", "features", "input"})
     first_column = 1
@@ -67,7 +75,7 @@ class OneStage(Model):
         return ("fpn", *body_layers(self.network), "input")
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
-        """One forward pass; `candidates` keep all rows of all levels, level after level."""
+        """One forward pass; the candidates are all rows of all levels, level by level."""
         tape = Tape()
         with frozen(self.network, weights=not differentiable), recording(differentiable):
             images, _ = self.network.transform([image])
@@ -107,8 +115,16 @@ class OneStage(Model):
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
-        """Rows of one level share a pullback. route "fast" takes windows wherever the head allows them, "exact" autograd through
-        the whole level; "auto" takes windows where they are exact, or close to it (a large level)."""
+        """Pullbacks to the features; rows of one level share one.
+
+        Args:
+            trace: A trace of this model.
+            detections: The detections to explain.
+            layer: One of `layers` or a module's path; None: "fpn".
+            route: "fast" uses windows wherever the head supports them, "exact" autograd through the whole level; "auto" uses
+                windows where they are exact, or nearly so (on large levels).
+            frozen_allowed: Whether route "auto" may use windows with frozen normalization statistics.
+        """
         if route not in ROUTES:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn"):
@@ -139,7 +155,7 @@ class OneStage(Model):
         return min(height, width) > reach and cost > _CHEAP
 
     def _local(self, trace: Trace, source: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Rows within the level, and the (row, column) of their cells."""
+        """The rows' indices within the level, and the (row, column) of their cells."""
         start = sum(len(anchors) for anchors in trace.state.anchors[:level])
         rows = source - start
         cell = rows // self._per_cell(trace, level)
@@ -198,27 +214,28 @@ class OneStage(Model):
 
 
 def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: frozenset[str], differentiable: bool) -> Raw:
-    """dY/d(predictor output) of every row, put at its anchor's channels: (n, anchors * columns). Outputs that Y ignores are
-    left out; behind a rectified output the gradient stops where it is 0."""
+    """dY/d(predictor output) of every row, at its anchor's channels: (n, anchors * columns). Outputs that Y does not depend on
+    are omitted; a rectified output passes no gradient where it is 0."""
     if not values.requires_grad:
         raise GradientError("the target does not depend on the candidates through differentiable operations")
-    found = torch.autograd.grad(
+    # Rows are independent, so one backward pass of the sum gives every row's gradient.
+    result = torch.autograd.grad(
         values.sum(), list(raw.values()), retain_graph=True, create_graph=differentiable, allow_unused=True
     )
-    gradients = cast(Sequence[Tensor | None], found)
+    gradients = cast(Sequence[Tensor | None], result)
     seeds: Raw = {}
     for (name, value), gradient in zip(raw.items(), gradients, strict=True):
         if gradient is None:
             continue
-        passed = gradient * (value > 0) if name in rectified else gradient
+        gated = gradient * (value > 0) if name in rectified else gradient
         seed = value.new_zeros((len(value), anchors, value.shape[1]))
-        seed[torch.arange(len(value), device=value.device), anchor] = passed
+        seed[torch.arange(len(value), device=value.device), anchor] = gated
         seeds[name] = seed.flatten(1)
     return seeds
 
 
 class _DenseHead:
-    """What FCOS and RetinaNet share: one head that runs over all levels, ranked level by level."""
+    """Shared by FCOS and RetinaNet: one head that runs on all levels; candidates are ranked per level."""
 
     rectified: frozenset[str] = frozenset()
 
@@ -263,7 +280,7 @@ class _DenseHead:
         return Candidates(boxes, logits.sigmoid(), level, logits, named)
 
     def suppress(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
-        """torchvision's post-processing, step by step, with the rows kept."""
+        """torchvision's post-processing, step by step, keeping each detection's row."""
         net, start, kept = self.network, 0, []
         for of_level in anchors:
             scores = candidates.scores[start : start + len(of_level)].flatten()
@@ -298,7 +315,7 @@ class _FcosHead(_DenseHead):
 
 
 class _SsdHead(_DenseHead):
-    """SSD and SSDlite: a head of its own for every level, softmax with the background in column 0, ranked class by class."""
+    """SSD and SSDlite: one head per level, softmax with the background in column 0; candidates are ranked per class."""
 
     def _branches(self, head: Any) -> tuple[Branch, ...]:
         kinds = {"cls_logits": head.classification_head, "bbox_regression": head.regression_head}
@@ -327,8 +344,8 @@ class _SsdHead(_DenseHead):
         }
 
     def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
-        found = super().decode(raw, anchors, level, frame)
-        return replace(found, scores=raw["cls_logits"].softmax(-1))
+        candidates = super().decode(raw, anchors, level, frame)
+        return replace(candidates, scores=raw["cls_logits"].softmax(-1))
 
     def suppress(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
         net = self.network
@@ -342,7 +359,7 @@ class _SsdHead(_DenseHead):
 
 
 def _is_stock(head: Any) -> bool:
-    """Whether the head runs torchvision's own forward: of another one it is not known what it does with its layers."""
+    """Whether the head runs torchvision's own forward; another forward may use its layers differently."""
     parts = (head, getattr(head, "classification_head", None), getattr(head, "regression_head", None))
     return all(getattr(type(part).forward, "__module__", "").startswith(_ROOM) for part in parts if part is not None)
 
@@ -357,7 +374,7 @@ def _best(scores: Tensor, threshold: float, most: int) -> Tensor:
 def _finish(
     head: _DenseHead, raw: Raw, anchors: Tensor, candidates: Candidates, source: Tensor, labels: Tensor, frame: Frame
 ) -> Detections:
-    """Clip, suppress class by class, keep the best, and carry the boxes to the image."""
+    """Clip the boxes, apply NMS per class, keep the best, and map the boxes to the image."""
     boxes = head.network_boxes({name: value[source] for name, value in raw.items()}, anchors[source])
     boxes = clip_boxes_to_image(boxes, frame.resized)
     scores = candidates.scores[source, labels]

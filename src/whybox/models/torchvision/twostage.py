@@ -41,9 +41,9 @@ class _State:
 
 
 class TwoStage(Model):
-    """A torchvision R-CNN. Candidates are the proposals after the box head, with a box of its own for every class.
+    """A torchvision R-CNN. Candidates are the proposals after the box head, with class-specific boxes.
 
-    layers: "fpn" (the pyramid level that the proposal is pooled from), "roi" (the pooled features, 7x7, pasted back over
+    Layers: "fpn" (the pyramid level that the proposal is pooled from), "roi" (the pooled features, 7x7, pasted back over
     the proposal), the stages of the backbone's body, "input", and any module's path.
     """
 
@@ -60,7 +60,7 @@ class TwoStage(Model):
         return ("fpn", "roi", *body_layers(self.network), "input")
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
-        """One forward pass, without the mask and keypoint branches. The proposals carry no graph, as torchvision has it."""
+        """One forward pass, without the mask and keypoint branches. The proposals are detached, as in torchvision."""
         with frozen(self.network, weights=not differentiable), recording(differentiable):
             batch, _ = self.network.transform([image])
             features = as_features(self.network.backbone(batch.tensors))
@@ -114,7 +114,7 @@ class TwoStage(Model):
         return Candidates(frame.boxes_to_image(on_canvas), scores, level, logits, dict(named)), on_canvas
 
     def _suppress(self, candidates: Candidates, on_canvas: Tensor, frame: Frame) -> Detections:
-        """torchvision's post-processing, step by step, with the rows kept; column 0 is the background."""
+        """torchvision's post-processing, step by step, keeping each detection's row; column 0 is the background."""
         heads = self.network.roi_heads
         boxes = clip_boxes_to_image(on_canvas, frame.resized)[:, 1:].reshape(-1, 4)
         scores = candidates.scores[:, 1:].reshape(-1)
@@ -129,8 +129,16 @@ class TwoStage(Model):
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
-        """Proposals do not see each other, so one backward pass serves all rows: at the pooled features, or at a window of the
-        pyramid level around each proposal. Both are exact. route "exact" differentiates the whole level instead."""
+        """Pullbacks to the features. Proposals are independent, so one backward pass serves all rows.
+
+        Args:
+            trace: A trace of this model.
+            detections: The detections to explain.
+            layer: One of `layers` or a module's path; None: "fpn".
+            route: "auto" and "fast" use windows of the level around the proposals, which are exact; "exact" autograd through
+                the whole level.
+            frozen_allowed: Without effect: the box head's gradient is always exact.
+        """
         if route not in ROUTES:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn", "roi"):
@@ -173,7 +181,7 @@ class TwoStage(Model):
         with frozen(self.network, weights=not trace.differentiable), gradients_on():
             leaf = root(feature.values, trace.differentiable)[None]
             if trace.differentiable:
-                # The compiled RoIAlign has no double backward.
+                # torchvision's RoIAlign kernel has no double backward.
                 down, across = self._bins(proposals, level, torch.zeros_like(proposals[:, :2]).long(), feature.grid, feature.grid)
                 pooled = pool_by_matrices(leaf[0], down, across)
             else:
@@ -197,8 +205,8 @@ class TwoStage(Model):
         return PooledPullback(rows, narrow, "exact", feature.stride, pooled, backward, cells, feature.grid)
 
     def _windows(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
-        """One backward pass to the pooled features of all rows, then RoIAlign's transpose into a window around each region.
-        Windows of similar size go together, so that a wide one does not make the others wide."""
+        """One backward pass to the pooled features of all rows, then RoIAlign's transpose to a window around each region.
+        Windows are grouped by size, because all windows of a group have the size of the largest."""
         pooled = self._pooled(trace, detections, rows, level)
         feature = trace.features[level]
         proposals = trace.state.proposals[detections.source[rows]]
@@ -219,14 +227,14 @@ class TwoStage(Model):
 
 
 def _joint_gradient(values: Tensor, features: Tensor, differentiable: bool) -> Tensor:
-    """dY_i/dA_i for rows that do not see each other: one backward pass of the sum."""
+    """dY_i/dA_i of independent rows: one backward pass of the sum."""
     if not values.requires_grad:
         raise GradientError("the target does not depend on the candidates through differentiable operations")
     return torch.autograd.grad(values.sum(), features, retain_graph=True, create_graph=differentiable)[0]
 
 
 def _reach(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """First cell (n,2) and size (n,2), as (rows, columns), of what RoIAlign may read for boxes (n,4) in cells; pooling widens
+    """First cell (n,2) and size (n,2), as (rows, columns), of the window that RoIAlign reads for boxes (n,4) in cells; it widens
     a box to at least one cell."""
     limit = torch.tensor(grid, device=boxes.device)
     first, last = boxes[:, [1, 0]], boxes[:, [3, 2]]
@@ -237,7 +245,7 @@ def _reach(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def _similar(sizes: Tensor, cell_bytes: int) -> Iterator[slice]:
-    """Slices of rows, sorted by area, whose common window keeps a chunk within the memory allowed."""
+    """Slices of rows, sorted by area, whose windows fit the memory limit at the size of the largest."""
     begin, widest = 0, sizes.new_zeros(2)
     for i, size in enumerate(sizes):
         wider = torch.maximum(widest, size)
