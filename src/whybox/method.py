@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
 from whybox.attention import Text, TokenMaps
+from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.model import Kind, Model
 from whybox.types import Detections, HeatMaps, Target, Trace, target_name
@@ -34,6 +35,19 @@ class Method(ABC):
     same_for_all: ClassVar[bool] = False
     targets: ClassVar[frozenset[str] | None] = None
     not_for: ClassVar[frozenset[Kind]] = frozenset()
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Refuse a class that does not say what a method has to say, before anything runs with it."""
+        for attribute, example in (("name", '"my_method"'), ("needs", 'frozenset({"features"})'), ("source", '"authors, year"')):
+            if not hasattr(cls, attribute):
+                raise WhyboxError(f"method class {cls.__name__} lacks {attribute}: add {attribute} = {example} to the class")
+        if not isinstance(cls.needs, frozenset | set):
+            raise WhyboxError(
+                f"method class {cls.__name__}: needs must be a set of names, such as {{'features'}}, got {cls.needs!r}"
+            )
+        if not hasattr(cls, "__dataclass_params__"):
+            raise WhyboxError(f"method class {cls.__name__} must be a dataclass: add @dataclass(frozen=True)")
+        return super().__new__(cls)
 
     @classmethod
     def serves(cls, model: Model) -> bool:

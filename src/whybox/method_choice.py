@@ -5,6 +5,7 @@ from typing import Any
 
 from whybox import registry
 from whybox.errors import WhyboxError, unknown
+from whybox.method import Method
 from whybox.model import Model
 from whybox.options import check_options, options_of
 from whybox.types import Target
@@ -53,7 +54,9 @@ def check_target(method: str | Any, target: str | Target) -> None:
 
 def _check_object(method: Any, model: Model, options: Mapping[str, Any]) -> Any:
     """A method object has its options already."""
-    if not callable(method) or isinstance(method, type) or not hasattr(method, "needs"):
+    if isinstance(method, type) and issubclass(method, Method):
+        raise WhyboxError(f"method must be an object, got the class {method.__name__}; pass {method.__name__}()")
+    if not isinstance(method, Method):
         raise WhyboxError(f"method must be a name or a method object such as Odam(), got {method!r}")
     given = [key for key, value in options.items() if (key, value) not in _DEFAULTS]
     if given:

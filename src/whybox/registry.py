@@ -4,7 +4,8 @@ register theirs through the entry points "whybox.models" (a module with `matches
 
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -16,6 +17,7 @@ import whybox.methods
 import whybox.metrics
 import whybox.models
 from whybox.errors import WhyboxError, unknown
+from whybox.files import one_line
 from whybox.method import Method
 from whybox.targets import DESCRIPTIONS
 from whybox.truth import Metric
@@ -25,7 +27,7 @@ from whybox.truth import Metric
 def models() -> Mapping[str, ModuleType]:
     """Model families by name: modules with `matches(module)` and `wrap(module, **options)`."""
     own = {name: module for name, module in _files(whybox.models) if hasattr(module, "matches")}
-    return own | _from_outside("whybox.models")
+    return own | _from_outside("whybox.models", own)
 
 
 @cache
@@ -39,14 +41,14 @@ def loaders() -> Mapping[str, ModuleType]:
 def methods() -> Mapping[str, type[Method]]:
     """Method classes by name; each file in methods/ holds one whose `name` is the file's."""
     own: dict[str, type[Method]] = {name: _class_in(module, name) for name, module in _files(whybox.methods)}
-    return own | _from_outside("whybox.methods")
+    return own | _from_outside("whybox.methods", own)
 
 
 @cache
 def metrics() -> Mapping[str, type[Metric]]:
     """Metric classes by name; each file in metrics/ holds one whose `name` is the file's."""
     own: dict[str, type[Metric]] = {name: _class_in(module, name) for name, module in _files(whybox.metrics)}
-    outside = _from_outside("whybox.metrics")
+    outside = _from_outside("whybox.metrics", own)
     for name, metric in outside.items():
         if not (isinstance(metric, type) and issubclass(metric, Metric)):
             raise WhyboxError(f"metric {name!r}, from another package, must be a class that derives from whybox.Metric")
@@ -128,9 +130,27 @@ def _files(package: ModuleType) -> Iterator[tuple[str, ModuleType]]:
 def _class_in(module: ModuleType, name: str) -> type:
     classes = [value for value in vars(module).values() if isinstance(value, type) and getattr(value, "name", None) == name]
     if len(classes) != 1:
-        raise TypeError(f"{module.__name__} must hold one class named {name!r} (its ClassVar `name`), found {len(classes)}")
+        raise WhyboxError(f"{module.__name__} must hold one class named {name!r} (its ClassVar `name`), found {len(classes)}")
     return classes[0]
 
 
-def _from_outside(group: str) -> dict[str, Any]:
-    return {entry.name: entry.load() for entry in entry_points(group=group)}
+def _from_outside(group: str, taken: Container[str] = ()) -> dict[str, Any]:
+    """What other packages bring in by the entry points of a group, by name.
+
+    One that cannot be loaded, or that would stand in the place of something else, is left out with a warning: it must not
+    take the commands with it that have nothing to do with it.
+    """
+    brought: dict[str, Any] = {}
+    for entry in entry_points(group=group):
+        package = entry.dist.name if entry.dist is not None else "another package"
+        try:
+            value = entry.load()
+            if entry.name in taken or entry.name in brought:
+                raise WhyboxError(f"{entry.name!r} is taken")
+            if getattr(value, "name", entry.name) != entry.name:
+                raise WhyboxError(f"its class is named {value.name!r}; the entry point and the class must have one name")
+        except Exception as error:  # whatever another package's import raises
+            warnings.warn(f"{group} {entry.name!r} of {package} was left out: {one_line(error)}", stacklevel=2)
+            continue
+        brought[entry.name] = value
+    return brought

@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from whybox.attention import TokenMaps
+from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.types import Candidates, Detections
 
@@ -232,6 +233,13 @@ class Metric(ABC):
     source: ClassVar[str] = ""
     group: ClassVar[str] = "other"
     sets: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Refuse a class that does not say what a metric has to say, before anything runs with it."""
+        for attribute, example in (("name", '"my_metric"'), ("higher_is_better", "True")):
+            if not hasattr(cls, attribute):
+                raise WhyboxError(f"metric class {cls.__name__} lacks {attribute}: add {attribute} = {example} to the class")
+        return super().__new__(cls)
 
     @property
     def title(self) -> str:

@@ -75,7 +75,8 @@ def case(**changes: object) -> MetricInput:
         torch.cat([LABELS, torch.tensor([3])]),
         ("a", "b", "c", "crowd"),
         torch.tensor([False, False, False, True]),
-        torch.cat([DISCS, (DISTANCES[:1] < 0)]),
+        # The crowd's own pixels: a metric that takes row -1 for an object finds some there.
+        torch.cat([DISCS, ((ROWS > 28) & (COLUMNS < 20))[None]]),
         fixations=(*(torch.cat(looks[i : i + 3]) for i in (0, 3, 6)), None),
     )
     one = MetricInput(IMAGE, Frame.same(SIZE), detections, truth, OWN, torch.arange(5, 5 + len(OWN)), predict, batch=4)

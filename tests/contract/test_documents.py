@@ -60,3 +60,9 @@ def test_every_method_and_family_has_its_page():
     for name in registry.models():
         page = name.removesuffix("_onestage").removesuffix("_twostage")
         assert (ROOT / "docs" / "models" / f"{page}.md").is_file()
+
+
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert str(page.relative_to(ROOT / "docs")) in menu, f"{page} has no line under nav in mkdocs.yml"
