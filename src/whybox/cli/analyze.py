@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from whybox.cli.options import AsJson, Device, Weights, read_list, read_weights
-from whybox.cli.output import bar, free_folder, say_json, say_table
+from whybox.cli.output import bar, free_folder, print_json, print_table
 
 
 def analyze(
@@ -44,7 +44,7 @@ def analyze(
         )
     run.keep(found, folder)
     if as_json:
-        return say_json({"folder": str(folder), **found.as_dict()})
+        return print_json({"folder": str(folder), **found.as_dict()})
     heads, rows = analysis_plain(found.result)
-    say_table(found.result.title, heads, rows)
+    print_table(found.result.title, heads, rows)
     print(f"page: {(folder / run.PAGE).resolve().as_uri()}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from whybox.cli.options import AsJson
-from whybox.cli.output import say_json
+from whybox.cli.output import print_json
 from whybox.errors import WhyboxError
 
 
@@ -32,7 +32,7 @@ def compare(
 
     found = run(a, b, out=out, methods=pairs or None, seed=seed)
     if as_json:
-        return say_json(as_dict(found))
+        return print_json(as_dict(found))
     print(comparison_markdown(found))
     for remark in found.remarks:
         print(remark)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whybox.cli.options import AsJson
-from whybox.cli.output import bar, say_outcome, warn
+from whybox.cli.output import bar, print_outcome, warn
 from whybox.errors import WhyboxError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def demo(
     question = Question(methods=("odam", "gradcam"), targets=TARGETS, score_threshold=0.5)
     with bar(scenes * len(question), "explaining") as on_progress:
         outcome = explain_scenes(model, question, out, scenes, seed, reader=_reader(), on_progress=on_progress, on_warning=warn)
-    say_outcome(outcome, out, as_json)
+    print_outcome(outcome, out, as_json)
 
 
 def _reader() -> "Model | None":

@@ -3,7 +3,7 @@
 import typer
 
 from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Texts, Threshold, Top, Weights, read_weights
-from whybox.cli.output import bar, say_detections, say_json, warn
+from whybox.cli.output import bar, print_detections, print_json, warn
 
 
 def detect(
@@ -35,9 +35,9 @@ def detect(
             on_progress(str(image), 1)
     if as_json:
         results = [{"image": name, "detections": rows} for name, rows in detected.items()]
-        say_json({"images": results, "failed": [{"image": name, "error": text} for name, text in failed.items()]})
+        print_json({"images": results, "failed": [{"image": name, "error": text} for name, text in failed.items()]})
     else:
         for name, rows in detected.items():
-            say_detections(name, rows)
+            print_detections(name, rows)
     if failed:
         raise typer.Exit(1 if detected else 2)

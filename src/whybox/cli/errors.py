@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from whybox.cli.options import AsJson, Device, ModelName, Threshold, Weights, read_options, read_weights
-from whybox.cli.output import bar, free_folder, say_json, say_table, warn
+from whybox.cli.output import bar, free_folder, print_json, print_table, warn
 
 MOST_PROBLEMS = 5
 """Number of data set problems to print one by one."""
@@ -50,10 +50,10 @@ def errors(
         with bar(len(images_of(choose(found.mistakes, top))), "explaining them") as on_progress:
             found = keep_errors(network, images, found, folder, on_progress=on_progress, on_warning=warn)
     if as_json:
-        say_json({"folder": str(folder) if found.images else None, **found.as_dict()})
+        print_json({"folder": str(folder) if found.images else None, **found.as_dict()})
     elif found.images:
         rows = [[kind, str(count), f"{100 * found.gains[kind]:+.1f}"] for kind, count in found.counts.items()]
-        say_table(f"errors in {found.images} images", ["error type", "count", "AP50 gain without it"], rows)
+        print_table(f"errors in {found.images} images", ["error type", "count", "AP50 gain without it"], rows)
         print(f"page: {(folder / PAGE).resolve().as_uri()}")
     if found.failed:
         raise typer.Exit(1 if found.images else 2)

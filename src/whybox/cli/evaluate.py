@@ -8,7 +8,7 @@ import typer
 
 from whybox.cli import options as read
 from whybox.cli.options import AsJson, Device, Top, Weights
-from whybox.cli.output import bar, say_json, say_table, warn
+from whybox.cli.output import bar, print_json, print_table, warn
 
 if TYPE_CHECKING:
     from whybox.runs.evaluation.evaluate import Evaluation
@@ -91,17 +91,17 @@ def evaluate(
             on_warning=warn,
             **plan,
         )
-    say_evaluation(done, out, as_json)
+    print_evaluation(done, out, as_json)
     if done.failed:
         raise typer.Exit(1 if len(done.results) else 2)
 
 
-def say_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
+def print_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
     """Print the table and the path of the report."""
     if as_json:
         from whybox.runs.evaluation.evaluate import summary_of
 
-        return say_json({**summary_of(done), "folder": str(out)})
+        return print_json({**summary_of(done), "folder": str(out)})
     _say_table(done)
     if done.report.seconds:
         print(f"seconds per map: {', '.join(f'{row} {seconds:.2g}' for row, seconds in done.report.seconds.items())}")
@@ -117,5 +117,5 @@ def _say_table(done: "Evaluation") -> None:
     if not sys.stdout.isatty():
         return print(done.table())
     heads, rows = table_plain(done.report)
-    say_table(done.report.title, heads, rows)
+    print_table(done.report.title, heads, rows)
     print(f"* the best method; {MARK} not shown to beat the better control. Confidence intervals: table.md and the report.")

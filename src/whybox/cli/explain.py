@@ -7,7 +7,7 @@ import typer
 
 from whybox.cli import options as read
 from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Texts, Threshold, Top, Weights
-from whybox.cli.output import bar, free_folder, say_outcome, warn
+from whybox.cli.output import bar, free_folder, print_outcome, warn
 
 
 def explain(
@@ -63,6 +63,6 @@ def explain(
     sources = [(str(image), image) for image in images]
     with bar(len(images) * len(question), "explaining") as on_progress:
         outcome = explain_images(loaded, sources, question, folder, on_progress=on_progress, on_warning=warn)
-    say_outcome(outcome, folder, as_json)
+    print_outcome(outcome, folder, as_json)
     if outcome.failed:
         raise typer.Exit(1 if outcome.kept else 2)

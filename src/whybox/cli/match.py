@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from whybox.cli.options import AsJson, Device, Weights, read_options, read_weights
-from whybox.cli.output import free_folder, say_json, warn
+from whybox.cli.output import free_folder, print_json, warn
 from whybox.errors import UnknownNameError, WhyboxError
 
 MODEL = "whybox/scenes-clip"
@@ -86,7 +86,7 @@ def _print(explanation: Mapping[str, Any], folder: Path, as_json: bool) -> None:
     """One line per text, its words below it, and the path of the page."""
     page = folder / "index.html"
     if as_json:
-        return say_json({"folder": str(folder), "page": str(page), "explanation": explanation})
+        return print_json({"folder": str(folder), "page": str(page), "explanation": explanation})
     for row in explanation["detections"]:
         print(f"{' '.join(row['name'].split())}: cosine {row['score']:.3f}, peak {row['peak']:.3g}")
         if "words" in row:

@@ -4,7 +4,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from whybox.cli.options import AsJson
-from whybox.cli.output import say_json, say_table
+from whybox.cli.output import print_json, print_table
 
 
 def methods(as_json: AsJson = False) -> None:
@@ -13,11 +13,11 @@ def methods(as_json: AsJson = False) -> None:
 
     known = registry.methods()
     if as_json:
-        return say_json({name: _describe(kind) for name, kind in known.items()})
+        return print_json({name: _describe(kind) for name, kind in known.items()})
     rows = [_describe(kind) for kind in known.values()]
     columns = ("method", "needs", "options", "source")
     cells = [(row["name"], ", ".join(row["needs"]), _options(row["options"]), row["source"]) for row in rows]
-    say_table("Methods", columns, cells)
+    print_table("Methods", columns, cells)
 
 
 def _describe(kind: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from whybox.cli.options import AsJson
-from whybox.cli.output import say_json, say_table
+from whybox.cli.output import print_json, print_table
 
 
 def metrics(as_json: AsJson = False) -> None:
@@ -15,11 +15,11 @@ def metrics(as_json: AsJson = False) -> None:
     rows = [_describe(metric_class()) for metric_class in registry.metrics().values()]
     groups = metric_sets()
     if as_json:
-        return say_json({"metrics": {row["name"]: row for row in rows}, "groups": groups})
+        return print_json({"metrics": {row["name"]: row for row in rows}, "groups": groups})
     columns = ("metric", "better", "range", "needs", "options", "source")
     cells = [(row["name"], _arrow(row), _range(row), ", ".join(row["needs"]), _options(row), row["source"]) for row in rows]
-    say_table("Metrics", columns, cells)
-    say_table("Groups", ("group", "metrics"), [(name, ", ".join(members)) for name, members in groups.items()])
+    print_table("Metrics", columns, cells)
+    print_table("Groups", ("group", "metrics"), [(name, ", ".join(members)) for name, members in groups.items()])
 
 
 def _describe(metric: Any) -> dict[str, Any]:

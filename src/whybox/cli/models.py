@@ -1,7 +1,7 @@
 """`whybox models`: the names for --model, and the model families."""
 
 from whybox.cli.options import AsJson
-from whybox.cli.output import say_json, say_table
+from whybox.cli.output import print_json, print_table
 
 
 def models(as_json: AsJson = False) -> None:
@@ -13,9 +13,9 @@ def models(as_json: AsJson = False) -> None:
     names |= {f"{prefix}/...": _summary(loader) for prefix, loader in registry.loaders().items()}
     families = {name: _summary(family) for name, family in registry.models().items()}
     if as_json:
-        return say_json({"names": names, "families": families})
-    say_table("Names for --model", ("name", "what"), list(names.items()))
-    say_table("Families, for modules in Python", ("family", "what"), list(families.items()))
+        return print_json({"names": names, "families": families})
+    print_table("Names for --model", ("name", "what"), list(names.items()))
+    print_table("Families, for modules in Python", ("family", "what"), list(families.items()))
 
 
 def _summary(module: object) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def say_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print a value as JSON; numbers that JSON lacks become null."""
     print(json_text(value))
 
@@ -42,10 +42,10 @@ def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
         yield on_progress
 
 
-def say_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
+def print_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
     """Print the results of a run: one line per image, its detections, and the path of the page."""
     if as_json:
-        return say_json(_outcome(outcome, folder))
+        return print_json(_outcome(outcome, folder))
     for kept in outcome.kept:
         first = kept.explanations[0]
         count = len(first["detections"])
@@ -71,7 +71,7 @@ def _outcome(outcome: "Outcome", folder: Path) -> dict[str, Any]:
     }
 
 
-def say_detections(image: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_detections(image: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print an image's name and its detections, one per line."""
     print(f"{image}: {_count(len(rows))}")
     for row in rows:
@@ -88,7 +88,7 @@ def _row(row: Mapping[str, Any]) -> str:
     return f"  {row['name']:<16} {row['score']:.2f}  ({box}){note}"
 
 
-def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on a terminal; tab-separated columns elsewhere."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:

@@ -1,7 +1,7 @@
 """`whybox targets`: the targets, that is, the outputs that can be explained."""
 
 from whybox.cli.options import AsJson
-from whybox.cli.output import say_json, say_table
+from whybox.cli.output import print_json, print_table
 
 
 def targets(as_json: AsJson = False) -> None:
@@ -10,5 +10,5 @@ def targets(as_json: AsJson = False) -> None:
 
     known = dict(registry.targets())
     if as_json:
-        return say_json(known)
-    say_table("Targets", ("target", "what"), list(known.items()))
+        return print_json(known)
+    print_table("Targets", ("target", "what"), list(known.items()))
