@@ -292,3 +292,12 @@ def test_a_family_without_differentiable_traces_says_so():
 def test_a_model_says_what_it_is(model):
     assert repr(model) == "<FCOS: detector, 6 classes, cpu>"
     assert repr(whybox.load(detector("fcos_resnet50_fpn"))) == "<FCOS: detector, no class names, cpu>"
+
+
+def test_a_methods_name_may_carry_its_settings(model):
+    maps = whybox.explain(model, image(), method="drise:masks=8:candidate-threshold=0", score_threshold=0.1, top=1).maps
+    assert maps.options["masks"] == 8
+    with pytest.raises(WhyboxError, match="masks is given twice"):
+        whybox.explain(model, image(), method="drise:masks=8", masks=9)
+    with pytest.raises(WhyboxError, match="no option 'mask'"):
+        whybox.explain(model, image(), method="drise:mask=8")

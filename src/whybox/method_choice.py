@@ -7,7 +7,8 @@ from whybox import registry
 from whybox.errors import WhyboxError, unknown
 from whybox.method import Method
 from whybox.model import Model
-from whybox.options import check_options, options_of
+from whybox.options import check_options, options_of, read_options
+from whybox.specs import split_spec
 from whybox.types import Target
 
 ROUTES = ("auto", "fast", "exact")
@@ -17,7 +18,8 @@ def make_method(method: str | Any, model: Model, **options: Any) -> Any:
     """Make a method by name; a method object is checked and returned as it is.
 
     Args:
-        method: A name, as `whybox methods` lists it or as people write it ("Grad-CAM++"); or an object such as `Odam()`.
+        method: A name, as `whybox methods` lists it or as people write it ("Grad-CAM++"), with settings ("drise:masks=500") or
+            without; or an object such as `Odam()`.
         model: The model to explain.
         options: The fields of the method, for a name. The defaults `route="auto"` and `layer=None` are always accepted.
 
@@ -26,10 +28,13 @@ def make_method(method: str | Any, model: Model, **options: Any) -> Any:
     """
     if not isinstance(method, str):
         return _check_object(method, model, options)
-    name, method_class = registry.named("method", method, registry.methods())
+    written, texts = split_spec(method)
+    name, method_class = registry.named("method", written, registry.methods())
     hints = options_of(method_class)
     chosen = {key: value for key, value in options.items() if key in hints or (key, value) not in _DEFAULTS}
-    chosen = check_options(f"method {name!r}", hints, chosen)
+    if twice := [key for key in texts if key in chosen and (key, chosen[key]) not in _DEFAULTS]:
+        raise WhyboxError(f"method {name!r}: {', '.join(twice)} is given twice, in the name and as an option")
+    chosen = check_options(f"method {name!r}", hints, chosen) | read_options(f"method {name!r}", hints, texts)
     if options.get("route", "auto") not in ROUTES:
         raise unknown("route", str(options["route"]), ROUTES)
     _check_needs(method_class, model)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from whybox.data.scenes import CLASSES, HELD_OUT_SEED
 from whybox.errors import WhyboxError
+from whybox.progress import OnWarning, no_warning
 from whybox.training import captioned_scenes as scenes
 from whybox.training import clip_folder
 from whybox.training import fit as loop
@@ -132,7 +133,7 @@ def fit(
     interim: int = 60,
     log: Callable[[str], None] = lambda text: None,
     on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
-    on_warning: Callable[[str], None] = lambda text: None,
+    on_warning: OnWarning = no_warning,
 ) -> None:
     """Train to the recipe's end; every `every` steps score, and write `checkpoint.pt`.
 

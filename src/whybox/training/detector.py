@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from whybox import zoo
 from whybox.errors import WhyboxError
+from whybox.progress import OnWarning, no_warning
 from whybox.training import fit as loop
 from whybox.training.augmentation import DetectorBatches
 from whybox.training.detector_scores import evaluate
@@ -107,7 +108,7 @@ def fit(
     interim: int = 60,
     log: Callable[[str], None] = lambda text: None,
     on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
-    on_warning: Callable[[str], None] = lambda text: None,
+    on_warning: OnWarning = no_warning,
 ) -> Fit:
     """Train to the recipe's end; every `every` steps score, and write `checkpoint.pt`.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from whybox.errors import WhyboxError
 from whybox.files import one_line, write_whole
+from whybox.progress import OnWarning, no_warning
 from whybox.training.recipe import Recipe, fabric_precision
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class Fit:
         network.load_state_dict(self.averaged)
         return network
 
-    def begin(self, file: Path, *, resume: bool, on_warning: Callable[[str], None] = lambda text: None) -> None:
+    def begin(self, file: Path, *, resume: bool, on_warning: OnWarning = no_warning) -> None:
         """Resume from a checkpoint, or write the first one.
 
         Args:
@@ -229,7 +230,7 @@ class Fit:
         torch.save(state, buffer)
         write_whole(file, buffer.getvalue())
 
-    def read(self, file: Path, on_warning: Callable[[str], None] = lambda text: None) -> None:
+    def read(self, file: Path, on_warning: OnWarning = no_warning) -> None:
         """Restore the state of a checkpoint.
 
         Args:
@@ -296,7 +297,7 @@ def fit(
     score: Callable[[Any], Mapping[str, float]] | None = None,
     log: Callable[[str], None] = lambda text: None,
     on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
-    on_warning: Callable[[str], None] = lambda text: None,
+    on_warning: OnWarning = no_warning,
 ) -> Fit:
     """Train for the recipe's steps; every `every` steps compute scores and write `checkpoint.pt`.
 

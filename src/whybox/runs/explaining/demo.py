@@ -1,7 +1,6 @@
 """The demo: scenes that nobody has seen, explained into a folder that the next demo may replace."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from whybox.data.captions import class_phrases, with_article
 from whybox.data.scenes import BOTH, Scene, draw_scene
 from whybox.files import check_new_folder, new_folder
 from whybox.model import Model
-from whybox.runs.explaining.images import Outcome, Progress, Question, explain_images
+from whybox.progress import OnProgress, OnWarning, no_progress, no_warning
+from whybox.runs.explaining.images import Outcome, Question, explain_images
 
 MARK = "demo.json"
 MATCH = "match"
@@ -34,8 +34,8 @@ def explain_scenes(
     seed: int,
     *,
     reader: Model | None = None,
-    on_progress: Progress = lambda name, part: None,
-    on_warning: Callable[[str], None] = lambda line: None,
+    on_progress: OnProgress = no_progress,
+    on_warning: OnWarning = no_warning,
 ) -> Outcome:
     """Draw `count` scenes, mixed ones and crowds in turn, and explain them into `out`; their pictures lie beside.
 

@@ -1,7 +1,7 @@
 """Explain several images with one model: every image into a folder of its own, and one page over all."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ import torch
 
 from whybox import api, registry
 from whybox.data.images import ImageSource
-from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
+from whybox.errors import FATAL, WhyboxError
 from whybox.explained import class_name
 from whybox.explanation import Explanation
 from whybox.files import check_new_folder, file_stem, new_file, new_folder
 from whybox.model import Model
 from whybox.pictures import photo_of
+from whybox.progress import OnProgress, OnWarning, no_progress, no_warning
 from whybox.prompting import prompted
 from whybox.report.page import Sheet, make_sheet, write_page
 from whybox.targets import class_index
@@ -25,9 +26,6 @@ MOST_ON_PAGE = 40
 """Images on the page over all: with more, the file grows past what a browser likes to open."""
 
 INDEX = "index.html"
-
-Progress = Callable[[str, float], None]
-"""Called with an image's name and the part of a map set that is newly done: 1 for a whole one, less within a slow method."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,8 @@ def explain_images(
     question: Question,
     out: Path,
     *,
-    on_progress: Progress = lambda name, part: None,
-    on_warning: Callable[[str], None] = lambda line: None,
+    on_progress: OnProgress = no_progress,
+    on_warning: OnWarning = no_warning,
 ) -> Outcome:
     """Explain (name, image) pairs into the new folder `out`; `on_warning` hears at once of an image that cannot be explained.
 
@@ -116,7 +114,7 @@ def explain_images(
     for (name, source), folder in zip(sources, folders, strict=True):
         try:
             explanations = explain_image(model, source, name, question, on_progress=on_progress)
-        except (UnknownNameError, WeightsError, GradientError):
+        except FATAL:
             raise
         except WhyboxError as error:
             failed.append((name, str(error)))
@@ -132,7 +130,7 @@ def explain_images(
 
 
 def explain_image(
-    model: Model, source: ImageSource, name: str, question: Question, *, on_progress: Progress = lambda name, part: None
+    model: Model, source: ImageSource, name: str, question: Question, *, on_progress: OnProgress = no_progress
 ) -> list[Explanation]:
     """One explanation for every method and target, all of the same detections and from one forward pass."""
     model, question = question.of(model)
@@ -166,7 +164,7 @@ def explain_image(
 class _Watch:
     """Passes on what a method says of its progress, as the part of the map set that is newly done."""
 
-    def __init__(self, name: str, on_progress: Progress) -> None:
+    def __init__(self, name: str, on_progress: OnProgress) -> None:
         self.name, self.on_progress, self.reported = name, on_progress, 0.0
 
     def __call__(self, done: int, total: int) -> None:
@@ -226,8 +224,8 @@ def _options_of(method: str, question: Question) -> dict[str, Any]:
 
 
 def _takes(method: str) -> set[str]:
-    known = registry.methods()
-    return {option.name for option in fields(known[method])} if method in known else set()
+    _, method_class = registry.named("method", method, registry.methods())
+    return {option.name for option in fields(method_class)}
 
 
 def _check_methods(model: Model, question: Question) -> None:
