@@ -51,6 +51,7 @@ def test_a_method_from_outside_is_known_by_its_name(plugged, monkeypatch):
     [
         ("broken", "no_such_package:Thing", "No module named 'no_such_package'"),
         ("odam", "json:JSONDecoder", "'odam' is taken"),
+        ("decoder", "json:JSONDecoder", "a class that derives from whybox.Method"),
     ],
 )
 def test_what_cannot_be_used_is_left_out_and_the_rest_goes_on(plugged, name, value, reason):

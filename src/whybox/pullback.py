@@ -149,8 +149,28 @@ Backward = Callable[[Tensor], Tensor]
 """A target's values (n,) on the restricted trace -> their gradient (n,C,k,l)."""
 
 
+class _OnePart(Pullback):
+    """A pullback whose rows all come in one part, placed by `_placement`."""
+
+    backward: Backward
+
+    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        """One part, with all rows."""
+        gradient = self.backward(values)
+        positions = torch.arange(len(gradient), device=gradient.device)
+        yield positions, FeatureGradient(gradient, self.features, self._placement(gradient))
+
+    @abstractmethod
+    def _placement(self, gradient: Tensor) -> Placement:
+        """Where the gradients (n,C,k,l) lie."""
+
+    @property
+    def _layer_grid(self) -> Size:
+        return self.features.shape[-2], self.features.shape[-1]
+
+
 @dataclass(frozen=True)
-class DensePullback(Pullback):
+class DensePullback(_OnePart):
     """A gradient that covers the whole grid. features: (C,h,w)."""
 
     rows: Tensor
@@ -160,15 +180,12 @@ class DensePullback(Pullback):
     features: Tensor
     backward: Backward
 
-    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
-        """One part, on the whole grid."""
-        gradient = self.backward(values)
-        grid = (self.features.shape[-2], self.features.shape[-1])
-        yield torch.arange(len(gradient), device=gradient.device), FeatureGradient(gradient, self.features, Whole(grid))
+    def _placement(self, gradient: Tensor) -> Placement:
+        return Whole(self._layer_grid)
 
 
 @dataclass(frozen=True)
-class WindowPullback(Pullback):
+class WindowPullback(_OnePart):
     """A gradient that is zero outside a window around each row's cell.
 
     Attributes:
@@ -184,16 +201,12 @@ class WindowPullback(Pullback):
     backward: Backward
     origin: Tensor
 
-    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
-        """One part, on windows."""
-        gradient = self.backward(values)
-        grid = (self.features.shape[-2], self.features.shape[-1])
-        placement = Windows(self.origin, (gradient.shape[-2], gradient.shape[-1]), grid)
-        yield torch.arange(len(gradient), device=gradient.device), FeatureGradient(gradient, self.features, placement)
+    def _placement(self, gradient: Tensor) -> Placement:
+        return Windows(self.origin, (gradient.shape[-2], gradient.shape[-1]), self._layer_grid)
 
 
 @dataclass(frozen=True)
-class PooledPullback(Pullback):
+class PooledPullback(_OnePart):
     """A gradient at features pooled from regions (RoIAlign).
 
     Attributes:
@@ -211,11 +224,8 @@ class PooledPullback(Pullback):
     cells: Tensor
     grid: Size
 
-    def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
-        """One part, over the regions."""
-        gradient = self.backward(values)
-        placement = Boxes(self.cells, self.grid)
-        yield torch.arange(len(gradient), device=gradient.device), FeatureGradient(gradient, self.features, placement)
+    def _placement(self, gradient: Tensor) -> Placement:
+        return Boxes(self.cells, self.grid)
 
 
 Spread = Callable[[Tensor], Iterator[tuple[Tensor, FeatureGradient]]]

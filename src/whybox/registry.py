@@ -41,18 +41,14 @@ def loaders() -> Mapping[str, ModuleType]:
 def methods() -> Mapping[str, type[Method]]:
     """Method classes by name; each file in methods/ holds one whose `name` is the file's."""
     own: dict[str, type[Method]] = {name: _class_in(module, name) for name, module in _files(whybox.methods)}
-    return own | _from_outside("whybox.methods", own)
+    return own | _from_outside("whybox.methods", own, Method)
 
 
 @cache
 def metrics() -> Mapping[str, type[Metric]]:
     """Metric classes by name; each file in metrics/ holds one whose `name` is the file's."""
     own: dict[str, type[Metric]] = {name: _class_in(module, name) for name, module in _files(whybox.metrics)}
-    outside = _from_outside("whybox.metrics", own)
-    for name, metric in outside.items():
-        if not (isinstance(metric, type) and issubclass(metric, Metric)):
-            raise WhyboxError(f"metric {name!r}, from another package, must be a class that derives from whybox.Metric")
-    return own | outside
+    return own | _from_outside("whybox.metrics", own, Metric)
 
 
 @cache
@@ -134,7 +130,7 @@ def _class_in(module: ModuleType, name: str) -> type:
     return classes[0]
 
 
-def _from_outside(group: str, taken: Container[str] = ()) -> dict[str, Any]:
+def _from_outside(group: str, taken: Container[str] = (), base: type | None = None) -> dict[str, Any]:
     """What other packages bring in by the entry points of a group, by name.
 
     One that cannot be loaded, or that would stand in the place of something else, is left out with a warning: it must not
@@ -147,6 +143,8 @@ def _from_outside(group: str, taken: Container[str] = ()) -> dict[str, Any]:
             value = entry.load()
             if entry.name in taken or entry.name in brought:
                 raise WhyboxError(f"{entry.name!r} is taken")
+            if base is not None and not (isinstance(value, type) and issubclass(value, base)):
+                raise WhyboxError(f"it must be a class that derives from whybox.{base.__name__}")
             if getattr(value, "name", entry.name) != entry.name:
                 raise WhyboxError(f"its class is named {value.name!r}; the entry point and the class must have one name")
         except Exception as error:  # whatever another package's import raises

@@ -1,5 +1,6 @@
 """Shared by torchvision's detectors: frames, layers, and pullbacks to any module."""
 
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -8,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from whybox.frame import Frame
+from whybox.model import Model
 from whybox.models._layers import choose_layers, exact_pullbacks, find_layers, module_path
-from whybox.ops.gradients import gradients_on
+from whybox.ops.gradients import gradients_on, recording
 from whybox.ops.hooks import INPUT, capture, frozen
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, FeatureMap, Trace
@@ -81,3 +83,23 @@ def module_pullbacks(
         live = replace(trace, candidates=run())
     layers = find_layers(wanted, captured[wanted], trace.frame.network)
     yield from exact_pullbacks(live, detections, choose_layers(layers, layer if module_path(layer) == wanted else wanted))
+
+
+class TorchvisionDetector(Model):
+    """What both families share: the module as a model, and candidates of a batch in one forward pass."""
+
+    first_column = 1
+
+    def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
+        self.network = net
+        self.name = name
+        self.classes = classes
+
+    def predict(self, images: Tensor) -> list[Candidates]:
+        """Candidates of a batch (B,3,H,W), in one forward pass."""
+        with frozen(self.network), recording(False):
+            return self._candidates(list(images))
+
+    @abstractmethod
+    def _candidates(self, images: list[Tensor]) -> list[Candidates]:
+        """The forward pass up to the candidates; with a graph where the caller allows one."""

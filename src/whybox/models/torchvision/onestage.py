@@ -11,8 +11,8 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Frame
-from whybox.model import Model
 from whybox.models.torchvision._common import (
+    TorchvisionDetector,
     as_features,
     body_layers,
     coco_classes,
@@ -55,19 +55,16 @@ class _State:
     tape: Tape
 
 
-class OneStage(Model):
+class OneStage(TorchvisionDetector):
     """A torchvision FCOS, RetinaNet or SSD.
 
     Layers: "fpn" (the level that a detection comes from), the stages of the backbone's body, "input", and any module's path.
     """
 
     gives = frozenset({"candidates", "features", "input"})
-    first_column = 1
 
     def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
-        self.network = net
-        self.name = name
-        self.classes = classes
+        super().__init__(net, name, classes)
         self._head = _HEADS[module_type(net)](net)
 
     @property
@@ -94,11 +91,6 @@ class OneStage(Model):
                 detections = self._head.suppress(raw, by_level, candidates, frame)
         state = _State(raw, by_level, tape)
         return Trace(image, frame, maps, candidates, detections, state=state, differentiable=differentiable)
-
-    def predict(self, images: Tensor) -> list[Candidates]:
-        """Candidates of a batch (B,3,H,W), in one forward pass."""
-        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
-            return self._candidates(list(images))
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
         """The forward pass up to the candidates; with a graph where the caller allows one."""

@@ -11,8 +11,8 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Frame, Size
-from whybox.model import Model
 from whybox.models.torchvision._common import (
+    TorchvisionDetector,
     as_features,
     body_layers,
     coco_classes,
@@ -40,7 +40,7 @@ class _State:
     proposals: Tensor
 
 
-class TwoStage(Model):
+class TwoStage(TorchvisionDetector):
     """A torchvision R-CNN. Candidates are the proposals after the box head, with class-specific boxes.
 
     Layers: "fpn" (the pyramid level that the proposal is pooled from), "roi" (the pooled features, 7x7, pasted back over
@@ -48,12 +48,6 @@ class TwoStage(Model):
     """
 
     gives = frozenset({"candidates", "features", "input", "roi"})
-    first_column = 1
-
-    def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
-        self.network = net
-        self.name = name
-        self.classes = classes
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -76,11 +70,6 @@ class TwoStage(Model):
             maps = feature_maps(kept, frame)
         state = _State(proposals)
         return Trace(image, frame, maps, candidates, detections, state=state, differentiable=differentiable)
-
-    def predict(self, images: Tensor) -> list[Candidates]:
-        """Candidates of a batch (B,3,H,W), in one forward pass."""
-        with frozen(self.network), torch.inference_mode(False), torch.no_grad():
-            return self._candidates(list(images))
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
         batch, _ = self.network.transform(images)
