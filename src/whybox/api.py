@@ -1,7 +1,6 @@
 """The public functions: load, trace, detect and explain."""
 
 import time
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -18,6 +17,7 @@ from whybox.explanation import Explanation
 from whybox.loading import load, open_data
 from whybox.method_choice import check_target, make_method
 from whybox.model import Model
+from whybox.network_state import exclusive, fingerprint
 from whybox.ops.maps import GradientMethod
 from whybox.prompting import answered, prompted, texts_for_each, texts_read, with_reading_notes
 from whybox.report.match import distinct_words
@@ -70,13 +70,7 @@ def trace(model: str | nn.Module | Model, image: ImageSource, *, differentiable:
         raise WhyboxError(
             f"{model.name} has {columns} score columns and {len(model.classes)} class names; pass one class name per score column"
         )
-    # Weak: a stored trace must not keep a network in memory.
-    return replace(result, made_by=weakref.ref(_maker(model)))
-
-
-def _maker(model: Model) -> Any:
-    """The object that a trace belongs to: the network, or the model itself where it is a black box."""
-    return model if model.network is None else model.network
+    return result
 
 
 def _parameters(model: Model) -> Iterator[nn.Parameter]:
@@ -118,16 +112,35 @@ def detect(
     _refuse_unknown("detect", unknown, ("text", "score_threshold", "top"))
     check_selection(score_threshold, top)
     model = prompted(load(model), text)
-    return best(_trace_of(model, image).detections, score_threshold, top)
+    with exclusive(model.network):
+        return best(_trace_of(model, image).detections, score_threshold, top)
 
 
 def _trace_of(model: Model, image: ImageSource | Trace) -> Trace:
-    """The image's trace; a given trace is refused where another network made it."""
+    """The image's trace. A given trace is refused where another network made it, or this one in another state."""
     if not isinstance(image, Trace):
         return trace(model, image)
-    if image.made_by is not None and image.made_by() is not _maker(model):
+    if image.stored:
+        return _traced_again(model, image)
+    if image.made_by is not None and image.made_by() is not model.origin:
         raise WhyboxError("this trace was made by another model: trace the image with the model that explains it")
+    if image.fingerprint is not None and image.fingerprint != fingerprint(model.network):
+        raise WhyboxError(
+            f"{model.name} has changed since this trace was made (weights, modules or hooks): trace the image again, so that "
+            "scores and maps are of one state"
+        )
     return answered(model, image)
+
+
+def _traced_again(model: Model, stored: Trace) -> Trace:
+    """A new trace of a stored trace's image, which must give the same candidates."""
+    again = trace(model, stored.image)
+    a, b = again.candidates, stored.candidates
+    same = a.scores.shape == b.scores.shape and torch.allclose(a.scores.cpu(), b.scores.cpu(), rtol=1e-3, atol=1e-4)
+    # Candidates of an image-text model belong to its prompts, and are computed anew for these anyway.
+    if not same and not model.takes_text:
+        raise WhyboxError(f"this stored trace is of another model, or of {model.name} in another state: trace the image again")
+    return answered(model, again)
 
 
 _MEANT = {
@@ -263,14 +276,32 @@ def explain(
     check_target(chosen_method, target)
     _check_has_boxes(model, target)
     check_words(chosen_method, model, target, words=words, single_words=single_words)
+    # One lock over trace and maps: another thread's pass in between would find hooks and flags that are not its own.
+    with exclusive(model.network):
+        result, trace = _explained(model, image, chosen_method, target, detections, score_threshold, top, words, name)
+        return _with_single_words(result, model, trace, chosen_method, target) if single_words else result
+
+
+def _explained(
+    model: Model,
+    image: Any,
+    method: Any,
+    target: str | Target,
+    wanted: Any,
+    score_threshold: float,
+    top: int | None,
+    words: bool,
+    name: str | None,
+) -> tuple[Explanation, Trace]:
+    """The explanation of one image with a method that was checked, and the image's trace."""
     started = time.perf_counter()
-    trace = _trace_of(model, image)  # type: ignore[arg-type]
+    trace = _trace_of(model, image)
     traced = time.perf_counter()
-    chosen, notes = choose(trace, detections, model, score_threshold, top)
-    maps = _maps(chosen_method, model, trace, chosen, target)
+    chosen, notes = choose(trace, wanted, model, score_threshold, top)
+    maps = _maps(method, model, trace, chosen, target)
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
-    if chosen_method.same_for_all:
-        notes = tuple(f"the map of {chosen_method.name} does not depend on the target" for _ in notes)
+    if method.same_for_all:
+        notes = tuple(f"the map of {method.name} does not depend on the target" for _ in notes)
     texts = texts_read(model, chosen)
     result = Explanation(
         chosen,
@@ -283,9 +314,9 @@ def explain(
         seconds,
         model.whole_image,
         texts,
-        explain_tokens(chosen_method, model, trace, chosen, target) if words else None,
+        explain_tokens(method, model, trace, chosen, target) if words else None,
     )
-    return _with_single_words(result, model, trace, chosen_method, target) if single_words else result
+    return result, trace
 
 
 def _with_single_words(result: Explanation, model: Model, trace: Trace, method: Any, target: str | Target) -> Explanation:

@@ -31,6 +31,10 @@ class AttentionLayer:
         mix: (B,n,E) -> (B,n,E), between the attention-weighted values and the output projection; the identity in most models.
         normalize: (B,N,C) -> (B,N,C), the norm before the attention.
         pools: Whether the layer is an attention pooling head.
+        entry: The module whose first input, in the network's own forward pass, is the layer's input; None: the first of
+            `modules`.
+        entering: That input -> tokens (B,N,C); the identity in most models.
+        returning: Tokens (B,N,C) -> that input; None where it cannot be computed from them.
     """
 
     name: str
@@ -43,6 +47,9 @@ class AttentionLayer:
     mix: Callable[[Tensor], Tensor] = lambda values: values
     normalize: Callable[[Tensor], Tensor] = lambda tokens: tokens
     pools: bool = False
+    entry: nn.Module | None = None
+    entering: Callable[[Tensor], Tensor] = lambda tokens: tokens
+    returning: Callable[[Tensor], Tensor] | None = lambda tokens: tokens
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,7 @@ class Transformer:
 
     Attributes:
         layers: From the first to the last.
-        embed: A batch of the network's input -> tokens (B,N,C), and the additive attention mask, broadcastable to (B,1,N,N),
-            or None.
+        mask: A batch of the network's input -> the additive attention mask, broadcastable to (B,1,N,N), or None.
         read: Rows (B,n,C) after the last layer -> embedding (B,D): of the row that is read (n = 1), or of all rows where
             pooling is "mean".
         modules: The modules that `read` uses.
@@ -60,7 +66,7 @@ class Transformer:
     """
 
     layers: tuple[AttentionLayer, ...]
-    embed: Callable[[Any], tuple[Tensor, Tensor | None]]
+    mask: Callable[[Any], Tensor | None]
     read: Callable[[Tensor], Tensor]
     modules: tuple[nn.Module, ...]
     pooling: Literal["token", "mean"] = "token"
@@ -72,7 +78,8 @@ class TransformerPass:
 
     Attributes:
         transformer: The encoder.
-        tokens: The input of each layer, (B,N,C) each; B is 1 for an image, the number of texts for texts.
+        tokens: The input of each layer in the network's own forward pass, (B,N,C) each; B is 1 for an image, the number of
+            texts for texts.
         row: (B,) the row of the tokens that is read: the class token, or the end of the text; 0 where the last layer pools.
         embedding: (B,D) of the pass.
         answer: Embeddings (n,D), one per detection -> the trace restricted to them, differentiable, so that detection i is
@@ -162,7 +169,24 @@ class Text:
         return spans
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class TextEmbedding:
+    """A text given as its embedding: an ensemble of prompts, a learned prompt, or the embedding of another image.
+
+    Attributes:
+        name: What it is called in results.
+        values: (D,), in the joint space of images and texts; its length does not matter.
+    """
+
+    name: str
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 1 or not self.values.is_floating_point():
+            raise ValueError(f"an embedding must be floats (D,), got {self.values.dtype} {tuple(self.values.shape)}")
+
+
+@dataclass(frozen=True, eq=False)
 class TokenMaps:
     """T maps of texts.
 

@@ -1,11 +1,15 @@
 """The interface of a model: its kind, its traces, and pullbacks from candidates to features."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import wraps
 from typing import Any, Literal, Protocol, runtime_checkable
+from weakref import ref
 
 from torch import Tensor
 
+from whybox.network_state import exclusive, fingerprint
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Trace
 
@@ -39,6 +43,14 @@ class Model(ABC):
     classes: Sequence[str] | None = None
     first_column: int = 0
     settings: str = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Here and not in every family: no family, also no outside one, can forget to lock the network or to note its state.
+        if "trace" in vars(cls):
+            cls.trace = _of_one_state(cls.trace)  # type: ignore[method-assign]
+        if "predict" in vars(cls):
+            cls.predict = _exclusively(cls.predict)  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         classes = self.classes
@@ -74,6 +86,11 @@ class Model(ABC):
         """What distinguishes two models with the same weights: name, settings and, for prompted models, the texts."""
         texts = tuple(self.classes or ()) if self.takes_text else ()
         return (self.name, self.settings, *texts)
+
+    @property
+    def origin(self) -> Any:
+        """The object that a trace belongs to: the network, or the model itself where it is a black box."""
+        return self if self.network is None else self.network
 
     @property
     @abstractmethod
@@ -120,6 +137,28 @@ class Model(ABC):
         Yields:
             Pullbacks, each for some of the rows.
         """
+
+
+def _of_one_state(trace: Callable[..., Trace]) -> Callable[..., Trace]:
+    """A family's `trace`, alone with its network, whose state and reference the trace then carries."""
+
+    @wraps(trace)
+    def traced(self: Model, image: Tensor, *, differentiable: bool = False) -> Trace:
+        with exclusive(self.network):
+            result = trace(self, image, differentiable=differentiable) if differentiable else trace(self, image)
+            # Weak: a stored trace must not keep a network in memory.
+            return replace(result, made_by=ref(self.origin), fingerprint=fingerprint(self.network))
+
+    return traced
+
+
+def _exclusively(predict: Callable[..., list[Candidates]]) -> Callable[..., list[Candidates]]:
+    @wraps(predict)
+    def predicted(self: Model, images: Tensor) -> list[Candidates]:
+        with exclusive(self.network):
+            return predict(self, images)
+
+    return predicted
 
 
 @runtime_checkable

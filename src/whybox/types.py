@@ -1,7 +1,7 @@
 """The data types between an image and a heat map. Shapes are checked in __post_init__; behavior is indexing and views."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """N detections of one image.
 
@@ -65,10 +65,11 @@ class Detections:
         """No detection."""
         device = None if like is None else like.device
         none = torch.zeros(0, dtype=torch.long, device=device)
-        return cls(torch.zeros((0, 4), device=device), torch.zeros(0, device=device), none, none)
+        plain: dict[str, Any] = {"dtype": torch.float32, "device": device}
+        return cls(torch.zeros((0, 4), **plain), torch.zeros(0, **plain), none, none)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidates:
     """M raw candidates, before non-maximum suppression.
 
@@ -116,7 +117,7 @@ class Candidates:
         return self.boxes[rows] if self.boxes.ndim == 2 else self.boxes[rows, labels]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureMap:
     """One level of features.
 
@@ -136,7 +137,7 @@ class FeatureMap:
         return self.values.shape[-2], self.values.shape[-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """One stored forward pass: explaining a hundred detections costs one of these, not a hundred.
 
@@ -150,6 +151,9 @@ class Trace:
         state: What the model family needs to take gradients later; private to it.
         made_by: A weak reference to the network.
         differentiable: Features and candidates keep their graph down to the network's weights.
+        fingerprint: The network's state during the pass; explaining the trace with the network in another state is refused.
+        stored: Whether the trace was pickled or copied deeply, which loses `state` and `made_by`: the image is traced again when
+            it is explained, and the candidates must come out the same.
     """
 
     image: Tensor
@@ -161,11 +165,28 @@ class Trace:
     state: Any = None
     made_by: Callable[[], Any] | None = None
     differentiable: bool = False
+    fingerprint: Any = None
+    stored: bool = False
+
+    def __reduce__(self) -> Any:
+        """Without what refers to the network: it may hold closures, hooks and the network itself."""
+        kept = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _OF_NETWORK}
+        return _stored_trace, (kept,)
+
+    def __copy__(self) -> "Trace":
+        return replace(self)
 
     def rows(self, candidates: Candidates, detections: Detections) -> "Trace":
         """The same pass restricted to some candidates, one per detection, so that detection i is candidate i."""
         order = torch.arange(len(detections), device=detections.source.device)
         return replace(self, candidates=candidates, detections=replace(detections, source=order), state=None)
+
+
+_OF_NETWORK = ("state", "made_by", "fingerprint", "differentiable", "stored")
+
+
+def _stored_trace(kept: Mapping[str, Any]) -> Trace:
+    return Trace(**kept, stored=True)
 
 
 @runtime_checkable
@@ -183,7 +204,7 @@ def target_name(target: Target) -> str:
     return str(getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeatMaps:
     """N heat maps, as the method defines them: raw, not scaled to 0..1. They may require grad.
 

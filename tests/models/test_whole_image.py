@@ -63,16 +63,23 @@ def test_predict_answers_as_the_trace(model):
     assert model.predict(image()[None][:0]) == []
 
 
-def test_a_network_whose_pieces_do_not_reproduce_it_is_refused():
-    """An attention that whybox does not know of: the parts no longer make the whole."""
+def test_a_layer_that_is_not_as_the_library_wrote_it_is_not_explained_by_its_pieces():
+    """An attention that whybox does not know of: the parts no longer make the whole, and no method that needs them runs."""
     clip = make_clip()
-    own = clip.vision_model.encoder.layers[0].self_attn.forward
-    clip.vision_model.encoder.layers[0].self_attn.forward = lambda hidden_states, **rest: (
+    own = clip.vision_model.encoder.layers[1].self_attn.forward
+    clip.vision_model.encoder.layers[1].self_attn.forward = lambda hidden_states, **rest: (
         own(hidden_states, **rest)[0] * 3,
         None,
     )
-    with pytest.raises(WhyboxError, match="image encoder, run layer by layer, does not reproduce"):
-        whybox.explain(load_small(clip), image(), text="a car")
+    model = load_small(clip)
+    pixels, _ = model.image_encoder.prepare(image()[None])
+    embedding = clip.get_image_features(pixel_values=pixels)
+    trace = model.prompt(["a car"]).trace(image())
+    assert torch.allclose(trace.embedding, getattr(embedding, "pooler_output", embedding), atol=1e-6)
+    whybox.explain(model, image(), text="a car")
+    for method in ("rollout", "game", "legrad", "m2ib", "clip_surgery:layers=3"):
+        with pytest.raises(WhyboxError, match="does not reproduce|do not reproduce"):
+            whybox.explain(model, image(), text="a car", method=method, **({"layer": 0} if method == "m2ib" else {}))
 
 
 def test_texts_and_models_that_do_not_fit_are_told(model):
@@ -200,7 +207,7 @@ def test_a_text_encoder_whose_pieces_do_not_reproduce_it_is_refused():
     attention = clip.text_model.encoder.layers[1].self_attn
     own = attention.forward
     attention.forward = lambda hidden_states, **rest: (own(hidden_states, **rest)[0] * 3, None)
-    with pytest.raises(WhyboxError, match="the text encoder, run layer by layer, does not reproduce"):
+    with pytest.raises(WhyboxError, match="run one by one, do not reproduce"):
         whybox.explain(load_small(clip), image(), text="a car", words=True)
 
 

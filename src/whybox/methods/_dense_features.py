@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from whybox.attention import TransformerPass
-from whybox.ops.transformer import in_float32, modules_from
+from whybox.ops.transformer import in_float32, modules_from, widened
 
 
 def dense_features(transformer_pass: TransformerPass) -> Tensor:
@@ -14,7 +14,7 @@ def dense_features(transformer_pass: TransformerPass) -> Tensor:
     Source: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022, section 3.2.
     """
     last = len(transformer_pass.transformer.layers) - 1
-    layer, tokens = transformer_pass.transformer.layers[last], transformer_pass.tokens[last].float()
+    layer, tokens = transformer_pass.transformer.layers[last], widened(transformer_pass.tokens[last])
     with in_float32(*modules_from(transformer_pass.transformer, last)):
         _, _, values = layer.project(tokens)
         return read_patches(transformer_pass, layer.finish(tokens, layer.out(layer.mix(values))))
@@ -25,7 +25,7 @@ def key_similarity(transformer_pass: TransformerPass) -> Tensor:
 
     Source: the published evaluation code of Zhao et al., Grad-ECLIP, ICML 2024, in its MaskCLIP.
     """
-    layer, tokens = transformer_pass.transformer.layers[-1], transformer_pass.tokens[-1].float()
+    layer, tokens = transformer_pass.transformer.layers[-1], widened(transformer_pass.tokens[-1])
     with in_float32(*layer.modules):
         _, keys, _ = layer.project(tokens)
         projected = layer.out(keys)[0]

@@ -13,7 +13,7 @@ from whybox.errors import WhyboxError
 from whybox.method import Method
 from whybox.methods._dense_features import read_patches
 from whybox.ops.hooks import frozen
-from whybox.ops.transformer import in_float32, join_heads, modules_from, split_heads
+from whybox.ops.transformer import attend, check_layer_rows, in_float32, join_heads, modules_from, split_heads, widened
 from whybox.types import Detections, HeatMaps, Target, Trace, target_name
 
 SHARPNESS = 2.0
@@ -48,9 +48,11 @@ def dual_path_features(transformer_pass: TransformerPass, count: int) -> Tensor:
     layers = transformer_pass.transformer.layers
     start = max(0, len(layers) - count)
     with in_float32(*modules_from(transformer_pass.transformer, start)):
-        path = transformer_pass.tokens[start].float()
-        for layer, tokens in zip(layers[start:], transformer_pass.tokens[start:], strict=True):
-            added = layer.out(layer.mix(_attend_values(layer, tokens.float(), transformer_pass.mask)))
+        path = widened(transformer_pass.tokens[start])
+        for index, layer in enumerate(layers[start:], start):
+            tokens = widened(transformer_pass.tokens[index])
+            check_layer_rows(transformer_pass, index, tokens, attend(layer, tokens, transformer_pass.mask).mixed)
+            added = layer.out(layer.mix(_attend_values(layer, tokens, transformer_pass.mask)))
             path = path + added if _has_residual(layer, path, added) else layer.finish(path, added)
         return normalize(read_patches(transformer_pass, path), dim=-1)
 
@@ -105,7 +107,7 @@ class ClipSurgery(Method):
         with frozen(net), torch.inference_mode(False), torch.no_grad():
             transformer_pass = model.transformer(trace)
             features = dual_path_features(transformer_pass, self.layers)
-            overall = normalize(transformer_pass.embedding[0].float(), dim=-1)
+            overall = normalize(widened(transformer_pass.embedding[0]), dim=-1)
             texts = [model.texts[label].text for label in detections.labels.tolist()]
             others = list(self.distractors or (self.neutral,))
             embedded = model.embed_texts([*texts, *others]).to(features)

@@ -13,7 +13,7 @@ from whybox.method import Method
 from whybox.ops.attention_flow import maps_on_grid, own_tokens, ready
 from whybox.ops.gradients import check_connected, gradients_on
 from whybox.ops.maps import ordinary
-from whybox.ops.transformer import Attended, attend, loosened_attention, modules_from, take_rows
+from whybox.ops.transformer import Attended, attend, check_layers, loosened_attention, modules_from, take_rows, widened
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 Heads = Literal["native", "single"]
@@ -145,7 +145,7 @@ class GradEclip(Method):
             run = self._read_row if alone else self._run_layers
             watched, embeddings = run(transformer_pass, len(detections), start)
             live = transformer_pass.answer(embeddings, detections)
-            native = transformer_pass.answer(transformer_pass.embedding.float().expand(len(detections), -1), detections)
+            native = transformer_pass.answer(widened(transformer_pass.embedding).expand(len(detections), -1), detections)
             results = []
             for target in targets:
                 gradients = _gradients(target(live), [layer.mixed for layer in watched])
@@ -160,7 +160,7 @@ class GradEclip(Method):
     def _read_row(self, transformer_pass: TransformerPass, count: int, start: int) -> tuple[list[_Watched], Tensor]:
         """The last layer, of which only one row reaches the embedding: with n copies of that row, one backward pass gives the n
         gradients, at the cost of n tokens."""
-        layer, tokens = transformer_pass.transformer.layers[start], transformer_pass.tokens[start].float()
+        layer, tokens = transformer_pass.transformer.layers[start], widened(transformer_pass.tokens[start])
         with torch.no_grad():
             attended = attend(layer, tokens, transformer_pass.mask, rows=transformer_pass.row, single_head=self.heads == "single")
             before = take_rows(tokens, transformer_pass.row)
@@ -171,13 +171,14 @@ class GradEclip(Method):
 
     def _run_layers(self, transformer_pass: TransformerPass, count: int, start: int) -> tuple[list[_Watched], Tensor]:
         """The last layers with their graph. A single image is run once and shared by all n rows."""
-        tokens, watched = transformer_pass.tokens[start].float(), []
+        tokens, watched = widened(transformer_pass.tokens[start]), []
         for layer in transformer_pass.transformer.layers[start:]:
             attended = attend(layer, tokens, transformer_pass.mask, single_head=self.heads == "single")
             # The first explained layer's attention is in no graph, because the weights are frozen: it becomes a leaf.
             mixed = attended.mixed if attended.mixed.requires_grad else attended.mixed.detach().requires_grad_()
             watched.append(_Watched(layer, attended, mixed))
             tokens = layer.finish(tokens, layer.out(mixed))
+        check_layers(transformer_pass, start)
         everything = transformer_pass.transformer.pooling == "mean"
         embeddings = transformer_pass.transformer.read(tokens if everything else take_rows(tokens, transformer_pass.row))
         return watched, embeddings.expand(count, -1)

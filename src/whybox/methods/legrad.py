@@ -13,7 +13,7 @@ from whybox.method import Method
 from whybox.ops.attention_flow import maps_on_grid, ready
 from whybox.ops.gradients import gradients_on, row_gradients
 from whybox.ops.maps import ordinary
-from whybox.ops.transformer import attend
+from whybox.ops.transformer import attend, check_layer_rows, widened
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 
@@ -93,8 +93,10 @@ def _layer_maps(
     """For every target the maps (n,N) of one layer; one backward pass through it per detection."""
     transformer = transformer_pass.transformer
     with ready(*layer.modules, *transformer.modules):
-        entering = tokens.detach().float().requires_grad_()
+        entering = widened(tokens.detach()).clone().requires_grad_()
         attended = attend(layer, entering, transformer_pass.mask, probabilities=True)
+        if layer in transformer.layers and not layer.pools:
+            check_layer_rows(transformer_pass, transformer.layers.index(layer), entering, attended.mixed)
         after = layer.finish(entering, layer.out(attended.mixed))
         embedding = transformer.read(after if transformer.pooling == "mean" else after.mean(1, keepdim=True))
         live = transformer_pass.answer(embedding.expand(len(detections), -1), detections)

@@ -13,7 +13,7 @@ from whybox.errors import WhyboxError
 from whybox.method import Method
 from whybox.ops.gradients import check_connected, gradients_on
 from whybox.ops.hooks import frozen
-from whybox.ops.transformer import embedding_from, in_float32, modules_from
+from whybox.ops.transformer import check_layers, embedding_from, in_float32, modules_from, widened
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 DEPTH = 10 / 12
@@ -137,7 +137,8 @@ class M2ib(Method):
 
     def _fit(self, item: "_Item", start: int, score: Callable[[Tensor], Tensor]) -> Tensor:
         """(N,) the information that each token keeps, 0 for those outside the bottleneck."""
-        tokens = item.transformer_pass.tokens[start].detach().float()
+        tokens = widened(item.transformer_pass.tokens[start].detach())
+        check_layers(item.transformer_pass, start)
         own = tokens[0, item.inside]
         alpha = torch.full_like(own, self.alpha).requires_grad_()
         adam = torch.optim.Adam([alpha], lr=self.lr)

@@ -8,6 +8,7 @@ from torch import Tensor
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.models._whole_image import ImageEncoder, WholeImage, whole_image, whole_image_detections
+from whybox.ops.transformer import widened
 from whybox.types import Candidates, Detections
 
 
@@ -22,9 +23,13 @@ class Classifier(WholeImage):
     kind = "classifier"
 
     def __init__(
-        self, image_encoder: ImageEncoder, classify: Callable[[Tensor], Tensor], classes: Sequence[str] | None, name: str
+        self,
+        make_encoder: Callable[[], ImageEncoder],
+        classify: Callable[[Tensor], Tensor],
+        classes: Sequence[str] | None,
+        name: str,
     ) -> None:
-        super().__init__(image_encoder, name)
+        super().__init__(make_encoder, name)
         self.classify = classify
         self.classes = classes
 
@@ -40,7 +45,7 @@ class Classifier(WholeImage):
         return self
 
     def _candidates(self, embeddings: Tensor, frame: Frame) -> Candidates:
-        logits = self.classify(embeddings).float()
+        logits = widened(self.classify(embeddings))
         return whole_image(logits.softmax(-1), logits, frame)
 
     def _detections(self, candidates: Candidates) -> Detections:

@@ -4,23 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from whybox.attention import ImageTextModel, Text, Transformer, TransformerPass
+from whybox.attention import ImageTextModel, Text, TextEmbedding, Transformer, TransformerPass
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
-from whybox.models._whole_image import ImageEncoder, WholeImage, check_pieces, whole_image, whole_image_detections
+from whybox.models._whole_image import ImageEncoder, WholeImage, whole_image, whole_image_detections
+from whybox.network_state import exclusive, fingerprint
 from whybox.ops.attention_flow import chosen_texts
 from whybox.ops.hooks import frozen
-from whybox.ops.transformer import enter_layers, read_embedding, run_layer
+from whybox.ops.transformer import difference, entering_layers, read_embedding, run_layer, widened
 from whybox.types import Candidates, Detections, Trace
-
-_CHECKED: "WeakSet[nn.Module]" = WeakSet()
-"""Networks whose text encoder, run layer by layer, was verified to reproduce its own forward pass."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,12 @@ class TextEncoder:
     scale: Callable[[], tuple[float, float]] = lambda: (1.0, 0.0)
 
 
+Encoders = tuple[ImageEncoder, TextEncoder]
+"""Of one network as it is now."""
+Prompt = str | TextEmbedding
+"""What a text may be given as."""
+
+
 class ImageText(WholeImage, ImageTextModel):
     """A model of image-text similarity. The score of a text is the cosine similarity of the two embeddings, its logit the
     network's scaled cosine; `prompt` gives the same model with texts as its classes."""
@@ -64,14 +67,41 @@ class ImageText(WholeImage, ImageTextModel):
     kind = "image-text"
     gives = WholeImage.gives | {"text"}
 
-    def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, name: str, texts: Sequence[str] = ()) -> None:
-        super().__init__(image_encoder, name)
-        self.text_encoder = text_encoder
+    def __init__(self, make_encoders: Callable[[], Encoders], name: str, texts: Sequence[Prompt] = ()) -> None:
+        super().__init__(lambda: make_encoders()[0], name)
+        self._make_encoders = make_encoders
         self.texts: tuple[Text, ...] = ()
+        self._prompts = tuple(texts)
         if texts:
-            batch = text_encoder.tokenize(texts, False)
-            self.texts = batch.texts
-            self._embeddings = self._embed(batch.inputs)
+            self._encode_prompts()
+
+    def _encode_prompts(self) -> None:
+        """Encode the texts; entries that are embeddings stay as they were given."""
+        written = [text for text in self._prompts if not isinstance(text, TextEmbedding)]
+        with exclusive(self.network):
+            encoder, state = self.text_encoder, fingerprint(self.network)
+            batch = encoder.tokenize(written, False) if written else None
+            encoded = iter(() if batch is None else zip(batch.texts, self._embed(encoder, batch.inputs), strict=True))
+        pairs = [
+            (Text(text.name, (), ()), text.values) if isinstance(text, TextEmbedding) else next(encoded) for text in self._prompts
+        ]
+        width = {len(values) for _, values in pairs}
+        if len(width) != 1:
+            raise WhyboxError(f"{self.name}: the texts' embeddings have different widths, {sorted(width)}")
+        self.texts = tuple(text for text, _ in pairs)
+        like = pairs[0][1]
+        self._embeddings = torch.stack([normalize(widened(values.detach().to(like.device)), dim=-1) for _, values in pairs])
+        self._encoded_in = state
+
+    def _refresh(self) -> None:
+        """Encode the texts anew where the network has changed since."""
+        if self._prompts and fingerprint(self.network) != self._encoded_in:
+            self._encode_prompts()
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder of the network as it is now."""
+        return self._make_encoders()[1]
 
     @property
     def classes(self) -> list[str]:
@@ -82,34 +112,51 @@ class ImageText(WholeImage, ImageTextModel):
     def classes(self, names: Sequence[str] | None) -> None:
         raise WhyboxError(f"{self.name} has texts for its classes: leave classes out, and give text")
 
-    def _own_classes(self) -> list[str] | None:
-        return self.classes or None
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """As every model's, with the numbers of texts that are embeddings."""
+        given = [text.values for text in self._prompts if isinstance(text, TextEmbedding)]
+        return (*super().identity, *(str(values.tolist()) for values in given))
 
-    def _with_classes(self, names: list[str]) -> "ImageText":
+    def _own_classes(self) -> list[Any] | None:
+        return list(self._prompts) or None
+
+    def _with_classes(self, names: list[Any]) -> "ImageText":
         return self.prompt(names)
 
-    def prompt(self, texts: Sequence[str]) -> "ImageText":
-        """The same model with these texts as its classes. They are encoded once, here: prompt again after changing weights."""
-        prompted = ImageText(self.image_encoder, self.text_encoder, self.name, texts)
+    def prompt(self, texts: Sequence[Prompt]) -> "ImageText":
+        """The same model with these texts as its classes. They are encoded here, and anew where the network has changed since.
+
+        Args:
+            texts: Texts, or `TextEmbedding`s.
+
+        Raises:
+            WhyboxError: An embedding has another width than the model's.
+        """
+        prompted = ImageText(self._make_encoders, self.name, texts)
         prompted.settings, prompted._made_by = self.settings, self._made_by
         return prompted
 
     def answer(self, trace: Trace) -> Trace:
         """A trace that was made with other prompts, with its candidates for these texts; the image is not encoded again."""
+        self._refresh()
         candidates = self._candidates(self._image_embedding(trace), trace.frame)
         return replace(trace, candidates=candidates, detections=self._detections(candidates))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(K,D) L2-normalized embeddings of texts."""
-        return self._embed(self.text_encoder.tokenize(texts, False).inputs)
+        encoder = self.text_encoder
+        return self._embed(encoder, encoder.tokenize(texts, False).inputs)
 
-    def _embed(self, inputs: Any) -> Tensor:
+    def _embed(self, encoder: TextEncoder, inputs: Any) -> Tensor:
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
-            return normalize(self.text_encoder.embed(inputs).float(), dim=-1)
+            return normalize(widened(encoder.embed(inputs)), dim=-1)
 
     def _candidates(self, embeddings: Tensor, frame: Frame) -> Candidates:
-        unit = normalize(embeddings.float(), dim=-1)
-        return self._of_cosines(unit @ self._text_embeddings(embeddings).T, frame)
+        unit, texts = normalize(widened(embeddings), dim=-1), self._text_embeddings(embeddings)
+        if texts.shape[-1] != unit.shape[-1]:
+            raise WhyboxError(f"{self.name} has embeddings of {unit.shape[-1]} numbers, and the text's has {texts.shape[-1]}")
+        return self._of_cosines(unit @ texts.T, frame)
 
     def _of_cosines(self, cosines: Tensor, frame: Frame) -> Candidates:
         """Cosines (n,T) of the image with the texts -> n candidates."""
@@ -119,8 +166,8 @@ class ImageText(WholeImage, ImageTextModel):
 
     def _text_embeddings(self, like: Tensor) -> Tensor:
         if not self.texts:
-            return like.new_zeros((0, like.shape[-1]), dtype=torch.float32)
-        return self._embeddings.to(like.device)
+            return like.new_zeros((0, like.shape[-1]), dtype=widened(like).dtype)
+        return self._embeddings.to(like.device, widened(like).dtype)
 
     def _detections(self, candidates: Candidates) -> Detections:
         """One detection per text, in the order of the prompts."""
@@ -139,31 +186,43 @@ class ImageText(WholeImage, ImageTextModel):
         Raises:
             WhyboxError: The text encoder cannot be run layer by layer.
         """
-        encoder, known = self.text_encoder.transformer, self._text_embeddings(self._image_embedding(trace))
-        if encoder is None:
+        encoder, known = self.text_encoder, self._text_embeddings(self._image_embedding(trace))
+        if encoder.transformer is None:
             raise WhyboxError(f"{self.name} has no text encoder that can be run layer by layer")
         rows = torch.arange(len(self.texts)) if labels is None else labels
+        if wordless := [self.texts[row].text for row in rows.tolist() if not isinstance(self._prompts[row], str)]:
+            raise WhyboxError(f"text {wordless[0]!r} was given as an embedding, which has no words to explain")
         # Tokenizers take no empty batch: for no texts one is tokenized and dropped again.
-        read = rows.tolist() or [0]
-        batch = self.text_encoder.tokenize([self.texts[row].text for row in read], padded)
+        read = [self.texts[row].text for row in rows.tolist()] or ["a"]
+        batch = encoder.tokenize(read, padded)
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
-            entering, mask = enter_layers(encoder, batch.inputs)
-            embedding = read_embedding(encoder, run_layer(encoder.layers[-1], entering[-1], mask), batch.row)
-            self._check_texts(batch, embedding)
+            with entering_layers(encoder.transformer) as entered:
+                embedding = encoder.embed(batch.inputs)
+            tokens, mask = self._entered(entered, batch), encoder.transformer.mask(batch.inputs)
+            self._check_texts(encoder.transformer, tokens[-1], mask, batch.row, embedding)
         answer = partial(self._answer_texts, trace, known)
-        kept = TransformerPass(encoder, entering, batch.row, embedding, answer, mask, words=batch.words)
+        kept = TransformerPass(encoder.transformer, tokens, batch.row, embedding, answer, mask, words=batch.words)
         return kept if len(rows) else chosen_texts(kept, rows)
 
-    def _check_texts(self, batch: TokenBatch, embedding: Tensor) -> None:
-        """Once per network: its text encoder, run layer by layer, must reproduce its own forward pass."""
-        if self.network not in _CHECKED:
-            check_pieces(self.text_encoder.embed(batch.inputs), embedding, f"{self.name}: the text encoder")
-            _CHECKED.add(self.network)
+    def _entered(self, entered: Sequence[Sequence[Tensor]], batch: TokenBatch) -> tuple[Tensor, ...]:
+        """What entered each layer, without the padding that the network's own forward pass may need."""
+        if any(len(tokens) != 1 for tokens in entered):
+            raise WhyboxError(f"{self.name}: a layer of the text encoder did not run exactly once in its own forward pass")
+        return tuple(tokens[0][:, : batch.words.shape[1]].clone() for tokens in entered)
+
+    def _check_texts(self, transformer: Transformer, tokens: Tensor, mask: Tensor | None, row: Tensor, embedding: Tensor) -> None:
+        """The last layer of the text encoder, run by itself, must give the embedding of the network's own forward pass."""
+        own = read_embedding(transformer, run_layer(transformer.layers[-1], tokens, mask), row)
+        if reason := difference(embedding, own):
+            raise WhyboxError(
+                f"{self.name}: the text encoder's last layer, run by itself, does not reproduce the model's forward pass "
+                f"({reason}): a hook, an adapter or a replaced module changes it, so its words cannot be explained"
+            )
 
     def _answer_texts(self, trace: Trace, known: Tensor, embeddings: Tensor, detections: Detections) -> Trace:
         """The image's cosines with all texts; in row i, that of detection i's text is computed from embedding i."""
-        image = normalize(self._image_embedding(trace).float(), dim=-1)
-        own = (normalize(embeddings.float(), dim=-1) * image).sum(-1)
+        image = normalize(widened(self._image_embedding(trace)), dim=-1)
+        own = (normalize(widened(embeddings), dim=-1) * image).sum(-1)
         columns = torch.arange(len(known), device=known.device)
         cosines = torch.where(columns == detections.labels.to(known.device)[:, None], own[:, None], image @ known.T)
         return trace.rows(self._of_cosines(cosines, trace.frame), detections)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,19 @@ from whybox.attention import Transformer, TransformerModel, TransformerPass
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame, Size
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, token_layer
+from whybox.network_state import exclusive
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen
-from whybox.ops.transformer import attend, embedding_from, enter_layers, in_float32, modules_from, run_layer
+from whybox.ops.transformer import (
+    attend,
+    difference,
+    embedding_from,
+    entering_layers,
+    in_float32,
+    modules_from,
+    run_layer,
+    widened,
+)
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, FeatureMap, Trace
 
@@ -32,13 +41,12 @@ TOKENS = "tokens"
 BLOCKS = "blocks"
 MOST_PATCHES = 128 * 128
 """2048x2048 pixels in patches of 16 take seconds per layer on a CPU; a mistaken size of 5000x5000 would take hours."""
-_CHECKED: "WeakSet[nn.Module]" = WeakSet()
-"""Networks whose image encoder, run layer by layer, was verified to reproduce its own forward pass."""
 
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """The image encoder of a network, provided by its family.
+    """The image encoder of a network, provided by its family: made anew for every pass, since a part of the network may have
+    been replaced, or wrapped, since the last one.
 
     Attributes:
         network: The whole network.
@@ -63,12 +71,19 @@ class ImageEncoder:
 
 @dataclass(frozen=True)
 class _State:
-    """The stored results of a pass, from which it can be resumed. pixels: the network's input, (1,3,Hn,Wn)."""
+    """The stored results of a pass, from which it can be resumed.
+
+    Attributes:
+        pixels: The network's input, (1,3,Hn,Wn).
+        tokens: What entered each layer, (1,N,C).
+        embedding: (1,D).
+        altered: Why the last layer cannot be run by itself; "" where it gives the pass's embedding.
+    """
 
     pixels: Tensor
     tokens: tuple[Tensor, ...]
-    mask: Tensor | None
     embedding: Tensor
+    altered: str
 
 
 class WholeImage(TransformerModel):
@@ -82,13 +97,18 @@ class WholeImage(TransformerModel):
 
     gives = frozenset({"candidates", "features", "input", "transformer", "attention"})
 
-    def __init__(self, image_encoder: ImageEncoder, name: str) -> None:
-        self.image_encoder = image_encoder
-        self.network: Any = image_encoder.network
+    def __init__(self, make_encoder: Callable[[], ImageEncoder], name: str) -> None:
+        self._make_encoder = make_encoder
+        encoder = make_encoder()
+        self.network: Any = encoder.network
         self.name = name
-        self.fill = image_encoder.fill
+        self.fill = encoder.fill
         self._made_by: Callable[[], WholeImage] | None = None
-        self._paths = {**image_encoder.features, **_norm_path(image_encoder)}
+
+    @property
+    def image_encoder(self) -> ImageEncoder:
+        """The image encoder of the network as it is now."""
+        return self._make_encoder()
 
     def __reduce__(self) -> Any:
         """Pickle the network and the family's options; the encoders are rebuilt from these."""
@@ -96,12 +116,15 @@ class WholeImage(TransformerModel):
             return super().__reduce__()
         return _make_again, (self._made_by, self.name, self._own_classes())
 
+    def _refresh(self) -> None:
+        """Before a pass: compute anew what was computed with the network in another state."""
+
     @abstractmethod
-    def _own_classes(self) -> list[str] | None:
+    def _own_classes(self) -> list[Any] | None:
         """The texts or class names that this model was given after its family built it."""
 
     @abstractmethod
-    def _with_classes(self, names: list[str]) -> "WholeImage":
+    def _with_classes(self, names: list[Any]) -> "WholeImage":
         """This model, rebuilt in another process, with the result of `_own_classes`."""
 
     @abstractmethod
@@ -115,88 +138,90 @@ class WholeImage(TransformerModel):
     @property
     def layers(self) -> tuple[str, ...]:
         """Layer names for `pullbacks`, the default first."""
-        return (*self._paths, TOKENS, INPUT)
+        return (*_paths_of(self.image_encoder), TOKENS, INPUT)
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
-        """One forward pass over an image (3,H,W) in 0..1, layer by layer, without a graph."""
+        """The network's own forward pass over an image (3,H,W) in 0..1, without a graph; what enters each layer is kept."""
         if differentiable:
             raise WhyboxError(f"{self.name}: a differentiable trace is available for detectors; leave differentiable out")
+        self._refresh()
+        encoder = self.image_encoder
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
-            pixels, frame = self.image_encoder.prepare(image[None])
-            self._check_size(frame)
-            entering, mask = enter_layers(self.image_encoder.transformer, pixels)
-            embedding = self._read_out(entering[-1], mask)
-            self._check(pixels, embedding)
+            pixels, frame = encoder.prepare(image[None])
+            self._check_size(encoder, frame)
+            with entering_layers(encoder.transformer) as entered:
+                embedding = encoder.embed(pixels)
+            tokens = self._entered_once(encoder.transformer, entered)
+            self._check_finite(embedding)
+            altered = _altered(encoder.transformer, tokens, embedding)
             candidates = self._candidates(embedding, frame)
-        state = _State(pixels, entering, mask, embedding)
-        features = FeatureMap(self._on_grid(entering[-1][0], frame), self._stride(frame), TOKENS)
+        state = _State(pixels, tokens, embedding, altered)
+        features = FeatureMap(_on_grid(encoder, tokens[-1][0], frame), _stride(encoder, frame), TOKENS)
         return Trace(image, frame, (features,), candidates, self._detections(candidates), embedding=embedding, state=state)
 
-    def _check_size(self, frame: Frame) -> None:
-        height, width = self.image_encoder.grid(frame.network)
+    def _entered_once(self, transformer: Transformer, entered: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+        for layer, tokens in zip(transformer.layers, entered, strict=True):
+            if len(tokens) != 1 or tokens[0].ndim != 3:
+                raise WhyboxError(
+                    f"{self.name}: {layer.name} ran {len(tokens)} times in one pass of the image encoder; whybox needs the plain "
+                    "forward pass of this architecture, in which every layer runs once"
+                )
+        return tuple(tokens[0] for tokens in entered)
+
+    def _check_size(self, encoder: ImageEncoder, frame: Frame) -> None:
+        height, width = encoder.grid(frame.network)
         if height * width > MOST_PATCHES:
             raise WhyboxError(
                 f"{frame.network[0]}x{frame.network[1]} pixels are {height * width} patches, and the attention's cost grows with "
                 f"their square: at most {MOST_PATCHES} are taken; give a smaller size"
             )
 
-    def _read_out(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """(B,D) from the last layer's input; of that layer only the row that is read is computed."""
-        vision = self.image_encoder.transformer
-        rows = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
-        if vision.pooling == "mean":
-            return vision.read(run_layer(vision.layers[-1], tokens, mask))
-        layer = vision.layers[-1]
-        attended = attend(layer, tokens, mask, rows=rows)
-        return vision.read(layer.finish(tokens[:, :1], layer.out(attended.mixed)))
-
-    def _check(self, pixels: Tensor, embedding: Tensor) -> None:
-        """Once per network: run layer by layer, it must reproduce its own forward pass."""
-        if self.network in _CHECKED:
-            return
-        own = self.image_encoder.embed(pixels).float()
-        if not own.isfinite().all():
+    def _check_finite(self, embedding: Tensor) -> None:
+        if not embedding.isfinite().all():
             raise WeightsError(f"{self.name} gave an embedding that is NaN or infinite: look at its weights and its input")
-        check_pieces(own, embedding, f"{self.name}: the image encoder")
-        _CHECKED.add(self.network)
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """One candidate for each of the images (B,3,H,W) in 0..1 of one size, by the network's own forward pass."""
         if not len(images):
             return []
+        self._refresh()
+        encoder = self.image_encoder
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
-            pixels, frame = self.image_encoder.prepare(images)
-            return [self._candidates(embedding[None], frame) for embedding in self.image_encoder.embed(pixels)]
-
-    def _on_grid(self, tokens: Tensor, frame: Frame) -> Tensor:
-        """Tokens (N,C) -> (C,h,w)"""
-        height, width = self.image_encoder.grid(frame.network)
-        start = self.image_encoder.first
-        return tokens[start : start + height * width].T.reshape(-1, height, width)
-
-    def _stride(self, frame: Frame) -> float:
-        return frame.network[0] / self.image_encoder.grid(frame.network)[0]
+            pixels, frame = encoder.prepare(images)
+            return [self._candidates(embedding[None], frame) for embedding in encoder.embed(pixels)]
 
     def _known(self, trace: Trace) -> _State:
         return trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
 
     def transformer(self, trace: Trace) -> TransformerPass:
-        """The image encoder's pass, from the image's trace."""
+        """The image encoder's pass, from the image's trace.
+
+        Raises:
+            WhyboxError: The last layer, run by itself, does not give the embedding of the network's own forward pass.
+        """
         state = self._known(trace)
+        if state.altered:
+            raise WhyboxError(
+                f"{self.name}: the last attention layer cannot be run by itself, as this method does ({state.altered}): a hook, "
+                "an adapter or a replaced module changes it; method='odam' takes gradients through the network's own forward pass"
+            )
+        return self._pass(trace, state, self.image_encoder)
+
+    def _pass(self, trace: Trace, state: _State, encoder: ImageEncoder) -> TransformerPass:
 
         def answer(embeddings: Tensor, detections: Detections) -> Trace:
             return trace.rows(self._candidates(embeddings, trace.frame), detections)
 
         return TransformerPass(
-            self.image_encoder.transformer,
+            encoder.transformer,
             state.tokens,
             torch.zeros(1, dtype=torch.long, device=state.embedding.device),
             state.embedding,
             answer,
-            state.mask,
-            self.image_encoder.grid(trace.frame.network),
-            self.image_encoder.first,
-            self._stride(trace.frame),
+            None,
+            encoder.grid(trace.frame.network),
+            encoder.first,
+            _stride(encoder, trace.frame),
         )
 
     def pullbacks(
@@ -207,27 +232,61 @@ class WholeImage(TransformerModel):
             raise unknown("route", route, ("auto", "exact"))
         if not len(detections):
             return
-        wanted = layer or self.layers[0]
+        encoder, wanted = self.image_encoder, layer or self.layers[0]
         state = self._known(trace)
-        start = self._start(wanted)
+        start = self._start(encoder, wanted)
         if start is None:
-            yield from self._through_modules(trace, detections, wanted, state)
+            yield from self._through_modules(trace, detections, wanted, state, encoder)
             return
-        modules = modules_from(self.image_encoder.transformer, start)
-        with in_float32(*modules), frozen(self.network), gradients_on():
-            # A clone, because `.float()` returns the stored tensor itself where it is float32 already.
-            leaf = state.tokens[start].detach().float().clone().requires_grad_()
-            embedding = embedding_from(self.transformer(trace), start, leaf)
-            live = replace(trace, candidates=self._candidates(embedding, trace.frame))
-        grid = self.image_encoder.grid(trace.frame.network)
-        tokens = token_layer(wanted, leaf, trace.frame.network, grid, self.image_encoder.first)
+        modules = modules_from(encoder.transformer, start)
+        with exclusive(self.network), in_float32(*modules), frozen(self.network), gradients_on():
+            # A clone, because a tensor that is wide enough is returned as it is stored.
+            leaf = widened(state.tokens[start].detach()).clone().requires_grad_()
+            embedding = self._resumed(trace, state, encoder, start, leaf)
+        if embedding is None:
+            modules = (self.network,)
+            with exclusive(self.network), in_float32(*modules), frozen(self.network), gradients_on():
+                embedding = _from_input_of(encoder, start, leaf, widened(state.pixels))
+                self._check_same(embedding, state)
+        live = replace(trace, candidates=self._with_graph(embedding, trace.frame))
+        grid = encoder.grid(trace.frame.network)
+        tokens = token_layer(wanted, leaf, trace.frame.network, grid, encoder.first)
         for pullback in exact_pullbacks(live, detections, [tokens]):
             # The graph was recorded with float32 weights, which are half precision again by the time of the backward pass.
-            yield replace(pullback, backward=_in_float32(pullback.backward, modules))
+            yield replace(pullback, backward=self._in_float32(pullback.backward, modules))
 
-    def _start(self, wanted: str) -> int | None:
+    def _with_graph(self, embedding: Tensor, frame: Frame) -> Candidates:
+        with exclusive(self.network), in_float32(self.network), frozen(self.network), gradients_on():
+            return self._candidates(embedding, frame)
+
+    def _resumed(self, trace: Trace, state: _State, encoder: ImageEncoder, start: int, tokens: Tensor) -> Tensor | None:
+        """The embedding from the layers from `start` on, run one by one; None where that is not the pass's embedding."""
+        if state.altered:
+            return None
+        try:
+            embedding = embedding_from(self._pass(trace, state, encoder), start, tokens)
+        except Exception:  # a replaced layer may fail in any way; the network's own forward pass is left
+            return None
+        return None if difference(state.embedding, embedding) else embedding
+
+    def _check_same(self, embedding: Tensor, state: _State) -> None:
+        """Refuse a network that gives another embedding for the same image."""
+        if reason := difference(state.embedding, embedding):
+            raise WhyboxError(
+                f"{self.name}: two passes over the same image gave different embeddings ({reason}): its forward pass must be "
+                "deterministic"
+            )
+
+    def _in_float32(self, backward: Callable[[Tensor], Tensor], modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+        def wide(values: Tensor) -> Tensor:
+            with exclusive(self.network), in_float32(*modules):
+                return backward(values)
+
+        return wide
+
+    def _start(self, encoder: ImageEncoder, wanted: str) -> int | None:
         """The index of the attention layer whose input has this name; None for other layers."""
-        count = len(self.image_encoder.transformer.layers)
+        count = len(encoder.transformer.layers)
         if wanted == TOKENS:
             return count - 1
         if module_path(wanted) != BLOCKS:
@@ -237,69 +296,103 @@ class WholeImage(TransformerModel):
             raise unknown("layer", wanted, [f"{BLOCKS}[{i}]" for i in range(count)])
         return int(number)
 
-    def _through_modules(self, trace: Trace, detections: Detections, wanted: str, state: _State) -> Iterator[Pullback]:
+    def _through_modules(
+        self, trace: Trace, detections: Detections, wanted: str, state: _State, encoder: ImageEncoder
+    ) -> Iterator[Pullback]:
         """Pullbacks to a module's output, or to the input: the network's own forward pass with hooks."""
-        named = self._paths.get(wanted, wanted)
+        named = _paths_of(encoder).get(wanted, wanted)
         path = module_path(named)
-        with in_float32(self.network), frozen(self.network), gradients_on():
-            tensors, embedding = self._watch(path, state, trace, last=wanted == NORMED)
+        with exclusive(self.network), in_float32(self.network), frozen(self.network), gradients_on():
+            tensors, embedding = self._watch(path, state, trace, encoder, last=wanted == NORMED)
+            self._check_same(embedding, state)
             live = replace(trace, candidates=self._candidates(embedding, trace.frame))
-        chosen = choose_layers(self._laid_out(path, tensors, trace.frame.network), named)
+        chosen = choose_layers(self._laid_out(encoder, path, tensors, trace.frame.network), named)
         for pullback in exact_pullbacks(live, detections, chosen[-1:]):
-            yield replace(pullback, backward=_in_float32(pullback.backward, (self.network,)))
+            yield replace(pullback, backward=self._in_float32(pullback.backward, (self.network,)))
 
-    def _laid_out(self, path: str, tensors: Sequence[Tensor], network: Size) -> list[Layer]:
+    def _laid_out(self, encoder: ImageEncoder, path: str, tensors: Sequence[Tensor], network: Size) -> list[Layer]:
         """The recorded tensors as layers. As many tokens as the encoder has lie on its grid; other grids are inferred."""
-        height, width = self.image_encoder.grid(network)
+        height, width = encoder.grid(network)
         last = tensors[-1]
         if path == INPUT:
             # The patch embedding drops what is left over beside the last whole patch.
             return [Layer(path, last, lambda values: values[..., : network[0], : network[1]], 1.0)]
-        if last.ndim == 3 and last.shape[1] == self.image_encoder.first + height * width:
-            return [token_layer(path, last, network, (height, width), self.image_encoder.first)]
+        if last.ndim == 3 and last.shape[1] == encoder.first + height * width:
+            return [token_layer(path, last, network, (height, width), encoder.first)]
         return find_layers(path, tensors, network)
 
-    def _watch(self, path: str, state: _State, trace: Trace, *, last: bool) -> tuple[list[Tensor], Tensor]:
+    def _watch(self, path: str, state: _State, trace: Trace, encoder: ImageEncoder, *, last: bool) -> tuple[list[Tensor], Tensor]:
         """The outputs of one module, as nodes of the graph, and the embedding. last: the module is part of the last layer, and
-        only that layer is run again."""
-        pixels = state.pixels.float()
+        only that layer is run again, unless something has changed it."""
+        pixels = widened(state.pixels)
         if path == INPUT:
             leaf = pixels.clone().requires_grad_()
-            return [leaf], self.image_encoder.embed(leaf)
+            return [leaf], encoder.embed(leaf)
+        if last and not state.altered:
+            start = len(state.tokens) - 1
+            with capture(self.network, [path]) as captured:
+                embedding = embedding_from(self._pass(trace, state, encoder), start, widened(state.tokens[start].detach()))
+            if not difference(state.embedding, embedding):
+                return captured[path], embedding
         with capture(self.network, [path]) as captured:
-            if last:
-                start = len(state.tokens) - 1
-                embedding = embedding_from(self.transformer(trace), start, state.tokens[start].detach().float())
-            else:
-                embedding = self.image_encoder.embed(pixels)
+            embedding = encoder.embed(pixels)
         return captured[path], embedding
 
 
-def check_pieces(whole: Tensor, pieces: Tensor, what: str) -> None:
-    """Refuse an encoder that, run layer by layer, does not reproduce its own forward pass.
+def _altered(transformer: Transformer, tokens: Sequence[Tensor], embedding: Tensor) -> str:
+    """Why the last layer, run by itself on what entered it, does not give the pass's embedding; "" where it does."""
+    try:
+        own = _read_out(transformer, tokens[-1])
+    except Exception as error:  # a replaced module may fail in any way
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return difference(embedding, own)
 
-    Args:
-        whole: Embeddings (B,D) of the network's own forward pass.
-        pieces: Embeddings (B,D) of the layers run one by one.
-        what: Model and encoder, for the error.
 
-    Raises:
-        WhyboxError: They differ by more than their dtype's precision explains.
-    """
-    whole, layered = whole.float(), pieces.float()
-    away = float(((whole - layered).norm(dim=-1) / whole.norm(dim=-1).clamp(min=1e-12)).amax())
-    # "not <=" and not ">", so that NaN is refused.
-    if not away <= (1e-3 if pieces.dtype == torch.float32 else 5e-2):
+def _read_out(transformer: Transformer, tokens: Tensor) -> Tensor:
+    """(B,D) from the last layer's input; of that layer only the row that is read is computed."""
+    layer = transformer.layers[-1]
+    if transformer.pooling == "mean":
+        return transformer.read(run_layer(layer, tokens))
+    rows = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+    return transformer.read(layer.finish(tokens[:, :1], layer.out(attend(layer, tokens, rows=rows).mixed)))
+
+
+def _from_input_of(encoder: ImageEncoder, start: int, tokens: Tensor, pixels: Tensor) -> Tensor:
+    """The embedding (1,D) of the network's own forward pass, in which `tokens` enter layer `start`."""
+    layer = encoder.transformer.layers[start]
+    entry = layer.modules[0] if layer.entry is None else layer.entry
+    if layer.returning is None:
         raise WhyboxError(
-            f"{what}, run layer by layer, does not reproduce the model's forward pass (the embeddings differ by {away:.2g} of "
-            "their length): whybox does not know this variant of the architecture"
+            f"{layer.name} has been changed, and its input cannot be computed from its tokens: choose another layer"
         )
+    given_back = layer.returning(tokens)
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        swapped = tuple(given_back.clone() if value is given else value for value in args)
+        return swapped, {name: given_back.clone() if value is given else value for name, value in kwargs.items()}
+
+    handle = entry.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        return encoder.embed(pixels)
+    finally:
+        handle.remove()
+
+
+def _on_grid(encoder: ImageEncoder, tokens: Tensor, frame: Frame) -> Tensor:
+    """Tokens (N,C) -> (C,h,w)"""
+    height, width = encoder.grid(frame.network)
+    return tokens[encoder.first : encoder.first + height * width].T.reshape(-1, height, width)
+
+
+def _stride(encoder: ImageEncoder, frame: Frame) -> float:
+    return frame.network[0] / encoder.grid(frame.network)[0]
 
 
 def whole_image(scores: Tensor, logits: Tensor, frame: Frame) -> Candidates:
     """n candidates that are the whole image, from their scores and logits (n,K)."""
     height, width = frame.image
-    boxes = torch.tensor([[0.0, 0.0, width, height]], device=scores.device).expand(len(scores), 4)
+    boxes = torch.tensor([[0.0, 0.0, width, height]], device=scores.device, dtype=torch.float32).expand(len(scores), 4)
     return Candidates(boxes, scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device), logits)
 
 
@@ -309,19 +402,12 @@ def whole_image_detections(candidates: Candidates, labels: Tensor) -> Detections
     return Detections(boxes, candidates.scores[0].detach()[labels], labels, torch.zeros_like(labels))
 
 
-def _norm_path(encoder: ImageEncoder) -> dict[str, str]:
-    """The module path of the norm before the last attention; empty where it is not a module of the network."""
+def _paths_of(encoder: ImageEncoder) -> dict[str, str]:
+    """Layer names and module paths: those of feature maps, then the norm before the last attention, where it is a module of the
+    network."""
     norm = encoder.transformer.layers[-1].normalize
     paths = [path for path, part in encoder.network.named_modules() if part is norm]
-    return {NORMED: paths[0]} if paths else {}
-
-
-def _in_float32(backward: Callable[[Tensor], Tensor], modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
-    def wide(values: Tensor) -> Tensor:
-        with in_float32(*modules):
-            return backward(values)
-
-    return wide
+    return {**encoder.features, **({NORMED: paths[0]} if paths else {})}
 
 
 def made_again(wrap: Callable[Options, Made]) -> Callable[Options, Made]:
@@ -345,7 +431,7 @@ def _in_words(value: Any) -> str:
     return f"{type(value).__name__}{sorted(described().items()) if callable(described) else ''}"
 
 
-def _make_again(made_by: Callable[[], WholeImage], name: str, classes: list[str] | None) -> WholeImage:
+def _make_again(made_by: Callable[[], WholeImage], name: str, classes: list[Any] | None) -> WholeImage:
     model = made_by()
     model.name = name
     return model if classes is None else model._with_classes(classes)

@@ -12,7 +12,7 @@ from whybox.attention import TransformerPass
 from whybox.errors import GradientError, WhyboxError
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import frozen
-from whybox.ops.transformer import attend, in_float32, read_embedding
+from whybox.ops.transformer import attend, check_layer_rows, in_float32, read_embedding, widened
 
 
 @contextmanager
@@ -36,7 +36,9 @@ def layer_attention(transformer_pass: TransformerPass, index: int) -> Tensor:
     """The attention probabilities (B,heads,n,N) of one layer, without a graph."""
     layer = transformer_pass.transformer.layers[index]
     with ready(*layer.modules), torch.no_grad():
-        attended = attend(layer, transformer_pass.tokens[index].float(), transformer_pass.mask, probabilities=True)
+        tokens = widened(transformer_pass.tokens[index])
+        attended = attend(layer, tokens, transformer_pass.mask, probabilities=True)
+        check_layer_rows(transformer_pass, index, tokens, attended.mixed)
     assert attended.probabilities is not None
     return attended.probabilities
 
@@ -51,9 +53,10 @@ def live_attention(transformer_pass: TransformerPass, start: int) -> tuple[list[
     Returns:
         The attention probabilities (B,heads,n,N) of each layer, nodes of the embeddings' graph, and the embeddings (B,D).
     """
-    tokens, probabilities = transformer_pass.tokens[start].detach().float().requires_grad_(), []
-    for layer in transformer_pass.transformer.layers[start:]:
+    tokens, probabilities = widened(transformer_pass.tokens[start].detach()).clone().requires_grad_(), []
+    for index, layer in enumerate(transformer_pass.transformer.layers[start:], start):
         attended = attend(layer, tokens, transformer_pass.mask, probabilities=True)
+        check_layer_rows(transformer_pass, index, tokens, attended.mixed)
         assert attended.probabilities is not None
         probabilities.append(attended.probabilities)
         tokens = layer.finish(tokens, layer.out(attended.mixed))

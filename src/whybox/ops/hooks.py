@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from whybox.errors import GradientError, unknown
+from whybox.network_state import exclusive
 
 INPUT = "input"
 """The layer name of the network's own input."""
@@ -18,14 +20,39 @@ _MAIN_OUTPUTS = ("feature_maps", "last_hidden_state")
 """Entries of a ModelOutput that are the features; its other entries (hidden states, attentions) are not."""
 
 
+_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
+"""The flags of open_clip, timm and transformers. Some are obeyed in evaluation mode, too: the pass is then made again during
+the backward pass, without the hooks that recorded it."""
+
+
 @contextmanager
 def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
-    """Inside, the module is in evaluation mode and no parameter requires grad; afterwards every flag is restored.
+    """Inside, the module is in evaluation mode, no parameter requires grad, gradient checkpointing is off, and no other thread
+    explains it; afterwards every flag is restored.
 
     Args:
         module: The module.
         weights: False leaves the parameters as they are, for a pass whose graph reaches down to them.
     """
+    with exclusive(module), _without_checkpointing(module), _flags_set(module, weights):
+        yield module
+
+
+@contextmanager
+def _without_checkpointing(module: nn.Module) -> Iterator[None]:
+    switched = [(part, name) for part in module.modules() for name in _CHECKPOINTING if vars(part).get(name) is True]
+    try:
+        for part, name in switched:
+            setattr(part, name, False)
+        yield
+    finally:
+        for part, name in switched:
+            setattr(part, name, True)
+
+
+@contextmanager
+def _flags_set(module: nn.Module, weights: bool) -> Iterator[None]:
+    """Evaluation mode and, with `weights`, no parameter that requires grad."""
     # Set flag by flag, because subclasses override the methods: on some wrappers `.train()` starts a training run.
     modes = [(part, part.training) for part in module.modules()]
     needs = [(weight, weight.requires_grad) for weight in module.parameters() if weights and weight.is_leaf]
@@ -36,7 +63,7 @@ def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
         for weight, need in needs:
             if need:
                 weight.requires_grad = False
-        yield module
+        yield
     finally:
         for part, mode in modes:
             if part.training != mode:
@@ -156,8 +183,8 @@ def map_tensors(output: Any, change: Callable[[Tensor], Tensor], main: Sequence[
     """A copy of a nested output with every tensor changed.
 
     Args:
-        output: Tensors, nested in tuples, named tuples, lists, mappings, and objects with a tensor in `.tensors` (DETR's
-            NestedTensor).
+        output: Tensors, nested in tuples, named tuples, lists, mappings, dataclasses, and objects with a tensor in `.tensors`
+            (DETR's NestedTensor).
         change: Applied to every tensor.
         main: Keys; in a mapping that has one of them, the first such entry is the only one changed.
     """
@@ -172,6 +199,13 @@ def map_tensors(output: Any, change: Callable[[Tensor], Tensor], main: Sequence[
         return type(output)(*(map_tensors(value, change, main) for value in output))
     if type(output) is tuple or type(output) is list:
         return type(output)(map_tensors(value, change, main) for value in output)
+    if is_dataclass(output) and not isinstance(output, type):
+        changed = copy.copy(output)
+        names = [entry.name for entry in fields(output) if hasattr(output, entry.name)]
+        for name in [name for name in main if name in names and getattr(output, name) is not None][:1] or names:
+            # Past the class's own __setattr__, because a frozen dataclass refuses.
+            object.__setattr__(changed, name, map_tensors(getattr(output, name), change, main))
+        return changed
     if isinstance(getattr(output, "tensors", None), Tensor):
         nested = copy.copy(output)
         nested.tensors = change(output.tensors)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
 
 from whybox.attention import AttentionLayer, Transformer, TransformerPass
+from whybox.errors import WhyboxError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Attended:
     values: Tensor
     mixed: Tensor
     probabilities: Tensor | None = None
+
+
+def widened(values: Tensor) -> Tensor:
+    """In float32, or as they are where they are wider: half precision is too coarse for gradients."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def split_heads(values: Tensor, heads: int) -> Tensor:
@@ -105,13 +111,83 @@ def run_layers(layers: Sequence[AttentionLayer], tokens: Tensor, mask: Tensor | 
     return tokens
 
 
-def enter_layers(transformer: Transformer, inputs: Any) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """The input (B,N,C) of each layer, the first layer first, and the mask; the last layer itself is not run."""
-    tokens, mask = transformer.embed(inputs)
-    entering = [tokens]
-    for layer in transformer.layers[:-1]:
-        entering.append(run_layer(layer, entering[-1], mask))
-    return tuple(entering), mask
+@contextmanager
+def entering_layers(transformer: Transformer) -> Iterator[list[list[Tensor]]]:
+    """Record what enters each layer while the network's own forward pass runs inside.
+
+    Yields:
+        One list per layer, which the forward pass fills: the tokens (B,N,C) of every time that the layer runs.
+    """
+    entered: list[list[Tensor]] = [[] for _ in transformer.layers]
+    handles = []
+    try:
+        for layer, tokens in zip(transformer.layers, entered, strict=True):
+            entry = layer.modules[0] if layer.entry is None else layer.entry
+            handles.append(entry.register_forward_pre_hook(_recorder(layer, tokens), with_kwargs=True))
+        yield entered
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recorder(layer: AttentionLayer, entered: list[Tensor]) -> Any:
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        # A copy, because a later layer may work in place.
+        entered.append(layer.entering(tensor.detach()).clone())
+
+    return record
+
+
+def check_layer_rows(transformer_pass: TransformerPass, index: int, tokens: Tensor, mixed: Tensor) -> None:
+    """Refuse a layer that, run by itself, does not give what entered the next one in the network's own forward pass.
+
+    Two rows are compared, which costs next to nothing: the first, and one in the middle.
+
+    Args:
+        transformer_pass: The pass.
+        index: The layer's; nothing is known of what follows the last one but the embedding, which the pass was checked for.
+        tokens: (B,N,C) its input.
+        mixed: (B,N,E) of `attend`.
+
+    Raises:
+        WhyboxError: They differ by more than their precision explains.
+    """
+    if index + 1 >= len(transformer_pass.tokens) or transformer_pass.transformer.layers[index].pools:
+        return
+    layer, rows = transformer_pass.transformer.layers[index], [0, tokens.shape[1] // 2]
+    with torch.no_grad():
+        after = layer.finish(tokens[:, rows], layer.out(mixed[:, rows]))
+        follows = transformer_pass.tokens[index + 1][:, rows]
+    if reason := difference(follows, after):
+        raise WhyboxError(f"{layer.name}, run by itself, does not reproduce the model's forward pass ({reason})")
+
+
+def check_layers(transformer_pass: TransformerPass, start: int) -> None:
+    """Refuse layers from `start` on that, run one by one, do not give the embedding of the network's own forward pass.
+
+    Raises:
+        WhyboxError: They do not.
+    """
+    with torch.no_grad():
+        embedding = embedding_from(transformer_pass, start, widened(transformer_pass.tokens[start]))
+    if reason := difference(transformer_pass.embedding, embedding):
+        raise WhyboxError(f"the layers from {start} on, run one by one, do not reproduce the model's forward pass ({reason})")
+
+
+def difference(whole: Tensor, pieces: Tensor) -> str:
+    """How rows (...,D) of the layers run one by one differ from those of the network's own forward pass; "" where they do not,
+    but for what their precision explains."""
+    if not whole.numel():
+        return ""
+    whole, pieces = whole.detach(), pieces.detach()
+    exact = min((whole.dtype, pieces.dtype), key=lambda kind: torch.finfo(kind).bits)
+    whole, layered = whole.float(), pieces.float()
+    away = float(((whole - layered).norm(dim=-1) / whole.norm(dim=-1).clamp(min=1e-12)).amax())
+    # "not <=" and not ">", so that NaN is a difference.
+    if not away <= (1e-3 if torch.finfo(exact).bits >= 32 else 5e-2):
+        return f"it differs by {away:.2g} of its length"
+    return ""
 
 
 def read_embedding(transformer: Transformer, tokens: Tensor, row: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from whybox.models.open_clip import family
 from whybox.models.open_clip._images import keep_size
 from whybox.models.open_clip._tokens import align
 from whybox.ops.hooks import frozen
-from whybox.ops.transformer import read_embedding, run_layers
+from whybox.ops.transformer import entering_layers, read_embedding, run_layers
 from whybox.targets import ClassScore
 
 PROMPTS = ["a red ball", "Two blue cubes, left of the Tree!", "x"]
@@ -45,10 +45,10 @@ def test_taken_apart_the_image_tower_answers_as_its_own_forward_pass(kind):
     pixels = torch.randn(2, 3, 64, 64)
     vision = model.image_encoder.transformer
     with torch.no_grad(), frozen(net):
-        tokens, mask = vision.embed(pixels)
-        last = run_layers(vision.layers, tokens, mask)
+        with entering_layers(vision) as entered:
+            theirs = model.image_encoder.embed(pixels)
+        last = run_layers(vision.layers, entered[0][0])
         ours = read_embedding(vision, last, torch.zeros(2, dtype=torch.long))
-        theirs = net.encode_image(pixels, normalize=False)
     assert away(ours, theirs) < 1e-5
     assert away(ours[0], theirs[1]) > 1e-3
 
@@ -61,9 +61,12 @@ def test_taken_apart_the_text_tower_answers_as_its_own_forward_pass(kind):
     for padded in (False, True):
         batch = model.text_encoder.tokenize(PROMPTS, padded)
         with torch.no_grad():
-            tokens, mask = model.text_encoder.transformer.embed(batch.inputs)
-            last = run_layers(model.text_encoder.transformer.layers, tokens, mask)
-            ours = read_embedding(model.text_encoder.transformer, last, batch.row)
+            transformer = model.text_encoder.transformer
+            with entering_layers(transformer) as entered:
+                model.text_encoder.embed(batch.inputs)
+            tokens = entered[0][0][:, : batch.words.shape[1]]
+            last = run_layers(transformer.layers, tokens, transformer.mask(batch.inputs))
+            ours = read_embedding(transformer, last, batch.row)
             assert away(ours, theirs) < 1e-5
             assert away(model.text_encoder.embed(batch.inputs), theirs) < 1e-6
         assert batch.words.shape == tokens.shape[:2]
@@ -99,9 +102,9 @@ def test_scaled_cosine_attention_where_open_clip_runs_it(monkeypatch):
     # open_clip 3.3 multiplies four axes with bmm, which takes three.
     monkeypatch.setattr(torch, "bmm", torch.matmul)
     with torch.no_grad():
-        theirs = net.encode_image(pixels)
-        tokens, _ = vision.embed(pixels)
-        ours = read_embedding(vision, run_layers(vision.layers, tokens), torch.zeros(2, dtype=torch.long))
+        with entering_layers(vision) as entered:
+            theirs = net.encode_image(pixels)
+        ours = read_embedding(vision, run_layers(vision.layers, entered[0][0]), torch.zeros(2, dtype=torch.long))
     assert away(ours, theirs) < 1e-5
 
 

@@ -1,5 +1,7 @@
 """Windows of a convolutional head against autograd over the whole level, in double precision."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -71,12 +73,17 @@ def test_group_norm_with_its_statistics_held_fixed():
     for part in layers:
         if isinstance(part, Held):
             nn.init.normal_(part.weight)
-    branch = Branch(flatten_layers(layers), {"scores": predictors["scores"]})
+    stock = copy.deepcopy(layers)
+    for part in stock:
+        if isinstance(part, Held):
+            part.__class__ = nn.GroupNorm
+    branch = Branch(flatten_layers(stock), {"scores": predictors["scores"]})
     assert branch.frozen
     features = torch.randn(1, 8, *GRID, dtype=torch.float64, requires_grad=True)
     tape = Tape()
     with tape.recording([branch]):
-        output = predictors["scores"](layers(features))
+        predictors["scores"](stock(features))
+    output = predictors["scores"](layers(features))
     seed = torch.zeros(4, 6, dtype=torch.float64)
     seed[:, 2] = 1
     ours = paste_windows(pull_windows(branch, tape, 0, {"scores": seed}, CELLS, GRID), CELLS - branch.radius, GRID)

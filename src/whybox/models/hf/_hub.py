@@ -93,3 +93,16 @@ def package_of(module: nn.Module) -> tuple[str, str]:
         if path[:2] == ["transformers", "models"] and len(path) > 2:
             return path[2], kind.__name__
     return "", ""
+
+
+def class_names(config: Any, columns: int) -> list[str]:
+    """The names of the score columns, as the library looks them up: column c is `id2label[c]`.
+
+    Keys may be texts ("10", as JSON writes them) and stand in any order. Ids from 1 on of as many classes as there are columns
+    are taken in their order; a column without a name is "class 7".
+    """
+    names = {int(key): str(name) for key, name in config.id2label.items()}
+    ids = sorted(names)
+    if len(ids) == columns and ids and ids[-1] >= columns:
+        return [names[key] for key in ids]
+    return [names.get(column, f"class {column}") for column in range(columns)]

@@ -40,7 +40,7 @@ def post_norm_layer(block: Any, name: str) -> AttentionLayer:
         return after_mlp
 
     modules = (block.attention, block.intermediate, block.output)
-    return AttentionLayer(name, heads, scale, project, out, finish, modules)
+    return AttentionLayer(name, heads, scale, project, out, finish, modules, entry=block)
 
 
 def pooling_layer(norm: Any, head: Any, name: str) -> AttentionLayer:
@@ -62,6 +62,7 @@ def pooling_layer(norm: Any, head: Any, name: str) -> AttentionLayer:
 
     scale = attention.head_dim**-0.5
     modules = (norm, head)
+    # `modules[0]`, the norm, is what the tokens enter first.
     return AttentionLayer(
         name, attention.num_heads, scale, project, attention.out_proj, finish, modules, normalize=norm, pools=True
     )

@@ -86,8 +86,9 @@ def wrap(
         raise WhyboxError(f"{kind} has no single classifier to explain: load {family.model}")
     net: Any = module
     images = check_processor(_image_processor(net, family) if processor is None else processor)
-    names = list(net.config.id2label.values()) if classes is None else classes
-    return Classifier(_image_encoder(net, family, images, size), net.classifier, names, name or f"{hf.PREFIX}/{package}")
+    names = hf.class_names(net.config, net.classifier.out_features) if classes is None else classes
+    make_encoder = partial(_image_encoder, net, family, images, size)
+    return Classifier(make_encoder, lambda rows: net.classifier(rows), names, name or f"{hf.PREFIX}/{package}")
 
 
 def _image_processor(net: Any, family: Family) -> Any:
@@ -111,7 +112,7 @@ def _image_encoder(net: Any, family: Family, processor: Any, size: SizeOption) -
         preparation(net, processor, patch, size),
         Transformer(
             tuple(pre_norm_layer(block, f"layers.{i}") for i, block in enumerate(blocks)),
-            lambda pixels: (body.embeddings(pixels, interpolate_pos_encoding=other_size(pixels, own)), None),
+            lambda inputs: None,
             lambda rows: body.layernorm(rows[:, 0]),
             (body.layernorm, net.classifier),
         ),

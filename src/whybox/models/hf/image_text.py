@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from whybox.attention import AttentionLayer, Transformer
 from whybox.errors import WhyboxError
 from whybox.frame import Size
-from whybox.models._image_text import ImageText, TextEncoder, TokenBatch
+from whybox.models._image_text import Encoders, ImageText, TextEncoder, TokenBatch
 from whybox.models._whole_image import ImageEncoder, made_again
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._images import (
@@ -27,7 +27,6 @@ from whybox.models.hf._layers import first_of, pooling_layer, post_norm_layer, p
 from whybox.models.hf._texts import check_texts, check_tokenizer, encode, own_tokens, read_texts
 
 Inputs = dict[str, Tensor]
-Encoders = tuple[ImageEncoder, TextEncoder]
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,8 @@ def wrap(
         raise _one_sided(kind, package)
     images = check_processor(_image_processor(module, package, processor))
     words = _tokenizer(module, processor) if tokenizer is None else getattr(tokenizer, "tokenizer", tokenizer)
-    image_encoder, text_encoder = _ENCODERS[kind](module, images, check_tokenizer(words), size)
-    return ImageText(image_encoder, text_encoder, name or f"{hf.PREFIX}/{package}")
+    make_encoders = partial(_ENCODERS[kind], module, images, check_tokenizer(words), size)
+    return ImageText(make_encoders, name or f"{hf.PREFIX}/{package}")
 
 
 def _one_sided(kind: str, package: str) -> WhyboxError:
@@ -152,7 +151,7 @@ def _two_towers(
     image_encoder = ImageEncoder(
         net,
         preparation(net, processor, _patch(vision), size),
-        Transformer(_layers(vision), partial(_embed_pixels, vision), partial(_read, image_end), image_end),
+        Transformer(_layers(vision), _no_mask, partial(_read, image_end), image_end),
         _grid(vision),
         partial(_image_features, net),
         fill=mean_color(processor),
@@ -165,7 +164,7 @@ def _clip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoder
     vision, text = net.vision_model, net.text_model
     image_end, text_end = (vision.post_layernorm, net.visual_projection), (text.final_layer_norm, net.text_projection)
     rows = partial(_end_rows, end=net.config.text_config.eos_token_id)
-    words = Transformer(_layers(text), partial(_embed_causal, text), partial(_read, text_end), text_end)
+    words = Transformer(_layers(text), partial(_causal_mask, text), partial(_read, text_end), text_end)
     return _two_towers(net, processor, size, image_end, words, _tokenize(text, tokenizer, rows))
 
 
@@ -174,7 +173,7 @@ def _siglip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encod
     image_encoder = ImageEncoder(
         net,
         preparation(net, processor, _patch(vision), size),
-        Transformer(_pooled_layers(net), partial(_embed_pixels, vision), partial(_read, ()), ()),
+        Transformer(_pooled_layers(net), _no_mask, partial(_read, ()), ()),
         _grid(vision),
         partial(_image_features, net),
         first=0,
@@ -190,7 +189,7 @@ def _siglip2(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Enco
     image_encoder = ImageEncoder(
         net,
         patch_preparation(net, processor, vision.config.patch_size),
-        Transformer(_pooled_layers(net), partial(_embed_patches, vision), partial(_read, ()), ()),
+        Transformer(_pooled_layers(net), _no_mask, partial(_read, ()), ()),
         _grid(vision),
         partial(_patch_features, net),
         first=0,
@@ -211,7 +210,7 @@ def _siglip_text(net: Any, tokenizer: Any) -> TextEncoder:
     text = net.text_model
     end = (text.final_layer_norm, text.head)
     return TextEncoder(
-        Transformer(_layers(text), partial(_embed_open, text), partial(_read, end), end),
+        Transformer(_layers(text), partial(_open_mask, text), partial(_read, end), end),
         _tokenize(text, tokenizer, _last_rows, full=True),
         partial(_text_features, net),
         lambda: (float(net.logit_scale.exp()), float(net.logit_bias)),
@@ -233,12 +232,12 @@ def _blip_retrieval(net: Any, processor: Any, tokenizer: Any, size: SizeOption) 
     image_encoder = ImageEncoder(
         net,
         preparation(net, processor, _patch(vision), size),
-        Transformer(_layers(vision), partial(_embed_pixels, vision), partial(_read, image_end), image_end),
+        Transformer(_layers(vision), _no_mask, partial(_read, image_end), image_end),
         _grid(vision),
         image_features,
         fill=mean_color(processor),
     )
-    words = Transformer(_bert_layers(text), partial(_embed_open, text), partial(_read, text_end), text_end)
+    words = Transformer(_bert_layers(text), partial(_open_mask, text), partial(_read, text_end), text_end)
     return image_encoder, TextEncoder(words, _tokenize(text, tokenizer, _first_rows), text_features)
 
 
@@ -248,7 +247,7 @@ def _blip(net: Any, processor: Any, tokenizer: Any, size: SizeOption) -> Encoder
     # BlipVisionModel normalizes the class token once more for its pooled output.
     image_end = (vision.post_layernorm, vision.post_layernorm, net.visual_projection)
     text_end = (text.pooler.dense, text.pooler.activation, net.text_projection)
-    words = Transformer(_bert_layers(text), partial(_embed_open, text), partial(_read, text_end), text_end)
+    words = Transformer(_bert_layers(text), partial(_open_mask, text), partial(_read, text_end), text_end)
     return _two_towers(net, processor, size, image_end, words, _tokenize(text, tokenizer, _first_rows))
 
 
@@ -290,14 +289,8 @@ def _own_size(vision: Any) -> Size:
     return vision.config.image_size, vision.config.image_size
 
 
-def _embed_pixels(vision: Any, pixels: Tensor) -> tuple[Tensor, None]:
-    tokens = vision.embeddings(pixels, interpolate_pos_encoding=other_size(pixels, _own_size(vision)))
-    return vision.pre_layrnorm(tokens) if hasattr(vision, "pre_layrnorm") else tokens, None
-
-
-def _embed_patches(vision: Any, pixels: Tensor) -> tuple[Tensor, None]:
-    patches, shapes = to_patches(pixels, vision.config.patch_size)
-    return vision.embeddings(patches, shapes), None
+def _no_mask(inputs: Any) -> None:
+    return None
 
 
 def _image_features(net: Any, pixels: Tensor) -> Tensor:
@@ -321,19 +314,22 @@ def _pooled(output: Any) -> Tensor:
     return pooled
 
 
-def _embed_causal(text: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
+def _causal_mask(text: Any, inputs: Inputs) -> Tensor:
     """Every position sees itself and what stands before it."""
-    tokens = text.embeddings(input_ids=inputs["input_ids"])
-    count = tokens.shape[1]
-    later = torch.ones(count, count, dtype=torch.bool, device=tokens.device).triu(1)[None, None]
-    return tokens, _bias(later | _padding(inputs), tokens)
+    count = inputs["input_ids"].shape[1]
+    later = torch.ones(count, count, dtype=torch.bool, device=inputs["input_ids"].device).triu(1)[None, None]
+    return _bias(later | _padding(inputs), _words(text).weight)
 
 
-def _embed_open(text: Any, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+def _open_mask(text: Any, inputs: Inputs) -> Tensor | None:
     """Every position sees all that the tokenizer's attention mask allows."""
-    tokens = text.embeddings(input_ids=inputs["input_ids"])
     padding = _padding(inputs)
-    return tokens, _bias(padding, tokens) if padding.any() else None
+    return _bias(padding, _words(text).weight) if padding.any() else None
+
+
+def _words(encoder: Any) -> Any:
+    """The embedding of words."""
+    return first_of(encoder.embeddings, "token_embedding", "word_embeddings")
 
 
 def _padding(inputs: Inputs) -> Tensor:
@@ -342,9 +338,9 @@ def _padding(inputs: Inputs) -> Tensor:
     return (inputs["attention_mask"] == 0 if "attention_mask" in inputs else torch.zeros_like(ids).bool())[:, None, None]
 
 
-def _bias(hidden: Tensor, tokens: Tensor) -> Tensor:
+def _bias(hidden: Tensor, like: Tensor) -> Tensor:
     # The lowest finite number, not -inf, as in transformers: the softmax of a fully masked row must not become NaN.
-    return torch.zeros_like(hidden, dtype=tokens.dtype).masked_fill(hidden, torch.finfo(tokens.dtype).min)
+    return torch.zeros_like(hidden, dtype=like.dtype).masked_fill(hidden, torch.finfo(like.dtype).min)
 
 
 def _tokenize(
@@ -352,7 +348,7 @@ def _tokenize(
 ) -> Callable[[Sequence[str], bool], TokenBatch]:
     """A function that tokenizes texts. rows: ids (T,N) -> the position that is read. full: whether texts are always padded to
     the full context, on the tokenizer's side."""
-    words = first_of(encoder.embeddings, "token_embedding", "word_embeddings")
+    words = _words(encoder)
     context = first_of(encoder.embeddings, "position_embedding", "position_embeddings").num_embeddings
 
     def tokenize(texts: Sequence[str], padded: bool) -> TokenBatch:

@@ -1,6 +1,7 @@
 """The blocks of open_clip's own transformers, of images and of texts, as attention layers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,14 @@ from whybox.attention import AttentionLayer
 
 def block_layers(transformer: Any) -> tuple[AttentionLayer, ...]:
     """The residual blocks of an open_clip Transformer, in order."""
-    return tuple(_block_layer(block, f"blocks[{i}]") for i, block in enumerate(transformer.resblocks))
+    # With batch_first=False the blocks take (N,B,C).
+    order = _unchanged if getattr(transformer, "batch_first", True) else _swapped
+    layers = (_block_layer(block, f"blocks[{i}]") for i, block in enumerate(transformer.resblocks))
+    return tuple(replace(layer, entering=order, returning=order) for layer in layers)
+
+
+def _swapped(tokens: Tensor) -> Tensor:
+    return tokens.transpose(0, 1)
 
 
 def _block_layer(block: Any, name: str) -> AttentionLayer:

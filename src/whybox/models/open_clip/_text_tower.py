@@ -44,34 +44,28 @@ def text_tower(net: Any) -> TextTower:
     # open_clip 3.0 does not pool by "eos" yet.
     end = getattr(tower, "text_eos_id" if tower is net else "eos_id", 0)
     appended = 0 if getattr(tower, "cls_emb", None) is None else 1
-    embed = _embed_on_model(tower) if tower is net else _embed_in_tower(tower)
+    mask = _mask_on_model(tower) if tower is net else _mask_in_tower(tower)
     projection = tower.text_projection
     held = nn.ParameterList([projection]) if isinstance(projection, nn.Parameter) else projection
     used = (tower.ln_final,) if held is None else (tower.ln_final, held)
-    transformer = Transformer(block_layers(tower.transformer), embed, _reader(tower), used)
+    transformer = Transformer(block_layers(tower.transformer), mask, _reader(tower), used)
     trims = tower.attn_mask is not None and not appended and pool in ("argmax", "first", "eos")
     return TextTower(
         transformer, tower.context_length, tower.token_embedding.num_embeddings, _rows(pool, end, appended), appended, trims
     )
 
 
-def _embed_on_model(net: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    """The token embeddings of a CLIP that is its own text tower; ids (T,N) may be shorter than its context."""
-
-    def embed(ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        kind, count = net.transformer.get_cast_dtype(), ids.shape[1]
-        tokens = net.token_embedding(ids).to(kind) + net.positional_embedding[:count].to(kind)
-        return tokens, _as_mask(net.attn_mask, *tokens.shape[:2])
-
-    return embed
+def _mask_on_model(net: Any) -> Callable[[Tensor], Tensor | None]:
+    """The mask of a CLIP that is its own text tower; ids (T,N) may be shorter than its context."""
+    return lambda ids: _as_mask(net.attn_mask, *ids.shape[:2])
 
 
-def _embed_in_tower(tower: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    def embed(ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        tokens, mask = tower._embeds(ids)
-        return tokens, _as_mask(mask, *tokens.shape[:2])
+def _mask_in_tower(tower: Any) -> Callable[[Tensor], Tensor | None]:
+    def mask(ids: Tensor) -> Tensor | None:
+        tokens, additive = tower._embeds(ids)
+        return _as_mask(additive, *tokens.shape[:2])
 
-    return embed
+    return mask
 
 
 def _as_mask(mask: Tensor | None, batch: int, count: int) -> Tensor | None:

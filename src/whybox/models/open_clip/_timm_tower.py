@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 from whybox.attention import AttentionLayer, Transformer
 from whybox.frame import Size
 from whybox.models.open_clip._blocks import by_head
-from whybox.models.open_clip._vision_tower import Tower, refused, resized_positions
+from whybox.models.open_clip._vision_tower import Tower, no_mask, refused, resized_positions
 
 _BLOCKS = ("Block", "ResPostBlock", "EvaBlock", "EvaBlockPostNorm")
 _ATTENTION = ("Attention", "EvaAttention")
@@ -23,13 +23,6 @@ def timm_tower(visual: Any) -> Tower:
     _refuse_unknown(trunk)
     own = tuple(trunk.patch_embed.grid_size)
     patch = (visual.image_size[0] // own[0], visual.image_size[1] // own[1])
-
-    def embed(pixels: Tensor) -> tuple[Tensor, None]:
-        with _sized(trunk, own, (pixels.shape[-2] // patch[0], pixels.shape[-1] // patch[1])):
-            tokens = trunk._pos_embed(trunk.patch_embed(pixels))
-        # EVA's `_pos_embed` also returns the rotary embedding, which is None here.
-        tokens = tokens[0] if isinstance(tokens, tuple) else tokens
-        return trunk.norm_pre(tokens), None
 
     layers = tuple(_block_layer(block, f"blocks[{i}]") for i, block in enumerate(trunk.blocks))
     pooled = trunk.attn_pool is not None
@@ -43,7 +36,7 @@ def timm_tower(visual: Any) -> Tower:
 
     used = (trunk.norm, trunk.fc_norm, trunk.head_drop, trunk.head, visual.head)
     row = pooled or trunk.global_pool == "token"
-    transformer = Transformer(layers, embed, read, used, "token" if row else "mean")
+    transformer = Transformer(layers, no_mask, read, used, "token" if row else "mean")
     return Tower(
         transformer,
         patch,
@@ -150,5 +143,14 @@ def _latent_pool(trunk: Any) -> AttentionLayer:
         return attended if pool.mlp is None else attended + pool.mlp(pool.norm(attended))
 
     return AttentionLayer(
-        "pool", heads, pool.scale, project, pool.proj, finish, (pool, trunk.norm), normalize=trunk.norm, pools=True
+        "pool",
+        heads,
+        pool.scale,
+        project,
+        pool.proj,
+        finish,
+        (pool, trunk.norm),
+        normalize=trunk.norm,
+        pools=True,
+        entry=trunk.norm,
     )

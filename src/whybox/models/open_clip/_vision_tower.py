@@ -46,10 +46,6 @@ def vision_transformer(visual: Any) -> Tower:
         raise refused(f"a vision transformer that pools by {getattr(visual, 'attn_pool_type', '') or visual.pool_type!r}")
     sized = partial(_positions_for, visual, visual.grid_size, visual.patch_size)
 
-    def embed(pixels: Tensor) -> tuple[Tensor, None]:
-        with sized((pixels.shape[-2], pixels.shape[-1])):
-            return visual._embeds(pixels), None
-
     def read(rows: Tensor) -> Tensor:
         before = rows if visual.final_ln_after_pool and not pooled else visual.ln_post(rows)
         row = before[:, 1:].mean(1) if visual.pool_type == "avg" else before[:, 0]
@@ -61,7 +57,7 @@ def vision_transformer(visual: Any) -> Tower:
         layers += (_attention_pool(visual.attn_pool),)
     # A ParameterList, because the projection is a parameter of the tower itself, and modules are needed.
     used = (visual.ln_post, nn.ParameterList([] if visual.proj is None else [visual.proj]))
-    transformer = Transformer(layers, embed, read, used, "mean" if visual.pool_type == "avg" else "token")
+    transformer = Transformer(layers, no_mask, read, used, "mean" if visual.pool_type == "avg" else "token")
     return Tower(transformer, visual.patch_size, sized)
 
 
@@ -96,16 +92,7 @@ def resnet(visual: Any) -> Tower:
     side = round((len(visual.attnpool.positional_embedding) - 1) ** 0.5)
     sized = partial(_positions_for, visual.attnpool, (side, side), (32, 32))
 
-    def embed(pixels: Tensor) -> tuple[Tensor, None]:
-        cells = visual.stem(pixels)
-        for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-            cells = stage(cells)
-        cells = cells.flatten(2).transpose(1, 2)
-        tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1)
-        with sized((pixels.shape[-2], pixels.shape[-1])):
-            return tokens + visual.attnpool.positional_embedding.to(tokens.dtype), None
-
-    transformer = Transformer((_resnet_pool(visual.attnpool),), embed, _first_row, ())
+    transformer = Transformer((_resnet_pool(visual.attnpool),), no_mask, _first_row, ())
     return Tower(transformer, (32, 32), sized, features={"features": "layer4"})
 
 
@@ -116,8 +103,19 @@ def _resnet_pool(pool: Any) -> AttentionLayer:
     def finish(tokens: Tensor, attended: Tensor) -> Tensor:
         return attended
 
+    def entering(cells: Tensor) -> Tensor:
+        cells = cells.flatten(2).transpose(1, 2)
+        tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1)
+        positions: Tensor = pool.positional_embedding
+        return tokens + positions.to(tokens.dtype)
+
     scale = (pool.q_proj.out_features // pool.num_heads) ** -0.5
-    return AttentionLayer("pool", pool.num_heads, scale, project, pool.c_proj, finish, (pool,))
+    return AttentionLayer("pool", pool.num_heads, scale, project, pool.c_proj, finish, (pool,), entering=entering, returning=None)
+
+
+def no_mask(inputs: Any) -> None:
+    """Patches attend to all patches."""
+    return None
 
 
 def _first_row(rows: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """open_clip's models: vision transformers of its own and of timm (SigLIP), CoCa, and CLIP's ResNets with attention pooling."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from whybox.errors import WeightsError, WhyboxError, unknown
-from whybox.models._image_text import ImageText, TextEncoder, TokenBatch
+from whybox.models._image_text import Encoders, ImageText, TextEncoder, TokenBatch
 from whybox.models._whole_image import ImageEncoder, made_again
 from whybox.models.open_clip._images import Preparation, WantedSize, check_size, settings_of
 from whybox.models.open_clip._text_tower import TextTower, text_tower
@@ -41,14 +42,19 @@ def wrap(
             image is resized. Position embeddings are interpolated during the call (bicubic).
     """
     net: Any = module
-    tower, texts = _image_tower(net.visual), text_tower(net)
     settings = settings_of(net.visual, preprocess)
-    reader = check_tokenizer(_default_tokenizer(net, texts) if tokenizer is None else tokenizer)
+    reader = check_tokenizer(_default_tokenizer(net, text_tower(net)) if tokenizer is None else tokenizer)
+    wanted = check_size(size, _image_tower(net.visual).patch)
+    return ImageText(partial(_encoders, net, settings, reader, wanted), name or f"{PREFIX}/{type(module).__name__}")
+
+
+def _encoders(net: Any, settings: Any, reader: Any, size: WantedSize) -> Encoders:
+    tower, texts = _image_tower(net.visual), text_tower(net)
     first_weights = next(part for part in net.visual.modules() if isinstance(part, nn.Conv2d))
     mean = (settings.mean,) * 3 if isinstance(settings.mean, float) else tuple(settings.mean)
     image_encoder = ImageEncoder(
         net,
-        Preparation(settings, tower.patch, lambda: first_weights.weight, check_size(size, tower.patch)),
+        Preparation(settings, tower.patch, lambda: first_weights.weight, size),
         tower.transformer,
         tower.grid,
         _embed_image(net, tower),
@@ -62,7 +68,7 @@ def wrap(
         _embed_text(net, texts),
         lambda: (float(net.logit_scale.exp()), 0.0 if net.logit_bias is None else float(net.logit_bias)),
     )
-    return ImageText(image_encoder, text_encoder, name or f"{PREFIX}/{type(module).__name__}")
+    return image_encoder, text_encoder
 
 
 def _image_tower(visual: Any) -> Tower:
@@ -89,7 +95,7 @@ def _default_tokenizer(net: Any, texts: TextTower) -> Any:
 def _embed_image(net: Any, tower: Tower) -> Callable[[Tensor], Tensor]:
     def embed(pixels: Tensor) -> Tensor:
         with tower.sized((pixels.shape[-2], pixels.shape[-1])):
-            return net.encode_image(pixels, normalize=False)  # type: ignore[no-any-return]
+            return _embedding_of(net.encode_image(pixels, normalize=False))
 
     return embed
 
@@ -99,9 +105,15 @@ def _embed_text(net: Any, texts: TextTower) -> Callable[[Tensor], Tensor]:
 
     def embed(ids: Tensor) -> Tensor:
         whole = pad(ids, (0, max(0, texts.context - ids.shape[1])))
-        return net.encode_text(whole, normalize=False)  # type: ignore[no-any-return]
+        return _embedding_of(net.encode_text(whole, normalize=False))
 
     return embed
+
+
+def _embedding_of(output: Any) -> Tensor:
+    """The embedding (B,D); a tower with output_tokens=True returns its tokens beside it."""
+    embedding: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return embedding
 
 
 def _tokenize(net: Any, reader: Any, texts: TextTower) -> Callable[[Sequence[str], bool], TokenBatch]:

@@ -2,15 +2,17 @@
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.model import Model
-from whybox.models._layers import choose_layers, exact_pullbacks, find_layers, module_path
+from whybox.models._layers import choose_layers, exact_pullbacks, find_layers, module_path, same_rows
 from whybox.ops.gradients import gradients_on, recording
 from whybox.ops.hooks import INPUT, capture, frozen
 from whybox.pullback import Pullback
@@ -65,6 +67,89 @@ def body_layers(net: nn.Module) -> tuple[str, ...]:
     return stages or kept
 
 
+_ROOM = "torchvision.models.detection."
+_MEANING = ("forward", "postprocess_detections", "postprocess", "resize", "batch_images", "decode", "decode_single")
+"""The methods of torchvision's classes whose steps are made again here."""
+
+
+def is_stock(*parts: Any) -> bool:
+    """Whether each part runs torchvision's own code, without hooks: then its steps, made one by one, are its forward pass."""
+    return all(_runs_as_written(part) for part in parts if part is not None)
+
+
+def _runs_as_written(part: Any) -> bool:
+    methods = [getattr(type(part), name) for name in _MEANING if hasattr(type(part), name)]
+    own = all(getattr(method, "__module__", "").startswith((_ROOM, "torchvision.ops.")) for method in methods)
+    return own and not vars(part).keys() & set(_MEANING) and untouched(part)
+
+
+def untouched(part: Any) -> bool:
+    """Whether calling the module runs its class's forward alone: no hook on it, none on all modules, no patched forward."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    patched = any(getattr(part, name, None) for name in hooks) or "forward" in vars(part)
+    return not patched and not any(getattr(nn.modules.module, f"_global{name}", None) for name in hooks)
+
+
+@dataclass(frozen=True)
+class OwnCall:
+    """The network's own call.
+
+    Attributes:
+        outputs: What it returned: per image boxes, scores and labels, image pixels.
+        parts: The outputs of the parts that were asked for, by path.
+    """
+
+    outputs: list[dict[str, Tensor]]
+    parts: Mapping[str, Any]
+
+
+def call_itself(net: Any, images: Sequence[Tensor], paths: Sequence[str], name: str) -> OwnCall:
+    """Call the network as its user does, with its hooks and its own forward, and keep the outputs of some of its parts.
+
+    Raises:
+        WhyboxError: The call fails, or a part does not run exactly once.
+    """
+    seen: dict[str, list[Any]] = {path: [] for path in paths}
+    handles = []
+    try:
+        for path, outputs in seen.items():
+            keep = lambda part, args, output, outputs=outputs: outputs.append(output)
+            handles.append(net.get_submodule(path).register_forward_hook(keep))
+        try:
+            result = net(list(images))
+        except Exception as error:
+            raise differs(
+                net, name, f"it fails on a list of images ({str(error).splitlines()[0] if str(error) else error!r})"
+            ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, outputs in seen.items():
+        if len(outputs) != 1:
+            raise differs(net, name, f"its {path} runs {len(outputs)} times in a pass")
+    return OwnCall(result, {path: outputs[0] for path, outputs in seen.items()})
+
+
+def check_detections(net: Any, name: str, outputs: Sequence[Mapping[str, Tensor]], detections: Detections) -> None:
+    """Refuse a network whose own detections are not those that were read from its candidates."""
+    own = outputs[0] if isinstance(outputs, (list, tuple)) and outputs else {}
+    ours = detections.to_dict()
+    same = isinstance(own, Mapping) and all(
+        key in own and own[key].shape == value.shape and torch.allclose(own[key].float(), value.float(), rtol=1e-3, atol=1e-3)
+        for key, value in ours.items()
+    )
+    if not same:
+        raise differs(net, name, "its detections are others than those that its head's outputs give")
+
+
+def differs(net: Any, name: str, how: str) -> WhyboxError:
+    """The error for a network that changes what torchvision's class does."""
+    return WhyboxError(
+        f"{name}: this {type(net).__name__} does not work as torchvision's own does (its class or a hook changes it): {how}; "
+        "load it as a module of your own, whybox.load(module, candidates=fn, features=[...])"
+    )
+
+
 def module_pullbacks(
     net: Any, layer: str, run: Callable[[], Candidates], trace: Trace, detections: Detections
 ) -> Iterator[Pullback]:
@@ -82,7 +167,10 @@ def module_pullbacks(
     with frozen(net), gradients_on(), capture(root, [wanted]) as captured:
         live = replace(trace, candidates=run())
     layers = find_layers(wanted, captured[wanted], trace.frame.network)
-    yield from exact_pullbacks(live, detections, choose_layers(layers, layer if module_path(layer) == wanted else wanted))
+    rows = same_rows(live.candidates, trace.candidates, detections.source)
+    yield from exact_pullbacks(
+        live, replace(detections, source=rows), choose_layers(layers, layer if module_path(layer) == wanted else wanted)
+    )
 
 
 class TorchvisionDetector(Model):
@@ -98,7 +186,12 @@ class TorchvisionDetector(Model):
     def predict(self, images: Tensor) -> list[Candidates]:
         """Candidates of a batch (B,3,H,W), in one forward pass."""
         with frozen(self.network), recording(False):
-            return self._candidates(list(images))
+            return self._candidates(list(self._fitting(images)))
+
+    def _fitting(self, images: Tensor) -> Tensor:
+        """Images in the precision of the weights: a network built under another default dtype takes no other."""
+        weight = next((weight for weight in self.network.parameters() if weight.is_floating_point()), images)
+        return images.to(weight.dtype)
 
     @abstractmethod
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:

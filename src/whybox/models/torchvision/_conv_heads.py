@@ -64,9 +64,14 @@ def flatten_layers(module: nn.Module) -> tuple[nn.Module, ...]:
 def supported(branch: Branch) -> bool:
     """Whether every layer of the branch has a backward pass here; no layer may occur twice in the tower."""
     layers = branch.tower
-    known = all(isinstance(layer, (nn.GroupNorm, *_FIXED_NORMS, *_RECTIFIERS)) or _is_plain(layer) for layer in layers)
+    known = all(_is_known(layer) or _is_plain(layer) for layer in layers)
     predictors = all(_is_plain(layer) and layer.groups == 1 for layer in branch.predictors.values())
     return known and predictors and len(set(map(id, layers))) == len(layers)
+
+
+def _is_known(layer: nn.Module) -> bool:
+    """Whether it is one of the normalizations and rectifiers here; a class derived from one may do something else."""
+    return type(layer) in (nn.GroupNorm, *_FIXED_NORMS, *_RECTIFIERS)
 
 
 def _is_plain(layer: nn.Module) -> bool:

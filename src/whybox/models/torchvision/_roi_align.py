@@ -26,9 +26,10 @@ def align_weights(start: Tensor, end: Tensor, bins: int, ratio: int, length: int
     step = (end - start).clamp(min=1) / bins
     samples = torch.full_like(step, ratio) if ratio > 0 else step.ceil().clamp(min=1)
     most = int(samples.max()) if len(samples) else 1
-    inner = torch.arange(most, device=start.device)
+    # In the boxes' dtype: a whole number plus 0.5 would be of torch's default dtype, which the user may have changed.
+    inner = torch.arange(most, device=start.device, dtype=start.dtype)
     used = (inner < samples[:, None]) / samples[:, None]
-    offset = torch.arange(bins, device=start.device)[:, None] + (inner + 0.5) / samples[:, None, None]
+    offset = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None] + (inner + 0.5) / samples[:, None, None]
     at = start[:, None, None] + offset * step[:, None, None]
     weight = used[:, None, :] * ((at >= -1) & (at <= length))
     at = at.clamp(0, length - 1)

@@ -1,5 +1,6 @@
 """torchvision's one-stage detectors: FCOS, RetinaNet (both versions), SSD and SSDlite, on any backbone."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -15,11 +16,15 @@ from whybox.models.torchvision._common import (
     TorchvisionDetector,
     as_features,
     body_layers,
+    call_itself,
+    check_detections,
     coco_classes,
     feature_maps,
     frame_of,
+    is_stock,
     module_pullbacks,
     module_type,
+    untouched,
 )
 from whybox.models.torchvision._conv_heads import Branch, Tape, flatten_layers, pull_windows, supported
 from whybox.ops.gradients import gradients_on, recording, root, row_gradients
@@ -36,7 +41,6 @@ _MARGIN = 1
 frozen statistics are least accurate on small levels."""
 _CHEAP = 10**8
 """Likewise where the exact route costs at most this many multiplications per detection, some 3 ms on one core."""
-_ROOM = "torchvision.models.detection."
 _CHUNK_ROWS = 128
 
 
@@ -55,6 +59,25 @@ class _State:
     tape: Tape
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """A forward pass over a batch.
+
+    Attributes:
+        batch: torchvision's ImageList.
+        features: By level, (B,C,h,w).
+        raw: The head's outputs, (B,M,columns).
+        anchors: Per image (M,4).
+        outputs: The network's own detections, where it was called as a whole; else None.
+    """
+
+    batch: Any
+    features: OrderedDict[str, Tensor]
+    raw: Raw
+    anchors: list[Any]
+    outputs: Sequence[Mapping[str, Tensor]] | None = None
+
+
 class OneStage(TorchvisionDetector):
     """A torchvision FCOS, RetinaNet or SSD.
 
@@ -65,7 +88,11 @@ class OneStage(TorchvisionDetector):
 
     def __init__(self, net: Any, name: str, classes: Sequence[str] | None = None) -> None:
         super().__init__(net, name, classes)
-        self._head = _HEADS[module_type(net)](net)
+
+    @property
+    def _head(self) -> "_DenseHead":
+        # Read off the network anew each time: its head, or a layer of it, may have been replaced since.
+        return _HEADS[module_type(self.network)](self.network)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -75,12 +102,11 @@ class OneStage(TorchvisionDetector):
         """One forward pass; the candidates are all rows of all levels, level by level."""
         tape = Tape()
         with frozen(self.network, weights=not differentiable), recording(differentiable):
-            images, _ = self.network.transform([image])
-            features = as_features(self.network.backbone(images.tensors))
             with tape.recording(self._head.branches):
-                raw = {name: value[0] for name, value in self.network.head(list(features.values())).items()}
-            anchors = self.network.anchor_generator(images, list(features.values()))[0]
-            frame = frame_of(image, images)
+                passed = self._pass([self._fitting(image)])
+            raw = {name: value[0] for name, value in passed.raw.items()}
+            features, anchors = passed.features, passed.anchors[0]
+            frame = frame_of(image, passed.batch)
             maps = feature_maps(features, frame)
             sizes = self._head.rows_per_level(maps, len(anchors))
             by_level = anchors.split(sizes)
@@ -89,20 +115,31 @@ class OneStage(TorchvisionDetector):
             candidates = self._head.decode(raw, anchors, levels, frame)
             with torch.no_grad():
                 detections = self._head.suppress(raw, by_level, candidates, frame)
+                if passed.outputs is not None:
+                    check_detections(self.network, self.name, passed.outputs, detections)
         state = _State(raw, by_level, tape)
         return Trace(image, frame, maps, candidates, detections, state=state, differentiable=differentiable)
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
         """The forward pass up to the candidates; with a graph where the caller allows one."""
-        batch, _ = self.network.transform(images)
-        features = as_features(self.network.backbone(batch.tensors))
-        raw = self.network.head(list(features.values()))
-        anchors = self.network.anchor_generator(batch, list(features.values()))
-        level = torch.zeros(len(anchors[0]), dtype=torch.long, device=batch.tensors.device)
+        passed, head = self._pass(images), self._head
+        level = torch.zeros(len(passed.anchors[0]), dtype=torch.long, device=passed.batch.tensors.device)
         return [
-            self._head.decode({k: v[i] for k, v in raw.items()}, anchors[i], level, frame_of(image, batch, i))
+            head.decode({k: v[i] for k, v in passed.raw.items()}, passed.anchors[i], level, frame_of(image, passed.batch, i))
             for i, image in enumerate(images)
         ]
+
+    def _pass(self, images: list[Tensor]) -> "_Pass":
+        """A forward pass up to the head's outputs. A network that is not as torchvision wrote it is called as a whole."""
+        net = self.network
+        if is_stock(net, net.transform):
+            batch, _ = net.transform(images)
+            features = as_features(net.backbone(batch.tensors))
+            levels = list(features.values())
+            return _Pass(batch, features, net.head(levels), net.anchor_generator(batch, levels))
+        call = call_itself(net, images, ("transform", "backbone", "head", "anchor_generator"), self.name)
+        batch, features, raw, anchors = call.parts.values()
+        return _Pass(batch[0], as_features(features), raw, anchors, call.outputs)
 
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
@@ -120,7 +157,7 @@ class OneStage(TorchvisionDetector):
         if route not in ROUTES:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn"):
-            run = lambda: self._candidates([trace.image])[0]
+            run = lambda: self._candidates([self._fitting(trace.image)])[0]
             yield from module_pullbacks(self.network, layer, run, trace, detections)
             return
         level_of = trace.candidates.level[detections.source]
@@ -170,10 +207,19 @@ class OneStage(TorchvisionDetector):
         rows, _ = self._local(trace, detections.source, level)
         with frozen(self.network, weights=not trace.differentiable), gradients_on():
             leaf = root(feature.values, trace.differentiable)[None]
-            raw = {name: value[rows] for name, value in self._head.run_level(leaf, level).items()}
+            raw = self._rows_of_level(trace, leaf, level, rows, detections.source)
             narrow = self._narrow(trace, detections, raw, rows, level)
         pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}", create_graph=trace.differentiable)[:, 0]
         return DensePullback(chosen, narrow, "exact", feature.stride, feature.values, pull)
+
+    def _rows_of_level(self, trace: Trace, leaf: Tensor, level: int, rows: Tensor, source: Tensor) -> Raw:
+        """The head's outputs for some rows, (n, columns) each. rows: within the level; source: among all candidates."""
+        head = self._head
+        if head.branches:
+            return {name: value[rows] for name, value in head.run_level(leaf, level).items()}
+        # A head that is not as torchvision wrote it gets all levels, as in the pass: it may mix them.
+        levels = [leaf if i == level else feature.values[None] for i, feature in enumerate(trace.features)]
+        return {name: value[0][source] for name, value in self.network.head(levels).items()}
 
     def _windows(self, trace: Trace, detections: Detections, chosen: Tensor, level: int) -> Pullback:
         """Autograd from the target to the head's outputs at each row, then the towers' backward pass on windows."""
@@ -233,7 +279,7 @@ class _DenseHead:
 
     def __init__(self, net: Any) -> None:
         self.network = net
-        self.branches = self._branches(net.head) if _is_stock(net.head) else ()
+        self.branches = self._branches(net.head) if _is_stock_head(net.head) else ()
 
     def _branches(self, head: Any) -> tuple[Branch, ...]:
         regression = {"bbox_regression": head.regression_head.bbox_reg}
@@ -350,10 +396,10 @@ class _SsdHead(_DenseHead):
         return _finish(self, raw, torch.cat(list(anchors)), candidates, source, labels, frame)
 
 
-def _is_stock(head: Any) -> bool:
-    """Whether the head runs torchvision's own forward; another forward may use its layers differently."""
+def _is_stock_head(head: Any) -> bool:
+    """Whether the head runs torchvision's own forward, and no hook changes a layer's output."""
     parts = (head, getattr(head, "classification_head", None), getattr(head, "regression_head", None))
-    return all(getattr(type(part).forward, "__module__", "").startswith(_ROOM) for part in parts if part is not None)
+    return is_stock(*parts) and all(untouched(layer) for layer in head.modules())
 
 
 def _best(scores: Tensor, threshold: float, most: int) -> Tensor:

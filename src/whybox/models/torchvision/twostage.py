@@ -1,13 +1,13 @@
 """torchvision's two-stage detectors: Faster R-CNN (all variants), Mask R-CNN and Keypoint R-CNN, on any backbone."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Frame, Size
@@ -15,9 +15,12 @@ from whybox.models.torchvision._common import (
     TorchvisionDetector,
     as_features,
     body_layers,
+    call_itself,
+    check_detections,
     coco_classes,
     feature_maps,
     frame_of,
+    is_stock,
     module_pullbacks,
     module_type,
 )
@@ -40,6 +43,23 @@ class _State:
     proposals: Tensor
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """A forward pass over a batch.
+
+    Attributes:
+        batch: torchvision's ImageList.
+        features: By level, (B,C,h,w).
+        proposals: Per image (M,4).
+        outputs: The network's own detections, where it was called as a whole; else None.
+    """
+
+    batch: Any
+    features: OrderedDict[str, Tensor]
+    proposals: list[Tensor]
+    outputs: Sequence[Mapping[str, Tensor]] | None = None
+
+
 class TwoStage(TorchvisionDetector):
     """A torchvision R-CNN. Candidates are the proposals after the box head, with class-specific boxes.
 
@@ -56,30 +76,41 @@ class TwoStage(TorchvisionDetector):
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         """One forward pass, without the mask and keypoint branches. The proposals are detached, as in torchvision."""
         with frozen(self.network, weights=not differentiable), recording(differentiable):
-            batch, _ = self.network.transform([image])
-            features = as_features(self.network.backbone(batch.tensors))
-            proposals = self.network.rpn(batch, features)[0][0]
-            frame = frame_of(image, batch)
-            pooled = self._pool(features, [proposals], batch.image_sizes)
+            passed = self._pass([self._fitting(image)])
+            features, proposals = passed.features, passed.proposals[0]
+            frame = frame_of(image, passed.batch)
+            pooled = self._pool(features, [proposals], passed.batch.image_sizes)
             levels = self._levels(proposals)
             candidates, on_canvas = self._read(pooled, proposals, levels, frame)
             pooled_from = self.network.roi_heads.box_roi_pool.featmap_names
             kept = OrderedDict((name, value) for name, value in features.items() if name in pooled_from)
             with torch.no_grad():
                 detections = self._suppress(candidates, on_canvas, frame)
+                if passed.outputs is not None:
+                    check_detections(self.network, self.name, passed.outputs, detections)
             maps = feature_maps(kept, frame)
         state = _State(proposals)
         return Trace(image, frame, maps, candidates, detections, state=state, differentiable=differentiable)
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
-        batch, _ = self.network.transform(images)
-        features = as_features(self.network.backbone(batch.tensors))
-        proposals, _ = self.network.rpn(batch, features)
-        pooled = torch.split(self._pool(features, proposals, batch.image_sizes), [len(boxes) for boxes in proposals])
+        passed = self._pass(images)
+        proposals, batch = passed.proposals, passed.batch
+        pooled = torch.split(self._pool(passed.features, proposals, batch.image_sizes), [len(boxes) for boxes in proposals])
         return [
             self._read(part, boxes, self._levels(boxes), frame_of(image, batch, i))[0]
             for i, (image, part, boxes) in enumerate(zip(images, pooled, proposals, strict=True))
         ]
+
+    def _pass(self, images: list[Tensor]) -> "_Pass":
+        """A forward pass up to the proposals. A network that is not as torchvision wrote it is called as a whole."""
+        net = self.network
+        if is_stock(net, net.transform, net.roi_heads):
+            batch, _ = net.transform(images)
+            features = as_features(net.backbone(batch.tensors))
+            return _Pass(batch, features, net.rpn(batch, features)[0])
+        call = call_itself(net, images, ("transform", "backbone", "rpn"), self.name)
+        batch, features, proposals = call.parts.values()
+        return _Pass(batch[0], as_features(features), proposals[0], call.outputs)
 
     def _pool(self, features: OrderedDict[str, Tensor], proposals: list[Tensor], sizes: Any) -> Tensor:
         pooled: Tensor = self.network.roi_heads.box_roi_pool(features, proposals, sizes)
@@ -131,7 +162,7 @@ class TwoStage(TorchvisionDetector):
         if route not in ROUTES:
             raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
         if layer not in (None, "fpn", "roi"):
-            run = lambda: self._candidates([trace.image])[0]
+            run = lambda: self._candidates([self._fitting(trace.image)])[0]
             yield from module_pullbacks(self.network, layer, run, trace, detections)
             return
         level_of = trace.candidates.level[detections.source]
@@ -139,7 +170,7 @@ class TwoStage(TorchvisionDetector):
             rows = torch.nonzero(level_of == level)[:, 0]
             if layer == "roi":
                 yield self._pooled(trace, detections, rows, level)
-            elif route == "exact":
+            elif route == "exact" or not is_stock(self.network.roi_heads.box_roi_pool):
                 yield self._whole_level(trace, detections, rows, level)
             else:
                 yield self._windows(trace, detections, rows, level)
@@ -148,12 +179,12 @@ class TwoStage(TorchvisionDetector):
         level = trace.candidates.level[detections.source]
         return trace.rows(self._read(pooled, proposals, level, trace.frame)[0], detections)
 
-    def _align(self, features: Tensor, proposals: Tensor, index: Tensor, level: int) -> Tensor:
-        """RoIAlign of each proposal from the image `index` (n,) of features (B,C,h,w), as MultiScaleRoIAlign does it."""
-        pool = self.network.roi_heads.box_roi_pool
-        rois = torch.cat([index[:, None].to(proposals.dtype), proposals], 1)
-        pooled: Tensor = roi_align(features, rois, pool.output_size, pool.scales[level], pool.sampling_ratio)
-        return pooled
+    def _pool_rows(self, trace: Trace, proposals: Tensor, *, level: int = -1, leaf: Tensor | None = None) -> Tensor:
+        """The proposals (n,4) pooled as in the pass, (n,C,7,7). leaf: (1,C,h,w) in the place of the features of a level."""
+        features = OrderedDict((feature.name, feature.values[None]) for feature in trace.features)
+        if leaf is not None:
+            features[trace.features[level].name] = leaf
+        return self._pool(features, [proposals], [trace.frame.resized])
 
     def _bins(self, proposals: Tensor, level: int, origin: Tensor, size: Size, grid: Size) -> tuple[Tensor, Tensor]:
         """RoIAlign's two matrices for each proposal, (n,p,k) and (n,q,l), from a window of `size` at `origin` of the level."""
@@ -169,12 +200,12 @@ class TwoStage(TorchvisionDetector):
         proposals = trace.state.proposals[detections.source]
         with frozen(self.network, weights=not trace.differentiable), gradients_on():
             leaf = root(feature.values, trace.differentiable)[None]
-            if trace.differentiable:
+            if trace.differentiable and is_stock(self.network.roi_heads.box_roi_pool):
                 # torchvision's RoIAlign kernel has no double backward.
                 down, across = self._bins(proposals, level, torch.zeros_like(proposals[:, :2]).long(), feature.grid, feature.grid)
                 pooled = pool_by_matrices(leaf[0], down, across)
             else:
-                pooled = self._align(leaf, proposals, torch.zeros_like(rows), level)
+                pooled = self._pool_rows(trace, proposals, level=level, leaf=leaf)
             narrow = self._narrow(trace, detections, pooled, proposals)
         pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}", create_graph=trace.differentiable)[:, 0]
         return DensePullback(rows, narrow, "exact", feature.stride, feature.values, pull)
@@ -185,7 +216,7 @@ class TwoStage(TorchvisionDetector):
         feature = trace.features[level]
         proposals = trace.state.proposals[detections.source]
         with frozen(self.network), recording(trace.differentiable):
-            pooled = self._align(feature.values[None], proposals, torch.zeros_like(rows), level)
+            pooled = self._pool_rows(trace, proposals)
         with frozen(self.network, weights=not trace.differentiable), gradients_on():
             leaf = root(pooled, trace.differentiable)
             narrow = self._narrow(trace, detections, leaf, proposals)
