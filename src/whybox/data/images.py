@@ -227,7 +227,7 @@ def _in_range(values: Tensor, name: str) -> Tensor:
     if not values.isfinite().all():
         raise ImageError(f"{name} holds NaN or infinity")
     low, high = values.min().item(), values.max().item()
-    slack = TOLERANCE + torch.finfo(torch.float32).eps  # 1.001 itself is a little more in float32
+    slack = TOLERANCE * 1.001  # 1.001 is a little more than that in float32, and 0.001 in float16
     if low < -slack or high > 1 + slack:
         raise ImageError(f"{name}: a float image must lie in 0..1 (not normalized, not 0..255), got {low:.7g} to {high:.7g}")
     return values.float().clamp(0, 1)
