@@ -1,3 +1,4 @@
+import logging
 import pickle
 
 import pytest
@@ -25,6 +26,68 @@ def test_every_form_fills_the_network(tmp_path, form):
     network = net()
     load_weights(network, path)
     assert all(torch.equal(value, wanted[key]) for key, value in network.state_dict().items())
+
+
+def named(change):
+    return {change(name): torch.ones_like(value) for name, value in net().state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        named(lambda name: f"module.{name}"),
+        named(lambda name: f"_orig_mod.{name}"),
+        named(lambda name: f"module._orig_mod.{name}"),
+        named(lambda name: f"module.model.{name}"),
+        named(lambda name: f"state_dict.model.{name}"),
+        named(lambda name: f"ema.{name}"),
+        named(lambda name: name.replace(".", "._orig_mod.")),
+        named(lambda name: f"detector.{name}") | {"n_averaged": torch.tensor(3)},
+        {"model": {"state_dict": named(str)}, "epoch": 3},
+        {"ema": {"module": named(str)}, "epoch": 3},
+        {"model_state_dict": named(lambda name: f"module.{name}"), "optimizer": {"state": {}, "param_groups": []}},
+        {"params": named(str)},
+        {"state_dict": named(lambda name: f"model.{name}"), "pytorch-lightning_version": "2.5"},
+        {"ema": {name: value * 0 for name, value in named(str).items()}, "model": named(str)},
+    ],
+    ids=lambda content: next(iter(content)),
+)
+def test_what_stands_around_the_names_is_left_off_and_said(tmp_path, caplog, content):
+    torch.save(content, tmp_path / "w.pt")
+    flat = all(isinstance(value, torch.Tensor) for value in content.values())
+    if flat:
+        save_file(content, tmp_path / "w.safetensors")
+    for path in tmp_path.iterdir():
+        network = net()
+        with caplog.at_level(logging.WARNING):
+            note = load_weights(network, path)
+        assert all(bool((value == 1).all()) for value in network.state_dict().values())
+        assert note.startswith(f"{path}: left off the names of the weights: ")
+        assert note in caplog.text
+
+
+def test_names_that_fit_are_left_alone(tmp_path, caplog):
+    torch.save(named(str), tmp_path / "w.pt")
+    assert load_weights(net(), tmp_path / "w.pt") == ""
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (named(lambda name: f"model.{name}") | {"loss.weight": torch.ones(1)}, "missing 0.bias, .*not known to the network"),
+        ({f"module.{k}": v for k, v in named(str).items() if k != "0.bias"}, "missing 0.bias$"),
+        ({"epoch": 3}, "expected a state dict"),
+        ([1, 2], "expected a state dict"),
+        ({}, "expected a state dict"),
+        ({3: torch.ones(1)}, "expected a state dict"),
+    ],
+)
+def test_what_does_not_fit_without_its_prefix_is_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_weights(net(), tmp_path / "w.pt")
+    assert "\n" not in str(caught.value)
 
 
 class Evil:

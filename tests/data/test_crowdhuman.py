@@ -92,8 +92,6 @@ def test_splits_files_and_folders_of_images(tmp_path):
         (person(fbox=[1, float("nan"), 3, 4]), "fbox holds NaN"),
         (person(tag=None), "expected a tag and an fbox"),
         ("person", "expected a tag and an fbox"),
-        (person(extra=[1]), "extra must hold attributes by name"),
-        (person(head_attr="no"), "head_attr must hold attributes by name"),
     ],
 )
 def test_a_broken_person_is_left_out_by_name_or_refused(tmp_path, broken, reason):
@@ -104,6 +102,43 @@ def test_a_broken_person_is_left_out_by_name_or_refused(tmp_path, broken, reason
     assert line.startswith(f"{tmp_path / 'annotation_val.odgt'}: annotation a,1/0: {reason}")
     with pytest.raises(WhyboxError, match=f"{reason}.*; mend it"):
         open_data(str(tmp_path), on_problem="refuse")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (person(extra=[1]), "extra must hold attributes by name, got [1]"),
+        (person(extra={"ignore": "perhaps"}), "ignore of extra must be 0 or 1, got 'perhaps'"),
+        (person(head_attr="no"), "head_attr must hold attributes by name"),
+    ],
+)
+def test_a_broken_attribute_costs_neither_box_nor_parts(tmp_path, broken, reason):
+    truth = (data := open_data(str(write(tmp_path, [{"ID": "a,1", "gtboxes": [broken]}]))))[0].truth
+    assert truth.boxes.tolist() == [[10, 5, 30, 45]]
+    assert truth.ignore.tolist() == [False]
+    assert not truth.parts["head"].isnan().any()
+    (line,) = data.problems
+    assert f"annotation a,1/0: {reason}" in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "ignored"), [("0", False), ("false", False), ("1", True), ("true", True), (True, True), (0.0, False)]
+)
+def test_flags_and_numbers_as_text(tmp_path, flag, ignored):
+    row = person(fbox=["10", "5.0", " 20 ", 40], extra={"ignore": flag}, head_attr={"ignore": flag})
+    data = open_data(str(write(tmp_path, [{"ID": "a,1", "gtboxes": [row]}])))
+    assert data.problems == ()
+    assert data[0].truth.boxes.tolist() == [[10, 5, 30, 45]]
+    assert data[0].truth.ignore.tolist() == [ignored]
+    assert data[0].truth.parts["head"].isnan().all().item() == ignored
+
+
+@pytest.mark.parametrize("name", ["7", 7, "7.jpg", "C:\\people\\7", "/home/someone/Images/7.jpg"])
+def test_an_id_leads_to_its_picture(tmp_path, name):
+    data = open_data(str(write(tmp_path, [{"ID": name, "gtboxes": []}], pictures=("7.jpg",))))
+    assert data[0].image.size == (50, 40)
+    assert data.names == [str(name)]
+    assert len(data.problems) == (len(str(name)) > 5)
 
 
 @pytest.mark.parametrize("key", ["vbox", "hbox"])
@@ -122,7 +157,8 @@ def test_a_broken_part_leaves_the_person(tmp_path, key):
         ("[" * 10**5, "line 2: no JSON"),
         ("[1]", "line 2: expected an ID and gtboxes, got [1]"),
         ({"gtboxes": []}, "line 2: expected an ID and gtboxes"),
-        ({"ID": 7, "gtboxes": []}, "line 2: expected an ID and gtboxes"),
+        ({"ID": [7], "gtboxes": []}, "line 2: expected an ID and gtboxes"),
+        ({"ID": 7.0, "gtboxes": []}, "line 2: there is no 7.jpg in "),
         ({"ID": "b,2"}, "line 2: image 'b,2' has no list of gtboxes"),
         ({"ID": "a,1", "gtboxes": []}, "line 2: the image 'a,1' is already on line 1"),
         ({"ID": "c,3", "gtboxes": []}, "line 2: there is no c,3.jpg in "),

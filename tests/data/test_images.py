@@ -118,3 +118,49 @@ def test_a_broken_picture_is_one_line(tmp_path):
         read_picture(tmp_path / "text.png", (3, 3))
     with pytest.raises(ImageError, match="no such file"):
         read_picture(tmp_path / "absent.png")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_floats_a_rounding_error_outside_are_clamped(dtype):
+    values = torch.tensor([-1e-3, 0.5, 1.001]).expand(3, 1, 3).to(dtype)
+    assert read_image(values)[0, 0].tolist() == [0, 0.5, 1]
+    assert read_image(values).dtype == torch.float32
+    for low, high, words in ((0, 1.002, "1.00(2|19)"), (-0.002, 1, "-0.00(2|199)"), (0, 1.5, "to 1.5"), (-2, 2, "-2 to 2")):
+        with pytest.raises(ImageError, match=words):
+            read_image(torch.tensor([low, high]).expand(3, 1, 2).to(dtype))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_the_bit_depth_is_that_of_the_file(tmp_path, suffix):
+    dark = np.array([[0, 100, 200]], dtype=np.uint16)
+    Image.fromarray(dark).save(tmp_path / f"dark.{suffix}")
+    assert read_image(tmp_path / f"dark.{suffix}").max() <= 1 / 255
+    assert read_image(torch.from_numpy(dark.astype(np.int32)).to(torch.uint16)[None]).max().item() == pytest.approx(200 / 65535)
+    assert read_image(dark).max().item() == pytest.approx(200 / 65535)
+    assert read_image(dark.astype(">u2")).max().item() == pytest.approx(200 / 65535)
+    assert read_image(Image.fromarray(dark.astype(np.int32))).max() <= 1 / 255, "mode I"
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I", "F"]
+)
+def test_every_mode_is_read(mode):
+    assert read_image(Image.new(mode, (4, 3))).shape == (3, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Image.fromarray(np.array([[0, 1.5]], np.float32)), "0..1 .*got 0 to 1.5"),
+        (Image.fromarray(np.array([[0, np.nan]], np.float32)), "NaN"),
+        (Image.fromarray(np.array([[-1, 70000]], np.int32)), "must lie in 0..65535, got -1 to 70000"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), r"got torch.int64; .*\.to\(torch.uint8\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.bool), "got torch.bool"),
+        (torch.full((3, 4, 4), 1e300, dtype=torch.float64), "got 1e.300"),
+        (np.zeros((4, 4, 3), np.int64), "uint8 0..255 or uint16"),
+        (np.zeros((4, 4, 3), object), "got object"),
+    ],
+)
+def test_values_of_no_known_depth_are_refused(source, message):
+    with pytest.raises(ImageError, match=message):
+        read_image(source)

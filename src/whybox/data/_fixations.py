@@ -1,4 +1,4 @@
-"""Where people looked: a JSON list of {"annotation_id": 7, "fixations": [[x, y, seconds], ...]}, an entry a viewer."""
+"""Human fixations: a JSON list of {"annotation_id": 7, "fixations": [[x, y, seconds], ...]}, an entry per viewer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whybox.data._problems import Broken, Problems, read_json, read_numbers, shown
+from whybox.data._fields import read_id, read_json, read_numbers
+from whybox.data._problems import Broken, Problems, shown
 from whybox.errors import WhyboxError
 
 
 def read_fixations(file: Path, sizes: Mapping[str, tuple[int, int]], problems: Problems) -> dict[str, NDArray[np.float32]]:
-    """Fixations (F,3) x, y in image pixels and seconds, by annotation; all viewers of an annotation are joined.
+    """Read a file of fixations. A point outside the image is left out, and is a problem.
 
-    sizes: (W,H) of each annotation's image. A point outside the image is left out, and is a problem.
+    Args:
+        file: The file.
+        sizes: (W,H) in pixels of each annotation's image, by annotation id.
+        problems: Gets a line per entry that cannot be used.
+
+    Returns:
+        By annotation id: (F,3) x, y in image pixels and seconds; those of all viewers together.
+
+    Raises:
+        WhyboxError: The file cannot be read, or is no list.
     """
     content = read_json(file)
     if not isinstance(content, list):
@@ -38,8 +48,8 @@ def read_fixations(file: Path, sizes: Mapping[str, tuple[int, int]], problems: P
 def _read_entry(entry: Any, sizes: Mapping[str, tuple[int, int]]) -> tuple[str, NDArray[np.float32]]:
     if not isinstance(entry, dict) or not {"annotation_id", "fixations"} <= entry.keys():
         raise Broken(f"expected annotation_id and fixations, got {shown(entry)}")
-    name = str(entry["annotation_id"])
-    if name not in sizes:
+    name = read_id(entry["annotation_id"])
+    if name is None or name not in sizes:
         raise Broken(f"annotation {shown(entry['annotation_id'])} is not in the data set, or was left out")
     if not isinstance(entry["fixations"], list):
         raise Broken(f"fixations of annotation {name} must be a list of [x, y, seconds], got {shown(entry['fixations'])}")

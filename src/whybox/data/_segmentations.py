@@ -6,14 +6,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whybox.data._problems import Broken, read_numbers, shown
+from whybox.data._fields import read_numbers
+from whybox.data._problems import Broken, shown
 
 LONGEST_PACKED = 7
 """Characters of a packed run length: 35 bits, more than the 32 that COCO's own code keeps."""
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's uncompressed run lengths of a mask (H,W): down the columns, starting with the length of zeros."""
+    """Encode a mask as COCO's uncompressed run lengths.
+
+    Args:
+        mask: (H,W).
+
+    Returns:
+        "size", [H, W], and "counts", the run lengths down the columns, beginning with the number of zeros.
+    """
     flat = np.concatenate([[False], mask.flatten(order="F"), [False]])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     edges = np.concatenate([[0], changes, [mask.size]])
@@ -22,10 +30,17 @@ def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask (H,W) of a segmentation that `check_segmentation` has let pass; `size` is (W,H). Pixels equal COCO's own.
+    """Decode a segmentation into the pixels that pycocotools gives it.
 
     pycocotools draws the polygons. It does not decode: run lengths that end too early leave it with memory that nobody
     has written to, and with numpy 2 it warns.
+
+    Args:
+        segmentation: As `read_segmentation` returns it.
+        size: (W,H) of the image in pixels.
+
+    Returns:
+        (H,W) the mask.
     """
     width, height = size
     counts = segmentation["counts"] if isinstance(segmentation, Mapping) else _draw_polygons(segmentation, size)
@@ -42,29 +57,60 @@ def _draw_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -
     return str(drawn["counts"], "ascii")
 
 
-def check_segmentation(segmentation: Any, size: tuple[int, int]) -> None:
-    """Raise Broken unless this is a segmentation of an image of `size` (W,H)."""
+def read_segmentation(segmentation: Any, size: tuple[int, int]) -> tuple[Any, list[str]]:
+    """Read a segmentation: polygons, or run lengths.
+
+    Args:
+        segmentation: As the annotation file has it.
+        size: (W,H) of the image in pixels.
+
+    Returns:
+        The segmentation, without the polygons that cannot be used, and a line on each of these.
+
+    Raises:
+        Broken: It is no segmentation of an image of this size, or none of its polygons can be used.
+    """
     if isinstance(segmentation, Mapping):
-        _check_runs(segmentation, size)
-    elif isinstance(segmentation, list):
-        for polygon in segmentation:
-            _check_polygon(polygon, size)
-    else:
+        return _read_runs(segmentation, size), []
+    if not isinstance(segmentation, list):
         raise Broken(f"segmentation is neither polygons nor run lengths: {shown(segmentation)}")
+    if not segmentation:
+        raise Broken("segmentation is empty")
+    polygons, lost = [], []
+    for number, polygon in enumerate(segmentation, start=1):
+        try:
+            polygons.append(_read_polygon(polygon, size))
+        except Broken as reason:
+            if len(segmentation) == 1:
+                raise
+            lost.append(f"polygon {number} of {len(segmentation)} is left out of the mask: {reason}")
+    if not polygons:
+        raise Broken(f"segmentation has no polygon that can be used: {lost[0].partition(': ')[2]}")
+    return polygons, lost
 
 
-def _check_polygon(polygon: Any, size: tuple[int, int]) -> None:
-    points = read_numbers(polygon, "a polygon of the segmentation")
-    if len(points) < 6 or len(points) % 2:
+def _read_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
+    if isinstance(polygon, Mapping):
+        raise Broken("segmentation is a list of run lengths: expected one object with size and counts, or polygons")
+    numbers = read_numbers(polygon, "a polygon of the segmentation")
+    if len(numbers) < 6 or len(numbers) % 2:
         raise Broken(f"a polygon must be [x, y, ...] of at least 3 points, got {shown(polygon)}")
+    points = numbers.reshape(-1, 2)
     # It is drawn by walking along its edges pixel by pixel: what lies far outside would take all memory.
-    if (points.reshape(-1, 2) < -np.asarray(size)).any() or (points.reshape(-1, 2) > 2 * np.asarray(size)).any():
+    if (points < -np.asarray(size)).any() or (points > 2 * np.asarray(size)).any():
         raise Broken(f"a polygon reaches far beyond the image of {size[0]}x{size[1]}: {shown(polygon)}")
+    if np.linalg.matrix_rank(points - points[0]) < 2:
+        raise Broken(f"a polygon must have an area, got points on one line: {shown(polygon)}")
+    return [float(number) for number in numbers]
 
 
-def _check_runs(segmentation: Mapping[str, Any], size: tuple[int, int]) -> None:
+def _read_runs(segmentation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     width, height = size
-    if segmentation.get("size") != [height, width]:
+    try:
+        fits = read_numbers(segmentation.get("size"), "size").tolist() == [height, width]
+    except Broken:
+        fits = False
+    if not fits:
         raise Broken(f"a mask of the size {shown(segmentation.get('size'))} for an image of [{height}, {width}]")
     counts = segmentation.get("counts")
     numbers = _unpack(counts).tolist() if isinstance(counts, str) else counts
@@ -73,6 +119,7 @@ def _check_runs(segmentation: Mapping[str, Any], size: tuple[int, int]) -> None:
         raise Broken("run lengths must be whole numbers from 0")
     if runs.sum() != width * height:
         raise Broken(f"run lengths of {int(runs.sum())} pixels do not fill a mask of {width}x{height} ({width * height})")
+    return {"size": [height, width], "counts": counts if isinstance(counts, str) else runs.astype(np.int64).tolist()}
 
 
 def _unpack(counts: str) -> NDArray[np.int64]:

@@ -1,7 +1,9 @@
 """Images with boxes and masks in COCO's JSON format, from any folder that holds them: "coco:FOLDER", "coco:FILE.json"."""
 
+import itertools
+import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,26 +14,39 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from whybox.data._fields import has_area, read_box, read_flag, read_id, read_json, read_number
 from whybox.data._fixations import read_fixations
-from whybox.data._problems import Broken, Problems, digest_files, has_area, read_box, read_json, shown
-from whybox.data._segmentations import check_segmentation, decode_mask
-from whybox.data.images import read_picture
-from whybox.errors import MissingSplitError, WhyboxError
+from whybox.data._pictures import PictureFolder
+from whybox.data._problems import Broken, Problems, digest_files, shown
+from whybox.data._segmentations import decode_mask, read_segmentation
+from whybox.data.images import read_picture, stored_sizes
+from whybox.errors import ImageError, MissingSplitError, WhyboxError
 from whybox.truth import DataSet, Sample, Truth
 
 PREFIX = "coco"
 SPLITS = ("train", "val", "test")
 OVER_THE_EDGE = 1.0
 """Pixels that a box may reach over the image's edge: rounding. What reaches further is cut too, but is a problem."""
+EMPTY: tuple[Any, ...] = (None, [], {}, "")
+"""What stands for a segmentation in files without masks; it is a problem only where other annotations have one."""
+LONGEST_ID = 19
+"""Ids of more digits than 64 bits hold are not counted on from."""
 
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One annotated image of `size` (W,H) with N objects.
+    """One annotated image with N objects.
 
-    boxes (N,4) float32 xyxy in image pixels, cut at the image's edge; labels (N,) int64, 0 for the first class; iscrowd
-    (N,) bool, true for a region of uncounted objects; ids, those of the annotations; segmentations, COCO's own form of
-    each mask, or None where not all are known; fixations, (F,3) x, y, seconds or None for each object, or ().
+    Attributes:
+        path: The picture's file.
+        name: Its name in the data set: that of the file, relative to the folder of the images.
+        size: (W,H) in pixels.
+        boxes: (N,4) xyxy in image pixels, clipped to the image.
+        labels: (N,) 0 for the first class.
+        iscrowd: (N,) true for a region of uncounted objects.
+        ids: N annotation ids.
+        segmentations: N masks in COCO's own form, or None where not all are known.
+        fixations: N entries (F,3) x, y in image pixels and seconds, or None for an object without; or ().
     """
 
     path: Path
@@ -45,11 +60,22 @@ class CocoImage:
     fixations: tuple[NDArray[np.float32] | None, ...] = ()
 
     def image(self) -> Image.Image:
-        """The picture in RGB, of the annotated size."""
+        """Read the picture.
+
+        Returns:
+            The picture in RGB, of the annotated size.
+
+        Raises:
+            ImageError: It cannot be read, or has another size.
+        """
         return read_picture(self.path, self.size)
 
     def masks(self) -> NDArray[np.bool_] | None:
-        """(N,H,W) bool, where all are known; an object of less than a pixel can have an empty one, as it has in COCO."""
+        """Decode the masks.
+
+        Returns:
+            (N,H,W), or None where not all are known. An object of less than a pixel can have an empty one, as in COCO.
+        """
         if self.segmentations is None:
             return None
         masks = np.zeros((len(self.ids), self.size[1], self.size[0]), dtype=bool)
@@ -58,7 +84,7 @@ class CocoImage:
         return masks
 
     def truth(self) -> Truth:
-        """The annotations; crowd regions are ignored."""
+        """The annotations, with decoded masks; crowd regions are ignored."""
         masks = self.masks()
         return Truth(
             torch.from_numpy(self.boxes.copy()),
@@ -66,14 +92,21 @@ class CocoImage:
             self.ids,
             torch.from_numpy(self.iscrowd.copy()),
             None if masks is None else torch.from_numpy(masks),
-            fixations=tuple(None if one is None else torch.from_numpy(one.copy()) for one in self.fixations),
+            fixations=tuple(None if points is None else torch.from_numpy(points.copy()) for points in self.fixations),
         )
 
 
 @dataclass
 class CocoData:
-    """The images of one annotation file, its class names in the order of their labels, what was left out of it, and a digest of
-    the file."""
+    """The images of one annotation file.
+
+    Attributes:
+        name: "coco:" and the file.
+        classes: The class names, in the order of their labels.
+        images: The images that can be used.
+        problems: One line on everything that was left out or repaired.
+        digest: A digest of the file.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -83,14 +116,24 @@ class CocoData:
 
     @property
     def names(self) -> Sequence[str]:
-        """The images' file names, as the annotation file has them."""
+        """The images' file names."""
         return [image.name for image in self.images]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one image and decode its masks."""
+        """Read one image and decode its masks.
+
+        Args:
+            index: From 0.
+
+        Returns:
+            The image and its annotations.
+
+        Raises:
+            ImageError: The picture cannot be read, or no longer has the size that it had when the data set was opened.
+        """
         image = self.images[index]
         return Sample(image.name, image.image(), image.truth())
 
@@ -98,13 +141,14 @@ class CocoData:
 class _Image(NamedTuple):
     """A usable entry of the file's images; size (W,H)."""
 
-    id: int | str
+    id: str
     name: str
     size: tuple[int, int]
+    path: Path
 
 
 class _Object(NamedTuple):
-    """A usable annotation; box (4,) xyxy inside the image."""
+    """A usable annotation; box (4,) xyxy inside the image; bare where the file gives no segmentation at all."""
 
     id: str
     image: _Image
@@ -112,12 +156,27 @@ class _Object(NamedTuple):
     box: NDArray[np.float64]
     iscrowd: bool
     segmentation: Any
+    bare: bool
 
 
 def open_data(
     rest: str, *, on_problem: str = "skip", split: str = "val", images: Path | None = None, fixations: Path | None = None
 ) -> DataSet:
-    """The data set of "coco:REST", a folder or an annotation file; the options are those of `read_coco`."""
+    """Open the data set "coco:REST".
+
+    Args:
+        rest: A folder or an annotation file.
+        on_problem: As for `read_coco`.
+        split: As for `read_coco`.
+        images: As for `read_coco`.
+        fixations: As for `read_coco`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        WhyboxError: As for `read_coco`, or `rest` is empty.
+    """
     if not rest:
         raise WhyboxError("coco needs a place: coco:FOLDER or coco:FILE.json")
     return read_coco(rest, split, images=images, fixations=fixations, on_problem=on_problem)
@@ -131,47 +190,74 @@ def read_coco(
     fixations: Path | None = None,
     on_problem: str = "skip",
 ) -> CocoData:
-    """The images and annotations of a file, or of a folder that holds one.
+    """Read the images and annotations of a file, or of a folder that holds one.
 
     In a folder the file is the only JSON file, or the only one whose name holds the split's ("val.json",
-    "instances_val2017.json"), there or below `annotations/`; caption files are passed over. Images
-    are looked for in `images`, or beside the file, in `images/`, and in the folders of COCO's own layout.
-    fixations: a file of them, see docs/data.md. on_problem: "skip" leaves out what is broken, "refuse" stops at it.
+    "instances_val2017.json"), there or below `annotations/`; caption files are passed over.
+
+    Args:
+        path: An annotation file, or its folder.
+        split: Which of a folder's files to read.
+        images: The folder of the images; by default they are looked for beside the file, in `images/`, and in the folders of
+            COCO's own layout.
+        fixations: A file of fixations, see docs/data.md.
+        on_problem: "skip" leaves out what is broken, "refuse" stops at it.
+
+    Returns:
+        The data set.
+
+    Raises:
+        MissingSplitError: The folder has no single file for this split.
+        WhyboxError: A file cannot be read or used as a whole, or there are problems and they are to be refused.
     """
     source = find_annotations(Path(path).expanduser(), split)
     problems = Problems(source, on_problem)
     content = _parse(source)
     folder = images.expanduser() if images else _image_folder(source, content["images"], split)
-    classes = _read_classes(content["categories"], problems)
-    entries = _read_images(content["images"], folder, problems)
-    objects = _read_objects(content, entries, {number: label for label, number in enumerate(classes)}, problems)
-    looked = None
+    classes, labels = _read_classes(content["categories"], problems)
+    entries = _read_images(content, PictureFolder(folder), problems)
+    objects = _read_objects(content, entries, labels, problems)
+    points = None
     if fixations:
-        looked = read_fixations(fixations.expanduser(), {one.id: one.image.size for one in objects}, problems)
-    gathered = tuple(_gather(entries, objects, folder, looked, problems))
+        points = read_fixations(fixations.expanduser(), {row.id: row.image.size for row in objects}, problems)
+    gathered = tuple(_gather(entries, objects, points, problems))
     digest = digest_files(source, fixations.expanduser() if fixations else None)
-    return CocoData(f"{PREFIX}:{source}", tuple(classes.values()), gathered, problems.settle(), digest)
+    return CocoData(f"{PREFIX}:{source}", classes, gathered, problems.settle(), digest)
 
 
 def find_annotations(path: Path, split: str) -> Path:
-    """The annotation file that `path` is, or the one of this split in the folder that `path` is."""
+    """Find the annotation file of a split.
+
+    Args:
+        path: The file itself, or a folder.
+        split: Which of the folder's files.
+
+    Returns:
+        The file.
+
+    Raises:
+        MissingSplitError: The folder has no single file for this split.
+        WhyboxError: There is nothing at `path`.
+    """
     if path.is_file():
         return path
     if not path.is_dir():
         raise WhyboxError(f"no COCO annotations at {path}: give a JSON file or a folder that holds one")
     for place in (path, path / "annotations"):
-        found = [file for file in sorted(place.glob("*.json")) if "captions" not in file.stem]
-        named = [file for file in found if split in file.stem]
-        if len(named) == 1:
-            return named[0]
+        files = [file for file in sorted(place.glob("*.json")) if "captions" not in file.stem]
+        of_split = [file for file in files if split in file.stem]
+        if len(of_split) == 1:
+            return of_split[0]
         # A lone file needs no split in its name, but a lone train.json is no answer to "val".
-        if len(found) == 1 and not any(other in found[0].stem for other in SPLITS):
-            return found[0]
+        if len(files) == 1 and not any(other in files[0].stem for other in SPLITS):
+            return files[0]
     raise MissingSplitError(f"no single JSON file for the split {split!r} in {path}; name another split, or the file itself")
 
 
 def _parse(source: Path) -> dict[str, Any]:
     content = read_json(source)
+    if isinstance(content, list) and content and isinstance(content[0], dict) and "image_id" in content[0]:
+        raise WhyboxError(f"{source} is a list of annotations or results: expected an object with images and categories, too")
     keys = ("images", "annotations", "categories")
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
@@ -182,7 +268,7 @@ def _parse(source: Path) -> dict[str, Any]:
 
 
 def _image_folder(source: Path, listed: Sequence[Any], split: str) -> Path:
-    """The first likely folder that holds an image of the file."""
+    """The first likely folder that holds an image of the file, by its name as written or else by the end of it."""
     above = source.parent
     later = source.stem.removeprefix("instances_")
     folders = [above / "images", above, *(above.parent / name for name in ("images", split, source.stem, later))]
@@ -191,52 +277,96 @@ def _image_folder(source: Path, listed: Sequence[Any], split: str) -> Path:
         for folder in folders:
             if os.path.isfile(folder / name):
                 return folder
+    # A bare name that is not where it should be is no reason to search: the user says where the images are.
+    moved = [name for name in names if "/" in name or "\\" in name]
+    for pictures in map(PictureFolder, folders if moved else ()):
+        if any(pictures.holds(name) for name in moved):
+            return pictures.folder
     raise WhyboxError(
         f"the image {shown(names[0] if names else None)} of {source} is neither beside it nor in an images/ folder; "
         "say where the images are: images=FOLDER"
     )
 
 
-def _read_classes(categories: Sequence[Any], problems: Problems) -> dict[int, str]:
-    """Class names by category id, in the order of the ids."""
-    classes: dict[int, str] = {}
+def _read_classes(categories: Sequence[Any], problems: Problems) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The class names in the order of their ids, whole numbers first; and the label of each category id.
+
+    Categories of one name are one class: models and results know a class by its name.
+    """
+    names: dict[str, str] = {}
     for position, category in enumerate(categories, start=1):
-        number, name = (category.get("id"), category.get("name")) if isinstance(category, dict) else (None, None)
-        if not isinstance(number, int) or not isinstance(name, str) or not name:
-            problems.note(f"category number {position}", f"must have a whole number as id and a name, got {shown(category)}")
-        elif number in classes:
-            problems.note(f"category number {position}", f"{name!r} has the id {number} of {classes[number]!r}")
+        entry = category if isinstance(category, dict) else {}
+        number, name = read_id(entry.get("id")), _read_name(entry.get("name"))
+        where = f"category number {position}"
+        if number is None or name is None:
+            problems.note(where, f"must have a number or a word as id, and a name, got {shown(category)}: left out")
+        elif number in names:
+            problems.note(where, f"{name!r} has the id {number} of {names[number]!r}: left out")
         else:
-            classes[number] = name
-    return dict(sorted(classes.items()))
+            names[number] = name
+    classes: dict[str, int] = {}
+    labels: dict[str, int] = {}
+    first_ids: dict[str, str] = {}
+    for number in sorted(names, key=_id_order):
+        name = names[number]
+        if name in classes:
+            problems.note(f"category {name!r}", f"has the ids {first_ids[name]} and {number}: read as one class")
+        labels[number] = classes.setdefault(name, len(classes))
+        first_ids.setdefault(name, number)
+    return tuple(classes), labels
 
 
-def _read_images(listed: Sequence[Any], folder: Path, problems: Problems) -> dict[int | str, _Image]:
+def _read_name(value: Any) -> str | None:
+    """A class name; digits may be written as a number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value else None
+
+
+def _id_order(number: str) -> tuple[float, str]:
+    try:
+        return float(number), number
+    except ValueError:
+        return math.inf, number
+
+
+def _read_images(content: Mapping[str, Any], pictures: PictureFolder, problems: Problems) -> dict[str, _Image]:
     """The usable images by id."""
-    read: dict[int | str, list[_Image]] = defaultdict(list)
-    for position, entry in enumerate(listed, start=1):
+    counts = Counter(_id_in(row, "image_id") for row in content["annotations"])
+
+    def leave_out(where: str, reason: object, number: str | None) -> None:
+        count = 0 if number is None else counts[number]
+        problems.note(where, f"{reason}; left out{f' with its {count} annotations' if count else ''}")
+
+    read: dict[str, list[_Image]] = defaultdict(list)
+    for position, entry in enumerate(content["images"], start=1):
+        where = _image_words(entry, position)
         try:
-            image = _read_entry(entry, folder)
-            read[image.id].append(image)
+            image, repairs = _read_entry(entry, pictures)
         except Broken as reason:
-            problems.note(_image_words(entry, position), reason)
-    entries, named = {}, dict[str, _Image]()
+            leave_out(where, reason, _id_in(entry, "id"))
+            continue
+        read[image.id].append(image)
+        for repair in repairs:
+            problems.note(where, repair)
+    entries, by_name = {}, dict[str, _Image]()
     for number, same in read.items():
-        image, others = same[0], sorted({one.name for one in same})
+        image, others = same[0], sorted({other.name for other in same})
         if len(others) > 1:
-            problems.note(f"image id {number!r}", f"stands for {shown(others)}: whose annotations are whose? all are left out")
-        elif image.name in named:
-            problems.note(f"image {image.name!r} (id {number})", f"is there already with id {named[image.name].id}: left out")
+            leave_out(f"image id {number}", f"stands for {shown(others)}: whose annotations are whose?", number)
+        elif image.name in by_name:
+            leave_out(f"image {image.name!r} (id {number})", f"is there already with id {by_name[image.name].id}", number)
         else:
-            entries[number] = named[image.name] = image
+            entries[number] = by_name[image.name] = image
             if len(same) > 1:
                 problems.note(f"image {image.name!r} (id {number})", f"is listed {len(same)} times, used once")
     if not entries:
-        raise WhyboxError(f"none of the {len(listed)} images can be used: {problems.first()}")
+        raise WhyboxError(f"none of the {len(content['images'])} images can be used: {problems.first()}")
     return entries
 
 
-def _read_entry(entry: Any, folder: Path) -> _Image:
+def _read_entry(entry: Any, pictures: PictureFolder) -> tuple[_Image, list[str]]:
+    """An image, and a line on each thing that had to be repaired."""
     if not isinstance(entry, dict):
         raise Broken(f"no image entry: {shown(entry)}")
     number, name = _id_in(entry, "id"), entry.get("file_name")
@@ -244,12 +374,42 @@ def _read_entry(entry: Any, folder: Path) -> _Image:
         raise Broken(f"the id must be a number or a word, got {shown(entry.get('id'))}")
     if not isinstance(name, str) or not name:
         raise Broken(f"no file_name but {shown(name)}")
-    size = entry.get("width"), entry.get("height")
-    if not all(isinstance(side, int | float) and side == side // 1 and side > 0 for side in size):
-        raise Broken(f"width and height must be whole numbers above 0, got {shown(size)}")
-    if not os.path.isfile(folder / name):
-        raise Broken(f"no such file in {folder}")
-    return _Image(number, name, (int(entry["width"]), int(entry["height"])))
+    found = pictures.find(name)
+    size, repair = _read_size(entry, pictures.folder / found)
+    repairs = [] if found == name else [f"no such file in {pictures.folder}: read as {found!r}, the one file that fits"]
+    return _Image(number, found, size, pictures.folder / found), repairs + ([repair] if repair else [])
+
+
+def _read_size(entry: Mapping[str, Any], path: Path) -> tuple[tuple[int, int], str]:
+    """The size (W,H) that annotations are made for, and what was wrong with the one in the file, or "".
+
+    It is that of the entry if the picture has it, as stored or turned by its EXIF orientation; else that of the picture.
+    """
+    given = entry.get("width"), entry.get("height")
+    annotated = _whole_size(given)
+    try:
+        stored, turned = stored_sizes(path)
+    except ImageError as error:
+        if annotated is None:
+            raise Broken(f"no usable width and height, and {error}") from None
+        return annotated, ""  # the picture's own error comes when it is read
+    if annotated in (stored, turned):
+        return annotated, ""
+    picture = f"{stored[0]}x{stored[1]}"
+    if annotated is None:
+        problem = f"width and height must be whole numbers above 0, got {shown(given)}"
+        return stored, f"{problem}: those of the picture are used, {picture}"
+    problem = f"is {picture}, but annotated as {annotated[0]}x{annotated[1]}"
+    return stored, f"{problem}: the picture's size is used; was it resized after it was annotated?"
+
+
+def _whole_size(given: Sequence[Any]) -> tuple[int, int] | None:
+    """Width and height, if both are whole numbers above 0."""
+    try:
+        width, height = (read_number(side, "width and height") for side in given)
+    except Broken:
+        return None
+    return (int(width), int(height)) if min(width, height) > 0 and width % 1 == height % 1 == 0 else None
 
 
 def _image_words(entry: Any, position: int) -> str:
@@ -259,31 +419,49 @@ def _image_words(entry: Any, position: int) -> str:
 
 
 def _read_objects(
-    content: Mapping[str, Any], entries: Mapping[int | str, _Image], labels: Mapping[int, int], problems: Problems
+    content: Mapping[str, Any], entries: Mapping[str, _Image], labels: Mapping[str, int], problems: Problems
 ) -> list[_Object]:
-    """The usable annotations. Those of an image that was left out go with it, without a line of their own."""
+    """The usable annotations. Those of an image that was left out go with it; its line counts them."""
     listed = {_id_in(entry, "id") for entry in content["images"]} - {None}
+    spare = _spare_ids(content["annotations"])
     objects: dict[str, _Object] = {}
     for position, row in enumerate(content["annotations"], start=1):
-        number = _id_in(row, "image_id")
-        image = entries.get(number) if number is not None else None
-        if image is None and number in listed:
+        image_id = _id_in(row, "image_id")
+        image = entries.get(image_id) if image_id is not None else None
+        if image is None and image_id in listed:
             continue
+        where = _object_words(row, image, position)
         try:
-            found = _read_object(row, image, labels)
-            if found.id in objects:
-                raise Broken(f"the id is that of another annotation, of {objects[found.id].image.name!r}")
-            objects[found.id] = found
-            if over := _reach_over(row["bbox"], found.image.size):
-                problems.note(_object_words(row, image, position), f"bbox reaches {over:g} pixels over the image's edge: cut")
+            annotation, repairs = _read_object(row, image, labels)
         except Broken as reason:
-            problems.note(_object_words(row, image, position), reason)
+            problems.note(where, reason)
+            continue
+        number = _id_in(row, "id")
+        if number is None or number in objects:
+            repairs.append(_id_problem(row, objects.get(number) if number else None))
+            number = next(spare)
+            repairs[-1] += f": it is annotation {number} here"
+        objects[number] = annotation._replace(id=number)
+        for repair in repairs:
+            problems.note(where, repair)
     return list(objects.values())
 
 
-def _id_in(row: Any, key: str) -> int | str | None:
-    number = row.get(key) if isinstance(row, dict) else None
-    return number if isinstance(number, int | str) else None
+def _spare_ids(rows: Sequence[Any]) -> Iterator[str]:
+    """Ids that no annotation has, above all of them."""
+    numbers = [_id_in(row, "id") for row in rows]
+    highest = max((int(number) for number in numbers if number and number.isdecimal() and len(number) < LONGEST_ID), default=0)
+    return map(str, itertools.count(highest + 1))
+
+
+def _id_problem(row: Mapping[str, Any], other: _Object | None) -> str:
+    if other is None:
+        return f"the id must be a number or a word, got {shown(row.get('id'))}"
+    return f"the id is that of another annotation, of {other.image.name!r}"
+
+
+def _id_in(row: Any, key: str) -> str | None:
+    return read_id(row.get(key)) if isinstance(row, dict) else None
 
 
 def _object_words(row: Any, image: _Image | None, position: int) -> str:
@@ -292,58 +470,70 @@ def _object_words(row: Any, image: _Image | None, position: int) -> str:
     return where + (f"annotation number {position}" if number is None else f"annotation {shown(number)}")
 
 
-def _read_object(row: Any, image: _Image | None, labels: Mapping[int, int]) -> _Object:
+def _read_object(row: Any, image: _Image | None, labels: Mapping[str, int]) -> tuple[_Object, list[str]]:
+    """An annotation, without its id, and a line on each thing that had to be repaired."""
     if not isinstance(row, dict):
         raise Broken(f"no annotation: {shown(row)}")
     if image is None:
         raise Broken(f"there is no image with its image_id {shown(row.get('image_id'))}")
-    if _id_in(row, "id") is None:
-        raise Broken(f"the id must be a number or a word, got {shown(row.get('id'))}")
-    category = row.get("category_id")
-    if not isinstance(category, int) or category not in labels:
-        raise Broken(f"the categories lack id {shown(category)}")
-    box = read_box(row, "bbox").clip(0, [*image.size, *image.size])
+    category = _id_in(row, "category_id")
+    if category is None or category not in labels:
+        raise Broken(f"the categories lack id {shown(row.get('category_id'))}")
+    whole = read_box(row, "bbox")
+    box = whole.clip(0, [*image.size, *image.size])
     if not has_area(box):
         raise Broken(f"bbox {shown(row['bbox'])} lies outside the image of {image.size[0]}x{image.size[1]}")
-    segmentation = row.get("segmentation") or None
-    if segmentation is not None:
-        check_segmentation(segmentation, image.size)
-    return _Object(str(row["id"]), image, labels[category], box, bool(row.get("iscrowd", 0)), segmentation)
+    repairs = []
+    if over := _reach_over(whole, image.size):
+        repairs.append(f"bbox reaches {over:g} pixels over the image's edge: cut")
+    try:
+        iscrowd = read_flag(row.get("iscrowd"), "iscrowd")
+    except Broken as reason:
+        iscrowd = False
+        repairs.append(f"{reason}: read as 0")
+    segmentation, given = None, row.get("segmentation")
+    bare = given in EMPTY
+    if not bare:
+        try:
+            segmentation, lost = read_segmentation(given, image.size)
+            repairs += lost
+        except Broken as reason:
+            repairs.append(f"{reason}: the box stays, without a mask, so that its image has no masks")
+    return _Object("", image, labels[category], box, iscrowd, segmentation, bare), repairs
 
 
-def _reach_over(bbox: Sequence[float], size: tuple[int, int]) -> float:
-    """How many pixels a box [x, y, width, height] reaches over an image's edge; 0 for what rounding explains."""
-    x, y, width, height = bbox
-    over = round(max(-x, -y, x + width - size[0], y + height - size[1]), 2)
+def _reach_over(box: NDArray[np.float64], size: tuple[int, int]) -> float:
+    """How many pixels a box (4,) xyxy reaches over an image's edge; 0 for what rounding explains."""
+    x1, y1, x2, y2 = box.tolist()
+    over = round(max(-x1, -y1, x2 - size[0], y2 - size[1]), 2)
     return over if over > OVER_THE_EDGE else 0.0
 
 
 def _gather(
-    entries: Mapping[int | str, _Image],
+    entries: Mapping[str, _Image],
     objects: Sequence[_Object],
-    folder: Path,
-    looked: Mapping[str, NDArray[np.float32]] | None,
+    points: Mapping[str, NDArray[np.float32]] | None,
     problems: Problems,
 ) -> Iterator[CocoImage]:
     """Each image with its objects. Masks are for all objects of an image or for none; no mask is made from a box."""
-    rows = defaultdict(list)
-    for one in objects:
-        rows[one.image.id].append(one)
-    with_masks = any(one.segmentation is not None for one in objects)
+    by_image = defaultdict(list)
+    for row in objects:
+        by_image[row.image.id].append(row)
+    with_masks = any(row.segmentation is not None for row in objects)
     for number, entry in entries.items():
-        own = rows[number]
-        bare = [one.id for one in own if one.segmentation is None]
-        if with_masks and bare:
-            where = f"image {entry.name!r} (id {number}), annotation {bare[0]}"
+        rows = by_image[number]
+        if with_masks and (bare := [row.id for row in rows if row.bare]):
+            where = f"image {entry.name!r} (id {number}), annotation {', '.join(bare)}"
             problems.note(where, "no segmentation, though others of the file have one: no masks for this image")
+        complete = with_masks and all(row.segmentation is not None for row in rows)
         yield CocoImage(
-            path=folder / entry.name,
+            path=entry.path,
             name=entry.name,
             size=entry.size,
-            boxes=np.asarray([one.box for one in own], dtype=np.float32).reshape(-1, 4),
-            labels=np.asarray([one.label for one in own], dtype=np.int64),
-            iscrowd=np.asarray([one.iscrowd for one in own], dtype=bool),
-            ids=tuple(one.id for one in own),
-            segmentations=tuple(one.segmentation for one in own) if with_masks and not bare else None,
-            fixations=() if looked is None else tuple(looked.get(one.id) for one in own),
+            boxes=np.asarray([row.box for row in rows], dtype=np.float32).reshape(-1, 4),
+            labels=np.asarray([row.label for row in rows], dtype=np.int64),
+            iscrowd=np.asarray([row.iscrowd for row in rows], dtype=bool),
+            ids=tuple(row.id for row in rows),
+            segmentations=tuple(row.segmentation for row in rows) if complete else None,
+            fixations=() if points is None else tuple(points.get(row.id) for row in rows),
         )

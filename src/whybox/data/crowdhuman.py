@@ -1,7 +1,6 @@
 """CrowdHuman: people in crowds, each with a box of the whole body, of what is visible, and of the head."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from whybox.data._problems import Broken, Problems, digest_files, read_box, shown
+from whybox.data._fields import read_box, read_flag, read_id
+from whybox.data._pictures import PictureFolder
+from whybox.data._problems import Broken, Problems, digest_files, shown
 from whybox.data.images import read_picture
 from whybox.errors import MissingSplitError, WhyboxError
 from whybox.truth import DataSet, Sample, Truth
 
 PREFIX = "crowdhuman"
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", "")
+"""What an image's ID lacks to be a file name; the last for an ID that is one already."""
 NOWHERE = np.full(4, np.nan)
 
 
@@ -34,8 +36,14 @@ class _Person(NamedTuple):
 class CrowdHumanImage:
     """One annotated image with N people.
 
-    boxes (N,4) float32 xyxy in image pixels around the whole body, which may reach beyond the image; visible, head (N,4),
-    NaN where there is none; ignore (N,) bool: no person (a mannequin, a picture, a group), or not to be counted.
+    Attributes:
+        path: The picture's file.
+        name: The image's ID.
+        boxes: (N,4) xyxy in image pixels around the whole body, which may reach beyond the image.
+        visible: (N,4) around what is visible, NaN where there is none.
+        head: (N,4) around the head, NaN where there is none.
+        ignore: (N,) true for what is no person (a mannequin, a picture, a group), or is not to be counted.
+        ids: N annotation ids.
     """
 
     path: Path
@@ -47,7 +55,17 @@ class CrowdHumanImage:
     ids: tuple[str, ...]
 
     def truth(self, size: tuple[int, int]) -> Truth:
-        """The annotations of a picture of `size` (W,H)."""
+        """The annotations as tensors.
+
+        Args:
+            size: (W,H) of the picture in pixels.
+
+        Returns:
+            The N people.
+
+        Raises:
+            WhyboxError: A person who counts lies outside the picture.
+        """
         inside = (self.boxes[:, :2] < np.asarray(size)).all(1) & (self.boxes[:, 2:] > 0).all(1)
         if outside := [name for name, wrong in zip(self.ids, ~(inside | self.ignore), strict=True) if wrong]:
             raise WhyboxError(f"{self.path}: {outside[0]} lies outside the image of {size[0]}x{size[1]}: is it the right image?")
@@ -62,7 +80,15 @@ class CrowdHumanImage:
 
 @dataclass
 class CrowdHumanData:
-    """The images of one odgt file, what was left out of it, and a digest of the file."""
+    """The images of one odgt file.
+
+    Attributes:
+        name: "crowdhuman:" and the file.
+        images: The images that can be used.
+        problems: One line on everything that was left out or repaired.
+        classes: The one class.
+        digest: A digest of the file.
+    """
 
     name: str
     images: tuple[CrowdHumanImage, ...]
@@ -79,18 +105,39 @@ class CrowdHumanData:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one image. No size is annotated: an EXIF orientation is applied, as the usual readers of these images do."""
+        """Read one image. No size is annotated: an EXIF orientation is applied, as the usual readers of these images do.
+
+        Args:
+            index: From 0.
+
+        Returns:
+            The image and its annotations.
+
+        Raises:
+            WhyboxError: The picture cannot be read, or a person lies outside it.
+        """
         image = self.images[index]
         picture: Image.Image = read_picture(image.path)
         return Sample(image.name, picture, image.truth(picture.size))
 
 
 def open_data(rest: str, *, on_problem: str = "skip", split: str = "val", images: Path | None = None) -> DataSet:
-    """The data set of "crowdhuman:REST": a folder that holds annotation_val.odgt and Images/, or an odgt file.
+    """Open the data set "crowdhuman:REST".
 
-    split: "train" or "val", for a folder. images: the folder of the images, where it is not beside the annotations.
-    on_problem: "skip" leaves out what is broken, "refuse" stops at it.
-    Source: Shao et al., "CrowdHuman: A Benchmark for Detecting Human in a Crowd", 2018; a line of JSON an image.
+    Source: Shao et al., "CrowdHuman: A Benchmark for Detecting Human in a Crowd", 2018; one line of JSON per image.
+
+    Args:
+        rest: A folder that holds annotation_val.odgt and Images/, or an odgt file.
+        on_problem: "skip" leaves out what is broken, "refuse" stops at it.
+        split: "train" or "val", for a folder.
+        images: The folder of the images, where it is not beside the annotations.
+
+    Returns:
+        The data set.
+
+    Raises:
+        MissingSplitError: The folder has no file of this split.
+        WhyboxError: The file cannot be used as a whole, or there are problems and they are to be refused.
     """
     if not rest:
         raise WhyboxError("crowdhuman needs a place: crowdhuman:FOLDER or crowdhuman:FILE.odgt")
@@ -98,31 +145,33 @@ def open_data(rest: str, *, on_problem: str = "skip", split: str = "val", images
     if source.is_dir():
         source = source / f"annotation_{split}.odgt"
     if not source.is_file():
-        kind = MissingSplitError if Path(rest).expanduser().is_dir() else WhyboxError
-        raise kind(f"no CrowdHuman annotations at {source}: give an odgt file, or the folder of annotation_val.odgt")
+        error = MissingSplitError if Path(rest).expanduser().is_dir() else WhyboxError
+        raise error(f"no CrowdHuman annotations at {source}: give an odgt file, or the folder of annotation_val.odgt")
     folder = source.parent / "Images" if images is None else images.expanduser()
     problems = Problems(source, on_problem)
-    found = tuple(_read_images(source, folder, problems))
-    if not found:
+    usable = tuple(_read_images(source, PictureFolder(folder), problems))
+    if not usable:
         raise WhyboxError(f"{source} names no image that can be used" + (f": {problems.first()}" if problems.lines else ""))
-    return CrowdHumanData(f"{PREFIX}:{source}", found, problems.settle(), digest=digest_files(source))
+    return CrowdHumanData(f"{PREFIX}:{source}", usable, problems.settle(), digest=digest_files(source))
 
 
-def _read_images(source: Path, folder: Path, problems: Problems) -> Iterator[CrowdHumanImage]:
+def _read_images(source: Path, pictures: PictureFolder, problems: Problems) -> Iterator[CrowdHumanImage]:
     lines: dict[str, int] = {}
     for number, text in enumerate(_read_lines(source), start=1):
         if not text.strip():
             continue
         try:
-            row = _parse(text)
-            if row["ID"] in lines:
-                raise Broken(f"the image {row['ID']!r} is already on line {lines[row['ID']]}: left out here")
-            lines[row["ID"]] = number
-            path = _find(folder, row["ID"])
+            name, people = _parse(text)
+            if name in lines:
+                raise Broken(f"the image {name!r} is already on line {lines[name]}: left out here")
+            lines[name] = number
+            found = _find(pictures, name)
         except Broken as reason:
             problems.note(f"line {number}", reason)
             continue
-        yield _read_people(row, path, problems)
+        if found not in {name + suffix for suffix in SUFFIXES}:
+            problems.note(f"line {number}", f"there is no {name}{SUFFIXES[0]} in {pictures.folder}: read as {found!r}")
+        yield _read_people(name, people, pictures.folder / found, problems)
 
 
 def _read_lines(source: Path) -> list[bytes]:
@@ -132,58 +181,67 @@ def _read_lines(source: Path) -> list[bytes]:
         raise WhyboxError(f"cannot read {source}: {error.strerror}") from error
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _parse(text: bytes) -> tuple[str, list[Any]]:
+    """The image's ID and its annotations."""
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Broken(f"no JSON: {error}") from None
-    if not isinstance(row, dict) or not isinstance(row.get("ID"), str) or not row["ID"]:
+    given = row.get("ID") if isinstance(row, dict) else None
+    # A text stays as it is, zeros and all: it is a file's name.
+    name = given if isinstance(given, str) else read_id(given)
+    if not name:
         raise Broken(f"expected an ID and gtboxes, got {shown(row)}")
     if not isinstance(row.get("gtboxes"), list):
-        raise Broken(f"image {row['ID']!r} has no list of gtboxes")
-    return row
+        raise Broken(f"image {name!r} has no list of gtboxes")
+    return name, row["gtboxes"]
 
 
-def _find(folder: Path, name: str) -> Path:
-    for suffix in SUFFIXES:
-        if os.path.isfile(path := folder / f"{name}{suffix}"):
-            return path
-    raise Broken(f"there is no {name}{SUFFIXES[0]} in {folder}")
+def _find(pictures: PictureFolder, name: str) -> str:
+    try:
+        return pictures.find(name, SUFFIXES)
+    except Broken as reason:
+        more = str(reason).partition(", and ")[2]
+        raise Broken(f"there is no {name}{SUFFIXES[0]} in {pictures.folder}{f', and {more}' if more else ''}") from None
 
 
-def _read_people(row: Mapping[str, Any], path: Path, problems: Problems) -> CrowdHumanImage:
+def _read_people(image: str, rows: Sequence[Any], path: Path, problems: Problems) -> CrowdHumanImage:
     people = []
-    for number, person in enumerate(row["gtboxes"]):
-        name = f"{row['ID']}/{number}"
+    for number, row in enumerate(rows):
+        name = f"{image}/{number}"
         try:
-            people.append(_read_person(person, name, problems))
+            people.append(_read_person(row, name, problems))
         except Broken as reason:
             problems.note(f"annotation {name}", reason)
-    boxes = np.asarray([one.boxes for one in people], dtype=np.float32).reshape(-1, 3, 4)
-    ignore = np.asarray([one.ignore for one in people], dtype=bool)
-    names = tuple(one.name for one in people)
-    return CrowdHumanImage(path, row["ID"], boxes[:, 0], boxes[:, 1], boxes[:, 2], ignore, names)
+    boxes = np.asarray([person.boxes for person in people], dtype=np.float32).reshape(-1, 3, 4)
+    ignore = np.asarray([person.ignore for person in people], dtype=bool)
+    names = tuple(person.name for person in people)
+    return CrowdHumanImage(path, image, boxes[:, 0], boxes[:, 1], boxes[:, 2], ignore, names)
 
 
 def _read_person(person: Any, name: str, problems: Problems) -> _Person:
     if not isinstance(person, dict) or not isinstance(person.get("tag"), str):
         raise Broken(f"expected a tag and an fbox, got {shown(person)}")
-    whole, head_attributes = read_box(person, "fbox"), _attributes(person, "head_attr")
-    if person["tag"] != "person" or _attributes(person, "extra").get("ignore", 0) != 0:
+    whole = read_box(person, "fbox")
+    if person["tag"] != "person" or _ignored(person, "extra", name, problems):
         return _Person(name, [whole, NOWHERE, NOWHERE], ignore=True)
     visible = _read_part(person, "vbox", name, problems)
-    head = NOWHERE if head_attributes.get("ignore", 0) != 0 else _read_part(person, "hbox", name, problems)
+    head = NOWHERE if _ignored(person, "head_attr", name, problems) else _read_part(person, "hbox", name, problems)
     return _Person(name, [whole, visible, head], ignore=False)
 
 
-def _attributes(person: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A person's "extra" or "head_attr", either of which may be absent."""
+def _ignored(person: Mapping[str, Any], key: str, name: str, problems: Problems) -> bool:
+    """Whether a person's "extra" or "head_attr", either of which may be absent, says ignore."""
     attributes = person.get(key)
-    if attributes is None:
-        return {}
-    if not isinstance(attributes, dict):
-        raise Broken(f"{key} must hold attributes by name, got {shown(attributes)}")
-    return attributes
+    try:
+        if attributes is None:
+            return False
+        if not isinstance(attributes, dict):
+            raise Broken(f"{key} must hold attributes by name, got {shown(attributes)}")
+        return read_flag(attributes.get("ignore"), f"ignore of {key}")
+    except Broken as reason:
+        problems.note(f"annotation {name}", f"{reason}: read as if it were absent")
+        return False
 
 
 def _read_part(person: dict[str, Any], key: str, name: str, problems: Problems) -> NDArray[np.float64]:

@@ -4,11 +4,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from whybox.errors import ImageError
@@ -16,41 +15,101 @@ from whybox.errors import ImageError
 MAX_PIXELS = 100_000_000
 """Larger images are refused: the float tensor alone would take more than a gigabyte."""
 
+TOLERANCE = 1e-3
+"""How far floats may lie outside 0..1: what resizing, half precision and color conversions add."""
+
+WHITE = {torch.uint8: 255, torch.uint16: 65535}
+"""The value of white by dtype."""
+
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+"""PIL's modes whose colors are multiplied by their alpha, and the only modes that it converts them to."""
+
+BITS_PER_SAMPLE = 258
+"""The number of this tag of TIFF files."""
+
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 
 
 def read_image(source: ImageSource) -> Tensor:
-    """An image as (3,H,W) float32 in 0..1, RGB.
+    """Read an image.
 
-    A path or PIL image of any mode (EXIF orientation applied; palette, grey and 16-bit converted; what is transparent is put on
-    white), numpy (H,W,3), (H,W,4), (H,W,1) or (H,W) uint8, or a torch tensor (3,H,W) or (1,H,W), float in 0..1 or uint8.
+    The bit depth is that of the file, the mode, or the dtype, never guessed from the values: a dark 16-bit image stays dark.
+
+    Args:
+        source: One of
+
+            - a path or a PIL image of any mode: the EXIF orientation is applied, transparent pixels are put on white, mode "I"
+              is read as 16-bit, mode "F" as 0..1;
+            - numpy, uint8 or uint16: (H,W,3), (H,W,4), (H,W,1) or (H,W);
+            - torch, uint8, uint16, or float in 0..1: (3,H,W) or (1,H,W).
+
+            Floats outside 0..1 by at most `TOLERANCE` are clamped.
+
+    Returns:
+        (3,H,W) float32 in 0..1, RGB.
+
+    Raises:
+        ImageError: It cannot be read, or its values or its shape are not those of an image.
     """
     if isinstance(source, Tensor):
         return _from_tensor(source)
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _from_pil(source, "the image")
+        with _one_line("the image"):
+            return _from_pil(source, "the image")
     if isinstance(source, (str, Path)):
         return _from_path(Path(source))
     raise ImageError(f"an image must be a path, PIL image, numpy array or torch tensor, got {type(source).__name__}")
 
 
 def read_picture(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """The RGB picture of a file whose annotations are made for `size` (W,H) in pixels.
+    """Read the picture of a file whose annotations are made for a known size.
 
     Such annotations mean the pixels as they are stored; the EXIF orientation is applied only where nothing else fits the
     size, or where no size is known.
+
+    Args:
+        path: The file.
+        size: (W,H) in pixels, or None where it is not known.
+
+    Returns:
+        The picture in RGB, of this size.
+
+    Raises:
+        ImageError: It cannot be read, or has another size.
     """
     with _opened(path) as image:
         _check_size(image.height, image.width, str(path))
         image.load()
-        picture = _to_rgb(image if image.size == size else ImageOps.exif_transpose(image))
+        picture = _to_rgb(image if image.size == size else ImageOps.exif_transpose(image), str(path))
     if size is not None and picture.size != size:
         (width, height), (wide, high) = image.size, size
         raise ImageError(f"{path}: is {width}x{height}, but annotated as {wide}x{high}; was it resized after it was annotated?")
     picture.info = {}  # whoever reads the picture next must not turn it once more
     return picture
+
+
+def stored_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Read the size of a picture from the head of its file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (W,H) in pixels as stored, and (W,H) after the EXIF orientation is applied.
+
+    Raises:
+        ImageError: It is no picture, or too large.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        _check_size(height, width, str(path))
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+    return (width, height), (height, width) if sideways else (width, height)
 
 
 def _from_path(path: Path) -> Tensor:
@@ -63,20 +122,29 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The file as an image, not yet decoded; whatever goes wrong with it until the end is an ImageError of one line."""
     if path.is_dir():
         raise ImageError(f"{path}: is a folder, expected an image file")
+    with _one_line(str(path)), Image.open(path) as image:
+        yield image
+
+
+@contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """Whatever goes wrong with the image is an ImageError of one line; `name` begins it, and is the path where it is a file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                yield image
+            yield
+    except ImageError:
+        raise
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        raise ImageError(f"{name}: no such file") from None
     except UnidentifiedImageError:
-        empty = path.stat().st_size == 0
-        raise ImageError(f"{path}: {'the file is empty' if empty else 'not an image that can be read'}") from None
+        empty = Path(name).stat().st_size == 0
+        raise ImageError(f"{name}: {'the file is empty' if empty else 'not an image that can be read'}") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{path}: larger than {MAX_PIXELS // 10**6} megapixels; scale it down first") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be read ({error})") from None
+        raise ImageError(f"{name}: larger than {MAX_PIXELS // 10**6} megapixels; scale it down first") from None
+    except Exception as error:  # a damaged file makes PIL's decoders raise almost anything: struct.error, KeyError, ...
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ImageError(f"{name}: cannot be read ({first})") from None
 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:
@@ -84,24 +152,43 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
     _check_size(height, width, name)
     image.load()
     image = ImageOps.exif_transpose(image)
-    return _from_array(np.asarray(_to_rgb(image)))
+    return _from_array(np.asarray(_to_rgb(image, name)))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return _from_deep(image)
-    if "A" in image.getbands() or "transparency" in image.info:
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        values = _in_range(torch.from_numpy(np.array(image, dtype=np.float32)), name).numpy()
+        return _eight_bit(values)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_deep(image, name)
+    if image.mode in PREMULTIPLIED:
+        image = image.convert(PREMULTIPLIED[image.mode])
+    if image.mode.endswith("A") or "transparency" in image.info:
         image = image.convert("RGBA")
         page = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(page, image).convert("RGB")
     return image.convert("RGB")
 
 
-def _from_deep(image: Image.Image) -> Image.Image:
-    """16-bit and wider grey: PIL would clip at 255. Values over 255 are read as 16-bit, floats up to 1 as 0..1."""
-    values = np.asarray(image).astype(np.float64)
-    top = 65535 if values.max(initial=0) > 255 else 1 if image.mode == "F" and values.max(initial=0) <= 1 else 255
-    return Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+def _from_deep(image: Image.Image, name: str) -> Image.Image:
+    """Grey of more than 8 bits, which PIL would clip at 255.
+
+    Mode "I" is what PIL makes of 16-bit PNG and PGM files, as is "I;16". TIFF files can have fewer bits than their mode.
+    """
+    values = np.asarray(image).astype(np.int64)
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]
+    white = 2 ** min(bits, 16) - 1
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high > white:
+        raise ImageError(
+            f"{name}: grey of mode {image.mode} must lie in 0..{white}, got {low} to {high}; save it as 16-bit or 8-bit"
+        )
+    return _eight_bit(values / white)
+
+
+def _eight_bit(values: np.ndarray) -> Image.Image:
+    """Grey (H,W) in 0..1 as RGB."""
+    return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
 
 
 def _from_array(array: np.ndarray) -> Tensor:
@@ -109,33 +196,44 @@ def _from_array(array: np.ndarray) -> Tensor:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
         raise ImageError(f"a numpy image must be (H, W, 3) uint8, got shape {array.shape}")
-    if array.dtype != np.uint8:
-        raise ImageError(f"a numpy image must be uint8 0..255, got {array.dtype}; pass floats as a torch tensor (3, H, W)")
+    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise ImageError(
+            f"a numpy image must be uint8 0..255 or uint16 0..65535, got {array.dtype}; pass floats as a torch tensor (3, H, W)"
+        )
     _check_size(array.shape[0], array.shape[1], "the image")
+    pixels = torch.from_numpy(array.astype(np.float32)) / np.iinfo(array.dtype).max
     if array.shape[2] == 4:
-        return _from_array(np.asarray(_to_rgb(Image.fromarray(array))))
-    pixels = torch.from_numpy(np.array(array)).permute(2, 0, 1).float() / 255
-    return pixels.expand(3, -1, -1).contiguous()
+        if array.dtype.itemsize == 1:
+            return _from_array(np.asarray(_to_rgb(Image.fromarray(np.ascontiguousarray(array)), "the image")))
+        pixels = pixels[..., :3] * pixels[..., 3:] + 1 - pixels[..., 3:]
+    return pixels.permute(2, 0, 1).expand(3, -1, -1).contiguous()
 
 
 def _from_tensor(tensor: Tensor) -> Tensor:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise ImageError(f"a torch image must be (3, H, W), got {tuple(tensor.shape)}")
     _check_size(tensor.shape[1], tensor.shape[2], "the image")
-    if tensor.dtype == torch.uint8:
-        tensor = tensor.float() / 255
+    if tensor.dtype in WHITE:
+        tensor = tensor.float() / WHITE[tensor.dtype]
     if not tensor.is_floating_point():
-        raise ImageError(f"a torch image must be float in 0..1 or uint8, got {tensor.dtype}")
-    tensor = tensor.detach()
-    if not tensor.isfinite().all():
-        raise ImageError("the image holds NaN or infinity")
-    low, high = tensor.min().item(), tensor.max().item()
-    if low < 0 or high > 1:
-        raise ImageError(f"a float image must lie in 0..1 (not normalized, not 0..255), got {low:.3g} to {high:.3g}")
-    return tensor.float().expand(3, -1, -1).contiguous()
+        raise ImageError(
+            f"a torch image must be float in 0..1, uint8 or uint16, got {tensor.dtype}; for values in 0..255 use .to(torch.uint8)"
+        )
+    return _in_range(tensor.detach(), "the image").expand(3, -1, -1).contiguous()
 
 
-def _check_size(height: int, width: int, name: Any) -> None:
+def _in_range(values: Tensor, name: str) -> Tensor:
+    """Float values as float32 in 0..1; what lies outside by a rounding error is clamped."""
+    if not values.isfinite().all():
+        raise ImageError(f"{name} holds NaN or infinity")
+    low, high = values.min().item(), values.max().item()
+    slack = TOLERANCE * 1.001  # 1.001 is a little more than that in float32, and 0.001 in float16
+    if low < -slack or high > 1 + slack:
+        raise ImageError(f"{name}: a float image must lie in 0..1 (not normalized, not 0..255), got {low:.7g} to {high:.7g}")
+    return values.float().clamp(0, 1)
+
+
+def _check_size(height: int, width: int, name: str) -> None:
     if height < 1 or width < 1:
         raise ImageError(f"{name}: has no pixels ({height}x{width})")
     if height * width > MAX_PIXELS:

@@ -1,0 +1,91 @@
+"""The picture files of a data set, found by the names that an annotation file gives them."""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from whybox.data._problems import Broken, shown
+
+DEEPEST = 4
+"""Folders below the pictures' folder in which a file is looked for: who points at a home folder should not wait for it."""
+
+
+class PictureFolder:
+    """A folder that holds pictures.
+
+    Attributes:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Look for pictures in `folder`. Nothing is read until a name is not found as it is written."""
+        self.folder = folder
+
+    def find(self, name: str, suffixes: Sequence[str] = ("",)) -> str:
+        """Find a picture by name.
+
+        A name that does not lead to a file as it is written (backslashes, the folder of another machine) is looked for by
+        its last parts: the file that shares most of them, if there is exactly one.
+
+        Args:
+            name: As the annotation file has it.
+            suffixes: What may have to be added to the name.
+
+        Returns:
+            The name itself, with its suffix, if it leads to a file; else the name of the file that fits, relative to the
+            folder, with "/".
+
+        Raises:
+            Broken: No file fits, or several fit equally well.
+        """
+        for suffix in suffixes:
+            if os.path.isfile(self.folder / f"{name}{suffix}"):
+                return name + suffix
+        parts = _parts(name)
+        fits: dict[str, int] = {}
+        for suffix in suffixes:
+            wanted = [*parts[:-1], parts[-1] + suffix] if parts else []
+            for path in self._by_last_part.get(wanted[-1], ()) if wanted else ():
+                fits[path] = _shared(wanted, path.split("/"))
+        best = [path for path, shared in fits.items() if shared == max(fits.values())]
+        if not best:
+            raise Broken(f"no such file in {self.folder}")
+        if len(best) > 1:
+            raise Broken(f"no such file in {self.folder}, and {len(best)} files have its last name: {shown(sorted(best))}")
+        return best[0]
+
+    def holds(self, name: str) -> bool:
+        """Whether a picture is found by this name."""
+        try:
+            return bool(self.find(name))
+        except Broken:
+            return False
+
+    @cached_property
+    def _by_last_part(self) -> dict[str, list[str]]:
+        """The files below the folder, relative to it, by their last part."""
+        files = defaultdict(list)
+        for place, below, names in os.walk(self.folder):
+            inner = Path(place).relative_to(self.folder)
+            if len(inner.parts) >= DEEPEST:
+                below.clear()
+            for name in names:
+                files[name].append((inner / name).as_posix())
+        return files
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of a path of any system, without a drive and without dots."""
+    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..") and not part.endswith(":")]
+
+
+def _shared(wanted: Sequence[str], given: Sequence[str]) -> int:
+    """How many of the last parts two paths share."""
+    count = 0
+    for left, right in zip(reversed(wanted), reversed(given), strict=False):
+        if left != right:
+            break
+        count += 1
+    return count
