@@ -40,7 +40,7 @@ def test_data_by_name(tmp_path):
     assert not pixels_of(single.train) & pixels_of(single.held_out["val"])
     with pytest.raises(WhyboxError, match="seed 1000003 is kept for the held-out scenes"):
         open_training_data("scenes", seed=HELD_OUT_SEED)
-    with pytest.raises(WhyboxError, match=r"unknown data 'voc:x'; known: coco:..., crowdhuman:..., scenes:..."):
+    with pytest.raises(WhyboxError, match=r"unknown data 'voc'; did you mean coco\? \(known: coco, crowdhuman, scenes\)"):
         open_training_data("voc:x")
 
 
