@@ -67,7 +67,17 @@ class SmoothGrad(Method):
             raise WhyboxError(f"noise must not be negative, got {self.noise}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Draw one map per detection and target.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each.
+        """
         averages, routes = average_maps(model, trace, detections, targets, self._noisy(trace.image), self._draw, self.route)
         return [
             self.heat_maps([take_sign(values, self.sign) for values in maps], trace.frame, target, routes=routes)
