@@ -24,7 +24,7 @@ def run():
 def test_train_and_resume(run, tmp_path):
     first = run("--out", tmp_path, "--seed", 7, "--patches", 0.5, *FEW)
     assert first.exit_code == 0, first.output
-    assert "held-out scenes (2 of each kind): object" in first.stdout
+    assert "held-out scenes (2 of each variant): object" in first.stdout
     assert "rendering 4 scenes" in first.stderr
     assert "step 2 of 2" in first.stderr
     command = json.loads((tmp_path / "card.json").read_text())["trained"]["command"]
