@@ -37,6 +37,7 @@ def errors(
     from whybox.runs.mistakes.search import Search, find_errors
 
     search = Search(method, score_threshold, limit, top, settings)
+    # Refused now, before data and model are loaded.
     check_new_folder(folder)
     images = api.open_data(data)
     for line in images.problems[:MOST_PROBLEMS]:

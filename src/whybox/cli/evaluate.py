@@ -75,6 +75,7 @@ def evaluate(
     network = api.load(model, weights=read.read_weights(weights), device=device)
     opened = api.open_data(data, on_problem=on_problem)
     plan: dict[str, Any] = {"metrics": read.read_list(metrics), "prompts": prompts, "template": template}
+    # What the user leaves out is left to the plan, whose defaults depend on the model.
     plan |= {} if methods is None else {"methods": read.read_list(methods)}
     plan |= {} if target is None else {"target": target}
     plan |= {"select": select, "iou": iou, "score_threshold": score_threshold, "top": top, "limit": limit}

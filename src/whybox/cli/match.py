@@ -43,6 +43,7 @@ def match(
     from whybox.data.images import read_image
     from whybox.files import check_new_folder
 
+    # Refused now, before the model is loaded.
     check_new_folder(folder)
     pixels = read_image(image)
     try:

@@ -12,6 +12,7 @@ from whybox.files import json_text
 if TYPE_CHECKING:
     from whybox.runs.explaining.images import Outcome
 
+# Without markup: rich would read brackets in a file name as a style.
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 

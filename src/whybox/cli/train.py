@@ -56,6 +56,7 @@ def train(
     with progress_bar(steps, fabric.is_global_zero) as (log, on_progress):
         calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log}
         run = detector.fit(network, opened, recipe, out, fabric=fabric, resume=resume, every=every, **calls)
+    # The first process alone scores, writes and prints.
     if not fabric.is_global_zero:
         return
     options = {"data": data, "steps": steps, "batch": batch, "size": size, "lr": lr, "seed": seed, "init": init}
@@ -112,6 +113,7 @@ def command_line(command: str, options: Mapping[str, Any]) -> str:
     Returns:
         The line, with DIR for the output folder.
     """
+    # "--out DIR" instead of the user's folder, because the card may be read on another machine.
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["whybox", command, *words, "--out", "DIR"])
 

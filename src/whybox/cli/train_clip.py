@@ -55,6 +55,7 @@ def train_clip(
         calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log}
         run = clip.begin(data, recipe, count, patches, out, fabric=fabric, init=init, log=log)
         clip.fit(run, out, resume=resume, every=every, interim=min(100, held_out), **calls)
+    # The first process alone scores, writes and prints.
     if not fabric.is_global_zero:
         return
     options = {"data": data, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "count": count, "patches": patches}

@@ -41,6 +41,7 @@ def average_maps(
     routes: tuple[str, ...] = ()
     if not len(detections):
         return sums, routes
+    # Tensors made in the caller's inference mode could not be saved for a backward pass.
     with torch.inference_mode(False):
         for weight, image in images:
             changed = model.trace(image)

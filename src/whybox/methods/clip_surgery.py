@@ -129,6 +129,7 @@ class ClipSurgery(Method):
             overall = normalize(transformer_pass.embedding[0].float(), dim=-1)
             texts = [model.texts[label].text for label in detections.labels.tolist()]
             others = list(self.distractors or (self.neutral,))
+            # One pass of the text encoder for all texts.
             embedded = model.embed_texts([*texts, *others]).to(features)
             text_embeddings, other_embeddings = embedded[: len(texts)], embedded[len(texts) :]
             assert transformer_pass.grid is not None

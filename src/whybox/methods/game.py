@@ -105,6 +105,7 @@ class Relevance:
         Source: Chefer et al., eqs. 6, 7, and 10 for cross-attention.
         """
         if kind == "image":
+            # R <- R + A R for R = I + image: I + (image + A + A image).
             return replace(self, image=self.image + weighed + weighed @ self.image)
         if kind == "query":
             queries = self.queries + weighed + weighed @ self.queries

@@ -176,6 +176,7 @@ class GradEclip(Method):
                     self._draw(layer, gradient, transformer_pass, kept)
                     for layer, gradient in zip(watched, gradients, strict=True)
                 ]
+                # As in the published code: the layers of a text are summed before the ReLU, those of an image after it.
                 maps = torch.stack(parts).sum(0).relu() if sum_first else torch.stack(parts).relu().sum(0)
                 results.append((maps, _Scores(target(live).tolist(), target(native).tolist())))
         return results

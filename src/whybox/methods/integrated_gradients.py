@@ -85,6 +85,7 @@ class IntegratedGradients(Method):
         difference = self._input(model, trace, trace.image, detections) - self._input(model, trace, baseline, detections)
 
         def draw(gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
+            # Every point's gradient is multiplied by X - X', not by the point's own input.
             under = replace(gradient, features=difference).activation()
             return gradient.under(integrated_gradients_map(under, gradient.gradient))
 

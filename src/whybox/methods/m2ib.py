@@ -42,6 +42,7 @@ def _divergence(tokens: Tensor, alpha: Tensor, variance: float) -> Tensor:
     """The KL divergence of every entry, (N,C)."""
     # log(1 - lam) by logsigmoid, which stays finite where lam rounds to 1.
     passing = 2 * logsigmoid(-alpha)
+    # KL of N(mu, s var) and N(0, var): 0.5 (mu^2 / var + s - log s - 1), with s = (1 - lam)^2.
     return 0.5 * ((alpha.sigmoid() * tokens).square() / variance + passing.exp() - passing - 1)
 
 

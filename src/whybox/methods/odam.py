@@ -147,6 +147,7 @@ class Odam(GradientMethod):
             return gradient.under(odam_map(gradient.activation(), gradient.gradient))
         if self.smoothing == "global":
             cells = gradient.grid[0] * gradient.grid[1]
+            # Each gradient map replaced by its mean: Grad-CAM's weights.
             weights = gradient.clipped().gradient.sum((-2, -1)) / cells
             return gradient.on_grid(weigh_channels(gradient.features, weights).relu())
         return self._draw_gaussian(gradient, self._deviations(gradient, detections, stride))

@@ -88,6 +88,7 @@ class SmoothGrad(Method):
         """Noisy images and their weights; a model whose preprocessing works on 8-bit images clips them to 0..1."""
         # On the CPU, so that the noise is the same on every device.
         generator = torch.Generator().manual_seed(self.seed)
+        # The paper gives the noise as a share of x_max - x_min.
         deviation = self.noise * (image.max() - image.min())
         for _ in range(self.samples):
             yield 1 / self.samples, image + deviation * torch.randn(image.shape, generator=generator).to(image)

@@ -247,6 +247,7 @@ def _data(pairs: Sequence[tuple[Row, Curve]], x: Scale, y: Scale) -> Any:
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:
+    # Six decimals are finer than the drawing, and keep the page small.
     return [round(float(value), 6) if math.isfinite(value) else None for value in values]
 
 

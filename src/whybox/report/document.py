@@ -26,6 +26,7 @@ def render(template: str, *, styles: str, script: str, **values: Any) -> str:
     Returns:
         The page as HTML.
     """
+    # Style and script are files of this package, so they are not escaped.
     page = _environment().get_template(template)
     return str(page.render(css=Markup(_text(styles)), js=Markup(_text(script)), version=version_of("whybox"), **values))
 

@@ -67,6 +67,7 @@ def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, 
         pairs: The rows to draw, with their curves.
         paths: The files to write, in any format of matplotlib.
     """
+    # Imported on use, because matplotlib takes long to load; without pyplot, which keeps its figures in global state.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -165,6 +166,7 @@ def _outlined(picture: Image.Image, example: Example) -> Image.Image:
     ink = ImageDraw.Draw(drawn)
     for box, color in ((example.truth_box, "#ffd24a"), (example.box, "white")):
         if box is not None:
+            # Pillow refuses a rectangle whose second corner lies before its first.
             x1, y1, x2, y2 = box[0], box[1], max(box[0], box[2]), max(box[1], box[3])
             ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="#101218", width=4)
             ink.rectangle((x1, y1, x2, y2), outline=color, width=2)

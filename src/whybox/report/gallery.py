@@ -137,6 +137,7 @@ def make_card(
     """
     boxes = [view.box for view in views if view.box is not None] + ([] if truth is None else [truth])
     cut = close_up([_numbers(box) for box in boxes], (image.shape[-2], image.shape[-1]))
+    # The whole image is enlarged, not the crop, because a map is overlaid on its whole image.
     scale = min(WIDTH / (cut[2] - cut[0]), max(1.0, LONGEST_DRAWN / max(image.shape[-2:])))
     whole = picture_of(image, (max(1, round(image.shape[-2] * scale)), max(1, round(image.shape[-1] * scale))))
     return Card(
@@ -197,6 +198,7 @@ def _peaks_outside(maps: HeatMaps, cut: Box) -> bool:
 
 def _cut(picture: Image.Image, cut: Box, scale: float) -> str:
     left, top, right, bottom = (round(side * scale) for side in cut)
+    # At least one pixel, also where a crop rounds to nothing.
     part = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
     return data_url(part, QUALITY)
 
@@ -242,6 +244,7 @@ def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str
         numbers={name: number for number, name in enumerate(classes)},
         tallies=tallies,
         most=max((tally.count for tally in tallies), default=0) or 1,
+        # NaN differs from itself: gains that are not known are left out.
         largest=max((tally.gain for tally in tallies if tally.gain == tally.gain), default=0.0) or 1.0,
         shown={tally.kind: sum(card.kind == tally.kind for card in cards) for tally in tallies},
     )

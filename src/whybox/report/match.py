@@ -183,6 +183,7 @@ def _pieces(text: Text, tokens: TokenMaps | None, index: int, places: Mapping[st
     pieces: list[dict[str, Any]] = []
     at = 0
     for start, end, what in sorted(marks, key=lambda mark: mark[:2]):
+        # Spans may overlap: a piece never starts before the end of the last one, so that the pieces join to the text.
         pieces += [{"text": text.text[at : max(start, at)]}, {"text": text.text[max(start, at) : end], **what}]
         at = max(at, end)
     return [piece for piece in [*pieces, {"text": text.text[at:]}] if piece["text"]]
@@ -190,6 +191,7 @@ def _pieces(text: Text, tokens: TokenMaps | None, index: int, places: Mapping[st
 
 def _cut_span(text: Text) -> tuple[int, int]:
     """The characters of the part that did not fit: at the end or, for tokenizers that keep the end, at the start."""
+    # The last occurrence: a text may repeat words that were cut.
     start = text.text.rfind(text.cut)
     return (0, len(text.cut)) if any(begin >= start for begin, _ in text.spans) else (start, start + len(text.cut))
 
@@ -246,6 +248,7 @@ def _explained(options: Mapping[str, Any], index: int) -> list[float] | None:
     if not all(isinstance(values, (list, tuple)) and len(values) > index for values in given):
         return None
     explained, native = (float(values[index]) for values in given if values is not None)
+    # They are computed by different passes, so that equal scores differ by rounding.
     close = math.isclose(explained, native, rel_tol=1e-3, abs_tol=1e-4)
     return None if close or not math.isfinite(explained + native) else [explained, native]
 
@@ -255,6 +258,7 @@ def _base64(data: bytes) -> str:
 
 
 def _number(value: float) -> float | None:
+    # JSON has neither NaN nor infinity.
     return float(value) if math.isfinite(value) else None
 
 

@@ -58,6 +58,7 @@ def value_range(maps: Sequence[Tensor]) -> tuple[float, float]:
 
 def _ends(values: Tensor) -> tuple[float, ...]:
     if values.numel():
+        # One pass suffices in the usual case, where all values are finite.
         low, high = (float(end) for end in values.detach().aminmax())
         if math.isfinite(low) and math.isfinite(high):
             return low, high
@@ -226,6 +227,7 @@ def draw_box(picture: Image.Image, box: Tensor, caption: str = "") -> None:
     ink = ImageDraw.Draw(picture)
     x1, y1, x2, y2 = _inside(box, picture)
     line = max(2, round(max(picture.size) / 400))
+    # The dark seam keeps a white line visible on a bright image.
     ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=SHADE, width=line + 2)
     ink.rectangle((x1, y1, x2, y2), outline=ACCENT, width=line)
     if caption:
@@ -237,6 +239,7 @@ def _inside(box: Tensor, picture: Image.Image) -> tuple[float, float, float, flo
     x1, y1, x2, y2 = torch.nan_to_num(box).tolist()
     right, bottom = picture.width - 1, picture.height - 1
     x1, y1 = min(max(x1, 0), right), min(max(y1, 0), bottom)
+    # Pillow refuses a rectangle whose second corner lies before its first.
     return x1, y1, max(min(x2, right), x1), max(min(y2, bottom), y1)
 
 
@@ -249,6 +252,7 @@ def _write(ink: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], siz
     width = ink.textlength(text, font=font) + 2 * pad
     x = max(0, min(corner[0], size[0] - width))
     y = corner[1] - height - 2 * pad
+    # Inside the box where there is no room above it.
     y = corner[1] if y < 0 else y
     ink.rectangle((x, y, x + width, y + height + 2 * pad), fill=SHADE)
     ink.text((x + pad, y + pad * 0.7), text, font=font, fill=ACCENT)
@@ -259,6 +263,7 @@ def _cut_to(text: str, fits: Callable[[str], bool]) -> str:
     text = " ".join(text.split())
     if fits(text):
         return text
+    # A longer text is wider, so that the first length that does not fit can be bisected.
     kept = bisect_left(range(1, len(text)), True, key=lambda end: not fits(f"{text[:end]}…"))
     return f"{text[:kept].rstrip()}…"
 

@@ -70,7 +70,7 @@ TARGETS: dict[str, Words] = {
     "r": _distance("right", "r"),
     "b": _distance("bottom", "b"),
     "against": Words("Against the class", "What speaks against {name}?", "Brighter: what lowers the logit of the class."),
-    "combined": Words("Class and edges", "Where does {name} come from?", "Brighter: what class or edges rest on most."),
+    "combined": Words("Class and edges", "Where does {name} come from?", "Brighter: what class or edges depend on most."),
 }
 CONTRAST = "contrast:"
 
@@ -183,6 +183,7 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
     if not sheets:
         raise ValueError("a page needs at least one photo")
     settings = {
+        # The page colors the maps itself, because the reader can change scale and opacity.
         "positive": _base64(color_table(POSITIVE).tobytes()),
         "signed": _base64(color_table(SIGNED).tobytes()),
         "silent": SILENT._asdict(),
@@ -319,6 +320,7 @@ def _base64(data: bytes) -> str:
 
 
 def _number(value: float) -> float | None:
+    # JSON has neither NaN nor infinity.
     return float(value) if math.isfinite(value) else None
 
 

@@ -62,6 +62,7 @@ def defined(report: EvaluationReport, column: Column) -> list[tuple[Row, Cell]]:
 
 def _ranked(report: EvaluationReport, column: Column) -> list[float]:
     """The methods' means, the best first, equal ones once."""
+    # A set, so that equal means share a rank.
     means = {cell.mean for row, cell in defined(report, column) if not row.is_control}
     return sorted(means, reverse=column.higher_is_better)
 
@@ -69,6 +70,7 @@ def _ranked(report: EvaluationReport, column: Column) -> list[float]:
 def _is_beaten(report: EvaluationReport, row: Row, column: Column) -> bool:
     """Whether the interval of the difference to the better control is known and not above 0."""
     cell = report.versus.get((row.key, column.key))
+    # A negation, so that an interval of NaN counts as not shown.
     return cell is not None and not row.is_control and not cell.low > 0
 
 
@@ -179,6 +181,7 @@ def in_bands(rows: Sequence[Row]) -> list[Row]:
     Returns:
         The methods, then the controls.
     """
+    # The sort is stable: the order within methods and controls is kept.
     return sorted(rows, key=lambda row: row.is_control)
 
 
@@ -316,6 +319,7 @@ def markdown_text(text: str) -> str:
     Returns:
         The text on one line, shown by Markdown as it is.
     """
+    # A line break would end the row of the table.
     return "".join(f"\\{letter}" if letter in "\\|*_`<[]" else letter for letter in " ".join(text.split()))
 
 
@@ -333,4 +337,5 @@ LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
 
 
 def _latex_text(text: str) -> str:
+    # Letter by letter: replacing one symbol after another would escape the backslashes again.
     return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))

@@ -113,6 +113,7 @@ def _block(file: Path, indices: range, seed: int, side: int) -> Drawn:
             _words((scene.names, scene.colors, scene.place, [_parts(text) for text in scene.captions[1:]])) for scene in scenes
         ),
     )
+    # In memory first, so that an interrupted run leaves no part of a block behind.
     content = io.BytesIO()
     np.savez(content, images=drawn.images, owners=drawn.owners, words=json.dumps(drawn.words))
     write_whole(file, content.getvalue())

@@ -54,6 +54,7 @@ def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:
             right; "both", among all classes in all colors both are right. And "auc": the mean over the mixed scenes of the area
             under the ROC curve of phrases of objects in the scene against other phrases.
     """
+    # Scored during training as well: the mode is restored below.
     was_training = network.training
     network.eval()
     single, mixed = (

@@ -164,6 +164,7 @@ def _scenes(data: str, seed: int, limit: int | None, held_out: int) -> TrainingD
         return open_data(format_spec(name, {**options, "variant": variant, **others}))
 
     drawn = [series(variant) for variant in variants]
+    # Both series have the same indices; example i is scene i of one of them.
     rows = range(len(drawn[0]))[:limit]
 
     def make(index: int) -> Example:

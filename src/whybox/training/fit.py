@@ -168,6 +168,8 @@ class Fit:
 
     def _follow(self, step: int) -> None:
         """Update the moving average; its decay is smaller during the first steps."""
+        # min(decay, (1 + n) / (10 + n)) as in TensorFlow's ExponentialMovingAverage: the random initial weights would otherwise
+        # dominate the average of a short training.
         keep = min(self.recipe.average, (1 + step) / (10 + step))
         for key, value in self.network.state_dict().items():
             if value.is_floating_point():
@@ -259,6 +261,7 @@ class Fit:
         # The first versions wrote no "beside", "parts" and "scaler": theirs are those of one process without other modules.
         broken = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, UnpicklingError)
         try:
+            # weights_only: a checkpoint from elsewhere cannot run code.
             state = torch.load(file, weights_only=True, map_location="cpu")
             changed = self._changes(state["recipe"])
             if not changed:
