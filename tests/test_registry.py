@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 import whybox
-from whybox import registry
+from whybox import metric_choice, registry
 from whybox.method import Method
+from whybox.method_choice import check_target
+from whybox.model import Model
+from whybox.truth import METRIC_INPUTS, MetricInput
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,16 @@ def lacking(**changes):
         (lambda: dataclass(frozen=True)(lacking(source=None))(), "method class Lacking lacks source"),
         (lambda: dataclass(frozen=True)(lacking(needs="features"))(), "needs must be a set of names"),
         (lambda: lacking()(), "must be a dataclass"),
+        (
+            lambda: dataclass(frozen=True)(lacking(needs=frozenset({"feature"})))(),
+            r"Lacking: needs has no 'feature'; did you mean features\? \(known: attention, .*, transformer\)",
+        ),
+        (
+            lambda: dataclass(frozen=True)(lacking(not_for=frozenset({"classifyer"})))(),
+            r"not_for has no 'classifyer'; did you mean classifier\?",
+        ),
+        (lambda: dataclass(frozen=True)(lacking(titel="Blank"))(), r"has no attribute 'titel'; did you mean title\?"),
+        (lambda: dataclass(frozen=True)(lacking(frozen_alowed=False))(), r"'frozen_alowed'; did you mean frozen_allowed\?"),
     ],
 )
 def test_a_method_class_that_forgets_something_is_refused_when_an_object_is_made(method, message):
@@ -96,3 +110,71 @@ def test_a_metric_class_that_forgets_something_is_refused():
 
     with pytest.raises(whybox.WhyboxError, match="metric class Nameless lacks name"):
         Nameless()
+
+
+def metric_class(**body):
+    call = lambda self, maps, inputs: whybox.MetricResult(maps.sum((1, 2)))
+    return type("Sum", (whybox.Metric,), {"name": "sum", "higher_is_better": True, "__call__": call} | body)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            {"needs": frozenset({"masks"})},
+            r"metric class Sum: needs has no 'masks'; did you mean mask\? \(known: box, .*, words\)",
+        ),
+        ({"needs": "mask"}, "needs must be a set of names"),
+        ({"higher_is_beter": True}, r"a metric has no attribute 'higher_is_beter'; did you mean higher_is_better\?"),
+    ],
+)
+def test_a_metric_class_that_misspells_something_is_refused(body, message):
+    with pytest.raises(whybox.WhyboxError, match=message):
+        metric_class(**body)()
+
+
+def test_needs_that_depend_on_a_metrics_options_are_checked_when_it_is_made(monkeypatch):
+    known = {"sum": dataclass(frozen=True)(metric_class(needs=property(lambda self: frozenset({"masks"}))))}
+    monkeypatch.setattr(registry, "metrics", lambda: known)
+    with pytest.raises(whybox.WhyboxError, match=r"metric 'sum': needs has no 'masks'; did you mean mask\?"):
+        metric_choice.make_metric("sum")
+
+
+def test_the_known_needs_of_metrics_are_what_an_input_can_give():
+    truth = SimpleNamespace(masks=object(), fixations=(None,))
+    names = ("predict", "redraw", "randomized", "whole", "words", "score_texts")
+    assert MetricInput.gives.fget(SimpleNamespace(truth=truth, **dict.fromkeys(names, True))) == METRIC_INPUTS
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"clases": ("a",)}, r"a model has no attribute 'clases'; did you mean classes\?"),
+        ({"gives": frozenset({"candidates", "feature"})}, r"model class Half: gives has no 'feature'; did you mean features\?"),
+        ({"kind": "detecter"}, r"model class Half: kind has no 'detecter'; did you mean detector or .*\?"),
+    ],
+)
+def test_a_model_class_that_misspells_something_is_refused(body, message):
+    with pytest.raises(whybox.WhyboxError, match=message):
+        type("Half", (Model,), body)()
+
+
+def test_a_plug_in_that_misspells_something_is_left_out(plugged, monkeypatch):
+    misspelled = dataclass(frozen=True)(type("Misspelled", (Blank,), {"titel": "Blank"}))
+    monkeypatch.setattr(EntryPoint, "load", lambda entry: misspelled)
+    with pytest.warns(UserWarning, match="'blank' .* was left out: .* did you mean title?"):
+        assert "blank" not in plugged(("blank", HERE))
+
+
+def test_a_misspelled_target_of_a_method_is_refused():
+    method = dataclass(frozen=True)(lacking(targets=frozenset({"scor", "area"})))()
+    with pytest.raises(whybox.WhyboxError, match=r"method 'x': targets has no 'scor'; did you mean score\?.*\(known: against, "):
+        check_target(method, "score")
+
+
+def test_an_option_may_resemble_an_attribute():
+    @dataclass(frozen=True)
+    class Towards(Blank):
+        target: str = "score"
+
+    assert Towards().target == "score"

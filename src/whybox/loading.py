@@ -11,7 +11,7 @@ from whybox import registry
 from whybox.catalog import BUILT_IN, HUB, unknown_model
 from whybox.errors import WhyboxError, unknown
 from whybox.model import Model
-from whybox.options import keywords_of, read_options
+from whybox.options import check_names, check_options, keywords_of, read_options
 from whybox.specs import parse_value, split_spec
 from whybox.truth import DataSet
 from whybox.weights import load_weights
@@ -151,37 +151,50 @@ def _network(model: Model) -> nn.Module:
     return network
 
 
-def open_data(data: str | DataSet, *, on_problem: str = "skip") -> DataSet:
+def open_data(data: str | DataSet, *, on_problem: str = "skip", **options: Any) -> DataSet:
     """Open a data set by name.
 
     Args:
         data: "scenes:count=40", "coco:FOLDER:split=val", "coco:FILE.json", "crowdhuman:FOLDER"; or your own `DataSet`.
         on_problem: "skip" leaves out invalid entries and lists them in `problems`; "refuse" raises an error.
+        **options: Options of a data set that is opened by name, as an alternative to writing them in the name.
+
+    Returns:
+        The data set; one that was given is returned unchanged.
 
     Raises:
-        WhyboxError: No data set has this name, or it has no such option.
+        UnknownNameError: No data set has this name.
+        WhyboxError: The data set has no such option, or the option's value has the wrong type.
     """
     if on_problem not in ("skip", "refuse"):
         raise unknown("on_problem", str(on_problem), ("skip", "refuse"))
     if not isinstance(data, (str, Path)):
         if isinstance(data, DataSet):
+            check_names("a data set that is open already", {}, options)
             return data
         raise WhyboxError(f"data must be a name or a data set (names, classes, len, [i]), got {type(data).__name__}")
-    kind, _, rest = str(data).partition(":")
+    prefix, _, rest = str(data).partition(":")
     known = registry.data_sets()
-    if kind not in known:
+    if prefix not in known:
         if Path(str(data)).exists():
             raise WhyboxError(f"data {str(data)!r}: say what it is: coco:{data} or crowdhuman:{data}")
-        raise unknown("data", str(data), [f"{prefix}:..." for prefix in known])
+        # The name alone is compared: with its options, no known name would be close to it.
+        raise unknown("data", prefix, known)
     parts = rest.split(":")
     settings: list[str] = []
     while parts and "=" in parts[-1]:
         settings.insert(0, parts.pop())
-    _, texts = split_spec(":".join([kind, *settings]))
-    hints = keywords_of(known[kind].open_data, without={"on_problem"})
-    if hints is None:
-        options = {name: parse_value(text) for name, text in texts.items()}
-    else:
-        options = read_options(f"data {kind!r}", hints, texts)
-    opened: DataSet = known[kind].open_data(":".join(parts), on_problem=on_problem, **options)
+    _, texts = split_spec(":".join([prefix, *settings]))
+    chosen = _data_options(prefix, texts, options)
+    opened: DataSet = known[prefix].open_data(":".join(parts), on_problem=on_problem, **chosen)
     return opened
+
+
+def _data_options(prefix: str, texts: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a data set: those written in its name, as text, and those given as keywords."""
+    if twice := sorted(set(texts) & set(given)):
+        raise WhyboxError(f"data {prefix!r}: {', '.join(twice)} is given twice, in the name and as an option")
+    hints = keywords_of(registry.data_sets()[prefix].open_data, without={"on_problem"})
+    if hints is None:
+        return {name: parse_value(text) for name, text in texts.items()} | dict(given)
+    return read_options(f"data {prefix!r}", hints, texts) | check_options(f"data {prefix!r}", hints, given)

@@ -3,14 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, get_args, runtime_checkable
 
 from torch import Tensor
 
 from whybox.attention import Text, TokenMaps
+from whybox.class_checks import check_attributes, check_known
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
-from whybox.model import Kind, Model
+from whybox.model import GIVES, Kind, Model
 from whybox.types import Detections, HeatMaps, Target, Trace, target_name
 
 
@@ -37,17 +38,26 @@ class Method(ABC):
     not_for: ClassVar[frozenset[Kind]] = frozenset()
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Refuse a class that does not say what a method has to say, before anything runs with it."""
+        """Refuse an incomplete or misspelled class before anything runs with it."""
+        cls.check_class()
+        return super().__new__(cls)
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Refuse a class that lacks an attribute, misspells one, or names something that no model gives.
+
+        Raises:
+            WhyboxError: What is wrong with the class, in one line.
+        """
+        check_attributes(cls, Method)
+        owner = f"method class {cls.__name__}"
         for attribute, example in (("name", '"my_method"'), ("needs", 'frozenset({"features"})'), ("source", '"authors, year"')):
             if not hasattr(cls, attribute):
-                raise WhyboxError(f"method class {cls.__name__} lacks {attribute}: add {attribute} = {example} to the class")
-        if not isinstance(cls.needs, frozenset | set):
-            raise WhyboxError(
-                f"method class {cls.__name__}: needs must be a set of names, such as {{'features'}}, got {cls.needs!r}"
-            )
+                raise WhyboxError(f"{owner} lacks {attribute}: add {attribute} = {example} to the class")
+        check_known(owner, "needs", cls.needs, GIVES)
+        check_known(owner, "not_for", cls.not_for, get_args(Kind))
         if not hasattr(cls, "__dataclass_params__"):
-            raise WhyboxError(f"method class {cls.__name__} must be a dataclass: add @dataclass(frozen=True)")
-        return super().__new__(cls)
+            raise WhyboxError(f"{owner} must be a dataclass: add @dataclass(frozen=True)")
 
     @classmethod
     def serves(cls, model: Model) -> bool:

@@ -50,6 +50,7 @@ _DEFAULTS = (("route", "auto"), ("layer", None))
 def check_target(method: str | Any, target: str | Target) -> None:
     """Refuse a target that a method cannot explain; most methods explain any target."""
     chosen: Any = registry.named("method", method, registry.methods())[1] if isinstance(method, str) else method
+    registry.check_targets(chosen)
     allowed = chosen.targets
     name = target if isinstance(target, str) else getattr(target, "name", None)
     if allowed is not None and name not in allowed:

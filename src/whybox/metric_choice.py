@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from whybox import registry
+from whybox.class_checks import check_known
 from whybox.errors import WhyboxError, unknown
 from whybox.options import options_of, read_options
 from whybox.specs import format_spec, split_spec
-from whybox.truth import Metric
+from whybox.truth import METRIC_INPUTS, Metric
 
 STANDARD = "standard"
 """The default set."""
@@ -30,9 +31,11 @@ def make_metric(spec: str) -> Metric:
     name, metric_class = _class_named(written)
     options = read_options(f"metric {name!r}", options_of(metric_class), texts)
     try:
-        return metric_class(**options)
+        metric = metric_class(**options)
     except (TypeError, ValueError) as error:
         raise WhyboxError(f"metric {format_spec(name, options)!r}: {error}") from error
+    check_known(f"metric {format_spec(name, options)!r}", "needs", metric.needs, METRIC_INPUTS)
+    return metric
 
 
 def _class_named(written: str) -> tuple[str, type[Metric]]:

@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 from weakref import ref
 
 from torch import Tensor
 
+from whybox.class_checks import check_attributes, check_known
 from whybox.network_state import exclusive, fingerprint
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Trace
@@ -20,6 +21,8 @@ WHOLE_IMAGE: frozenset[Kind] = frozenset({"classifier", "image-text"})
 """Kinds that predict for the whole image: their one candidate is the image."""
 TAKES_TEXT: frozenset[Kind] = frozenset({"image-text", "prompted detector"})
 """Kinds whose classes are texts that the user gives."""
+GIVES = frozenset({"candidates", "features", "input", "roi", "attention", "transformer", "text"})
+"""What a model's traces can provide; a method's `needs` are among these."""
 
 
 class Model(ABC):
@@ -51,6 +54,17 @@ class Model(ABC):
             cls.trace = _of_one_state(cls.trace)  # type: ignore[method-assign]
         if "predict" in vars(cls):
             cls.predict = _exclusively(cls.predict)  # type: ignore[method-assign]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Refuse a class that misspells an attribute, or gives what no method can need, before anything runs with it."""
+        check_attributes(cls, Model)
+        owner = f"model class {cls.__name__}"
+        # A property, or an attribute set by __init__, depends on the network and has no value yet.
+        if isinstance(given := getattr(cls, "gives", None), frozenset | set | str | tuple | list):
+            check_known(owner, "gives", given, GIVES)
+        if isinstance(cls.kind, str):
+            check_known(owner, "kind", {cls.kind}, get_args(Kind))
+        return super().__new__(cls)
 
     def __repr__(self) -> str:
         classes = self.classes

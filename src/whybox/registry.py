@@ -6,6 +6,7 @@ import pkgutil
 import re
 import warnings
 from collections.abc import Container, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -16,10 +17,10 @@ import whybox.data
 import whybox.methods
 import whybox.metrics
 import whybox.models
-from whybox.errors import WhyboxError, unknown
+from whybox.errors import WhyboxError, did_you_mean, unknown
 from whybox.files import one_line
 from whybox.method import Method
-from whybox.targets import DESCRIPTIONS
+from whybox.targets import COMBINED, DESCRIPTIONS, TARGETS
 from whybox.truth import Metric
 
 
@@ -106,6 +107,29 @@ def targets() -> Mapping[str, str]:
     return DESCRIPTIONS
 
 
+def check_targets(method: Any) -> None:
+    """Refuse a method whose `targets` misspell the name of a target.
+
+    A name that resembles no known one is accepted: it may be a raw output of another package's model, or a user's own target.
+
+    Args:
+        method: A method or its class.
+
+    Raises:
+        WhyboxError: One of the names is close to a target's name, and is not one.
+    """
+    owner = f"method {method.name!r}"
+    if not isinstance(method.targets, frozenset | set | None):
+        raise WhyboxError(f"{owner}: targets must be a set of names, such as {{'score'}}, or None, got {method.targets!r}")
+    known = sorted({*TARGETS, COMBINED, *(word for names in DESCRIPTIONS for word in names.split())})
+    for name in sorted(map(str, set(method.targets or ()) - set(known))):
+        if len(name) > _SHORT and get_close_matches(name, known, n=1, cutoff=0.75):
+            raise WhyboxError(f"{owner}: targets has no {name!r}; {did_you_mean(name, known)} (known: {', '.join(known)})")
+
+
+_SHORT = 2
+"""Names of up to this many letters resemble one another ("x1", "dx") without being misspelled."""
+
 FAMILY = "family"
 """A file of this name in a folder stands for the folder: models/open_clip/family.py is the family "open_clip"."""
 
@@ -145,6 +169,10 @@ def _from_outside(group: str, taken: Container[str] = (), base: type | None = No
                 raise WhyboxError(f"{entry.name!r} is taken")
             if base is not None and not (isinstance(value, type) and issubclass(value, base)):
                 raise WhyboxError(f"it must be a class that derives from whybox.{base.__name__}")
+            if base is not None:
+                value.check_class()
+            if base is Method:
+                check_targets(value)
             if getattr(value, "name", entry.name) != entry.name:
                 raise WhyboxError(f"its class is named {value.name!r}; the entry point and the class must have one name")
         except Exception as error:  # whatever another package's import raises

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from whybox.attention import TokenMaps
+from whybox.class_checks import check_attributes, check_known
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.types import Candidates, Detections
@@ -115,6 +116,10 @@ class DataSet(Protocol):
         ...
 
 
+METRIC_INPUTS = frozenset({"box", "mask", "fixations", "predict", "redraw", "randomized", "whole", "words"})
+"""What can be available to a metric; a metric's `needs` are among these."""
+
+
 @dataclass(frozen=True)
 class MetricInput:
     """The inputs of a metric, beside the maps of N detections of one image.
@@ -177,7 +182,7 @@ class MetricInput:
 
     @property
     def gives(self) -> frozenset[str]:
-        """What is available to a metric: "box", "mask", "fixations", "predict", "redraw", "randomized", "whole", "words"."""
+        """What is available to a metric, of `METRIC_INPUTS`."""
         given = {
             "box": True,
             "mask": self.truth.masks is not None,
@@ -235,11 +240,25 @@ class Metric(ABC):
     sets: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Refuse a class that does not say what a metric has to say, before anything runs with it."""
+        """Refuse an incomplete or misspelled class before anything runs with it."""
+        cls.check_class()
+        return super().__new__(cls)
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Refuse a class that lacks an attribute, misspells one, or needs what no `MetricInput` gives.
+
+        Raises:
+            WhyboxError: What is wrong with the class, in one line.
+        """
+        check_attributes(cls, Metric)
+        owner = f"metric class {cls.__name__}"
         for attribute, example in (("name", '"my_metric"'), ("higher_is_better", "True")):
             if not hasattr(cls, attribute):
-                raise WhyboxError(f"metric class {cls.__name__} lacks {attribute}: add {attribute} = {example} to the class")
-        return super().__new__(cls)
+                raise WhyboxError(f"{owner} lacks {attribute}: add {attribute} = {example} to the class")
+        # A property depends on the options: `make_metric` checks its value.
+        if not isinstance(cls.needs, property):
+            check_known(owner, "needs", cls.needs, METRIC_INPUTS)
 
     @property
     def title(self) -> str:

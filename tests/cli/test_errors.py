@@ -56,7 +56,7 @@ def test_an_image_that_breaks_on_the_way(whybox, network, folder):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--data", "nowhere:x"), "unknown data 'nowhere:x'"),
+        (("--data", "nowhere:x"), "unknown data 'nowhere'"),
         ((*SCENES, "--method", "odem"), "unknown method 'odem'; did you mean odam"),
         ((*SCENES, "--top", "0"), "top and limit must be at least 1"),
         ((*SCENES, "--score-threshold", "2"), "must lie between 0 and 1"),

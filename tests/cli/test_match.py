@@ -104,7 +104,7 @@ def test_a_method_without_maps_of_words_says_scores_alone(whybox, clip, pictures
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ((), "say what to match, in quotes"),
+        ((), "no text to match; give one in quotes"),
         (("a dog", " "), "a text is empty"),
         (("a dog", "--size", "12"), "--size '12': expected keep, or height and width"),
         (("a dog", "--size", "2x2"), "size must be None"),

@@ -42,8 +42,8 @@ def test_fabrics_options_reach_the_training_and_its_card(run, tmp_path):
     assert made["command"].endswith("--precision 32-true --device cpu --accelerator cpu --devices 1 --accumulate 2 --out DIR")
     for words, message in (
         (["--accelerator", "abacus"], "training cannot run on accelerator abacus, devices 1, strategy auto"),
-        (["--device", "abacus"], "no device 'abacus' here"),
-        (["--accumulate", 3], "a batch of 2 cannot be shared by 1 process with accumulate 3; choose a multiple of 3"),
+        (["--device", "abacus"], "device 'abacus' is not available"),
+        (["--accumulate", 3], "a batch of 2 cannot be divided among 1 process with accumulate 3; choose a multiple of 3"),
     ):
         result = run("--out", tmp_path / "other", *FEW, *words)
         assert isinstance(result.exception, WhyboxError)

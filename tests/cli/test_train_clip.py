@@ -24,8 +24,8 @@ def run():
 def test_train_and_resume(run, tmp_path):
     first = run("--out", tmp_path, "--seed", 7, "--patches", 0.5, *FEW)
     assert first.exit_code == 0, first.output
-    assert "held-out scenes (2 of each kind): object" in first.stdout
-    assert "drawing 4 scenes" in first.stderr
+    assert "held-out scenes (2 of each variant): object" in first.stdout
+    assert "rendering 4 scenes" in first.stderr
     assert "step 2 of 2" in first.stderr
     command = json.loads((tmp_path / "card.json").read_text())["trained"]["command"]
     assert command.startswith("whybox train-clip --data scenes --steps 2 --batch 2")
@@ -39,6 +39,8 @@ def test_train_and_resume(run, tmp_path):
 def test_mistakes_reach_the_caller_by_name(run, tmp_path):
     result = run("--out", tmp_path, "--data", "coco:nowhere", *FEW)
     assert isinstance(result.exception, WhyboxError)
-    assert "data is scenes, not 'coco:nowhere'" in str(result.exception)
+    assert "data must be scenes, the only data that annotates which texts are true of which images, got 'coco:nowhere'" in str(
+        result.exception
+    )
     result = run("--out", tmp_path, "--precision", "float8", *FEW)
-    assert "precision is float32 or bfloat16" in str(result.exception)
+    assert "precision must be float32, bfloat16" in str(result.exception)

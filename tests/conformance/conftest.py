@@ -1,6 +1,8 @@
 """One small model of every registered family. A new family needs an entry here, and then all tests of this folder run on it."""
 
+import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,6 +69,20 @@ def open_clip_matches():
     return whybox.load(net, tokenizer=open_clip_models.tokenizer()).prompt(["a red ball", "a tree", "a big blue dog"])
 
 
+GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
+def of_the_guide(network, model):
+    """A model that docs/extending.md shows as an example of a family."""
+    names = {"__name__": "guide", "whybox": whybox}
+    for block in re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL):
+        if any(f"class {name}(" in block for name in ("Tiny", "Pyramid")):
+            exec(compile(block, str(GUIDE), "exec"), names)
+    # With seed 0, no cell of SSGrad-CAM++'s map is positive.
+    torch.manual_seed(1)
+    return names[model](names[network]())
+
+
 BUILDERS = {
     "torchvision_onestage": lambda: whybox.load(detector("fcos_resnet50_fpn")),
     "torchvision_twostage": lambda: whybox.load(detector("fasterrcnn_mobilenet_v3_large_fpn")),
@@ -75,7 +91,11 @@ BUILDERS = {
     "hf_classification": hugging_face_classifier,
     "open_clip": open_clip_matches,
     "plain": plain,
+    "guide_tiny": lambda: of_the_guide("Tiny", "TinyModel"),
+    "guide_pyramid": lambda: of_the_guide("Pyramid", "PyramidModel"),
 }
+FAMILIES = sorted({*registry.models(), *BUILDERS})
+"""Every registered family, and the examples of the guide."""
 
 
 @cache
@@ -85,7 +105,7 @@ def sample(family):
     return BUILDERS[family]()
 
 
-@pytest.fixture(params=sorted(registry.models()))
+@pytest.fixture(params=FAMILIES)
 def model(request):
     """One model of every family."""
     return sample(request.param)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import whybox
-from conformance.conftest import sample
+from conformance.conftest import FAMILIES, sample
 from models.detectors import image
 from whybox import registry
 
@@ -18,7 +18,6 @@ SETTINGS = {
 """Options that keep a costly method quick here."""
 FEW = ("input_x_gradient", "smoothgrad", "integrated_gradients")
 """Methods that go back to the input: a backward pass through the whole model for every detection."""
-FAMILIES = sorted(registry.models())
 
 
 def serves(family, method):

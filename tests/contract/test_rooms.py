@@ -12,7 +12,8 @@ SOURCE = Path(whybox.__file__).parent
 
 ROWS = [
     {
-        *("errors", "progress", "versions", "lazy", "files", "network_state", "frame", "placement", "types", "pullback", "model"),
+        *("errors", "class_checks", "progress", "versions", "lazy", "files", "network_state", "frame", "placement", "types"),
+        *("pullback", "model"),
         *("attention", "method", "truth"),
     },
     {"ops"},
@@ -58,7 +59,8 @@ WITHIN_ROW = {
 }
 """Files at the top that build on one another inside a row."""
 IN_ORDER = (
-    *("errors", "progress", "versions", "lazy", "files", "network_state", "frame", "placement", "types", "pullback", "model"),
+    *("errors", "class_checks", "progress", "versions", "lazy", "files", "network_state", "frame", "placement", "types"),
+    *("pullback", "model"),
     *("attention", "method", "truth"),
 )
 """The nouns of row 0: each may use those before it."""

@@ -110,7 +110,7 @@ def test_resuming_asks_for_the_same_recipe(drawn, tmp_path):
     clip.fit(begin(drawn), tmp_path, interim=0)
     with pytest.raises(WhyboxError, match="is from an earlier run; resume it"):
         clip.fit(begin(drawn), tmp_path, interim=0)
-    with pytest.raises(WhyboxError, match="it was begun with another batch, patches"):
+    with pytest.raises(WhyboxError, match="it was started with another batch, patches"):
         clip.fit(begin(drawn, replace(RECIPE, batch=3), patches=1.0), tmp_path, resume=True)
 
 
@@ -163,9 +163,9 @@ def test_a_second_training_starts_from_the_first_and_says_so(drawn, tmp_path):
 @pytest.mark.parametrize(
     ("data", "recipe", "count", "patches", "message"),
     [
-        ("coco:folder", RECIPE, 4, 0.0, "data is scenes, not 'coco:folder'"),
-        ("scenes", replace(RECIPE, seed=HELD_OUT_SEED), 4, 0.0, "is kept for the held-out scenes"),
-        ("scenes", RECIPE, 0, 0.0, "count is at least 1"),
+        ("coco:folder", RECIPE, 4, 0.0, "data must be scenes, .* got 'coco:folder'"),
+        ("scenes", replace(RECIPE, seed=HELD_OUT_SEED), 4, 0.0, "is reserved for the held-out scenes"),
+        ("scenes", RECIPE, 0, 0.0, "count must be at least 1"),
         ("scenes", RECIPE, 4, -1.0, "patches at least 0"),
     ],
 )

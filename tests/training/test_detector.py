@@ -129,7 +129,7 @@ def test_resuming_asks_for_the_same_recipe_and_network(data, tmp_path):
     detector.fit(small(), data, RECIPE, tmp_path, interim=0)
     with pytest.raises(WhyboxError, match="is from an earlier run; resume it"):
         detector.fit(small(), data, RECIPE, tmp_path, interim=0)
-    with pytest.raises(WhyboxError, match="it was begun with another batch, lr"):
+    with pytest.raises(WhyboxError, match="it was started with another batch, lr"):
         detector.fit(small(), data, replace(RECIPE, batch=3, lr=1.0), tmp_path, resume=True)
     other = zoo.build("compact_fcos", {**SMALL, "channels": 64})
     with pytest.raises(WhyboxError, match="cannot resume from"):
@@ -167,7 +167,7 @@ def test_what_is_left_out_of_the_data_is_said(tmp_path):
     data, said = open_training_data(f"coco:{file}"), []
     network, _ = detector.start(data.classes, "96x72")
     detector.fit(network, data, replace(RECIPE, steps=1), tmp_path, interim=0, on_warning=said.append)
-    assert said[0].startswith("problems in the data, left out or mended: 1; the first: ")
+    assert said[0].startswith("problems in the data, left out or corrected: 1; the first: ")
     assert f"{file}: image '000000.png' (id 1), annotation 1: bbox" in said[0]
 
 
@@ -180,7 +180,7 @@ def test_the_start_takes_over_what_fits(tmp_path):
     own = network.state_dict()
     assert same({key: value for key, value in given.items() if "cls_logits" not in key}, own)
     assert own[head].shape[0] == 3
-    with pytest.raises(WhyboxError, match="size is WIDTHxHEIGHT"):
+    with pytest.raises(WhyboxError, match="size must be WIDTHxHEIGHT"):
         detector.start(("a",), "big")
 
 

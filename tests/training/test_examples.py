@@ -38,9 +38,9 @@ def test_data_by_name(tmp_path):
     drawn = {draw_scene(index, seed=3).image.tobytes() for index in range(20)}
     assert pixels_of(single.train) < drawn
     assert not pixels_of(single.train) & pixels_of(single.held_out["val"])
-    with pytest.raises(WhyboxError, match="seed 1000003 is kept for the held-out scenes"):
+    with pytest.raises(WhyboxError, match="seed 1000003 is reserved for the held-out scenes"):
         open_training_data("scenes", seed=HELD_OUT_SEED)
-    with pytest.raises(WhyboxError, match=r"unknown data 'voc:x'; known: coco:..., crowdhuman:..., scenes:..."):
+    with pytest.raises(WhyboxError, match=r"unknown data 'voc'; did you mean coco\? \(known: coco, crowdhuman, scenes\)"):
         open_training_data("voc:x")
 
 
@@ -62,7 +62,7 @@ def test_scenes_of_a_kind_and_a_size():
     expected = draw_scene(2, seed=8, variant="single", size=(96, 72))
     assert data.train[2].image.tobytes() == expected.image.tobytes()
     assert data.held_out["single"][0].image.shape == (72, 96, 3)
-    with pytest.raises(WhyboxError, match="is kept for the held-out scenes"):
+    with pytest.raises(WhyboxError, match="is reserved for the held-out scenes"):
         open_training_data(f"scenes:seed={HELD_OUT_SEED}")
 
 
@@ -144,7 +144,7 @@ def test_a_plug_in_and_a_data_set_of_ones_own(monkeypatch):
 
 
 def test_one_image_is_too_few():
-    with pytest.raises(WhyboxError, match="too few images to train on and to hold some out: 1"):
+    with pytest.raises(WhyboxError, match="too few images to train on some and hold out others: 1"):
         open_training_data(open_data("scenes:count=1"))
 
 

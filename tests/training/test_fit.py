@@ -135,7 +135,7 @@ def test_a_checkpoint_that_lacks_something_says_so_in_one_line(broken, tmp_path)
     state = earlier(file)
     del state[broken]
     torch.save(state, file)
-    with pytest.raises(WhyboxError, match=f"cannot resume from .*{broken}.*train anew into another folder") as caught:
+    with pytest.raises(WhyboxError, match=f"cannot resume from .*{broken}.*start a new training in another folder") as caught:
         fit(begin(), tmp_path, resume=True)
     assert "\n" not in str(caught.value)
 
@@ -144,17 +144,17 @@ def test_a_checkpoint_that_lacks_something_says_so_in_one_line(broken, tmp_path)
 def test_what_is_no_checkpoint_says_so_in_one_line(content, tmp_path):
     file = tmp_path / "checkpoint.pt"
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
-    with pytest.raises(WhyboxError, match=r"cannot resume from .*; train anew into another folder") as caught:
+    with pytest.raises(WhyboxError, match=r"cannot resume from .*; start a new training in another folder") as caught:
         fit(begin(), tmp_path, resume=True)
     assert "\n" not in str(caught.value)
 
 
 def test_resuming_asks_for_the_same_terms(tmp_path):
     cut(tmp_path, terms={"classes": ("a",), "data": "first edition"})
-    with pytest.raises(WhyboxError, match="is from an earlier run; resume it, or name another folder"):
+    with pytest.raises(WhyboxError, match="is from an earlier run; resume it, or use another folder"):
         fit(begin(), tmp_path)
     other = begin(replace(RECIPE, lr=1.0, precision="bfloat16"), terms={"classes": ("a",), "data": "second edition"})
-    with pytest.raises(WhyboxError, match="begun with another lr, precision, data; give what it was begun with, or name another"):
+    with pytest.raises(WhyboxError, match="started with another lr, precision, data; use the same settings, or another"):
         fit(other, tmp_path, resume=True)
 
 
@@ -167,7 +167,7 @@ def test_other_parts_go_on_with_a_warning(tmp_path):
     cut(tmp_path)
     said = []
     fit(begin(replace(RECIPE, accumulate=4)), tmp_path, resume=True, on_warning=said.append)
-    assert said == ["a step was shared out in 1 parts and now is in 4: the weights will differ in detail"]
+    assert said == ["a step was divided into 1 parts and now into 4: the weights will differ slightly"]
 
 
 class NoNorm(nn.Module):
@@ -272,12 +272,12 @@ def test_half_weights_have_an_average_in_single_precision():
 
 
 def test_fabric_and_recipe_agree_in_their_precision():
-    with pytest.raises(WhyboxError, match="the recipe's precision is bfloat16, Fabric was launched with 32-true"):
+    with pytest.raises(WhyboxError, match="the recipe's precision is bfloat16, but Fabric was launched with 32-true"):
         Fit(line(), rows(8), lambda batch: {}, replace(RECIPE, precision="bfloat16"), launch())
 
 
 def test_a_checkpoint_at_no_time_makes_no_sense(tmp_path):
-    with pytest.raises(WhyboxError, match="every is at least 1 step, not 0"):
+    with pytest.raises(WhyboxError, match="every must be at least 1 step, got 0"):
         fit(begin(), tmp_path, every=0)
 
 

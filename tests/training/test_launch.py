@@ -14,7 +14,7 @@ lightning_fabric = pytest.importorskip("lightning_fabric")
 
 def test_a_device_that_is_not_here():
     assert launch.device("cpu").type == "cpu"
-    with pytest.raises(WhyboxError, match="no device 'abacus' here"):
+    with pytest.raises(WhyboxError, match="device 'abacus' is not available"):
         launch.device("abacus")
 
 
@@ -51,7 +51,7 @@ def test_what_cannot_be_is_one_line(where, message):
 
 def test_a_strategy_that_spreads_the_weights_is_refused(monkeypatch):
     monkeypatch.setattr(lightning_fabric, "Fabric", lambda **given: SimpleNamespace(strategy=None))
-    with pytest.raises(WhyboxError, match="strategy is auto, ddp or ddp_find_unused_parameters_true, not 'fsdp'"):
+    with pytest.raises(WhyboxError, match="strategy must be auto, ddp or ddp_find_unused_parameters_true, got 'fsdp'"):
         launch.launch(Devices("cuda", 2, "fsdp"))
 
 

@@ -27,7 +27,7 @@ def test_recipes_that_make_no_sense(change):
 def test_precisions_by_their_names_and_by_fabrics():
     assert [fabric_precision(name) for name in ("float32", "bfloat16", "16-mixed")] == ["32-true", "bf16-mixed", "16-mixed"]
     with pytest.raises(
-        WhyboxError, match=r"precision is float32 or bfloat16, or one of Fabric's names \(32-true, .*\), not 'int4'"
+        WhyboxError, match=r"precision must be float32, bfloat16 or one of Fabric's names \(32-true, .*\), got 'int4'"
     ):
         fabric_precision("int4")
 
@@ -36,6 +36,6 @@ def test_a_batch_is_shared_out_without_a_rest():
     recipe = Recipe(6, batch=12, accumulate=2)
     assert [recipe.part(SimpleNamespace(world_size=count)) for count in (1, 2, 3)] == [6, 3, 2]
     with pytest.raises(
-        WhyboxError, match="a batch of 12 cannot be shared by 4 processes with accumulate 2; choose a multiple of 8"
+        WhyboxError, match="a batch of 12 cannot be divided among 4 processes with accumulate 2; choose a multiple of 8"
     ):
         recipe.part(SimpleNamespace(world_size=4))

@@ -36,15 +36,16 @@ def analyze(
     folder = out or free_folder(f"whybox-{analysis}")
     check_new_folder(folder)
     known = None if ratings is None else read_ratings(ratings)
+    # Refuses an unknown analysis before the model is loaded.
     run.study_of(analysis, count, seed, known)
     network = api.load(model, weights=read_weights(weights), device=device)
     with bar(count, f"analyzing {analysis}") as on_progress:
-        found = run.analyze(
+        analyzed = run.analyze(
             analysis, network, methods=read_list(methods), count=count, seed=seed, ratings=known, on_progress=on_progress
         )
-    run.keep(found, folder)
+    run.keep(analyzed, folder)
     if as_json:
-        return print_json({"folder": str(folder), **found.as_dict()})
-    heads, rows = analysis_plain(found.result)
-    print_table(found.result.title, heads, rows)
+        return print_json({"folder": str(folder), **analyzed.as_dict()})
+    heads, rows = analysis_plain(analyzed.result)
+    print_table(analyzed.result.title, heads, rows)
     print(f"page: {(folder / run.PAGE).resolve().as_uri()}")

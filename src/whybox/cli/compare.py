@@ -30,18 +30,18 @@ def compare(
     from whybox.runs.evaluation.compare import as_dict
     from whybox.runs.evaluation.compare import compare as run
 
-    found = run(a, b, out=out, methods=pairs or None, seed=seed)
+    comparison = run(a, b, out=out, methods=pairs or None, seed=seed)
     if as_json:
-        return print_json(as_dict(found))
-    print(comparison_markdown(found))
-    for remark in found.remarks:
+        return print_json(as_dict(comparison))
+    print(comparison_markdown(comparison))
+    for remark in comparison.remarks:
         print(remark)
     if out is not None:
         print(f"page: {(out / 'index.html').resolve().as_uri()}")
 
 
 def _pair(text: str) -> tuple[str, str]:
-    """ "odam=drise:masks=500": the two names meet at the first equals sign that follows a name without settings."""
+    """Split "odam=drise:masks=500" at the first equals sign that does not belong to a setting."""
     head, equals, tail = text.partition("=")
     while equals and ":" in head.rpartition("=")[2]:
         # This equals sign belongs to a setting: "drise:masks=500=odam".

@@ -37,6 +37,7 @@ def errors(
     from whybox.runs.mistakes.search import Search, find_errors
 
     search = Search(method, score_threshold, limit, top, settings)
+    # Refused now, before data and model are loaded.
     check_new_folder(folder)
     images = api.open_data(data)
     for line in images.problems[:MOST_PROBLEMS]:
@@ -45,15 +46,15 @@ def errors(
         warn(f"{images.name}: {len(images.problems) - MOST_PROBLEMS} more problems like these")
     network = api.load(model, weights=read_weights(weights), device=device)
     with bar(len(images.names[:limit]), "looking for errors") as on_progress:
-        found = find_errors(network, images, search, on_progress=on_progress, on_warning=warn)
-    if found.images:
-        with bar(len(images_of(choose(found.mistakes, top))), "explaining them") as on_progress:
-            found = keep_errors(network, images, found, folder, on_progress=on_progress, on_warning=warn)
+        search_result = find_errors(network, images, search, on_progress=on_progress, on_warning=warn)
+    if search_result.images:
+        with bar(len(images_of(choose(search_result.mistakes, top))), "explaining them") as on_progress:
+            search_result = keep_errors(network, images, search_result, folder, on_progress=on_progress, on_warning=warn)
     if as_json:
-        print_json({"folder": str(folder) if found.images else None, **found.as_dict()})
-    elif found.images:
-        rows = [[kind, str(count), f"{100 * found.gains[kind]:+.1f}"] for kind, count in found.counts.items()]
-        print_table(f"errors in {found.images} images", ["error type", "count", "AP50 gain without it"], rows)
+        print_json({"folder": str(folder) if search_result.images else None, **search_result.as_dict()})
+    elif search_result.images:
+        rows = [[name, str(count), f"{100 * search_result.gains[name]:+.1f}"] for name, count in search_result.counts.items()]
+        print_table(f"errors in {search_result.images} images", ["error type", "count", "AP50 gain without it"], rows)
         print(f"page: {(folder / PAGE).resolve().as_uri()}")
-    if found.failed:
-        raise typer.Exit(1 if found.images else 2)
+    if search_result.failed:
+        raise typer.Exit(1 if search_result.images else 2)

@@ -75,6 +75,7 @@ def evaluate(
     network = api.load(model, weights=read.read_weights(weights), device=device)
     opened = api.open_data(data, on_problem=on_problem)
     plan: dict[str, Any] = {"metrics": read.read_list(metrics), "prompts": prompts, "template": template}
+    # What the user leaves out is left to the plan, whose defaults depend on the model.
     plan |= {} if methods is None else {"methods": read.read_list(methods)}
     plan |= {} if target is None else {"target": target}
     plan |= {"select": select, "iou": iou, "score_threshold": score_threshold, "top": top, "limit": limit}
@@ -97,12 +98,18 @@ def evaluate(
 
 
 def print_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
-    """Print the table and the path of the report."""
+    """Print the table, the remarks and the path of the report.
+
+    Args:
+        done: The evaluation.
+        out: Its folder.
+        as_json: Whether to print a summary as JSON instead.
+    """
     if as_json:
         from whybox.runs.evaluation.evaluate import summary_of
 
         return print_json({**summary_of(done), "folder": str(out)})
-    _say_table(done)
+    _print_table(done)
     if done.report.seconds:
         print(f"seconds per map: {', '.join(f'{row} {seconds:.2g}' for row, seconds in done.report.seconds.items())}")
     for remark in done.report.remarks:
@@ -110,7 +117,7 @@ def print_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
     print(f"report: {(out / 'index.html').resolve().as_uri()}")
 
 
-def _say_table(done: "Evaluation") -> None:
+def _print_table(done: "Evaluation") -> None:
     """On a terminal only the means, one row per metric; elsewhere the whole table as Markdown."""
     from whybox.report.table import MARK, table_plain
 

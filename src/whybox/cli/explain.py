@@ -58,6 +58,7 @@ def explain(
         options=settings,
         texts=tuple(text or ()),
     )
+    # Refused now, before the model is loaded.
     check_new_folder(folder)
     loaded = api.load(model, weights=read.read_weights(weights), device=device)
     sources = [(str(image), image) for image in images]

@@ -23,7 +23,7 @@ from whybox.cli.train import train
 from whybox.cli.train_clip import train_clip
 from whybox.errors import WhyboxError
 
-USER_MISTAKE = 2
+USER_ERROR = 2
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -44,12 +44,15 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process.
 
     Exit codes: 0 success, 1 partial success, 2 an error that is reported in one line, 130 interrupted.
+
+    Args:
+        arguments: The words after `whybox`; None: those of the process.
     """
     try:
         app(list(arguments) if arguments is not None else None)
     except WhyboxError as error:
         print(f"whybox: {error}", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
+        sys.exit(USER_ERROR)
     except SystemExit as left:
         # Typer turns Ctrl-C into this exit code.
         if left.code == INTERRUPTED:
@@ -65,4 +68,4 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"whybox: failed: {error.strerror or error}", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
+        sys.exit(USER_ERROR)

@@ -34,7 +34,7 @@ def match(
     as_json: AsJson = False,
 ) -> None:
     """Explain an image-text match: one heat map per text, the weights of its words, and a map of each word alone."""
-    asked = _read_texts(texts or [])
+    wanted = _read_texts(texts or [])
     folder = out or free_folder(f"whybox-{image.stem}")
     settings = read_options(option or []) | ({} if heads is None else {"heads": heads})
     shape = {} if size is None else {"size": _read_size(size)}
@@ -43,6 +43,7 @@ def match(
     from whybox.data.images import read_image
     from whybox.files import check_new_folder
 
+    # Refused now, before the model is loaded.
     check_new_folder(folder)
     pixels = read_image(image)
     try:
@@ -53,12 +54,12 @@ def match(
         raise WhyboxError(
             f"{model} does not match images with texts: pass an image-text model such as --model {EXAMPLE}, or use whybox explain"
         )
-    drawn = api.make_method(method, loaded, **settings)
-    words = api.draws_words(drawn, loaded)
+    made = api.make_method(method, loaded, **settings)
+    words = api.draws_words(made, loaded)
     result = api.explain(
-        loaded, pixels, text=asked, method=drawn, top=len(asked), name=image.name, words=words, single_words=words
+        loaded, pixels, text=wanted, method=made, top=len(wanted), name=image.name, words=words, single_words=words
     )
-    for text, note in zip(asked, result.notes, strict=True):
+    for text, note in zip(wanted, result.notes, strict=True):
         if note:
             warn(f"{text[:40]!r}: {note}")
     result.save(folder)
@@ -67,9 +68,9 @@ def match(
 
 def _read_texts(texts: list[str]) -> list[str]:
     if not texts:
-        raise WhyboxError('say what to match, in quotes: whybox match dog.jpg "a dog on the grass"')
+        raise WhyboxError('no text to match; give one in quotes: whybox match dog.jpg "a dog on the grass"')
     if not all(text.strip() for text in texts):
-        raise WhyboxError("a text is empty; say what to match")
+        raise WhyboxError("a text is empty; every text needs at least one word")
     return texts
 
 

@@ -13,16 +13,17 @@ def methods(as_json: AsJson = False) -> None:
 
     known = registry.methods()
     if as_json:
-        return print_json({name: _describe(kind) for name, kind in known.items()})
-    rows = [_describe(kind) for kind in known.values()]
+        return print_json({name: _describe(method_class) for name, method_class in known.items()})
+    rows = [_describe(method_class) for method_class in known.values()]
     columns = ("method", "needs", "options", "source")
     cells = [(row["name"], ", ".join(row["needs"]), _options(row["options"]), row["source"]) for row in rows]
     print_table("Methods", columns, cells)
 
 
-def _describe(kind: Any) -> dict[str, Any]:
-    options = {option.name: _default(option) for option in fields(kind) if option.repr}
-    return {"name": kind.name, "needs": sorted(kind.needs), "options": options, "source": kind.source}
+def _describe(method_class: Any) -> dict[str, Any]:
+    # Fields outside repr are callbacks, not settings that a command line can give.
+    options = {option.name: _default(option) for option in fields(method_class) if option.repr}
+    return {"name": method_class.name, "needs": sorted(method_class.needs), "options": options, "source": method_class.source}
 
 
 def _default(option: "Field[Any]") -> Any:

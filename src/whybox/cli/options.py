@@ -30,12 +30,29 @@ MODEL = "torchvision/fcos_resnet50_fpn"
 
 
 def read_weights(text: str) -> str | None:
-    """The word none means no weights."""
+    """Read --weights.
+
+    Args:
+        text: As the user wrote it.
+
+    Returns:
+        The text, or None for the word none: no weights.
+    """
     return None if text == "none" else text
 
 
 def read_list(text: str) -> tuple[str, ...]:
-    """The distinct names of a comma-separated list."""
+    """Read a comma-separated list.
+
+    Args:
+        text: As the user wrote it.
+
+    Returns:
+        The distinct names, in order.
+
+    Raises:
+        WhyboxError: The list is empty.
+    """
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words:
         raise WhyboxError(f"expected comma-separated names, got {text!r}")
@@ -43,7 +60,17 @@ def read_list(text: str) -> tuple[str, ...]:
 
 
 def read_boxes(texts: Sequence[str]) -> tuple[tuple[float, ...], ...]:
-    """Boxes written as x1,y1,x2,y2."""
+    """Read boxes written as x1,y1,x2,y2.
+
+    Args:
+        texts: One text per box.
+
+    Returns:
+        Four numbers per box, in image pixels.
+
+    Raises:
+        WhyboxError: A text is not four numbers.
+    """
     return tuple(_read_box(text) for text in texts)
 
 
@@ -58,7 +85,17 @@ def _read_box(text: str) -> tuple[float, ...]:
 
 
 def read_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Options written as key=value; numbers, true, false and none are read as such."""
+    """Read settings written as key=value.
+
+    Args:
+        texts: One text per setting.
+
+    Returns:
+        The settings; numbers, true, false and none are converted.
+
+    Raises:
+        WhyboxError: A text has no equals sign or no key.
+    """
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")

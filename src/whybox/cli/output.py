@@ -12,22 +12,39 @@ from whybox.files import json_text
 if TYPE_CHECKING:
     from whybox.runs.explaining.images import Outcome
 
+# Without markup: rich would read brackets in a file name as a style.
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON; numbers that JSON lacks become null."""
+    """Print a value as JSON.
+
+    Args:
+        value: Numbers that JSON lacks (NaN, infinity) become null.
+    """
     print(json_text(value))
 
 
 def warn(line: str) -> None:
-    """Print one line on standard error; works while a progress bar is shown."""
+    """Print a line on standard error, also while a progress bar is shown.
+
+    Args:
+        line: The message.
+    """
     errors.print(f"whybox: {line}", soft_wrap=True)
 
 
 @contextmanager
 def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on standard error that disappears when it is done; nothing without a terminal."""
+    """Show a progress bar on standard error that disappears when it is done; without a terminal, nothing is shown.
+
+    Args:
+        total: The number of steps.
+        what: The description before the first step.
+
+    Yields:
+        A function of an item's name, shown as the description, and the steps done.
+    """
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -43,7 +60,13 @@ def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
 
 
 def print_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
-    """Print the results of a run: one line per image, its detections, and the path of the page."""
+    """Print the results of `whybox explain` or `whybox demo`: one line per image, its detections, and the path of the page.
+
+    Args:
+        outcome: The results.
+        folder: Their folder.
+        as_json: Whether to print JSON instead.
+    """
     if as_json:
         return print_json(_outcome(outcome, folder))
     for kept in outcome.kept:
@@ -72,7 +95,12 @@ def _outcome(outcome: "Outcome", folder: Path) -> dict[str, Any]:
 
 
 def print_detections(image: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print an image's name and its detections, one per line."""
+    """Print an image's name and its detections, one per line.
+
+    Args:
+        image: The image's name.
+        rows: The detections: "name", "score", "box" and, optionally, "note".
+    """
     print(f"{image}: {_count(len(rows))}")
     for row in rows:
         print(_row(row))
@@ -89,7 +117,13 @@ def _row(row: Mapping[str, Any]) -> str:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on a terminal; tab-separated columns elsewhere."""
+    """Print a table on a terminal, and tab-separated columns without header elsewhere.
+
+    Args:
+        title: The line above the table.
+        columns: The header.
+        rows: One text per column.
+    """
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         for row in rows:
@@ -105,7 +139,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def free_folder(stem: str) -> Path:
-    """A folder name that is not taken: stem, stem-2, stem-3 ..."""
+    """Find a folder name that is not taken.
+
+    Args:
+        stem: The preferred name.
+
+    Returns:
+        The first of stem, stem-2, stem-3 ... that does not exist.
+    """
     number, folder = 1, Path(stem)
     while folder.exists():
         number += 1

@@ -45,9 +45,9 @@ def reproduce(
 
     chosen = table_named(table)
     print(statement(chosen) + "\n")
-    given = {"data": data, "crowd": crowd}
-    opened = {key: api.open_data(text, on_problem=on_problem) for key, text in given.items() if text is not None}
-    opened = {key: one for key, one in opened.items() if any(part.key == key for part in chosen.parts)}
+    names = {"data": data, "crowd": crowd}
+    opened = {key: api.open_data(name, on_problem=on_problem) for key, name in names.items() if name is not None}
+    opened = {key: images for key, images in opened.items() if any(part.key == key for part in chosen.parts)}
     if not opened:
         raise WhyboxError(f"{table}: no data; pass " + " or ".join(f"--{part.key}" for part in chosen.parts))
     network = api.load(model, weights=read.read_weights(weights), device=device)
@@ -61,7 +61,7 @@ def reproduce(
         "threads": threads,
     }
     folder = out or Path(f"whybox-{table}")
-    count = sum(min(len(one), limit or len(one)) for one in opened.values())
+    count = sum(min(len(images), limit or len(images)) for images in opened.values())
     with bar(count, "evaluating") as on_progress:
         text = run(
             chosen,

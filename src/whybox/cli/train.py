@@ -56,26 +56,27 @@ def train(
     with progress_bar(steps, fabric.is_global_zero) as (log, on_progress):
         calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log}
         run = detector.fit(network, opened, recipe, out, fabric=fabric, resume=resume, every=every, **calls)
+    # The first process alone scores, writes and prints.
     if not fabric.is_global_zero:
         return
     options = {"data": data, "steps": steps, "batch": batch, "size": size, "lr": lr, "seed": seed, "init": init}
     options |= {"held-out": held_out, "limit": limit, "precision": precision, "device": device, "threads": threads}
-    options |= given(where, accumulate)
+    options |= fabric_options(where, accumulate)
     card = detector.keep(run, opened, out, "compact_fcos", arguments, command_line("train", options))
     print(json.dumps(card, indent=2) if as_json else _summary(card, out))
 
 
 def launch_training(precision: str, device: str, threads: int | None, where: Mapping[str, Any]) -> Any:
-    """Fabric with these options, launched.
+    """Launch Fabric with these options.
 
     Args:
-        precision: The recipe's.
+        precision: As in the recipe.
         device: A device's name.
-        threads: Processor threads of each process; None: torch decides.
+        threads: CPU threads of each process; None: torch's default.
         where: Accelerator, devices, strategy and nodes, see `launch.choose`.
 
     Returns:
-        Fabric: several processes come back from here where several devices are asked for.
+        The launched Fabric; with several devices, several processes return from here.
     """
     import torch
 
@@ -87,15 +88,32 @@ def launch_training(precision: str, device: str, threads: int | None, where: Map
     return fabric
 
 
-def given(where: Mapping[str, Any], accumulate: int) -> dict[str, Any]:
-    """The Fabric options that differ from one process without accumulation, by option name."""
+def fabric_options(where: Mapping[str, Any], accumulate: int) -> dict[str, Any]:
+    """Collect the Fabric options that differ from the defaults: one process without accumulation.
+
+    Args:
+        where: Accelerator, devices, strategy and nodes.
+        accumulate: Parts of a step.
+
+    Returns:
+        Values by the option's name.
+    """
     usual = {"strategy": "auto", "num_nodes": 1}
     chosen = {name.replace("_", "-"): value for name, value in where.items() if value != usual.get(name)}
     return chosen | ({"accumulate": accumulate} if accumulate > 1 else {})
 
 
 def command_line(command: str, options: Mapping[str, Any]) -> str:
-    """The command line that reproduces this run, with DIR for its output folder."""
+    """Write the command line that repeats a training.
+
+    Args:
+        command: The command.
+        options: Values by the option's name; None leaves an option out.
+
+    Returns:
+        The line, with DIR for the output folder.
+    """
+    # "--out DIR" instead of the user's folder, because the card may be read on another machine.
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["whybox", command, *words, "--out", "DIR"])
 
@@ -104,11 +122,11 @@ def command_line(command: str, options: Mapping[str, Any]) -> str:
 def progress_bar(
     steps: int, shown: bool = True
 ) -> Iterator[tuple[Callable[[str], None], Callable[[int, Mapping[str, float]], None]]]:
-    """A progress bar on standard error; without a terminal only the checkpoints' lines.
+    """A progress bar on standard error; without a terminal, only the lines of the checkpoints.
 
     Args:
-        steps: Where it ends.
-        shown: False: neither bar nor lines.
+        steps: The number of steps.
+        shown: Whether to show the bar and the lines.
 
     Yields:
         `log` and `on_progress` of a training.

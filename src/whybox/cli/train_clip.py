@@ -15,7 +15,7 @@ from whybox.cli.train import (
     Nodes,
     Strategy,
     command_line,
-    given,
+    fabric_options,
     launch_training,
     progress_bar,
 )
@@ -28,7 +28,7 @@ def train_clip(
     batch: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 32,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of the scenes, their order, the crops and the weights.")] = 0,
-    count: Annotated[int, typer.Option(help="Number of training scenes; they are drawn once, before the first step.")] = 8000,
+    count: Annotated[int, typer.Option(help="Number of training scenes; they are rendered once, before the first step.")] = 8000,
     patches: Annotated[float, typer.Option(help="Weight of a second loss on the patches of objects; 0 disables it.")] = 0.0,
     init: Annotated[Path | None, typer.Option(help="Start from this folder's weights.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
@@ -40,7 +40,7 @@ def train_clip(
     num_nodes: Nodes = 1,
     accumulate: Accumulate = 1,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each process. Default: torch's.")] = None,
-    held_out: Annotated[int, typer.Option(help="Held-out scenes of each kind to evaluate on.")] = 400,
+    held_out: Annotated[int, typer.Option(help="Held-out scenes of each variant to evaluate on.")] = 400,
     every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
@@ -55,11 +55,12 @@ def train_clip(
         calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log}
         run = clip.begin(data, recipe, count, patches, out, fabric=fabric, init=init, log=log)
         clip.fit(run, out, resume=resume, every=every, interim=min(100, held_out), **calls)
+    # The first process alone scores, writes and prints.
     if not fabric.is_global_zero:
         return
     options = {"data": data, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "count": count, "patches": patches}
     options |= {"precision": precision, "device": None if device == "cpu" else device, "threads": threads}
-    options |= {"held-out": held_out, "init": init, **given(where, accumulate)}
+    options |= {"held-out": held_out, "init": init, **fabric_options(where, accumulate)}
     card = clip.keep(run, out, command_line("train-clip", options), held_out)
     print(json.dumps(card, indent=2) if as_json else _summary(card, out))
 
@@ -67,4 +68,4 @@ def train_clip(
 def _summary(card: Mapping[str, Any], out: Path) -> str:
     trained = card["trained"]
     shown = ", ".join(f"{name} {value:.3f}" for name, value in trained["scores"].items())
-    return f"{out}: {trained['parameters']} weights\nheld-out scenes ({trained['held_out']} of each kind): {shown}"
+    return f"{out}: {trained['parameters']} weights\nheld-out scenes ({trained['held_out']} of each variant): {shown}"

@@ -16,7 +16,19 @@ Draw = Callable[[TransformerPass], Tensor]
 def image_maps(
     method: Method, draw: Draw, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
 ) -> list[HeatMaps]:
-    """For each target, the image's one map (h,w), repeated for every detection."""
+    """For each target, the image's one map (h,w), repeated for every detection.
+
+    Args:
+        method: The method whose maps these are.
+        draw: A pass of one image -> (1,N) over all tokens.
+        model: A model with a transformer.
+        trace: One pass of the model over the image.
+        detections: N detections.
+        targets: The T scalars that the user asks for.
+
+    Returns:
+        T HeatMaps, all with the same maps.
+    """
     transformer_pass = model.transformer(trace)
     native = maps_on_grid(draw(transformer_pass).expand(len(detections), -1), transformer_pass)
     return [method.heat_maps(native, trace.frame, target) for target in targets]
@@ -25,7 +37,19 @@ def image_maps(
 def text_maps(
     method: Method, draw: Draw, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
 ) -> list[TokenMaps]:
-    """For each target, the maps of the detections' texts, one number per token."""
+    """For each target, the maps of the detections' texts, one number per token.
+
+    Args:
+        method: The method whose maps these are.
+        draw: A pass of B texts -> (B,N) over all tokens.
+        model: An image-text model.
+        trace: One pass of the model over the image.
+        detections: N detections; their labels are indices of texts.
+        targets: The T scalars that the user asks for.
+
+    Returns:
+        T TokenMaps, all with the same values.
+    """
     transformer_pass = model.text_transformer(trace, detections.labels)
     values = own_tokens(draw(transformer_pass), transformer_pass)
     texts = tuple(model.texts[label] for label in detections.labels.tolist())

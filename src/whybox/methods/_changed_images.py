@@ -41,6 +41,7 @@ def average_maps(
     routes: tuple[str, ...] = ()
     if not len(detections):
         return sums, routes
+    # Tensors made in the caller's inference mode could not be saved for a backward pass.
     with torch.inference_mode(False):
         for weight, image in images:
             changed = model.trace(image)
@@ -61,6 +62,17 @@ def follow(detections: Detections, before: Candidates, now: Candidates) -> Detec
     Where the rows are the same positions in every image (dense detectors, learned queries, whole images) a detection keeps
     its row. Proposals differ from image to image, which shows in their number or in class-specific boxes; there it becomes the
     candidate whose box of the detection's class has the highest IoU with its box.
+
+    Args:
+        detections: N detections of the original image.
+        before: The candidates of the original image.
+        now: The candidates of the perturbed image.
+
+    Returns:
+        The detections with `source` set to their rows among `now`.
+
+    Raises:
+        WhyboxError: The perturbed image has no candidates.
     """
     if len(now) == len(before) and now.boxes.ndim == 2:
         return detections

@@ -8,8 +8,14 @@ from whybox.ops.transformer import in_float32, modules_from, widened
 
 
 def dense_features(transformer_pass: TransformerPass) -> Tensor:
-    """(h*w,D) embeddings of the patches from the last layer without its attention: values, output projection, residual and MLP
-    where the layer has them, and the head. In float32; differentiable.
+    """Embed the patches by the last layer without its attention: values, output projection, residual and MLP where the layer
+    has them, and the head. In float32; differentiable.
+
+    Args:
+        transformer_pass: A pass of an image.
+
+    Returns:
+        (h*w,D) one embedding per patch, in the joint space of images and texts.
 
     Source: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022, section 3.2.
     """
@@ -21,7 +27,13 @@ def dense_features(transformer_pass: TransformerPass) -> Tensor:
 
 
 def key_similarity(transformer_pass: TransformerPass) -> Tensor:
-    """cos(k_CLS, k_i) for each patch i -> (h*w,): the last layer's keys after its output projection.
+    """cos(k_CLS, k_i) for each patch i: of the last layer's keys after its output projection.
+
+    Args:
+        transformer_pass: A pass of an image through an encoder with a class token.
+
+    Returns:
+        (h*w,)
 
     Source: the published evaluation code of Zhao et al., Grad-ECLIP, ICML 2024, in its MaskCLIP.
     """
@@ -33,8 +45,16 @@ def key_similarity(transformer_pass: TransformerPass) -> Tensor:
 
 
 def read_patches(transformer_pass: TransformerPass, tokens: Tensor) -> Tensor:
-    """(h*w,D) the head applied to each patch of the tokens (1,N,C) after the last layer, as if it were the class token, or,
-    where the mean over the patches is read, every one of them."""
+    """Apply the head to each patch as if it were the class token or, where the mean over the patches is read, every one of
+    them.
+
+    Args:
+        transformer_pass: The pass whose head and patches these are.
+        tokens: (1,N,C) after the last layer.
+
+    Returns:
+        (h*w,D)
+    """
     alone = tokens[:, transformer_pass.patches].transpose(0, 1)
     everywhere = alone.expand(-1, transformer_pass.first + 1, -1)
     return transformer_pass.transformer.read(everywhere if transformer_pass.transformer.pooling == "mean" else alone)

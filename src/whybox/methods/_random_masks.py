@@ -9,14 +9,32 @@ from whybox.frame import Size, resize_maps
 
 
 def draw_grids(count: int, cells: int, probability: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Binary grids (count,cells,cells), each cell 1 with this probability, and shifts (count,2) in [0, 1)."""
+    """Draw binary grids and the shifts of their crops.
+
+    Args:
+        count: Number of grids.
+        cells: Cells per side.
+        probability: The probability that a cell is 1.
+        seed: Seed of the draws.
+
+    Returns:
+        Grids (count,cells,cells) of 0 and 1, and shifts (count,2) in [0, 1).
+    """
     # All at once and on the CPU, so that they depend on the seed alone, not on the device or the batch size.
     draws = torch.rand((count, cells**2 + 2), generator=torch.Generator().manual_seed(seed))
     return (draws[:, :-2] < probability).float().reshape(-1, cells, cells), draws[:, -2:]
 
 
 def grown_canvas(size: Size, cells: int) -> tuple[Size, Size]:
-    """The size that a grid is upsampled to, one cell larger than the image each way, and the size of a cell."""
+    """The size that a grid is upsampled to, one cell larger than the image each way.
+
+    Args:
+        size: (height, width) of the image.
+        cells: Cells per side of the grid.
+
+    Returns:
+        (height, width) of the canvas, and of a cell.
+    """
     height, width = ceil(size[0] / cells), ceil(size[1] / cells)
     return ((cells + 1) * height, (cells + 1) * width), (height, width)
 

@@ -39,10 +39,18 @@ def clip_surgery_map(similarity: Tensor, overall: Tensor) -> Tensor:
 
 
 def dual_path_features(transformer_pass: TransformerPass, count: int) -> Tensor:
-    """(h*w,D) unit features of the patches from the second path through the last `count` layers.
+    """Features of the patches from the second path through the last `count` layers.
 
     x'_{i+1} = x'_i + attention(v_i, v_i, v_i), without MLP; v_i are the values of the original path, from whose tokens the
     second path starts. In a layer without residual (attention pooling) the second path is its value-value attention alone.
+
+    Args:
+        transformer_pass: A pass of an image.
+        count: How many of the last layers have a second path.
+
+    Returns:
+        (h*w,D) of unit length.
+
     Source: Li, Wang, Duan, Li, "CLIP Surgery", arXiv 2304.05653, architecture surgery: v-v attention and dual paths.
     """
     layers = transformer_pass.transformer.layers
@@ -99,7 +107,20 @@ class ClipSurgery(Method):
             raise WhyboxError(f"distractors must be a list of texts, got {self.distractors!r}")
 
     def __call__(self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target; the only target is "score"."""
+        """Draw one map per detection; the only target is "score".
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each.
+
+        Raises:
+            WhyboxError: Another target than "score".
+        """
         for name in map(target_name, targets):
             if name not in self.targets:
                 raise WhyboxError(f"clip_surgery compares features with texts, and has no target {name!r}; use target 'score'")
@@ -110,6 +131,7 @@ class ClipSurgery(Method):
             overall = normalize(widened(transformer_pass.embedding[0]), dim=-1)
             texts = [model.texts[label].text for label in detections.labels.tolist()]
             others = list(self.distractors or (self.neutral,))
+            # One pass of the text encoder for all texts.
             embedded = model.embed_texts([*texts, *others]).to(features)
             text_embeddings, other_embeddings = embedded[: len(texts)], embedded[len(texts) :]
             assert transformer_pass.grid is not None

@@ -25,9 +25,11 @@ def control_blob_map(boxes: Tensor, size: Size, sigma: float = 0.25) -> Tensor:
     Returns:
         (N,H,W)
     """
+    # Pixel i covers [i, i + 1): its center is at i + 0.5.
     y = torch.arange(size[0], device=boxes.device) + 0.5
     x = torch.arange(size[1], device=boxes.device) + 0.5
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    # Clamped, so that a box without width or height does not divide by zero.
     spread = (sigma * (boxes[:, 2:] - boxes[:, :2])).clamp(min=1e-3)
     across = (-0.5 * ((x - middle[:, :1]) / spread[:, :1]) ** 2).exp()
     down = (-0.5 * ((y - middle[:, 1:]) / spread[:, 1:]) ** 2).exp()
@@ -56,6 +58,16 @@ class ControlBlob(Method):
             raise WhyboxError(f"sigma must be above 0, got {self.sigma}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target, all the same."""
+        """Draw the blob of each detection.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each; all T hold the same maps.
+        """
         native = tuple(control_blob_map(detections.boxes, trace.frame.image, self.sigma))
         return [self.heat_maps(native, Frame.same(trace.frame.image), target) for target in targets]

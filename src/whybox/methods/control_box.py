@@ -15,7 +15,16 @@ from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def control_box_map(boxes: Tensor, size: Size) -> Tensor:
-    """1 at the pixels whose centers lie inside a box, 0 elsewhere: boxes (N,4) xyxy in pixels -> maps (N,H,W)."""
+    """1 at the pixels whose centers lie inside a box, 0 elsewhere.
+
+    Args:
+        boxes: (N,4) xyxy in pixels.
+        size: (H, W) of the maps.
+
+    Returns:
+        (N,H,W)
+    """
+    # Pixel i covers [i, i + 1): its center is at i + 0.5.
     y = torch.arange(size[0], device=boxes.device) + 0.5
     x = torch.arange(size[1], device=boxes.device) + 0.5
     down = (y >= boxes[:, 1:2]) & (y < boxes[:, 3:])
@@ -35,15 +44,36 @@ class ControlBox(Method):
     source: ClassVar[str] = "a control, no explanation: 1 inside the predicted box"
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target, all the same."""
+        """Fill the box of each detection.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each; all T hold the same maps.
+        """
         native = tuple(control_box_map(detections.boxes, trace.frame.image))
         return [self.heat_maps(native, Frame.same(trace.frame.image), target) for target in targets]
 
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """One TokenMaps per target, all the same: every word has 1, shared by its tokens."""
+        """Give every word of a text the value 1, shared by its tokens.
+
+        Args:
+            model: An image-text model.
+            trace: One pass of the model over the image.
+            detections: N detections; their labels are indices of texts.
+            targets: The T scalars to explain.
+
+        Returns:
+            T TokenMaps of N texts each; all T hold the same values.
+        """
         texts = tuple(model.texts[label] for label in detections.labels.tolist())
         words = [torch.tensor(text.word_of(), dtype=torch.long, device=trace.image.device) for text in texts]
+        # A word's value is the sum over its tokens.
         values = tuple(1 / word.bincount()[word] for word in words)
         return [self.token_maps(values, texts, target) for target in targets]

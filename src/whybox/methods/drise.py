@@ -64,12 +64,26 @@ def _overlap(boxes: Tensor, labels: Tensor, places: Tensor) -> Tensor:
 
 
 def class_probabilities(candidates: Candidates) -> Tensor:
-    """(M,K) the "class" factor of the scores where there is one, else the scores."""
+    """The "class" factor of the scores where there is one, else the scores.
+
+    Args:
+        candidates: M candidates.
+
+    Returns:
+        (M,K)
+    """
     return candidates.factors.get("class", candidates.scores)
 
 
 def objectness_of(candidates: Candidates) -> Tensor:
-    """(M,) the "objectness" among the scores' factors, else the product of the class-agnostic factors (such as a centerness)."""
+    """The "objectness" among the scores' factors, else the product of the class-agnostic factors (such as a centerness).
+
+    Args:
+        candidates: M candidates.
+
+    Returns:
+        (M,); 1 where no factor is class-agnostic.
+    """
     if "objectness" in candidates.factors:
         return candidates.factors["objectness"]
     value = candidates.scores.new_ones(len(candidates))
@@ -134,7 +148,20 @@ class DRise(Method):
             raise WhyboxError(f"probability must lie between 0 and 1, got {self.probability}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target; the only target is "score"."""
+        """Draw one map per detection; the only target is "score".
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each, on the image's pixels.
+
+        Raises:
+            WhyboxError: Another target than "score", or a canvas smaller than the image.
+        """
         for name in map(target_name, targets):
             if name not in self.targets:
                 raise WhyboxError(f"drise explains a detection as a whole, not {name!r} alone; use target 'score'")
@@ -170,6 +197,7 @@ class DRise(Method):
                 self.progress(done, self.masks)
             if self.stop_when_settled is not None and done % self.check_every == 0:
                 now = self._outline(maps)
+                # An empty map has length 0, hence a correlation of 0 with itself: it never counts as settled.
                 if before is not None and float((1 - (now * before).sum(1)).max()) < self.stop_when_settled:
                     break
                 before = now
@@ -181,6 +209,7 @@ class DRise(Method):
         canvas, reach = self._canvas(size)
         start = 0
         while start < self.masks:
+            # A batch ends at the next check, so that the maps compared differ by `check_every` masks whatever the batch size.
             to_check = self.check_every - start % self.check_every
             rows = slice(start, min(start + min(self.batch, to_check), self.masks))
             yield draw_masks(grids[rows].to(device), shifts[rows], size, canvas, reach)

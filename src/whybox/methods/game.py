@@ -41,7 +41,13 @@ def weigh_attention(probabilities: Tensor, gradient: Tensor) -> Tensor:
 
 
 def normalize_relevance(carried: Tensor) -> Tensor:
-    """R-bar: carried = R - I (N,N), normalized row by row to sum 1, plus I. A row of zeros becomes a row of I.
+    """R-bar: R - I, normalized row by row to sum 1, plus I. A row of zeros becomes a row of I.
+
+    Args:
+        carried: R - I (N,N).
+
+    Returns:
+        (N,N)
 
     Source: Chefer et al., eqs. 8 and 9.
     """
@@ -87,8 +93,19 @@ class Relevance:
     cross: Tensor
 
     def add(self, kind: str, weighed: Tensor) -> "Relevance":
-        """The relevance after one more layer, given its A-bar. Source: Chefer et al., eqs. 6, 7, and 10 for cross-attention."""
+        """The relevance after one more layer.
+
+        Args:
+            kind: The layer's attention, as in `AttentionMap.kind`: "image", "query" or "cross".
+            weighed: A-bar (n,N) of the layer.
+
+        Returns:
+            The new matrices.
+
+        Source: Chefer et al., eqs. 6, 7, and 10 for cross-attention.
+        """
         if kind == "image":
+            # R <- R + A R for R = I + image: I + (image + A + A image).
             return replace(self, image=self.image + weighed + weighed @ self.image)
         if kind == "query":
             queries = self.queries + weighed + weighed @ self.queries
@@ -118,7 +135,17 @@ class Game(Method):
     source: ClassVar[str] = "Chefer, Gur, Wolf: Generic Attention-model Explainability, ICCV 2021, eqs. 5 to 10"
 
     def __call__(self, model: Any, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Draw one map per detection and target.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each.
+        """
         draw = self._draw_image if model.whole_image else self._draw_queries
         with gradients_on():
             maps = draw(model, trace, ordinary(detections), targets) if len(detections) else [()] * len(targets)
@@ -127,7 +154,17 @@ class Game(Method):
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """One TokenMaps per target; map i is of the text that is detection i's label."""
+        """Draw maps of the texts: one number per token.
+
+        Args:
+            model: An image-text model.
+            trace: One pass of the model over the image.
+            detections: N detections; their labels are indices of texts.
+            targets: The T scalars to explain.
+
+        Returns:
+            T TokenMaps of N texts each; map i is of the text that is detection i's label.
+        """
         with gradients_on():
             transformer_pass = model.text_transformer(trace, detections.labels)
             maps = self._draw_texts(transformer_pass, ordinary(detections), targets)

@@ -90,7 +90,20 @@ class GradEclip(Method):
     def __call__(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Draw one map per detection and target.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each; their options hold the explained score and the model's own.
+
+        Raises:
+            WhyboxError: `layers` is more than the encoder has.
+        """
         with gradients_on():
             transformer_pass = model.transformer(trace)
             count = _at_most("layers", self.layers, len(transformer_pass.transformer.layers))
@@ -105,7 +118,17 @@ class GradEclip(Method):
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """One TokenMaps per target; map i is of the text that is detection i's label."""
+        """Draw maps of the texts: one number per token.
+
+        Args:
+            model: An image-text model.
+            trace: One pass of the model over the image.
+            detections: N detections; their labels are indices of texts.
+            targets: The T scalars to explain.
+
+        Returns:
+            T TokenMaps of N texts each; map i is of the text that is detection i's label.
+        """
         with gradients_on():
             transformer_pass = model.text_transformer(trace, detections.labels, padded=self.text_kept == "all")
             depth = len(transformer_pass.transformer.layers)
@@ -121,7 +144,7 @@ class GradEclip(Method):
 
     def _options(self, scores: "_Scores") -> dict[str, Any]:
         """The settings, with the scores that were explained and the model's own scores, one number per detection."""
-        return asdict(self) | {"explained_score": scores.explained, "own_score": scores.own}
+        return asdict(self) | {"explained_score": scores.explained, "own_score": scores.native}
 
     def _explain(
         self,
@@ -153,6 +176,7 @@ class GradEclip(Method):
                     self._draw(layer, gradient, transformer_pass, kept)
                     for layer, gradient in zip(watched, gradients, strict=True)
                 ]
+                # As in the published code: the layers of a text are summed before the ReLU, those of an image after it.
                 maps = torch.stack(parts).sum(0).relu() if sum_first else torch.stack(parts).relu().sum(0)
                 results.append((maps, _Scores(target(live).tolist(), target(native).tolist())))
         return results
@@ -206,10 +230,10 @@ class GradEclip(Method):
 
 @dataclass(frozen=True)
 class _Scores:
-    """explained: the target's values that the gradient was taken of; own: those of the model's own forward pass."""
+    """explained: the target's values that the gradient was taken of; native: those of the model's own forward pass."""
 
     explained: list[float]
-    own: list[float]
+    native: list[float]
 
 
 def _at_most(option: str, count: int, depth: int) -> int:

@@ -53,5 +53,14 @@ class GradCam(GradientMethod):
         return False
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
-        """Maps (n,h,w). A window of the gradient is enough: what lies outside it adds nothing to the mean."""
+        """Draw maps of the whole layer. A window of the gradient is enough: what lies outside it adds nothing to the mean.
+
+        Args:
+            gradient: Of n rows, on the whole layer or on windows of it.
+            detections: The n rows' detections, boxes in network pixels.
+            stride: Network pixels per cell of the layer.
+
+        Returns:
+            n maps and where they lie.
+        """
         return gradient.on_grid(gradcam_map(gradient.features, gradient.clipped().gradient))

@@ -45,6 +45,7 @@ def _weights(total: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
     denominator = total * positive + 2
     if epsilon:
         denominator = denominator + epsilon / positive.square()
+    # alpha has a pole where S_k g = -2; such a cell adds nothing.
     return (positive / denominator).masked_fill(denominator == 0, 0).sum((-2, -1))
 
 
@@ -97,6 +98,15 @@ class GradCamPP(GradientMethod):
         return False
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
-        """Maps (n,h,w). A window of the gradient is enough: only positive gradients add to a weight."""
+        """Draw maps of the whole layer. A window of the gradient is enough: only positive gradients add to a weight.
+
+        Args:
+            gradient: Of n rows, on the whole layer or on windows of it.
+            detections: The n rows' detections, boxes in network pixels.
+            stride: Network pixels per cell of the layer.
+
+        Returns:
+            n maps and where they lie.
+        """
         maps = gradcam_pp_map(gradient.features, gradient.clipped().gradient, epsilon=self.epsilon)
         return gradient.on_grid(maps)

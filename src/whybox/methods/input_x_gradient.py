@@ -32,7 +32,15 @@ def input_x_gradient_map(pixels: Tensor, gradient: Tensor, sign: Sign = "absolut
 
 
 def take_sign(maps: Tensor, sign: Sign) -> Tensor:
-    """The maps' absolute value, their positive part, or the maps as they are."""
+    """The maps' absolute value, their positive part, or the maps as they are.
+
+    Args:
+        maps: Of any shape, signed.
+        sign: "absolute", "positive" or "signed".
+
+    Returns:
+        Maps of the same shape.
+    """
     if sign == "absolute":
         return maps.abs()
     return maps.relu() if sign == "positive" else maps
@@ -64,5 +72,14 @@ class InputXGradient(GradientMethod):
             raise unknown("sign", self.sign, SIGNS)
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
-        """Maps (n,H,W) on the network's pixels, zero wherever the gradient is."""
+        """Draw maps on the network's pixels, zero wherever the gradient is.
+
+        Args:
+            gradient: Of n rows, on the whole layer or on windows of it.
+            detections: The n rows' detections, boxes in network pixels.
+            stride: Network pixels per cell of the layer.
+
+        Returns:
+            n maps and where they lie.
+        """
         return gradient.under(input_x_gradient_map(gradient.activation(), gradient.gradient, self.sign))

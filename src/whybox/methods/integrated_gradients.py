@@ -68,13 +68,24 @@ class IntegratedGradients(Method):
             raise WhyboxError(f"steps must be at least 1, got {self.steps}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Draw one map per detection and target.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each.
+        """
         if not len(detections):
             return [self.heat_maps((), trace.frame, target) for target in targets]
         baseline = draw_fill(self.baseline, trace.image)
         difference = self._input(model, trace, trace.image, detections) - self._input(model, trace, baseline, detections)
 
         def draw(gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
+            # Every point's gradient is multiplied by X - X', not by the point's own input.
             under = replace(gradient, features=difference).activation()
             return gradient.under(integrated_gradients_map(under, gradient.gradient))
 
@@ -93,6 +104,7 @@ class IntegratedGradients(Method):
 
     def _input(self, model: Model, trace: Trace, image: Tensor, detections: Detections) -> Tensor:
         """(3,Hn,Wn) the network's input for an image."""
+        # A pullback at "input" holds what the network is given, after the family's own resizing and normalization.
         with torch.inference_mode(False):
             changed = model.trace(image)
             detection = follow(detections[:1], trace.candidates, changed.candidates)

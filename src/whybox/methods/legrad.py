@@ -59,7 +59,17 @@ class LeGrad(Method):
     def __call__(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Draw one map per detection and target.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each.
+        """
         with gradients_on():
             transformer_pass = model.transformer(trace)
             maps = self._draw(transformer_pass, ordinary(detections), targets)
@@ -83,6 +93,7 @@ class LeGrad(Method):
         layers = transformer_pass.transformer.layers
         pairs = list(zip(layers, transformer_pass.tokens, strict=True))
         if layers[-1].pools:
+            # Where pooling is the only layer, no tokens lie between layers: its own input is what is left.
             pairs = [(layers[-1], tokens) for tokens in transformer_pass.tokens[1:]] or pairs
         yield from pairs if self.layers is None else pairs[-self.layers :]
 

@@ -42,6 +42,7 @@ def _divergence(tokens: Tensor, alpha: Tensor, variance: float) -> Tensor:
     """The KL divergence of every entry, (N,C)."""
     # log(1 - lam) by logsigmoid, which stays finite where lam rounds to 1.
     passing = 2 * logsigmoid(-alpha)
+    # KL of N(mu, s var) and N(0, var): 0.5 (mu^2 / var + s - log s - 1), with s = (1 - lam)^2.
     return 0.5 * ((alpha.sigmoid() * tokens).square() / variance + passing.exp() - passing - 1)
 
 
@@ -91,7 +92,20 @@ class M2ib(Method):
     def __call__(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Fit a bottleneck per detection and target; the map is the information that each patch keeps.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each, in nats.
+
+        Raises:
+            WhyboxError: `layer` leaves no layer after the bottleneck.
+        """
         with torch.inference_mode(False):
             transformer_pass = model.transformer(trace)
             everything = torch.ones_like(transformer_pass.tokens[0][0, :, 0], dtype=torch.bool)
@@ -104,7 +118,17 @@ class M2ib(Method):
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """One TokenMaps per target; map i is of the text that is detection i's label."""
+        """Fit a bottleneck per text and target; the map is the information that each token keeps, in nats.
+
+        Args:
+            model: An image-text model.
+            trace: One pass of the model over the image.
+            detections: N detections; their labels are indices of texts.
+            targets: The T scalars to explain.
+
+        Returns:
+            T TokenMaps of N texts each; map i is of the text that is detection i's label.
+        """
         labels = detections.labels.tolist()
         texts = tuple(model.texts[label] for label in labels)
         with torch.inference_mode(False):
@@ -121,6 +145,7 @@ class M2ib(Method):
         information = []
         for i, item in enumerate(items):
             start = self._start(len(item.transformer_pass.transformer.layers))
+            # One copy per noise sample: a target gives row i of the embeddings the value of detection i.
             copies = detections[[i] * self.batch]
             score = lambda embeddings, item=item, copies=copies: target(item.transformer_pass.answer(embeddings, copies))
             with in_float32(*modules_from(item.transformer_pass.transformer, start)), frozen(net), gradients_on():
@@ -139,23 +164,23 @@ class M2ib(Method):
         """(N,) the information that each token keeps, 0 for those outside the bottleneck."""
         tokens = widened(item.transformer_pass.tokens[start].detach())
         check_layers(item.transformer_pass, start)
-        own = tokens[0, item.inside]
-        alpha = torch.full_like(own, self.alpha).requires_grad_()
+        entering = tokens[0, item.inside]
+        alpha = torch.full_like(entering, self.alpha).requires_grad_()
         adam = torch.optim.Adam([alpha], lr=self.lr)
         # On the CPU, so that the noise is the same on every device.
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.steps):
-            noise = self.variance**0.5 * torch.randn((self.batch, *own.shape), generator=generator).to(own)
+            noise = self.variance**0.5 * torch.randn((self.batch, *entering.shape), generator=generator).to(entering)
             changed = tokens.repeat(self.batch, 1, 1)
-            changed[:, item.inside] = alpha.sigmoid() * own + (1 - alpha.sigmoid()) * noise
+            changed[:, item.inside] = alpha.sigmoid() * entering + (1 - alpha.sigmoid()) * noise
             values = score(embedding_from(item.transformer_pass, start, changed))
             check_connected(values, "the bottleneck")
-            loss = self.beta * _divergence(own, alpha, self.variance).mean() - values.mean()
+            loss = self.beta * _divergence(entering, alpha, self.variance).mean() - values.mean()
             # autograd.grad instead of backward: nothing but alpha may get a .grad.
             (alpha.grad,) = torch.autograd.grad(loss, [alpha])
             adam.step()
         kept = tokens.new_zeros(tokens.shape[1])
-        kept[item.inside] = m2ib_map(own, alpha.detach(), self.variance)
+        kept[item.inside] = m2ib_map(entering, alpha.detach(), self.variance)
         return kept
 
 
@@ -172,19 +197,20 @@ def _text_alone(transformer_pass: TransformerPass, index: int) -> _Item:
     """One text of several. All of its tokens are in the bottleneck, start and end included; padding is not, so that the amount
     of padding changes nothing."""
     assert transformer_pass.words is not None
-    one = slice(index, index + 1)
-    words, row = transformer_pass.words[index], transformer_pass.row[one]
+    rows = slice(index, index + 1)
+    words, row = transformer_pass.words[index], transformer_pass.row[rows]
     mask = (
-        transformer_pass.mask if transformer_pass.mask is None or len(transformer_pass.mask) == 1 else transformer_pass.mask[one]
+        transformer_pass.mask if transformer_pass.mask is None or len(transformer_pass.mask) == 1 else transformer_pass.mask[rows]
     )
     places = torch.arange(len(words), device=words.device)
     last = places[words].amax()
+    # words leaves out the start and end tokens: the end follows the last word, or is the row that is read.
     inside = (places <= last + 1) | (places == row.to(places.device))
     alone = replace(
         transformer_pass,
-        tokens=tuple(tokens[one] for tokens in transformer_pass.tokens),
+        tokens=tuple(tokens[rows] for tokens in transformer_pass.tokens),
         row=row,
-        embedding=transformer_pass.embedding[one],
+        embedding=transformer_pass.embedding[rows],
         mask=mask,
     )
     return _Item(alone, inside, words)

@@ -54,7 +54,20 @@ class MaskClip(Method):
     source: ClassVar[str] = "Zhou, Loy, Dai: Extract Free Dense Labels from CLIP, ECCV 2022, section 3.2"
 
     def __call__(self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Draw one map per detection and target.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each.
+
+        Raises:
+            WhyboxError: `weigh_by_key` is set, and the model has no class token.
+        """
         transformer_pass = model.transformer(trace)
         if self.weigh_by_key and not transformer_pass.first:
             raise WhyboxError(f"weigh_by_key compares with the class token, and {model.name} has none; leave it off")

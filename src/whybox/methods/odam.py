@@ -63,6 +63,7 @@ def _gaussian_matrix(length: int, sigma: Tensor, margin: int) -> Tensor:
     """(n,length+2*margin,length): row i holds the kernel centered at cell i - margin."""
     cells = torch.arange(-margin, length + margin, device=sigma.device, dtype=sigma.dtype)
     squared = (cells[:, None] - cells[margin : margin + length]).square()
+    # The kernel is normalized on an unbounded grid, also where the layer ends: beyond 8 sigma it is below float32's resolution.
     far = ceil(8 * float(sigma.max())) + 1
     reach = torch.arange(-far, far + 1, device=sigma.device, dtype=sigma.dtype).square()
     width = 2 * sigma.clamp(min=1e-4).square()[:, None, None]
@@ -115,18 +116,38 @@ class Odam(GradientMethod):
         return self.smoothing != "global"
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target; with several layers, their maps fused."""
+        """Draw one map per detection and target; with several layers, their maps fused.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each.
+        """
         if self.layer is None or isinstance(self.layer, str):
             return draw_heat_maps(self, model, trace, detections, targets)
         layers = [replace(self, layer=layer)(model, trace, detections, targets) for layer in self.layer]
         return [fuse_layers(maps, self.fusion, asdict(self)) for maps in zip(*layers, strict=True)]
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
-        """Maps (n,h,w). Without smoothing a map is zero wherever its gradient is: the window is enough."""
+        """Draw the maps of n rows. Without smoothing a map is zero wherever its gradient is: the window is enough.
+
+        Args:
+            gradient: Of n rows, on the whole layer or on windows of it.
+            detections: The n rows' detections, boxes in network pixels.
+            stride: Network pixels per cell of the layer.
+
+        Returns:
+            n maps and where they lie.
+        """
         if self.smoothing == "none":
             return gradient.under(odam_map(gradient.activation(), gradient.gradient))
         if self.smoothing == "global":
             cells = gradient.grid[0] * gradient.grid[1]
+            # Each gradient map replaced by its mean: Grad-CAM's weights.
             weights = gradient.clipped().gradient.sum((-2, -1)) / cells
             return gradient.on_grid(weigh_channels(gradient.features, weights).relu())
         return self._draw_gaussian(gradient, self._deviations(gradient, detections, stride))

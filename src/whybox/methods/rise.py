@@ -66,7 +66,20 @@ class Rise(Method):
             raise WhyboxError(f"probability must lie between 0 and 1, got {self.probability}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Draw one map per detection and target.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each, on the image's pixels.
+
+        Raises:
+            WhyboxError: The model predicts boxes rather than for the whole image.
+        """
         if len(trace.candidates) != 1:
             raise WhyboxError(
                 f"rise explains a model with one prediction for the whole image, and {model.name} gives {len(trace.candidates)} "
@@ -86,6 +99,7 @@ class Rise(Method):
         crop removes are 0, as in the maps of other methods."""
         device = trace.candidates.scores.device
         image = trace.image.to(device)
+        # Zero after normalization: each family says which color that is.
         fill = image.new_tensor(getattr(model, "fill", (0.0, 0.0, 0.0)))[:, None, None]
         maps = image.new_zeros((len(targets), len(detections), *size))
         done = 0
@@ -93,6 +107,7 @@ class Rise(Method):
             answers = model.predict(fill + masks[:, None] * (image - fill))
             scores = torch.stack([_values(trace, answer, detections, targets) for answer in answers], -1)
             done += len(masks)
+            # rise_map divides by the batch's own number of masks.
             maps += len(masks) / self.masks * rise_map(scores.to(maps), masks, self.probability)
             if self.progress is not None:
                 self.progress(done, self.masks)

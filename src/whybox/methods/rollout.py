@@ -55,13 +55,33 @@ class Rollout(Method):
     def __call__(
         self, model: TransformerModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Draw the image's one map, repeated for every detection.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each; all T hold the same maps.
+        """
         return image_maps(self, self._draw, model, trace, detections, targets)
 
     def explain_text(
         self, model: ImageTextModel, trace: Trace, detections: Detections, targets: Sequence[Target]
     ) -> list[TokenMaps]:
-        """One TokenMaps per target; map i is of the text that is detection i's label."""
+        """Draw maps of the texts: one number per token.
+
+        Args:
+            model: An image-text model.
+            trace: One pass of the model over the image.
+            detections: N detections; their labels are indices of texts.
+            targets: The T scalars to explain.
+
+        Returns:
+            T TokenMaps of N texts each; all T hold the same values, and map i is of the text that is detection i's label.
+        """
         return text_maps(self, self._draw, model, trace, detections, targets)
 
     def _draw(self, transformer_pass: TransformerPass) -> Tensor:

@@ -67,7 +67,17 @@ class SmoothGrad(Method):
             raise WhyboxError(f"noise must not be negative, got {self.noise}")
 
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
-        """One HeatMaps per target."""
+        """Draw one map per detection and target.
+
+        Args:
+            model: The model to explain, which made the trace.
+            trace: One pass of the model over the image.
+            detections: N detections.
+            targets: The T scalars to explain.
+
+        Returns:
+            T HeatMaps of N maps each.
+        """
         averages, routes = average_maps(model, trace, detections, targets, self._noisy(trace.image), self._draw, self.route)
         return [
             self.heat_maps([take_sign(values, self.sign) for values in maps], trace.frame, target, routes=routes)
@@ -78,6 +88,7 @@ class SmoothGrad(Method):
         """Noisy images and their weights; a model whose preprocessing works on 8-bit images clips them to 0..1."""
         # On the CPU, so that the noise is the same on every device.
         generator = torch.Generator().manual_seed(self.seed)
+        # The paper gives the noise as a share of x_max - x_min.
         deviation = self.noise * (image.max() - image.min())
         for _ in range(self.samples):
             yield 1 / self.samples, image + deviation * torch.randn(image.shape, generator=generator).to(image)

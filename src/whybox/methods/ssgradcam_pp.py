@@ -73,7 +73,16 @@ class SSGradCamPP(GradientMethod):
         return False
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
-        """Maps (n,h,w), zero wherever the gradient is: the window is enough."""
+        """Draw maps that are zero wherever the gradient is: the window is enough.
+
+        Args:
+            gradient: Of n rows, on the whole layer or on windows of it.
+            detections: The n rows' detections, boxes in network pixels.
+            stride: Network pixels per cell of the layer.
+
+        Returns:
+            n maps and where they lie.
+        """
         clipped = gradient.clipped().gradient
         if self.region == "whole" or gradient.pooled:
             weights = gradcam_pp_weights(gradient.features.sum((-2, -1)), clipped)

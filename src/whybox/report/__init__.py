@@ -1,1 +1,1 @@
-"""Pictures of heat maps: overlays and the self-contained page."""
+"""Overlays of heat maps, the self-contained HTML pages, tables and figures."""

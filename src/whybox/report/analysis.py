@@ -1,4 +1,4 @@
-"""The result of an analysis: numbers with intervals beside what chance gives, as Markdown and as a page with examples."""
+"""The report of an analysis: means with intervals and the chance level, as Markdown and as a page with examples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,13 @@ from whybox.report.table import UNDEFINED, decimals, interval, markdown_line, ma
 
 @dataclass(frozen=True)
 class Measure:
-    """One thing that is measured. title: a few words; note: a sentence that says what its numbers mean."""
+    """A quantity that an analysis measures.
+
+    Attributes:
+        key: Its name in `Analysis.numbers`.
+        title: A few words.
+        note: A sentence that says what its numbers mean.
+    """
 
     key: str
     title: str
@@ -23,8 +29,13 @@ class Measure:
 
 @dataclass(frozen=True)
 class Number:
-    """What was found: the mean of a measure for one method over cell.count values from `images` images, and what chance gives,
-    NaN where chance gives no number."""
+    """A measure of one method.
+
+    Attributes:
+        cell: The mean over `cell.count` values, with its interval.
+        images: The number of images that the values come from.
+        chance: The value expected by chance; NaN where there is none.
+    """
 
     cell: Cell
     images: int
@@ -33,7 +44,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with its text."""
+    """A picture with its caption.
+
+    Attributes:
+        picture: The picture.
+        text: The caption.
+    """
 
     picture: Image.Image
     text: str
@@ -41,10 +57,17 @@ class Panel:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A whole result. methods: the columns; measures: the rows; numbers: by (method, measure's key).
+    """The report of an analysis.
 
-    lead: what was asked, in a few sentences. facts: (name, text). remarks: sentences that a reader of the numbers needs.
-    examples: (title, panels).
+    Attributes:
+        title: The heading.
+        lead: What is measured, in a few sentences.
+        methods: Titles of the columns.
+        measures: The rows.
+        numbers: By (method, measure's key).
+        facts: (name, text) on model, data and settings.
+        remarks: Sentences that a reader of the numbers needs.
+        examples: (title, panels).
     """
 
     title: str
@@ -58,33 +81,49 @@ class Analysis:
 
 
 def analysis_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """A row a measure that has a number: its texts, and a cell for each method."""
+    """Format the measures that have a number for some method.
+
+    Args:
+        analysis: The report.
+
+    Returns:
+        One row per measure: "title", "note", "chance", and "cells", one per method.
+    """
     rows = []
     for measure in analysis.measures:
-        found = [analysis.numbers.get((method, measure.key)) for method in analysis.methods]
-        known = [one for one in found if one is not None]
+        numbers = [analysis.numbers.get((method, measure.key)) for method in analysis.methods]
+        known = [result for result in numbers if result is not None]
         if not known:
             continue
-        digits = max(decimals([one.cell.mean for one in known]), 2)
-        cells = [None if one is None else _cell(one, digits) for one in found]
-        chance = next((one.chance for one in known if math.isfinite(one.chance)), math.nan)
+        digits = max(decimals([result.cell.mean for result in known]), 2)
+        cells = [None if result is None else _cell(result, digits) for result in numbers]
+        chance = next((result.chance for result in known if math.isfinite(result.chance)), math.nan)
         rows.append({"title": measure.title, "note": measure.note, "chance": number(chance, digits), "cells": cells})
     return rows
 
 
-def _cell(one: Number, digits: int) -> dict[str, str]:
-    ends = interval(one.cell, digits)
-    images = f"{one.images} image{'s' * (one.images != 1)}"
-    return {"mean": number(one.cell.mean, digits), "ends": ends, "counted": f"{one.cell.count} in {images}"}
+def _cell(result: Number, digits: int) -> dict[str, str]:
+    ends = interval(result.cell, digits)
+    images = f"{result.images} image{'s' * (result.images != 1)}"
+    return {"mean": number(result.cell.mean, digits), "ends": ends, "counted": f"{result.cell.count} in {images}"}
 
 
 def analysis_markdown(analysis: Analysis) -> str:
-    """The table in GitHub's Markdown: mean (95 % interval), and how many values from how many images, a column a method."""
+    """Format the table in GitHub's Markdown: mean (95 % interval), and the numbers of values and images.
+
+    Args:
+        analysis: The report.
+
+    Returns:
+        The table, with one column per method, and the remarks.
+    """
     heads = ["", *(markdown_text(method) for method in analysis.methods), "chance"]
     lines = [markdown_line(heads), markdown_line(["---", *["---:"] * (len(heads) - 1)])]
     for row in analysis_rows(analysis):
         lines.append(markdown_line([markdown_text(row["title"]), *map(_markdown_cell, row["cells"]), row["chance"]]))
-    return "\n".join([*lines, "", "Mean (95 % interval); values in images.", *(f"\n{one}" for one in analysis.remarks)]) + "\n"
+    return (
+        "\n".join([*lines, "", "Mean (95 % interval); values in images.", *(f"\n{remark}" for remark in analysis.remarks)]) + "\n"
+    )
 
 
 def _markdown_cell(cell: Mapping[str, str] | None) -> str:
@@ -95,7 +134,14 @@ def _markdown_cell(cell: Mapping[str, str] | None) -> str:
 
 
 def analysis_plain(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows for a terminal: the means, and what chance gives."""
+    """Format the means and the chance level for a terminal.
+
+    Args:
+        analysis: The report.
+
+    Returns:
+        The header, and the rows.
+    """
     rows = analysis_rows(analysis)
     lines = [
         [row["title"], *(UNDEFINED if cell is None else cell["mean"] for cell in row["cells"]), row["chance"]] for row in rows
@@ -104,7 +150,14 @@ def analysis_plain(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
 
 
 def write_analysis(analysis: Analysis) -> str:
-    """The whole page as HTML."""
+    """Render the page.
+
+    Args:
+        analysis: The report.
+
+    Returns:
+        The page as HTML.
+    """
     examples = [(title, [(data_url(panel.picture), panel.text) for panel in panels]) for title, panels in analysis.examples]
     return render(
         "analysis.html",

@@ -1,4 +1,4 @@
-"""Curves as vector drawings for a page: scales with round steps, lines, bands, and names at the ends of the lines."""
+"""Line charts as SVG for a page: scales with round steps, lines, bands of intervals, and labels at the ends of the lines."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,19 @@ from whybox.report.table import decimals
 
 WIDTH, HEIGHT = 440, 280
 LEFT, RIGHT, TOP, BOTTOM = 40, 322, 12, 240
-"""The plot's edges in the drawing; names of lines stand to the right of it."""
+"""The plot's edges in the drawing; the lines' labels are to the right of it."""
 LINE = 14
-"""From one name to the next at least."""
+"""The smallest distance between two labels."""
 COLORS = 8
 
 
 class Tick(NamedTuple):
-    """Where a step of a scale lies in the drawing, and its number."""
+    """A tick of a scale.
+
+    Attributes:
+        place: Its coordinate in the drawing.
+        text: Its number.
+    """
 
     place: float
     text: str
@@ -25,7 +30,14 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high` between two places of the drawing."""
+    """A linear scale.
+
+    Attributes:
+        low: The value at `start`.
+        high: The value at `end`.
+        start: A coordinate of the drawing.
+        end: A coordinate of the drawing.
+    """
 
     low: float
     high: float
@@ -33,12 +45,24 @@ class Scale:
     end: float
 
     def place(self, value: float) -> float:
-        """Where a value lies."""
+        """Map a value to the drawing.
+
+        Args:
+            value: In the units of the scale.
+
+        Returns:
+            The coordinate.
+        """
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
 
     def ticks(self) -> list[Tick]:
-        """Round numbers, about five."""
+        """Choose round numbers for the axis.
+
+        Returns:
+            About five ticks.
+        """
         step = round_step(self.high - self.low)
+        # The small terms keep a step such as 0.1, or an end on a step, from falling short of it by rounding.
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         first, last = math.ceil(self.low / step - 1e-6), math.floor(self.high / step + 1e-6)
         return [Tick(self.place(i * step), f"{i * step:.{digits}f}".replace("-", "−")) for i in range(first, last + 1)]
@@ -46,7 +70,16 @@ class Scale:
 
 @dataclass(frozen=True)
 class Line:
-    """One row's curve: SVG path data of line and band, its end, and where its name stands."""
+    """The curve of a row.
+
+    Attributes:
+        row: The row.
+        style: CSS classes, from `styles`.
+        path: SVG path data of the line.
+        band: SVG path data of the intervals; "" where there are none.
+        end: (x, y) of its last point.
+        label: y of its label.
+    """
 
     row: Row
     style: str
@@ -58,7 +91,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """All curves of one metric. data: the numbers, for the script that shows them under the pointer."""
+    """All curves of one metric.
+
+    Attributes:
+        column: The metric.
+        lines: One per row that has a curve.
+        x: The scale across.
+        y: The scale up.
+        data: The numbers for the script that shows them under the pointer.
+    """
 
     column: Column
     lines: Sequence[Line]
@@ -68,29 +109,50 @@ class Chart:
 
 
 def round_step(length: float) -> float:
-    """The smallest of 1, 2 and 5 times a power of ten that goes at most six times into a length."""
+    """Choose a step of 1, 2 or 5 times a power of ten.
+
+    Args:
+        length: The length of the scale.
+
+    Returns:
+        The smallest such step that fits at most six times into the length.
+    """
     power = 10.0 ** math.floor(math.log10(length / 6))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= length / 6 * (1 - 1e-9))
 
 
 def styles(rows: Sequence[Row]) -> dict[str, str]:
-    """The CSS classes of every row's color and dashes: the same wherever the row is shown."""
-    found: dict[str, str] = {}
+    """Assign colors and dashes to rows.
+
+    Args:
+        rows: All rows of a report, so that a row has the same style wherever it is shown.
+
+    Returns:
+        CSS classes by the row's key.
+    """
+    classes: dict[str, str] = {}
     for control in (False, True):
         for i, row in enumerate(row for row in rows if row.is_control is control):
-            found[row.key] = f"control{i % 3}" if control else f"color{i % COLORS}" + (" dashed" if i >= COLORS else "")
-    return found
+            classes[row.key] = f"control{i % 3}" if control else f"color{i % COLORS}" + (" dashed" if i >= COLORS else "")
+    return classes
 
 
 def charts(report: EvaluationReport) -> list[Chart]:
-    """One chart for every column that has a curve with a number in it."""
-    found = []
+    """Draw the curves of a report.
+
+    Args:
+        report: The report.
+
+    Returns:
+        One chart per column that has a curve with a finite number.
+    """
+    drawn = []
     for column in report.columns:
         pairs = [(row, report.curves.get((row.key, column.key))) for row in report.rows]
         known = [(row, curve) for row, curve in pairs if curve is not None and any(map(math.isfinite, curve.mean))]
         if known:
-            found.append(_chart(column, known, styles(report.rows)))
-    return found
+            drawn.append(_chart(column, known, styles(report.rows)))
+    return drawn
 
 
 def _chart(column: Column, pairs: Sequence[tuple[Row, Curve]], style: dict[str, str]) -> Chart:
@@ -137,9 +199,9 @@ def _band(curve: Curve, x: Scale, y: Scale) -> str:
     known = [(at, low, high) for at, low, high in ends if math.isfinite(low) and math.isfinite(high)]
     if len(known) < 2:
         return ""
-    there = [f"{x.place(at)} {y.place(high)}" for at, _, high in known]
-    back = [f"{x.place(at)} {y.place(low)}" for at, low, _ in reversed(known)]
-    return f"M{'L'.join(there + back)}Z"
+    upper = [f"{x.place(at)} {y.place(high)}" for at, _, high in known]
+    lower = [f"{x.place(at)} {y.place(low)}" for at, low, _ in reversed(known)]
+    return f"M{'L'.join(upper + lower)}Z"
 
 
 def _end(curve: Curve, x: Scale, y: Scale) -> tuple[float, float]:
@@ -149,14 +211,22 @@ def _end(curve: Curve, x: Scale, y: Scale) -> tuple[float, float]:
 
 
 def apart(places: Sequence[float]) -> list[float]:
-    """Places for names beside `places` (down the drawing), in the same order, a line apart, inside the plot."""
+    """Place labels beside points so that they do not overlap.
+
+    Args:
+        places: y of the points.
+
+    Returns:
+        y of the labels, in the same order, at least `LINE` apart, inside the plot.
+    """
     order = sorted(range(len(places)), key=lambda i: places[i])
-    set_down = list(places)
+    placed = list(places)
+    # Down once, then up once: the second pass brings back what the first pushed below the plot.
     for before, i in zip([None, *order], order, strict=False):
-        set_down[i] = max(places[i], TOP if before is None else set_down[before] + LINE)
+        placed[i] = max(places[i], TOP if before is None else placed[before] + LINE)
     for after, i in zip([None, *reversed(order)], reversed(order), strict=False):
-        set_down[i] = min(set_down[i], BOTTOM if after is None else set_down[after] - LINE)
-    return set_down
+        placed[i] = min(placed[i], BOTTOM if after is None else placed[after] - LINE)
+    return placed
 
 
 def _data(pairs: Sequence[tuple[Row, Curve]], x: Scale, y: Scale) -> Any:
@@ -177,10 +247,21 @@ def _data(pairs: Sequence[tuple[Row, Curve]], x: Scale, y: Scale) -> Any:
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:
+    # Six decimals are finer than the drawing, and keep the page small.
     return [round(float(value), 6) if math.isfinite(value) else None for value in values]
 
 
 def sparkline(values: Sequence[float], low: float, high: float, size: tuple[int, int] = (120, 30)) -> str:
-    """Path data of a small line for values (P,) on a scale that several lines share."""
+    """Draw a small line without axes.
+
+    Args:
+        values: P values.
+        low: The lowest value of a scale that several lines share.
+        high: The highest value of that scale.
+        size: (width, height) of the drawing.
+
+    Returns:
+        SVG path data.
+    """
     x, y = Scale(0, max(1, len(values) - 1), 1, size[0] - 1), Scale(low, max(high, low + 1e-9), size[1] - 2, 2)
     return _path(range(len(values)), values, x, y)

@@ -1,4 +1,4 @@
-"""Two runs side by side, on the objects that both measured, with a paired test for every number."""
+"""The report of two runs on their common objects, with a paired test for every number."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,14 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Pair:
-    """A row and a column of two runs. difference: b - a, over its `count` common objects; so are a and b.
+    """A row and a column of two runs, over their common objects.
 
-    p: of the paired test; p_holm: corrected for all pairs of the comparison. NaN where nothing could be tested.
+    Attributes:
+        a: The mean of run A.
+        b: The mean of run B.
+        difference: b - a.
+        p: The p-value of the paired test; NaN where nothing could be tested.
+        p_holm: The same, corrected for all pairs of the comparison (Holm).
     """
 
     a: Cell
@@ -29,7 +34,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs: its title and facts (name, text)."""
+    """One of the two runs.
+
+    Attributes:
+        title: Its title.
+        facts: (name, text).
+    """
 
     title: str
     facts: Sequence[tuple[str, str]] = ()
@@ -37,7 +47,17 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs side by side. pairs: by (row key, column key). remarks: sentences, such as what only one run has."""
+    """Two runs side by side.
+
+    Attributes:
+        title: The heading.
+        a: Run A.
+        b: Run B.
+        rows: Methods and controls.
+        columns: Metrics.
+        pairs: By (row key, column key).
+        remarks: Sentences, such as what only one run has.
+    """
 
     title: str
     a: Side
@@ -57,14 +77,30 @@ Verdict = Literal["better", "worse", "same"]
 
 
 def verdict(pair: Pair, column: Column) -> Verdict:
-    """Whether b is better or worse than a on a metric, or not shown to differ (corrected p of 0.05 or more)."""
+    """Decide whether B is better than A on a metric.
+
+    Args:
+        pair: The two means and their test.
+        column: The metric.
+
+    Returns:
+        "better" or "worse" where the corrected p is below 0.05, else "same".
+    """
+    # Written as a negation, so that a p of NaN is "same".
     if not pair.p_holm < SIGNIFICANT or pair.difference.mean == 0:
         return "same"
     return "better" if (pair.difference.mean > 0) == column.higher_is_better else "worse"
 
 
 def write_comparison(comparison: Comparison) -> str:
-    """The whole page as HTML."""
+    """Render the page.
+
+    Args:
+        comparison: The two runs.
+
+    Returns:
+        The page as HTML.
+    """
     return render(
         "comparison.html",
         styles="document.css",
@@ -81,17 +117,31 @@ def write_comparison(comparison: Comparison) -> str:
 
 
 def summary(comparison: Comparison) -> str:
-    """How many numbers of b are better, worse, or not shown to differ."""
+    """Count the verdicts.
+
+    Args:
+        comparison: The two runs.
+
+    Returns:
+        A sentence: how many numbers of B are better, worse, or not shown to differ.
+    """
     columns = {column.key: column for column in comparison.columns}
-    found = [verdict(pair, columns[key[1]]) for key, pair in comparison.pairs.items()]
-    if not found:
+    verdicts = [verdict(pair, columns[key[1]]) for key, pair in comparison.pairs.items()]
+    if not verdicts:
         return "The two runs have nothing in common that could be compared."
-    better, worse, same = (found.count(kind) for kind in ("better", "worse", "same"))
-    return f"Of {len(found)} numbers, B is better on {better}, worse on {worse}, and not shown to differ on {same}."
+    better, worse, same = (verdicts.count(value) for value in ("better", "worse", "same"))
+    return f"Of {len(verdicts)} numbers, B is better on {better}, worse on {worse}, and not shown to differ on {same}."
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """The comparison in GitHub's Markdown: a → b, the difference with its interval, the corrected p; shown ones bold."""
+    """Format the table in GitHub's Markdown: a → b, the difference with its interval, the corrected p.
+
+    Args:
+        comparison: The two runs.
+
+    Returns:
+        The table; differences that are shown are bold.
+    """
     heads = ["", *(f"{markdown_text(column.title)} {ARROWS[column.higher_is_better]}" for column in comparison.columns)]
     lines = [markdown_line(heads), markdown_line(["---", *["---:"] * len(comparison.columns)])]
     for row in in_bands(comparison.rows):
@@ -134,7 +184,14 @@ def _digits(comparison: Comparison, column: Column) -> int:
 
 
 def p_text(p: float) -> str:
-    """A p-value as people print it."""
+    """Format a p-value.
+
+    Args:
+        p: The p-value, or NaN.
+
+    Returns:
+        "p = 0.012", "p < 0.001", or "p –" for NaN.
+    """
     if math.isnan(p):
         return "p –"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

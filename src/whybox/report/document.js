@@ -19,7 +19,7 @@
     if (sorted.column !== null) sort();
   }
 
-  /** Best first; a second click turns the order round. Methods and controls stay in their bands. */
+  /** Best first; a second click reverses the order. Methods and controls stay separate. */
   function sort() {
     for (const band of table.tBodies) {
       const lines = all("tr.line", band);
@@ -28,9 +28,10 @@
         return text === "" ? null : Number(text);
       };
       lines.sort((a, b) => {
-        const [one, other] = [value(a), value(b)];
-        if (one === null || other === null) return (one === null) - (other === null);
-        return sorted.way * (other - one);
+        const [left, right] = [value(a), value(b)];
+        // Rows without a number stay at the end, whatever the direction.
+        if (left === null || right === null) return (left === null) - (right === null);
+        return sorted.way * (right - left);
       });
       band.append(...lines);
     }
@@ -107,21 +108,21 @@
     const rule = chart.querySelector(".rule");
     const [low, high] = data.x;
     const write = (value) => (value === null ? "–" : value.toFixed(data.digits).replace("-", "−"));
-    const steps = [...new Set(data.series.flatMap((one) => one.at))].sort((a, b) => a - b);
+    const steps = [...new Set(data.series.flatMap((series) => series.at))].sort((a, b) => a - b);
     let step = null;
 
-    function line(one) {
-      const i = nearest(one.at, steps[step]);
+    function line(series) {
+      const i = nearest(series.at, steps[step]);
       const row = document.createElement("div");
       const title = document.createElement("span");
       const value = document.createElement("b");
       const ends = document.createElement("small");
-      title.textContent = one.title;
-      value.textContent = write(one.mean[i]);
-      if (one.low[i] !== null) ends.textContent = `${write(one.low[i])} to ${write(one.high[i])}`;
+      title.textContent = series.title;
+      value.textContent = write(series.mean[i]);
+      if (series.low[i] !== null) ends.textContent = `${write(series.low[i])} to ${write(series.high[i])}`;
       value.append(ends);
       row.append(title, value);
-      return { row, mean: one.mean[i] };
+      return { row, mean: series.mean[i] };
     }
 
     function show(next) {
@@ -132,9 +133,9 @@
       rule.setAttribute("visibility", "visible");
       const head = document.createElement("p");
       head.textContent = `at ${Number(steps[step].toFixed(3))}`;
-      const lines = data.series.filter((one) => !hidden.has(one.key)).map(line);
+      const lines = data.series.filter((series) => !hidden.has(series.key)).map(line);
       lines.sort((a, b) => (b.mean ?? -Infinity) - (a.mean ?? -Infinity));
-      tip.replaceChildren(head, ...lines.map((one) => one.row));
+      tip.replaceChildren(head, ...lines.map((entry) => entry.row));
       tip.hidden = false;
       const pixels = (place / EDGES.width) * svg.clientWidth;
       const before = pixels > svg.clientWidth / 2;
@@ -172,10 +173,10 @@
 
   function showExample() {
     const metric = chosen("metric");
-    const kinds = new Set(examples.filter((one) => one.dataset.metric === metric).map((one) => one.dataset.kind));
+    const kinds = new Set(examples.filter((example) => example.dataset.metric === metric).map((example) => example.dataset.kind));
     all('input[name="kind"]').forEach((input) => { input.disabled = !kinds.has(input.value); });
     const kind = kinds.has(chosen("kind")) ? chosen("kind") : [...kinds][0];
-    examples.forEach((one) => one.classList.toggle("off", one.dataset.metric !== metric || one.dataset.kind !== kind));
+    examples.forEach((example) => example.classList.toggle("off", example.dataset.metric !== metric || example.dataset.kind !== kind));
   }
 
   all('input[name="metric"], input[name="kind"]').forEach((input) => input.addEventListener("change", showExample));

@@ -1,4 +1,4 @@
-"""A page as one text: a template of this folder with its style and script inside it; it fetches nothing."""
+"""Rendering of self-contained pages: a template of this folder with its style and script inside; nothing is fetched."""
 
 import json
 from base64 import b64encode
@@ -15,18 +15,44 @@ from whybox.versions import version_of
 
 
 def render(template: str, *, styles: str, script: str, **values: Any) -> str:
-    """The page from three files of this folder. Text among `values` is escaped."""
+    """Render a page from three files of this folder.
+
+    Args:
+        template: The Jinja template.
+        styles: The style sheet.
+        script: The script.
+        **values: The template's values; text among them is escaped.
+
+    Returns:
+        The page as HTML.
+    """
+    # Style and script are files of this package, so they are not escaped.
     page = _environment().get_template(template)
     return str(page.render(css=Markup(_text(styles)), js=Markup(_text(script)), version=version_of("whybox"), **values))
 
 
 def data_url(picture: Image.Image, quality: int = 82) -> str:
-    """A picture as text that an img element shows."""
+    """Encode a picture as JPEG in a data URL.
+
+    Args:
+        picture: The picture.
+        quality: JPEG quality, 1 to 95.
+
+    Returns:
+        The URL, for the `src` of an image element.
+    """
     return f"data:image/jpeg;base64,{b64encode(jpeg_bytes(picture.convert('RGB'), quality)).decode('ascii')}"
 
 
 def script_json(value: Any) -> Markup:
-    """JSON that may stand inside a script element: no character of it can end the element or open a comment."""
+    """Encode a value as JSON for a script element: no character of it can end the element or open a comment.
+
+    Args:
+        value: Of JSON's types; without NaN.
+
+    Returns:
+        JSON that is not escaped again.
+    """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page."""
+"""The page of an evaluation: table, curves, examples, and how the numbers were measured."""
 
 import math
 from collections import Counter
@@ -35,11 +35,18 @@ NEEDS = {
     "whole": "a model that scores the whole image",
     "words": "word weights, and the scores of perturbed texts",
 }
-"""What a metric needs, in words, by the names of MetricInput.gives."""
+"""Names of `MetricInput.gives` as the page words them."""
 
 
 def write_report(report: EvaluationReport) -> str:
-    """The whole page as HTML."""
+    """Render the page.
+
+    Args:
+        report: The report of a run.
+
+    Returns:
+        The page as HTML.
+    """
     return render(
         "evaluation.html",
         styles="document.css",
@@ -61,7 +68,14 @@ def write_report(report: EvaluationReport) -> str:
 
 
 def headline(report: EvaluationReport) -> str:
-    """One sentence: which method is best on most of the metrics on which the best one is shown to beat the controls."""
+    """Name the method that is best on most of the metrics on which the best method is shown to beat the controls.
+
+    Args:
+        report: The report of a run.
+
+    Returns:
+        A sentence; "" with fewer than two methods.
+    """
     place = places(report)
     telling = [column for column in report.columns if _tells(report, place, column)]
     if sum(not row.is_control for row in report.rows) < 2 or not report.columns:
@@ -83,8 +97,8 @@ def _tells(report: EvaluationReport, place: Mapping[Key, Place], column: Column)
 
 
 def _is_best(place: Mapping[Key, Place], row: Row, column: Column) -> bool:
-    found = place.get((row.key, column.key))
-    return found is not None and found.rank == 1
+    entry = place.get((row.key, column.key))
+    return entry is not None and entry.rank == 1
 
 
 def _share(part: int, whole: int) -> str:
@@ -119,13 +133,13 @@ def _counts(counts: Sequence[int]) -> str:
 def _bands(report: EvaluationReport) -> list[dict[str, Any]]:
     """The methods' lines of the table and the controls', each with its head."""
     place = places(report)
-    found = []
+    bands = []
     for is_control, title in ((False, "Methods"), (True, "Controls, which do not depend on the model")):
         rows = [row for row in report.rows if row.is_control is is_control]
         lines = [{"row": row, "cells": [_cell(report, row, column, place) for column in report.columns]} for row in rows]
         if lines:
-            found.append({"title": title, "controls": is_control, "lines": lines})
-    return found
+            bands.append({"title": title, "controls": is_control, "lines": lines})
+    return bands
 
 
 def _cell(report: EvaluationReport, row: Row, column: Column, place: Mapping[Key, Place]) -> dict[str, Any]:
@@ -170,12 +184,12 @@ def _metric(column: Column) -> dict[str, Any]:
 
 def _examples(report: EvaluationReport) -> list[dict[str, Any]]:
     """The examples of every column that has some."""
-    found = []
+    groups = []
     for column in report.columns:
         shown = [_example(example) for example in report.examples if example.column == column.key]
         if shown:
-            found.append({"column": column, "arrow": ARROWS[column.higher_is_better], "examples": shown})
-    return found
+            groups.append({"column": column, "arrow": ARROWS[column.higher_is_better], "examples": shown})
+    return groups
 
 
 def _example(example: Example) -> dict[str, Any]:

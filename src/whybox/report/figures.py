@@ -1,4 +1,4 @@
-"""Figures of a run as files, for papers and slides: the curves of a metric, and its best, median and worst examples."""
+"""Figures of a run as files for papers and slides: a metric's curves, and its best, median and worst examples."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,26 +15,34 @@ from whybox.report.results import Column, Curve, EvaluationReport, Example, Row
 from whybox.report.table import ARROWS, decimals, number
 
 INKS = ("#c2410c", "#1d6fb8", "#2b8a50", "#8444b8", "#a67c00", "#c22f78", "#11868f", "#6d5844")
-"""The colors of the page in daylight, in the same order."""
+"""The colors of the page's light theme, in the same order."""
 GREY = "#7b7d86"
 DOTS = 200
-"""Dots an inch of a PNG."""
+"""Dots per inch of a PNG."""
 LEGEND = 32
-"""Letters of a name in a legend at most."""
+"""The largest number of letters of a name in a legend."""
 LINE, GAP = 26, 12
-"""Pixels from one line of words to the next, and between pictures."""
+"""Pixels from one line of text to the next, and between pictures."""
 FONTS = {"font.size": 9.0, "svg.hashsalt": "whybox", "axes.spines.top": False, "axes.spines.right": False}
 
 
 def write_figures(report: EvaluationReport, folder: Path) -> list[Path]:
-    """Write all figures into a folder, which is made where it is not there: curves as PNG and SVG, examples as PNG."""
+    """Write all figures of a run: curves as PNG and SVG, examples as PNG.
+
+    Args:
+        report: The report of the run.
+        folder: The folder to write to; it is created if needed.
+
+    Returns:
+        The paths of the files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for column in report.columns:
         pairs = [(row, report.curves[row.key, column.key]) for row in report.rows if (row.key, column.key) in report.curves]
         shown = [example for example in report.examples if example.column == column.key]
         if pairs:
-            paths = [folder / f"curves-{_stem(column)}.{kind}" for kind in ("png", "svg")]
+            paths = [folder / f"curves-{_stem(column)}.{suffix}" for suffix in ("png", "svg")]
             draw_curves(report.rows, column, pairs, paths)
             written += paths
         if shown:
@@ -45,16 +53,21 @@ def write_figures(report: EvaluationReport, folder: Path) -> list[Path]:
 
 
 def _stem(column: Column) -> str:
-    """A file name for a metric; two with many settings may begin alike, so what is cut off stands as a digest."""
+    """A file name for a metric; names cut at the same place are distinguished by a digest."""
     stem = file_stem(column.key)
     return stem if len(column.key) <= len(stem) else f"{stem}-{sha256(column.key.encode()).hexdigest()[:8]}"
 
 
 def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, Curve]], paths: Sequence[Path]) -> None:
-    """The curves of some of a report's rows by one metric, with their intervals, into files of any kind matplotlib knows.
+    """Draw the curves of a metric with their intervals.
 
-    rows: all of the report's, so that a row keeps its color in every figure.
+    Args:
+        rows: All rows of the report, so that a row has the same color in every figure.
+        column: The metric.
+        pairs: The rows to draw, with their curves.
+        paths: The files to write, in any format of matplotlib.
     """
+    # Imported on use, because matplotlib takes long to load; without pyplot, which keeps its figures in global state.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -69,11 +82,13 @@ def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, 
         axes.set_xlabel(column.across, parse_math=False)
         axes.grid(axis="y", color="#e2dfd7", linewidth=0.6)
         legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        # A title may hold a dollar sign, which matplotlib would read as the start of a formula.
         for text in legend.get_texts():
             text.set_parse_math(False)
         for path in paths:
-            drawn, dated = BytesIO(), {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(drawn, dpi=DOTS, metadata=dated, format=path.suffix[1:])
+            # Without a date, and with a fixed hash salt above, an SVG is the same in every run.
+            drawn, metadata = BytesIO(), {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(drawn, dpi=DOTS, metadata=metadata, format=path.suffix[1:])
             write_whole(path, drawn.getvalue())
 
 
@@ -91,7 +106,13 @@ def _look(rows: Sequence[Row], row: Row) -> dict[str, Any]:
 
 
 def draw_examples(column: Column, examples: Sequence[Example], path: Path) -> None:
-    """A metric's examples as PNG, one below the other: the image, then every row's overlay with its value, pixel by pixel."""
+    """Draw the examples of a metric, one below the other: the image, then every row's overlay with its value.
+
+    Args:
+        column: The metric.
+        examples: At least one example.
+        path: The PNG to write.
+    """
     bands = [_draw_band(column, example) for example in examples]
     sheet = Image.new("RGB", (max(band.width for band in bands), sum(band.height for band in bands)), "white")
     top = 0
@@ -104,7 +125,7 @@ def draw_examples(column: Column, examples: Sequence[Example], path: Path) -> No
 
 
 def _draw_band(column: Column, example: Example) -> Image.Image:
-    """One example: a line of words, and below it the pictures, each with its words above it."""
+    """One example: a line of text, and below it the pictures, each under its label."""
     panels = [("image", example.image), *zip(_labels(example), (panel.overlay for panel in example.panels), strict=True)]
     width, height = example.image.size
     band = Image.new("RGB", (GAP + len(panels) * (width + GAP), height + 2 * LINE + 2 * GAP), "white")
@@ -127,7 +148,7 @@ def _write(ink: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], width: 
     """One line of text, cut where it would be wider than `width`."""
     line = " ".join(text.split())
     tries = [line, *(f"{line[:end].rstrip()}…" for end in range(len(line) - 1, 0, -1))]
-    cut = next((one for one in tries if ink.textlength(one, font=_font()) <= width), "")
+    cut = next((text for text in tries if ink.textlength(text, font=_font()) <= width), "")
     ink.text(corner, cut, font=_font(), fill="#1c1d22")
 
 
@@ -145,6 +166,7 @@ def _outlined(picture: Image.Image, example: Example) -> Image.Image:
     ink = ImageDraw.Draw(drawn)
     for box, color in ((example.truth_box, "#ffd24a"), (example.box, "white")):
         if box is not None:
+            # Pillow refuses a rectangle whose second corner lies before its first.
             x1, y1, x2, y2 = box[0], box[1], max(box[0], box[2]), max(box[1], box[3])
             ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="#101218", width=4)
             ink.rectangle((x1, y1, x2, y2), outline=color, width=2)

@@ -1,4 +1,4 @@
-"""A page of mistakes: how many of each kind, and a card for each with its heat maps. It holds all that it shows."""
+"""The page of a detector's errors: their number by type, and a card with heat maps for each. Nothing is fetched."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from whybox.report.overlay import overlay, picture_of
 from whybox.types import HeatMaps
 
 WIDTH = 400
-"""Pixels of a card's picture: a hundred cards took 2.5 MB on blood smears, 5.2 MB on the noisier drawn scenes."""
+"""Width in pixels of a card's picture: a hundred cards took 2.5 MB on blood smears, 5.2 MB on the noisier generated scenes."""
 LONGEST_DRAWN = 2400
-"""Pixels of the longer side to which an image is enlarged, at most, before a card's part is cut out."""
+"""The largest longer side in pixels to which an image is enlarged before a card's part is cropped."""
 QUALITY = 78
 
 Box = tuple[float, float, float, float]
@@ -21,8 +21,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class View:
-    """One map over a card's cut, and a detection's box (4,) xyxy in image pixels. label: what the map is about, a few words.
-    side: the edge to mark, x1, y1, x2 or y2, or "". maps: one map, or None where there is none to show."""
+    """A map on a card.
+
+    Attributes:
+        label: What the map explains, in a few words.
+        maps: One map, or None where there is none to show.
+        box: A detection's box (4,) xyxy in image pixels.
+        side: The edge to mark: "x1", "y1", "x2", "y2", or "".
+    """
 
     label: str
     maps: HeatMaps | None = None
@@ -32,7 +38,15 @@ class View:
 
 @dataclass(frozen=True)
 class Picture:
-    """A view made ready: the cut with its heat as JPEG ("" for none), and its box and marked edge in the cut's image pixels."""
+    """A view as the page shows it.
+
+    Attributes:
+        label: What the map explains.
+        heat: The crop with its heat map, as a data URL; "" for none.
+        box: The detection's box, in the crop's image pixels.
+        edge: The marked edge (x1, y1, x2, y2), in the crop's image pixels.
+        peak_outside: Whether the map's strongest value lies outside the crop.
+    """
 
     label: str
     heat: str
@@ -43,8 +57,22 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
-    """One mistake. classes: the names that it is filtered by. plain: the cut as JPEG. width, height: of the cut, in image
-    pixels; truth: the object's box there."""
+    """An error of the detector, as the page shows it.
+
+    Attributes:
+        kind: The error type.
+        title: What was predicted or missed.
+        score: The score, as text.
+        sentence: What is wrong.
+        note: A remark, or "".
+        image: The image's name.
+        classes: The classes that it is filtered by.
+        plain: The crop without a heat map, as a data URL.
+        width: Width of the crop in image pixels.
+        height: Height of the crop in image pixels.
+        truth: The annotated object's box, in the crop's image pixels.
+        pictures: Its maps.
+    """
 
     kind: str
     title: str
@@ -62,7 +90,14 @@ class Card:
 
 @dataclass(frozen=True)
 class Tally:
-    """How often a kind of error occurs, and what AP50 would gain without it; NaN where that is not known."""
+    """The number of errors of one type.
+
+    Attributes:
+        kind: The error type.
+        meaning: What the type means.
+        count: How many there are.
+        gain: What AP50 would gain without them; NaN where it is not known.
+    """
 
     kind: str
     meaning: str
@@ -83,9 +118,26 @@ def make_card(
     note: str = "",
     classes: Sequence[str] = (),
 ) -> Card:
-    """Cut the part of the image (3,H,W) in 0..1 that holds the views' boxes and the truth's (4,), and lay the maps over it."""
+    """Crop the image around the boxes of an error, and overlay its maps.
+
+    Args:
+        image: (3,H,W) in 0..1.
+        views: The maps to show.
+        truth: The annotated object's box (4,) xyxy in image pixels, or None.
+        kind: The error type.
+        title: What was predicted or missed.
+        sentence: What is wrong.
+        name: The image's name.
+        score: The score, as text.
+        note: A remark, or "".
+        classes: The classes that it is filtered by.
+
+    Returns:
+        The card.
+    """
     boxes = [view.box for view in views if view.box is not None] + ([] if truth is None else [truth])
     cut = close_up([_numbers(box) for box in boxes], (image.shape[-2], image.shape[-1]))
+    # The whole image is enlarged, not the crop, because a map is overlaid on its whole image.
     scale = min(WIDTH / (cut[2] - cut[0]), max(1.0, LONGEST_DRAWN / max(image.shape[-2:])))
     whole = picture_of(image, (max(1, round(image.shape[-2] * scale)), max(1, round(image.shape[-1] * scale))))
     return Card(
@@ -105,8 +157,15 @@ def make_card(
 
 
 def close_up(boxes: Sequence[Box], size: tuple[int, int]) -> Box:
-    """The part of an image of `size` (height, width) to show: all boxes and some of what is around them, four wide and three
-    high where that fits, and not smaller than a fifth of the image's width."""
+    """Choose the crop of an image: all boxes with a margin, 4:3 where that fits, at least a fifth of the image's width.
+
+    Args:
+        boxes: xyxy in image pixels; none: the whole image.
+        size: (height, width) of the image.
+
+    Returns:
+        xyxy in image pixels.
+    """
     height, width = size
     low = [min((box[axis] for box in boxes), default=0.0) for axis in (0, 1)]
     high = [max((box[axis + 2] for box in boxes), default=float((width, height)[axis])) for axis in (0, 1)]
@@ -139,6 +198,7 @@ def _peaks_outside(maps: HeatMaps, cut: Box) -> bool:
 
 def _cut(picture: Image.Image, cut: Box, scale: float) -> str:
     left, top, right, bottom = (round(side * scale) for side in cut)
+    # At least one pixel, also where a crop rounds to nothing.
     part = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
     return data_url(part, QUALITY)
 
@@ -159,7 +219,18 @@ def _numbers(box: Tensor) -> Box:
 
 
 def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str, facts: str, remarks: Sequence[str] = ()) -> str:
-    """The whole page as HTML, the cards in the order given. facts: a line on what was looked at. remarks: more such lines."""
+    """Render the page.
+
+    Args:
+        cards: The errors, in the order in which they are shown.
+        tallies: The number of errors of each type.
+        title: The heading.
+        facts: A line on model, data and settings.
+        remarks: Further lines.
+
+    Returns:
+        The page as HTML.
+    """
     classes = sorted({name for card in cards for name in card.classes})
     return render(
         "gallery.html",
@@ -173,6 +244,7 @@ def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str
         numbers={name: number for number, name in enumerate(classes)},
         tallies=tallies,
         most=max((tally.count for tally in tallies), default=0) or 1,
+        # NaN differs from itself: gains that are not known are left out.
         largest=max((tally.gain for tally in tallies if tally.gain == tally.gain), default=0.0) or 1.0,
         shown={tally.kind: sum(card.kind == tally.kind for card in cards) for tally in tallies},
     )

@@ -111,8 +111,8 @@
     if (map.low === 0 && map.high === 0) return "This map is zero everywhere: the method found no evidence for it.";
     if (map.high === map.low) return "This map has the same value everywhere.";
     const value = match.target === "score" ? match.score : match.target;
-    const told = `more weight for the ${value}, as ${page.methods[match.method] || match.method} counts it.`;
-    return match.signed ? `Red: ${told} Blue: against it.` : `Brighter: ${told}`;
+    const sentence = `more weight for the ${value}, as ${page.methods[match.method] || match.method} counts it.`;
+    return match.signed ? `Red: ${sentence} Blue: against it.` : `Brighter: ${sentence}`;
   }
 
   function showLegend() {

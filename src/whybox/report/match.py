@@ -1,4 +1,4 @@
-"""One HTML page about one image and what was asked of it as a whole: texts with their words, or a classifier's classes."""
+"""The page of a model that predicts for the whole image: its map for every text and word, or for every class."""
 
 import math
 from base64 import b64encode
@@ -17,12 +17,18 @@ from whybox.report.page import LONGEST_MAP, LONGEST_PHOTO
 from whybox.types import HeatMaps
 
 AT_EDGES = "\"'`.,;:!?()[]{}<>«»“”„‘’…"
-"""What a word carries at its ends and is asked without."""
+"""Punctuation that is removed around a word before it is matched alone."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """N texts or classes that one image was asked for: names, scores (N,), and a map each."""
+    """N texts or classes, and what the model predicts for them on one image.
+
+    Attributes:
+        names: N texts or class names.
+        scores: (N,).
+        maps: N maps.
+    """
 
     names: Sequence[str]
     scores: Tensor
@@ -39,10 +45,18 @@ class Asked:
 
 @dataclass(frozen=True)
 class Match:
-    """One image (3,H,W) in 0..1 and N texts or classes that were asked of it.
+    """One image with N texts or classes.
 
-    texts: N, as the model read them; none for classes. tokens: the weights of their tokens; None: the method has none.
-    words: `distinct_words` of the texts, each asked alone. notes: N remarks, or none at all. seconds: by step.
+    Attributes:
+        name: The image's name.
+        image: (3,H,W) in 0..1.
+        asked: The texts or classes with their scores and maps.
+        texts: N texts as the model read them; () for classes.
+        tokens: The weights of the texts' tokens; None where the method has none.
+        words: `distinct_words` of the texts, each matched alone.
+        notes: N remarks, or ().
+        model: The model's name.
+        seconds: By step.
     """
 
     name: str
@@ -65,17 +79,38 @@ class Match:
 
 
 def alone(word: str) -> str:
-    """A word as it is asked alone: without the punctuation around it, unless there is nothing else."""
+    """The form in which a word is matched alone.
+
+    Args:
+        word: A word of a text.
+
+    Returns:
+        The word without the punctuation around it, unless there is nothing else.
+    """
     return word.strip(AT_EDGES) or word
 
 
 def distinct_words(texts: Sequence[Text]) -> list[str]:
-    """The words of all texts as they are asked alone, each once."""
+    """The words of all texts in the form in which they are matched alone, each once.
+
+    Args:
+        texts: The texts.
+
+    Returns:
+        The words, in the order of their first occurrence.
+    """
     return list(dict.fromkeys(alone(word) for text in texts for word in text.words))
 
 
 def write_match(match: Match) -> str:
-    """The whole page as HTML."""
+    """Render the page.
+
+    Args:
+        match: The image with its texts or classes.
+
+    Returns:
+        The page as HTML.
+    """
     settings = {
         "positive": _base64(color_table(POSITIVE).tobytes()),
         "signed": _base64(color_table(SIGNED).tobytes()),
@@ -148,13 +183,15 @@ def _pieces(text: Text, tokens: TokenMaps | None, index: int, places: Mapping[st
     pieces: list[dict[str, Any]] = []
     at = 0
     for start, end, what in sorted(marks, key=lambda mark: mark[:2]):
+        # Spans may overlap: a piece never starts before the end of the last one, so that the pieces join to the text.
         pieces += [{"text": text.text[at : max(start, at)]}, {"text": text.text[max(start, at) : end], **what}]
         at = max(at, end)
     return [piece for piece in [*pieces, {"text": text.text[at:]}] if piece["text"]]
 
 
 def _cut_span(text: Text) -> tuple[int, int]:
-    """Where the part stands that did not fit: at the end or, for tokenizers that keep the end, at the start."""
+    """The characters of the part that did not fit: at the end or, for tokenizers that keep the end, at the start."""
+    # The last occurrence: a text may repeat words that were cut.
     start = text.text.rfind(text.cut)
     return (0, len(text.cut)) if any(begin >= start for begin, _ in text.spans) else (start, start + len(text.cut))
 
@@ -202,17 +239,18 @@ PER_TEXT = ("explained_score", "own_score")
 
 
 def _settings(options: Mapping[str, Any]) -> list[list[str]]:
-    return [[name, _say(value)] for name, value in options.items() if value is not None and name not in PER_TEXT]
+    return [[name, _as_text(value)] for name, value in options.items() if value is not None and name not in PER_TEXT]
 
 
 def _explained(options: Mapping[str, Any], index: int) -> list[float] | None:
-    """The score that the method explained and the model's own, where the method gives them and they differ."""
+    """The score that the method explained and the model's score, where the method gives both and they differ."""
     given = [options.get(name) for name in PER_TEXT]
     if not all(isinstance(values, (list, tuple)) and len(values) > index for values in given):
         return None
-    explained, own = (float(values[index]) for values in given if values is not None)
-    close = math.isclose(explained, own, rel_tol=1e-3, abs_tol=1e-4)
-    return None if close or not math.isfinite(explained + own) else [explained, own]
+    explained, native = (float(values[index]) for values in given if values is not None)
+    # They are computed by different passes, so that equal scores differ by rounding.
+    close = math.isclose(explained, native, rel_tol=1e-3, abs_tol=1e-4)
+    return None if close or not math.isfinite(explained + native) else [explained, native]
 
 
 def _base64(data: bytes) -> str:
@@ -220,8 +258,9 @@ def _base64(data: bytes) -> str:
 
 
 def _number(value: float) -> float | None:
+    # JSON has neither NaN nor infinity.
     return float(value) if math.isfinite(value) else None
 
 
-def _say(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

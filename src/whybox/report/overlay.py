@@ -1,4 +1,4 @@
-"""A heat map laid over its image: colors, an opacity that follows the value, boxes, and PNG or JPEG bytes."""
+"""Overlays of heat maps on images: colors, an opacity that follows the value, boxes, and PNG or JPEG bytes."""
 
 import math
 from bisect import bisect_left
@@ -18,32 +18,47 @@ from whybox.types import HeatMaps
 
 POSITIVE = "inferno"
 SIGNED = "RdBu_r"
-"""matplotlib's names: even steps of lightness for maps that start at zero, two arms for maps with both signs."""
+"""matplotlib's names of a sequential color map for maps that start at zero, and a diverging one for maps with both signs."""
 
 ACCENT = (255, 255, 255)
 SHADE = (16, 18, 24)
 
 
 Pixels = NDArray[np.uint8]
-"""(H,W,3), as pictures hold it. Drawing is NumPy's: torch would start its threads for every small step."""
+"""(H,W,3), as in PIL. Drawing is done in NumPy: torch would start its threads for every small step."""
 
 
 @cache
 def color_table(name: str) -> Pixels:
-    """(256,3), one color a row, of matplotlib's color map `name`."""
+    """Read a color map of matplotlib.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        (256,3), one color per row.
+    """
     from matplotlib import colormaps
 
     return (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 
 def value_range(maps: Sequence[Tensor]) -> tuple[float, float]:
-    """(lowest, highest) finite value of all the maps; (0, 0) where there is none."""
+    """The range of several maps.
+
+    Args:
+        maps: Tensors of any shape.
+
+    Returns:
+        The lowest and the highest finite value; (0, 0) where there is none.
+    """
     ends = [end for values in maps for end in _ends(values)]
     return min(ends, default=0.0), max(ends, default=0.0)
 
 
 def _ends(values: Tensor) -> tuple[float, ...]:
     if values.numel():
+        # One pass suffices in the usual case, where all values are finite.
         low, high = (float(end) for end in values.detach().aminmax())
         if math.isfinite(low) and math.isfinite(high):
             return low, high
@@ -52,15 +67,33 @@ def _ends(values: Tensor) -> tuple[float, ...]:
 
 
 def is_signed(low: float, high: float) -> bool:
-    """Whether values from `low` to `high` are drawn with two arms around zero. A hundredth of the range is rounding."""
+    """Decide whether a map is drawn in diverging colors around zero.
+
+    Args:
+        low: Its lowest value.
+        high: Its highest value.
+
+    Returns:
+        Whether it has negative values beyond a hundredth of its highest value, which is rounding.
+    """
     return low < 0 and -low > 0.01 * high
 
 
 def blend(image: Pixels, values: NDArray[np.float32], low: float, high: float, opacity: float = 0.85) -> Pixels:
-    """Lay a map (H,W) over an image (H,W,3) -> (H,W,3).
+    """Overlay a map on an image.
 
-    `low` becomes transparent and `high` covers with `opacity`; the share t of the way covers with opacity * t * (2 - t),
-    so that weak values are faint but not lost. Maps with both signs are transparent at zero instead.
+    `low` becomes transparent and `high` has the full `opacity`; a fraction t between them has opacity * t * (2 - t), so that
+    weak values are faint but not lost. Maps with both signs are transparent at zero instead.
+
+    Args:
+        image: (H,W,3).
+        values: (H,W).
+        low: The lowest value of the color scale.
+        high: The highest value of the color scale.
+        opacity: Of the strongest value, in 0..1.
+
+    Returns:
+        (H,W,3)
     """
     strength, colors = _shade(np.nan_to_num(values), low, high)
     alpha = (opacity * strength * (2 - strength))[:, :, None]
@@ -80,18 +113,42 @@ def _shade(values: NDArray[np.float32], low: float, high: float) -> tuple[NDArra
 
 
 def fit(size: Size, longest: int) -> Size:
-    """(height, width) shrunk, never enlarged, so that the longer side is at most `longest` pixels."""
+    """Shrink a size, keeping its aspect ratio; it is never enlarged.
+
+    Args:
+        size: (height, width).
+        longest: The largest longer side, in pixels.
+
+    Returns:
+        (height, width)
+    """
     scale = min(1.0, longest / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def at_size(maps: HeatMaps, size: Size) -> Tensor:
-    """(N,*size): the maps over the image, padding cropped, as if the image had this (height, width)."""
+    """Resize maps to the image, padding cropped, as if the image had another size.
+
+    Args:
+        maps: N maps.
+        size: (height, width).
+
+    Returns:
+        (N,*size)
+    """
     return replace(maps, frame=replace(maps.frame, image=size)).at_image()
 
 
 def picture_of(image: Tensor, size: Size | None = None) -> Image.Image:
-    """An image (3,H,W) in 0..1 as 8-bit RGB, resized (antialiased) to (height, width) where `size` is given."""
+    """Convert an image to 8-bit RGB.
+
+    Args:
+        image: (3,H,W) in 0..1.
+        size: (height, width) to resize it to, antialiased; None: as it is.
+
+    Returns:
+        The picture.
+    """
     pixels = (image.detach().cpu().float().numpy().clip(0, 1) * 255).round().astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     if size is None or size == (picture.height, picture.width):
@@ -100,7 +157,14 @@ def picture_of(image: Tensor, size: Size | None = None) -> Image.Image:
 
 
 def tensor_of(picture: Image.Image) -> Tensor:
-    """An RGB picture as (3,H,W) float in 0..1."""
+    """Convert a picture to a tensor.
+
+    Args:
+        picture: In any mode.
+
+    Returns:
+        (3,H,W) float in 0..1.
+    """
     pixels = np.asarray(picture.convert("RGB"), np.float32).transpose(2, 0, 1) / np.float32(255)
     return torch.from_numpy(np.ascontiguousarray(pixels))
 
@@ -114,11 +178,18 @@ def overlay(
     longest: int = 1024,
     opacity: float = 0.85,
 ) -> Image.Image:
-    """The one map in `maps` over its image, colored over its own range, with a box (4,) xyxy in image pixels and its caption;
-    without a box the caption stands in the corner.
+    """Overlay one map on its image, colored over its own range.
 
-    image: (3,H,W) in 0..1, or a picture of it that is already at its final size, so that many overlays can share one.
-    longest: pixels of the picture's longer side at most.
+    Args:
+        image: (3,H,W) in 0..1, or a picture of it at its final size, so that many overlays can share one.
+        maps: One map.
+        box: (4,) xyxy in image pixels, or None.
+        caption: Text at the box or, without a box, in the corner.
+        longest: The largest longer side of the result in pixels, for an image that is a tensor.
+        opacity: Of the strongest value, in 0..1.
+
+    Returns:
+        The picture.
     """
     picture = image if isinstance(image, Image.Image) else shrink(image, longest)
     size = (picture.height, picture.width)
@@ -133,15 +204,30 @@ def overlay(
 
 
 def shrink(image: Tensor, longest: int) -> Image.Image:
-    """An image (3,H,W) in 0..1 as a picture whose longer side has at most `longest` pixels."""
+    """Convert an image to a picture of limited size.
+
+    Args:
+        image: (3,H,W) in 0..1.
+        longest: The largest longer side, in pixels.
+
+    Returns:
+        The picture.
+    """
     return picture_of(image, fit((image.shape[-2], image.shape[-1]), longest))
 
 
 def draw_box(picture: Image.Image, box: Tensor, caption: str = "") -> None:
-    """Draw a box (4,) xyxy in the picture's pixels: a white line in a dark seam, with a caption at its top left."""
+    """Draw a box on a picture: a white line in a dark seam.
+
+    Args:
+        picture: The picture, which is changed.
+        box: (4,) xyxy in the picture's pixels.
+        caption: Text at its top left, or "".
+    """
     ink = ImageDraw.Draw(picture)
     x1, y1, x2, y2 = _inside(box, picture)
     line = max(2, round(max(picture.size) / 400))
+    # The dark seam keeps a white line visible on a bright image.
     ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=SHADE, width=line + 2)
     ink.rectangle((x1, y1, x2, y2), outline=ACCENT, width=line)
     if caption:
@@ -149,10 +235,11 @@ def draw_box(picture: Image.Image, box: Tensor, caption: str = "") -> None:
 
 
 def _inside(box: Tensor, picture: Image.Image) -> tuple[float, float, float, float]:
-    """The box's part inside the picture; one that lies outside shrinks onto the edge."""
+    """The part of the box inside the picture; a box outside it shrinks onto the edge."""
     x1, y1, x2, y2 = torch.nan_to_num(box).tolist()
     right, bottom = picture.width - 1, picture.height - 1
     x1, y1 = min(max(x1, 0), right), min(max(y1, 0), bottom)
+    # Pillow refuses a rectangle whose second corner lies before its first.
     return x1, y1, max(min(x2, right), x1), max(min(y2, bottom), y1)
 
 
@@ -165,6 +252,7 @@ def _write(ink: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], siz
     width = ink.textlength(text, font=font) + 2 * pad
     x = max(0, min(corner[0], size[0] - width))
     y = corner[1] - height - 2 * pad
+    # Inside the box where there is no room above it.
     y = corner[1] if y < 0 else y
     ink.rectangle((x, y, x + width, y + height + 2 * pad), fill=SHADE)
     ink.text((x + pad, y + pad * 0.7), text, font=font, fill=ACCENT)
@@ -175,6 +263,7 @@ def _cut_to(text: str, fits: Callable[[str], bool]) -> str:
     text = " ".join(text.split())
     if fits(text):
         return text
+    # A longer text is wider, so that the first length that does not fit can be bisected.
     kept = bisect_left(range(1, len(text)), True, key=lambda end: not fits(f"{text[:end]}…"))
     return f"{text[:kept].rstrip()}…"
 
@@ -185,12 +274,27 @@ def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def png_bytes(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+    """Encode a picture as PNG.
+
+    Args:
+        picture: The picture.
+
+    Returns:
+        The file's bytes.
+    """
     return _encode(picture, "PNG", compress_level=1)
 
 
 def jpeg_bytes(picture: Image.Image, quality: int = 85) -> bytes:
-    """The picture as a JPEG file."""
+    """Encode a picture as JPEG.
+
+    Args:
+        picture: The picture.
+        quality: JPEG quality, 1 to 95.
+
+    Returns:
+        The file's bytes.
+    """
     return _encode(picture, "JPEG", quality=quality, optimize=True)
 
 

@@ -170,8 +170,8 @@
   function meaning(one, map) {
     if (map.low === 0 && map.high === 0) return "This map is zero everywhere: the method found no evidence for it.";
     if (map.high === map.low) return "This map has the same value everywhere.";
-    const told = wordsOf(one.target).meaning || "Brighter: a higher value of the map.";
-    return one.signed ? `${told.replace("Brighter", "Red")} Blue: the opposite.` : told;
+    const sentence = wordsOf(one.target).meaning || "Brighter: a higher value of the map.";
+    return one.signed ? `${sentence.replace("Brighter", "Red")} Blue: the opposite.` : sentence;
   }
 
   function showLegend() {

@@ -1,4 +1,4 @@
-"""One HTML page about one or many images: boxes, heat maps, words. It holds all that it shows and fetches nothing."""
+"""The page of explained images: boxes, heat maps, and what each of them shows in words. Nothing is fetched."""
 
 import math
 from base64 import b64encode
@@ -28,12 +28,19 @@ from whybox.types import Detections, HeatMaps
 LONGEST_PHOTO = 1400
 LONGEST_THUMB = 180
 LONGEST_MAP = 168
-"""Pixels of the longer side at most: thirty detections with six targets stay below five megabytes, and the finest level
-that pyramid detectors explain, 8 pixels a cell of a 1333 pixels wide canvas, keeps its own cells."""
+"""The largest longer sides in pixels: thirty detections with six targets stay below five megabytes, and the finest level
+that pyramid detectors explain, 8 pixels per cell of a canvas 1333 pixels wide, keeps its resolution."""
 
 
 class Words(NamedTuple):
-    """How a target is put to people. question holds {name}; side is the edge of the box that it is about, or ""."""
+    """How the page words a target.
+
+    Attributes:
+        label: Its name.
+        question: What the map answers, with {name} for the detection.
+        meaning: What bright places mean.
+        side: The edge of the box that it is about, or "".
+    """
 
     label: str
     question: str
@@ -63,7 +70,7 @@ TARGETS: dict[str, Words] = {
     "r": _distance("right", "r"),
     "b": _distance("bottom", "b"),
     "against": Words("Against the class", "What speaks against {name}?", "Brighter: what lowers the logit of the class."),
-    "combined": Words("Class and edges", "Where does {name} come from?", "Brighter: what class or edges rest on most."),
+    "combined": Words("Class and edges", "Where does {name} come from?", "Brighter: what class or edges depend on most."),
 }
 CONTRAST = "contrast:"
 
@@ -71,7 +78,14 @@ SILENT = Words("", "Why {name}?")
 
 
 def words_of(target: str) -> Words:
-    """The words for a target's name; one that has none of its own is shown as it is written."""
+    """How the page words a target.
+
+    Args:
+        target: The target's name.
+
+    Returns:
+        Its words; a name without its own words is shown as it is.
+    """
     if target in TARGETS:
         return TARGETS[target]
     if target.startswith(CONTRAST):
@@ -89,7 +103,14 @@ ROUTES = {
 
 @dataclass(frozen=True)
 class Layer:
-    """The maps of one method for one target, one a detection. seconds: what they took; 0 where it is not known."""
+    """The maps of one method for one target.
+
+    Attributes:
+        method: The method's name.
+        target: The target's name.
+        maps: One map per detection.
+        seconds: What they took; 0 where it is not known.
+    """
 
     method: str
     target: str
@@ -99,9 +120,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Photo:
-    """One image (3,H,W) in 0..1 on the page, its N detections, and every layer of N maps.
+    """An image on the page.
 
-    names: N class names. notes: N remarks, or none at all. model: its name. seconds: what the steps took, by name.
+    Attributes:
+        name: The image's name.
+        image: (3,H,W) in 0..1.
+        detections: N detections.
+        names: N class names.
+        layers: Each with N maps.
+        notes: N remarks, or ().
+        model: The model's name.
+        seconds: What the steps took, by name.
     """
 
     name: str
@@ -123,7 +152,13 @@ class Photo:
 
 
 class Sheet(NamedTuple):
-    """A photo made ready for the page, so that the image need not stay in memory. body: JSON, safe in a script."""
+    """An image made ready for the page, so that its tensors need not stay in memory.
+
+    Attributes:
+        name: The image's name.
+        thumb: A small picture, as a data URL.
+        body: JSON that is safe inside a script element.
+    """
 
     name: str
     thumb: str
@@ -131,11 +166,24 @@ class Sheet(NamedTuple):
 
 
 def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str = "") -> str:
-    """The whole page as HTML. remark: a line above the first image."""
+    """Render the page.
+
+    Args:
+        photos: The images; at least one.
+        title: The heading; "": the image's name or the number of images.
+        remark: A line above the first image.
+
+    Returns:
+        The page as HTML.
+
+    Raises:
+        ValueError: There is no image.
+    """
     sheets = [photo if isinstance(photo, Sheet) else make_sheet(photo) for photo in photos]
     if not sheets:
         raise ValueError("a page needs at least one photo")
     settings = {
+        # The page colors the maps itself, because the reader can change scale and opacity.
         "positive": _base64(color_table(POSITIVE).tobytes()),
         "signed": _base64(color_table(SIGNED).tobytes()),
         "silent": SILENT._asdict(),
@@ -154,7 +202,14 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
 
 
 def make_sheet(photo: Photo) -> Sheet:
-    """A photo with its maps as compact text: the picture as JPEG, each map as 8-bit steps between its own ends."""
+    """Encode an image with its maps: the picture as JPEG, each map as 8-bit steps over its own range.
+
+    Args:
+        photo: The image.
+
+    Returns:
+        The encoded image.
+    """
     size = (photo.image.shape[-2], photo.image.shape[-1])
     body = {
         "name": photo.name,
@@ -187,9 +242,9 @@ def _detections(photo: Photo) -> list[dict[str, Any]]:
 def _layer(layer: Layer) -> dict[str, Any]:
     """The maps, and the range that they share when they are drawn on one scale."""
     maps = [_map(layer.maps[i]) for i in range(len(layer.maps))]
-    low = min((one["low"] for one in maps), default=0.0)
-    high = max((one["high"] for one in maps), default=0.0)
-    options = ", ".join(f"{name} {_say(value)}" for name, value in layer.maps.options.items() if value is not None)
+    low = min((entry["low"] for entry in maps), default=0.0)
+    high = max((entry["high"] for entry in maps), default=0.0)
+    options = ", ".join(f"{name} {_as_text(value)}" for name, value in layer.maps.options.items() if value is not None)
     return {
         "method": layer.method,
         "target": layer.target,
@@ -203,12 +258,12 @@ def _layer(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _map(one: HeatMaps) -> dict[str, Any]:
+def _map(maps: HeatMaps) -> dict[str, Any]:
     """One map cut to the image: h x w steps of 0..255 between `low` and `high`; `raw` is the range on its own grid.
 
     Only the `part` (x, y, w, h in cells) outside which every step is 0 is stored.
     """
-    values = torch.nan_to_num(map_on_image(one))
+    values = torch.nan_to_num(map_on_image(maps))
     low, high = value_range([values])
     steps = ((values - low) / (high - low) * 255).round() if high > low else torch.zeros_like(values)
     rows, columns = _extent(steps.any(1)), _extent(steps.any(0))
@@ -219,36 +274,43 @@ def _map(one: HeatMaps) -> dict[str, Any]:
         "high": high,
         "part": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
         "data": _base64(bytes(steps[rows, columns].to(torch.uint8).flatten().tolist())),
-        "raw": [_number(end) for end in value_range(one.native)],
-        "grid": list(one.native[0].shape),
-        "route": one.routes[0] if one.routes else "",
+        "raw": [_number(end) for end in value_range(maps.native)],
+        "grid": list(maps.native[0].shape),
+        "route": maps.routes[0] if maps.routes else "",
     }
 
 
 def _extent(used: Tensor) -> slice:
-    """From the first to the last place of (n,) that holds true; empty where none does."""
+    """From the first to the last true entry of (n,); empty where there is none."""
     places = used.nonzero().flatten().tolist()
     return slice(places[0], places[-1] + 1) if places else slice(0, 0)
 
 
-def map_on_image(one: HeatMaps) -> Tensor:
-    """The one map, padding cropped, about as fine as its own grid: (h,w) with at most `LONGEST_MAP` cells on a side.
+def map_on_image(maps: HeatMaps) -> Tensor:
+    """Resize a map to the image, padding cropped, at about its own resolution.
 
     A finer map is averaged over blocks, so that no thin line falls between two cells.
+
+    Args:
+        maps: One map.
+
+    Returns:
+        (h,w) with at most `LONGEST_MAP` cells per side.
     """
-    size = _cells(one)
+    size = _cells(maps)
     small = fit(size, LONGEST_MAP)
+    # The map is enlarged to whole blocks and then averaged.
     block = math.ceil(max(size) / LONGEST_MAP)
-    values = at_size(one, (small[0] * block, small[1] * block)).detach().float().cpu()
+    values = at_size(maps, (small[0] * block, small[1] * block)).detach().float().cpu()
     return avg_pool2d(values[:, None], block)[0, 0] if block > 1 else values[0]
 
 
-def _cells(one: HeatMaps) -> Size:
+def _cells(maps: HeatMaps) -> Size:
     """How many cells (h, w) of the map lie on the image."""
-    shown = one.frame.resized if one.crop_padding else one.frame.network
+    shown = maps.frame.resized if maps.crop_padding else maps.frame.network
     cells = [
         max(1, round(grid * part / whole))
-        for grid, part, whole in zip(one.native[0].shape, shown, one.frame.network, strict=True)
+        for grid, part, whole in zip(maps.native[0].shape, shown, maps.frame.network, strict=True)
     ]
     return cells[0], cells[1]
 
@@ -258,8 +320,9 @@ def _base64(data: bytes) -> str:
 
 
 def _number(value: float) -> float | None:
+    # JSON has neither NaN nor infinity.
     return float(value) if math.isfinite(value) else None
 
 
-def _say(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

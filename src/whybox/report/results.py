@@ -1,4 +1,4 @@
-"""The nouns of a run's report: rows are methods and controls, columns are metrics, a cell is a mean with its interval."""
+"""Data types of an evaluation report: rows are methods and controls, columns are metrics, a cell is a mean with its interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,14 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Cell:
-    """A mean over `count` objects and the ends of its interval. NaN where it is not defined."""
+    """A mean with its interval; NaN where it is not defined.
+
+    Attributes:
+        mean: The mean.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
+        count: Number of objects.
+    """
 
     mean: float
     low: float
@@ -23,8 +30,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric. title: a few words. range: its lowest and highest value. needs: as Metric.needs. note: what a reader must
-    know to read its numbers. across: what runs along the x axis of its curves."""
+    """A metric.
+
+    Attributes:
+        key: The metric with its settings, unique in the report.
+        title: A few words.
+        higher_is_better: Whether higher values are better.
+        range: Its lowest and highest value.
+        source: Authors, venue, year, equation.
+        needs: As in `Metric.needs`.
+        note: What a reader must know to read its numbers.
+        across: The label of its curves' x axis.
+    """
 
     key: str
     title: str
@@ -38,7 +55,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A method, or a control: a map that looks at the predicted box alone, never into the model."""
+    """A method, or a control: a map made from the predicted box alone.
+
+    Attributes:
+        key: Unique in the report.
+        title: Its name as people write it.
+        is_control: Whether it is a control.
+    """
 
     key: str
     title: str
@@ -47,7 +70,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean of P values at P points, with the ends of the interval at each."""
+    """A mean curve with its intervals at P points.
+
+    Attributes:
+        at: P x coordinates.
+        mean: P means.
+        low: P lower ends.
+        high: P upper ends.
+    """
 
     at: Sequence[float]
     mean: Sequence[float]
@@ -61,7 +91,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One row's heat map in an example: the overlay, the metric's value and, where there is one, its curve (P,)."""
+    """One row's heat map in an example.
+
+    Attributes:
+        title: The row's title.
+        overlay: The map on the image.
+        value: The metric's value.
+        curve: The metric's curve (P,), or None.
+    """
 
     title: str
     overlay: Image.Image
@@ -71,8 +108,17 @@ class Panel:
 
 @dataclass(frozen=True)
 class Example:
-    """One object and its heat maps. column: a key. image and overlays: pictures of one size, already shrunk, without boxes:
-    those are drawn by the report, box and truth_box being xyxy in the pixels of `image`."""
+    """One object with its heat maps.
+
+    Attributes:
+        column: The metric's key.
+        kind: Its place among the objects, by the metric.
+        caption: The object and the image.
+        image: The image, already shrunk, without boxes.
+        box: The predicted box, xyxy in the pixels of `image`.
+        truth_box: The annotated box, xyxy in the pixels of `image`, or None.
+        panels: One per row, of the size of `image`.
+    """
 
     column: str
     kind: Literal["best", "median", "worst"]
@@ -85,12 +131,22 @@ class Example:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All that the report of one run shows.
+    """The report of a run.
 
-    facts: (name, text): model, data, objects, seed, versions. cells, versus, curves: by (row key, column key).
-    versus: the mean difference to the better control of the column on the same objects, signed so that positive is better
-    than the control. seconds: of one map, by row key, where they are shown. remarks: sentences. failed: (image, reason).
-    problems: lines, what was left out of the data set.
+    Attributes:
+        title: The heading.
+        facts: (name, text): model, data, objects, seed, versions.
+        rows: Methods and controls.
+        columns: Metrics.
+        cells: Means by (row key, column key).
+        versus: By (row key, column key), the mean difference to the better control of the column on the same objects, signed so
+            that positive is better than the control.
+        curves: By (row key, column key).
+        examples: Objects with their maps.
+        seconds: Of one map, by row key, where they are shown.
+        remarks: Sentences.
+        failed: (image, reason).
+        problems: What was left out of the data set, one line per problem.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The table of a run: who is best, who beats the controls, numbers as text, and the table as Markdown and LaTeX."""
+"""The table of a run: ranks, comparison with the controls, numbers as text, and the table as Markdown and LaTeX."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from whybox.report.results import Cell, Column, EvaluationReport, Key, Row
 ARROWS = {True: "↑", False: "↓"}
 UNDEFINED = "–"
 MARK = "†"
-"""Stands beside a method that is not shown to beat the better control."""
+"""The mark of a method that is not shown to beat the better control."""
 LEGEND = (
     "Mean (95 % confidence interval); bold: the best method; underlined: the second; "
     f"{MARK} not shown to beat the better control."
@@ -17,31 +17,52 @@ LEGEND = (
 
 
 class Place(NamedTuple):
-    """What the table says of a cell beside its number. rank: 1 the best method, 2 the second, 0 the others and controls."""
+    """A cell's rank and mark.
+
+    Attributes:
+        rank: 1 for the best method, 2 for the second, 0 for the others and for controls.
+        beaten: Whether it is a method that is not shown to beat the better control.
+    """
 
     rank: int
     beaten: bool
 
 
 def places(report: EvaluationReport) -> Mapping[Key, Place]:
-    """Rank and mark of every cell that has a number."""
-    found: dict[Key, Place] = {}
+    """Rank the methods of every column.
+
+    Args:
+        report: The report of a run.
+
+    Returns:
+        By (row key, column key), for every cell that has a number.
+    """
+    ranks: dict[Key, Place] = {}
     for column in report.columns:
         ranked = _ranked(report, column)
         for row, cell in defined(report, column):
             rank = 0 if row.is_control else ranked.index(cell.mean) + 1
-            found[row.key, column.key] = Place(rank if rank < 3 else 0, _is_beaten(report, row, column))
-    return found
+            ranks[row.key, column.key] = Place(rank if rank < 3 else 0, _is_beaten(report, row, column))
+    return ranks
 
 
 def defined(report: EvaluationReport, column: Column) -> list[tuple[Row, Cell]]:
-    """The rows that have a number in a column."""
+    """The rows that have a number in a column.
+
+    Args:
+        report: The report of a run.
+        column: A metric of the report.
+
+    Returns:
+        Rows with their cells, in the order of the report.
+    """
     pairs = [(row, report.cells.get((row.key, column.key))) for row in report.rows]
     return [(row, cell) for row, cell in pairs if cell is not None and not math.isnan(cell.mean)]
 
 
 def _ranked(report: EvaluationReport, column: Column) -> list[float]:
     """The methods' means, the best first, equal ones once."""
+    # A set, so that equal means share a rank.
     means = {cell.mean for row, cell in defined(report, column) if not row.is_control}
     return sorted(means, reverse=column.higher_is_better)
 
@@ -49,18 +70,35 @@ def _ranked(report: EvaluationReport, column: Column) -> list[float]:
 def _is_beaten(report: EvaluationReport, row: Row, column: Column) -> bool:
     """Whether the interval of the difference to the better control is known and not above 0."""
     cell = report.versus.get((row.key, column.key))
+    # A negation, so that an interval of NaN counts as not shown.
     return cell is not None and not row.is_control and not cell.low > 0
 
 
 def better_control(report: EvaluationReport, column: Column) -> Row | None:
-    """The control with the best mean of a metric, the first of equal ones; None where there is none."""
+    """The control with the best mean.
+
+    Args:
+        report: The report of a run.
+        column: A metric of the report.
+
+    Returns:
+        The control, the first of equal ones; None where there is none.
+    """
     sign = 1 if column.higher_is_better else -1
     controls = [(row, sign * cell.mean) for row, cell in defined(report, column) if row.is_control]
     return max(controls, key=lambda pair: pair[1])[0] if controls else None
 
 
 def winning_control(report: EvaluationReport, column: Column) -> Row | None:
-    """The better control, where no method has a better mean than it; else None."""
+    """The better control, where no method has a better mean.
+
+    Args:
+        report: The report of a run.
+        column: A metric of the report.
+
+    Returns:
+        The control, or None.
+    """
     control, methods = better_control(report, column), _ranked(report, column)
     if control is None or not methods:
         return None
@@ -70,7 +108,14 @@ def winning_control(report: EvaluationReport, column: Column) -> Row | None:
 
 
 def warnings(report: EvaluationReport) -> list[str]:
-    """A sentence for every metric on which a control wins."""
+    """Warn of every metric on which a control wins.
+
+    Args:
+        report: The report of a run.
+
+    Returns:
+        One sentence per metric.
+    """
     winners = [(column, winning_control(report, column)) for column in report.columns]
     return [
         f"{column.title}: the control “{winner.title}” scores at least as well as every method. "
@@ -81,40 +126,88 @@ def warnings(report: EvaluationReport) -> list[str]:
 
 
 def decimals(values: Sequence[float]) -> int:
-    """Digits after the point so that the largest of the values shows three; 0.5 and 1 show as many."""
+    """Choose the number of decimals for several values.
+
+    Args:
+        values: The values; NaN is ignored.
+
+    Returns:
+        Decimals such that the largest value has three significant digits, 0 to 6; 0.5 and 1 get the same number.
+    """
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     return min(6, max(0, 3 - math.ceil(math.log10(largest)))) if largest else 3
 
 
 def number(value: float, digits: int, *, sign: bool = False) -> str:
-    """A number with that many digits after the point and a true minus sign, or a dash where there is none."""
+    """Format a number.
+
+    Args:
+        value: The number.
+        digits: Decimals.
+        sign: Whether a positive number has a plus sign.
+
+    Returns:
+        The number with a true minus sign, or a dash where it is not finite.
+    """
     if not math.isfinite(value):
         return UNDEFINED
+    # A value that rounds to zero has no sign.
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
     return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
 
 
 def interval(cell: Cell, digits: int, *, sign: bool = False) -> str:
-    """The ends of a cell's interval, or "" where they are not known."""
+    """Format the ends of an interval.
+
+    Args:
+        cell: The mean with its interval.
+        digits: Decimals.
+        sign: Whether positive numbers have a plus sign.
+
+    Returns:
+        "0.12 to 0.34", or "" where the ends are not known.
+    """
     if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
         return ""
     return f"{number(cell.low, digits, sign=sign)} to {number(cell.high, digits, sign=sign)}"
 
 
 def in_bands(rows: Sequence[Row]) -> list[Row]:
-    """The methods, then the controls."""
+    """Order rows for a table.
+
+    Args:
+        rows: Methods and controls.
+
+    Returns:
+        The methods, then the controls.
+    """
+    # The sort is stable: the order within methods and controls is kept.
     return sorted(rows, key=lambda row: row.is_control)
 
 
 def digits_of(report: EvaluationReport, column: Column) -> int:
-    """The digits that a column's numbers are written with."""
+    """The number of decimals of a column.
+
+    Args:
+        report: The report of a run.
+        column: A metric of the report.
+
+    Returns:
+        As `decimals`, of the column's means.
+    """
     return decimals([cell.mean for _, cell in defined(report, column)])
 
 
 def table_markdown(report: EvaluationReport) -> str:
-    """The table in GitHub's Markdown: mean (95 % interval), the best method bold, the second underlined, controls last.
+    """Format the table in GitHub's Markdown: mean (95 % interval), the best method bold, the second underlined, controls last.
 
     A dagger marks a method that is not shown to beat the better control; the line below the table says so.
+
+    Args:
+        report: The report of a run.
+
+    Returns:
+        The table and its legend.
     """
     heads = ["", *(markdown_text(f"{column.title} {ARROWS[column.higher_is_better]}") for column in report.columns)]
     lines = [markdown_line(heads), markdown_line(["---", *["---:"] * len(report.columns)])]
@@ -126,7 +219,14 @@ def table_markdown(report: EvaluationReport) -> str:
 
 
 def table_plain(report: EvaluationReport) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows for a terminal, which is tall and narrow: a row a metric, a column a method; `*` the best method."""
+    """Format the table for a terminal, which is narrow: one row per metric, one column per method; `*` marks the best method.
+
+    Args:
+        report: The report of a run.
+
+    Returns:
+        The header, and the rows.
+    """
     rows = in_bands(report.rows)
     place = places(report)
     lines = []
@@ -144,7 +244,14 @@ def table_plain(report: EvaluationReport) -> tuple[list[str], list[list[str]]]:
 
 
 def table_latex(report: EvaluationReport) -> str:
-    """The table for LaTeX with booktabs; the same marks as in Markdown."""
+    """Format the table for LaTeX with booktabs, with the marks of `table_markdown`.
+
+    Args:
+        report: The report of a run.
+
+    Returns:
+        A tabular environment.
+    """
     heads = [f"{_latex_text(column.title)} ${_latex_arrow(column)}$" for column in report.columns]
     texts = _texts(report, _latex_cell)
     bands = [[row for row in report.rows if row.is_control is control] for control in (False, True)]
@@ -192,12 +299,27 @@ def _latex_cell(cell: Cell, digits: int, place: Place) -> str:
 
 
 def markdown_line(cells: Sequence[str]) -> str:
-    """A line of a table."""
+    """Format a row of a Markdown table.
+
+    Args:
+        cells: The cells, escaped.
+
+    Returns:
+        The row.
+    """
     return f"| {' | '.join(cells)} |"
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text for Markdown.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The text on one line, shown by Markdown as it is.
+    """
+    # A line break would end the row of the table.
     return "".join(f"\\{letter}" if letter in "\\|*_`<[]" else letter for letter in " ".join(text.split()))
 
 
@@ -215,4 +337,5 @@ LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
 
 
 def _latex_text(text: str) -> str:
+    # Letter by letter: replacing one symbol after another would escape the backslashes again.
     return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))

@@ -1,1 +1,1 @@
-"""Fitting networks: one loop; a detector from images and boxes, a CLIP from images and texts."""
+"""Training: one loop for all tasks; a detector from images and boxes, a CLIP from images and texts."""

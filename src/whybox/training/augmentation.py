@@ -32,7 +32,15 @@ class DetectorBatches:
     zoom: tuple[float, float]
 
     def __call__(self, number: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-        """Images (3,h,w) in 0..1 and torchvision's targets."""
+        """Make a batch.
+
+        Args:
+            number: The batch's number, from 0.
+
+        Returns:
+            `size` images (3,h,w) in 0..1, and as many targets in torchvision's form: see `augment`.
+        """
+        # The second number separates the streams of one seed: 0 for orders, 1 for augmentation, 2 for dropout (fit.py).
         rng = np.random.default_rng((self.seed, 1, number))
         rows = choose_rows(self.seed, self.size, number, len(self.examples))
         pairs = [augment(self.examples[row], self.limits, self.zoom, rng) for row in rows]
@@ -78,7 +86,9 @@ def augment(
     height, width = example.image.shape[:2]
     fit = min(limits[0] / min(height, width), limits[1] / max(height, width))
     size = int(height * fit), int(width * fit)
+    # Uniform in the logarithm, so that halving and doubling are equally likely.
     scale = float(np.exp(rng.uniform(*np.log(zoom))))
+    # Positive where the crop is smaller than the image, negative where the image is smaller than the crop.
     spare = np.asarray([width, height]) * (1 - 1 / scale)
     offset = rng.uniform(np.minimum(spare, 0), np.maximum(spare, 0))
     image = _window(example.image, offset, scale, size)

@@ -1,4 +1,4 @@
-"""Scenes for training an image-text model: drawn once at about the network's size, cut into windows, and matched with texts."""
+"""Scenes for training an image-text model: rendered once at about the network's size, cropped, and matched with texts."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from whybox.data.captions import OPPOSITES, TEMPLATES, Phrase, class_phrases, co
 from whybox.data.scenes import Scene, draw_scene
 from whybox.files import write_whole
 
-# The variants take turns: single objects teach what a word means, the others to find it among several objects.
+# The variants alternate: single objects teach what a word means, the others to find it among several objects.
 TURNS = ("single", "mixed", "single", "mixed", "mixed", "single", "mixed", "crowd")
 # The side of the grid of object indices (`owners`), in cells.
 CELLS = 40
@@ -38,7 +38,14 @@ MIRRORED = {"left of": "right of", "right of": "left of"}
 
 
 class Words(NamedTuple):
-    """A scene's annotations: class and color of each object, the place, and (phrase, relation, phrase) of some pairs."""
+    """A scene's annotations.
+
+    Attributes:
+        names: The class of each object.
+        colors: The color of each object.
+        place: Where the scene is set.
+        relations: (phrase, relation, phrase) of some pairs of objects.
+    """
 
     names: tuple[str, ...]
     colors: tuple[str, ...]
@@ -47,7 +54,7 @@ class Words(NamedTuple):
 
     @property
     def phrases(self) -> list[str]:
-        """Each object in words."""
+        """Each object as a phrase, such as "red ball"."""
         return [str(Phrase(name, color)) for name, color in zip(self.names, self.colors, strict=True)]
 
 
@@ -70,14 +77,14 @@ class Drawn:
 
 
 def draw(count: int, seed: int, side: int, folder: Path, on_progress: Callable[[int], None] = lambda done: None) -> Drawn:
-    """The first scenes of a series; blocks of them are kept in the folder, to be read by a later run.
+    """Render the first scenes of a series; they are stored in the folder in blocks, which a later run reads.
 
     Args:
-        count: How many.
-        seed: The series.
-        side: Of the squares that they are squeezed to, in pixels.
-        folder: Where the blocks are kept.
-        on_progress: Gets the number of scenes that are there, after each block.
+        count: Number of scenes.
+        seed: Seed of the series.
+        side: Side in pixels of the squares that they are resized to.
+        folder: Folder of the blocks.
+        on_progress: Called with the number of scenes that are ready, after each block.
 
     Returns:
         The scenes.
@@ -106,6 +113,7 @@ def _block(file: Path, indices: range, seed: int, side: int) -> Drawn:
             _words((scene.names, scene.colors, scene.place, [_parts(text) for text in scene.captions[1:]])) for scene in scenes
         ),
     )
+    # In memory first, so that an interrupted run leaves no part of a block behind.
     content = io.BytesIO()
     np.savez(content, images=drawn.images, owners=drawn.owners, words=json.dumps(drawn.words))
     write_whole(file, content.getvalue())
@@ -135,7 +143,15 @@ def _parts(caption: str) -> tuple[str, str, str]:
 
 
 class Window(NamedTuple):
-    """A part of a scene, its edges from 0 to 1 (beyond: the scene's edge repeated), seen in a mirror or not."""
+    """A crop of a scene, possibly mirrored.
+
+    Attributes:
+        left: As a share of the scene's width. Beyond 0..1 the scene's edge is repeated.
+        top: As a share of the scene's height.
+        right: As a share of the scene's width.
+        bottom: As a share of the scene's height.
+        mirrored: Whether left and right are exchanged.
+    """
 
     left: float
     top: float
@@ -144,7 +160,15 @@ class Window(NamedTuple):
     mirrored: bool
 
     def cells(self, owners: NDArray[np.int8], count: int) -> NDArray[np.int8]:
-        """The owners at the middles of a grid of count x count cells over the window, -1 outside the scene."""
+        """The owners at the centers of a grid of count x count cells over the window.
+
+        Args:
+            owners: (C,C) the index of the object visible in each cell of the scene, or -1.
+            count: Cells per side.
+
+        Returns:
+            (count,count); -1 outside the scene.
+        """
         steps = (np.arange(count) + 0.5) / count
         ys = np.floor((self.top + (self.bottom - self.top) * steps) * CELLS).astype(int)
         xs = np.floor((self.left + (self.right - self.left) * steps) * CELLS).astype(int)
@@ -153,7 +177,15 @@ class Window(NamedTuple):
         return cells[:, ::-1] if self.mirrored else cells
 
     def kept(self, owners: NDArray[np.int8], count: int) -> NDArray[np.float64]:
-        """The part of each of `count` objects' visible cells that the window holds; unclear for one too small for a cell."""
+        """The share of each object's visible cells that lies inside the window.
+
+        Args:
+            owners: (C,C) the index of the object visible in each cell of the scene, or -1.
+            count: Number of objects.
+
+        Returns:
+            (count,) in 0..1; `UNCLEAR` for an object too small for a cell.
+        """
         middles = (np.arange(CELLS) + 0.5) / CELLS
         inside = ((middles > self.top) & (middles < self.bottom))[:, None] & (middles > self.left) & (middles < self.right)
         whole = np.bincount(owners[owners >= 0], minlength=count)
@@ -162,7 +194,15 @@ class Window(NamedTuple):
 
 
 def random_window(rng: np.random.Generator, zoom: tuple[float, float]) -> Window:
-    """A window whose sides are a part of `zoom` of the scene's, alike up to a tenth, mirrored half of the time."""
+    """Draw a window.
+
+    Args:
+        rng: The source of randomness.
+        zoom: The range of its sides, as shares of the scene's. They differ by up to 8 percent from their common size.
+
+    Returns:
+        The window, mirrored half of the time.
+    """
     part = rng.uniform(*zoom)
     wide, high = part * rng.uniform(0.92, 1.08, 2)
     left, top = (rng.uniform(min(0, 1 - side), max(0, 1 - side)) for side in (wide, high))
@@ -170,7 +210,17 @@ def random_window(rng: np.random.Generator, zoom: tuple[float, float]) -> Window
 
 
 def take_windows(images: NDArray[np.uint8], windows: Sequence[Window], side: int) -> Tensor:
-    """The windows (B,3,side,side) in 0..1 of images (B,S,S,3)."""
+    """Crop images, bilinearly.
+
+    Args:
+        images: (B,S,S,3) uint8.
+        windows: B windows.
+        side: Side of the crops in pixels.
+
+    Returns:
+        (B,3,side,side) in 0..1.
+    """
+    # affine_grid's coordinates run from -1 to 1 over the scene.
     theta = torch.zeros(len(windows), 2, 3)
     for row, window in enumerate(windows):
         wide, high = window.right - window.left, window.bottom - window.top
@@ -183,7 +233,13 @@ def take_windows(images: NDArray[np.uint8], windows: Sequence[Window], side: int
 
 
 class Matches(NamedTuple):
-    """T texts and their labels for B images: truth (B,T) in 0..1; sure (B,T), 0 where the label is unknown."""
+    """Texts and their labels for B images.
+
+    Attributes:
+        texts: T texts.
+        truth: (B,T), 1 where the text is true of the image.
+        sure: (B,T), 0 where the label is unknown.
+    """
 
     texts: list[str]
     truth: Tensor
@@ -191,7 +247,16 @@ class Matches(NamedTuple):
 
 
 def match_phrases(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], rng: np.random.Generator) -> Matches:
-    """Labels of all phrases, each in a random template, for every image; unknown where an object is partly cropped."""
+    """Label every phrase, each in a random template, for every image; unknown where an object is partly cropped.
+
+    Args:
+        words: The annotations of the B images' scenes.
+        kept: The share of each object inside the image, as `Window.kept` gives it.
+        rng: The source of randomness.
+
+    Returns:
+        One text per phrase of `PHRASES`.
+    """
     truth, sure = torch.zeros(len(words), len(PHRASES)), torch.ones(len(words), len(PHRASES))
     for row, (known, parts) in enumerate(zip(words, kept, strict=True)):
         there = parts >= THERE
@@ -201,13 +266,23 @@ def match_phrases(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], r
                     truth[row, column] = 1
                 elif part > GONE:
                     sure[row, column] = 0
+    # A second object of the same phrase, wholly inside, decides.
     sure[truth == 1] = 1
     templates = rng.choice(TEMPLATES, len(PHRASES))
     return Matches([str(form).format(phrase) for form, phrase in zip(templates, PHRASES, strict=True)], truth, sure)
 
 
 def match_captions(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], count: int) -> Matches:
-    """Labels of the captions of the first `count` images without partly cropped objects, for every image."""
+    """Label the captions of the first `count` images without partly cropped objects, for every image.
+
+    Args:
+        words: The annotations of the B images' scenes.
+        kept: The share of each object inside the image, as `Window.kept` gives it.
+        count: The largest number of captions.
+
+    Returns:
+        Up to `count` texts; unknown for images with partly cropped objects.
+    """
     clear = [not ((parts > GONE) & (parts < THERE)).any() for parts in kept]
     texts = [_caption(known, parts) for known, parts in zip(words, kept, strict=True)]
     chosen = [row for row, is_clear in enumerate(clear) if is_clear][:count]
@@ -224,37 +299,49 @@ def _caption(known: Words, parts: NDArray[np.float64]) -> str:
 def match_relations(
     words: Sequence[Words], windows: Sequence[Window], truth: Tensor, count: int, rng: np.random.Generator
 ) -> Matches:
-    """Labels of one relation each of up to `count` images, and of its opposite; unknown for other images with both objects.
+    """Label one relation of each of up to `count` images, and its opposite; unknown for other images with both objects.
 
     Args:
-        words: B scenes.
+        words: The annotations of the B images' scenes.
         windows: The B images' windows.
         truth: (B,P) of the phrases, from `match_phrases`.
         count: The largest number of relations.
         rng: The source of randomness.
+
+    Returns:
+        Two texts per relation.
     """
     texts: list[str] = []
     columns: list[Tensor] = []
-    open_: list[Tensor] = []
+    sure: list[Tensor] = []
     for row, known in enumerate(words):
         if len(texts) >= 2 * count or not known.relations:
             continue
         first, how, second = known.relations[rng.integers(len(known.relations))]
         both = truth[:, ROWS[first]] * truth[:, ROWS[second]]
+        # "the red ball left of ..." is ambiguous where there are two red balls.
         if not both[row] or any(known.phrases.count(phrase) > 1 for phrase in (first, second)):
             continue
         how = MIRRORED.get(how, how) if windows[row].mirrored else how
-        own = torch.nn.functional.one_hot(torch.tensor(row), len(words)).float()
+        this_image = functional.one_hot(torch.tensor(row), len(words)).float()
         texts += [f"{first} {how} {second}", f"{first} {OPPOSITES[how]} {second}"]
-        columns += [own, torch.zeros(len(words))]
-        open_ += [torch.maximum(1 - both, own)] * 2
+        columns += [this_image, torch.zeros(len(words))]
+        # Another image with both objects may hold them in either relation.
+        sure += [torch.maximum(1 - both, this_image)] * 2
     if not texts:
         return Matches([], truth[:, :0], truth[:, :0])
-    return Matches(texts, torch.stack(columns, 1), torch.stack(open_, 1))
+    return Matches(texts, torch.stack(columns, 1), torch.stack(sure, 1))
 
 
 def join(*parts: Matches) -> Matches:
-    """Concatenate several sets of texts."""
+    """Concatenate sets of texts for the same images.
+
+    Args:
+        *parts: The sets.
+
+    Returns:
+        All texts, in order.
+    """
     return Matches(
         [text for part in parts for text in part.texts],
         torch.cat([part.truth for part in parts], 1),

@@ -1,4 +1,4 @@
-"""Fit a tiny CLIP on captioned scenes."""
+"""Train a tiny CLIP on captioned scenes."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,11 @@ from whybox.training.recipe import Recipe
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# Drawn finer than the network looks, so that a window of a scene is not blurred.
+# Scenes are rendered larger than the network's input, so that a crop of a scene is not blurred.
 FINER = 1.25
-# Where the drawn scenes lie until the training is done.
+# Subfolder of the rendered scenes while the training runs.
 DRAWN = "drawn"
-# The sides of the windows that training sees, as parts of a scene's.
+# The range of the crops' sides in training, as shares of a scene's.
 ZOOM = (0.7, 1.1)
 
 
@@ -49,19 +49,19 @@ class Matching(Fit):
         zoom: tuple[float, float] = ZOOM,
         before: Sequence[Any] = (),
     ) -> None:
-        """Begin at step 0.
+        """Prepare step 0.
 
         Args:
             matcher: The network with its losses.
-            processor: Of its images and texts.
-            drawn: The scenes to learn from.
-            recipe: How to train.
-            fabric: Launched; by default one process on the CPU.
-            zoom: The sides of the windows, least and most, as parts of a scene's.
-            before: The trainings that the weights come from, for the card.
+            processor: The processor of its images and texts.
+            drawn: The scenes to train on.
+            recipe: Hyperparameters.
+            fabric: Launched Fabric; None: one process on the CPU.
+            zoom: The range of the crops' sides, as shares of a scene's.
+            before: The earlier trainings of the weights, for the card.
 
         Raises:
-            WhyboxError: The batch cannot be shared by the processes, or Fabric runs in another precision.
+            WhyboxError: The batch cannot be divided among the processes, or Fabric was launched with another precision.
         """
         fabric = fabric or launch(precision=recipe.precision)
         vision = matcher.clip.config.vision_config
@@ -70,8 +70,8 @@ class Matching(Fit):
         batch = CaptionedBatches(drawn, processor.tokenizer, size, recipe.seed, vision.image_size, grid, zoom)
 
         def losses(batch: tuple[dict[str, Tensor], dict[str, Tensor]]) -> Mapping[str, Tensor]:
-            found: Mapping[str, Tensor] = matcher(*batch)
-            return found
+            by_name: Mapping[str, Tensor] = matcher(*batch)
+            return by_name
 
         terms = {"zoom": zoom, "classes": CLASSES, "images": len(drawn), "patches": matcher.patches}
         super().__init__(matcher, batch, losses, recipe, fabric, terms=terms)
@@ -90,34 +90,35 @@ def begin(
     init: Path | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> Matching:
-    """A training of a CLIP, at its beginning.
+    """Prepare the training of a CLIP.
 
     Args:
-        data: "scenes": no other data says which texts are true of which images.
-        recipe: How to train.
-        count: Scenes; they are drawn into the folder, or read there where an earlier run has drawn them.
-        patches: Weight of the second loss, on the patches of objects; 0: none.
-        folder: Where to draw.
-        fabric: Launched; by default one process on the CPU.
-        init: A folder that `keep` wrote, to start from its weights; None: random ones.
-        log: Gets a line on what is done.
+        data: "scenes", the only data with annotations of which texts are true of which images.
+        recipe: Hyperparameters.
+        count: Number of scenes; they are rendered into the folder, or read from it where an earlier run has rendered them.
+        patches: Weight of the second loss, on the patches of objects; 0: without it.
+        folder: The folder of the training.
+        fabric: Launched Fabric; None: one process on the CPU.
+        init: A folder that `keep` wrote, whose weights are the initial ones; None: random weights.
+        log: Called with one line per stage.
 
     Returns:
-        The training.
+        The training, at step 0.
 
     Raises:
-        WhyboxError: Data, seed, count or patches make no sense, `init` holds no CLIP, or transformers is not installed.
+        WhyboxError: Invalid data, seed, count or patches, `init` without a CLIP, or transformers is not installed.
     """
     if data != "scenes":
-        raise WhyboxError(f"data is scenes, not {data!r}: only they say which texts are true of which images")
+        raise WhyboxError(f"data must be scenes, the only data that annotates which texts are true of which images, got {data!r}")
     if recipe.seed == HELD_OUT_SEED:
-        raise WhyboxError(f"seed {recipe.seed} is kept for the held-out scenes; choose another")
+        raise WhyboxError(f"seed {recipe.seed} is reserved for the held-out scenes; choose another")
     if count < 1 or patches < 0:
-        raise WhyboxError(f"count is at least 1 and patches at least 0, not {count} and {patches}")
+        raise WhyboxError(f"count must be at least 1 and patches at least 0, got {count} and {patches}")
     fabric = fabric or launch(precision=recipe.precision)
     network, processor = clip_folder.read(init) if init else start(Plan(), recipe.seed)
     side: int = processor.image_processor.size["height"]
-    log(f"drawing {count} scenes into {folder / DRAWN}")
+    log(f"rendering {count} scenes into {folder / DRAWN}")
+    # One process renders, the others read its files.
     with fabric.rank_zero_first():
         drawn = scenes.draw(count, recipe.seed, round(side * FINER), folder / DRAWN)
     before = clip_folder.read_trainings(init) if init else ()
@@ -135,17 +136,18 @@ def fit(
     on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
     on_warning: OnWarning = no_warning,
 ) -> None:
-    """Train to the recipe's end; every `every` steps score, and write `checkpoint.pt`.
+    """Train for the recipe's steps; every `every` steps compute scores and write `checkpoint.pt`.
 
     Args:
-        run: The training, at its beginning.
-        folder: Where the checkpoint goes.
-        resume: Go on from the checkpoint of an earlier run of the same recipe: it ends as the unbroken run would have.
+        run: The training, at step 0.
+        folder: The folder of the checkpoint.
+        resume: Whether to resume from the checkpoint of an earlier run of the same recipe, with the result of an
+            uninterrupted run.
         every: Steps between checkpoints.
-        interim: Held-out scenes of each kind to score on at a checkpoint; 0: none.
-        log: Gets a line at each checkpoint.
-        on_progress: Gets the steps done and the losses, each step.
-        on_warning: Gets a line where going on will not give the very bits of an unbroken run.
+        interim: Held-out scenes of each variant to score on at a checkpoint; 0: none.
+        log: Called with a line at each checkpoint.
+        on_progress: Called with the number of steps done and the losses, each step.
+        on_warning: Called with a line where the result will not be bit-identical to an uninterrupted run.
 
     Raises:
         WhyboxError: The folder holds another training, cannot be written, or a loss is not finite.
@@ -167,15 +169,15 @@ def fit(
 
 
 def keep(run: Matching, folder: Path, command: str, held_out: int) -> dict[str, Any]:
-    """Write the averaged network with its card, and score what was written; the drawn scenes are removed.
+    """Write the averaged network with its card, and score what was written; the rendered scenes are removed.
 
-    With several processes the first alone calls this.
+    With several processes, only the first one calls this.
 
     Args:
-        run: The training, at its end.
-        folder: Where to; see `clip_folder.save`.
-        command: The command line that does this again.
-        held_out: Held-out scenes of each kind to score on.
+        run: The finished training.
+        folder: The folder to write to; see `clip_folder.save`.
+        command: The command line that repeats the training.
+        held_out: Held-out scenes of each variant to score on.
 
     Returns:
         The card.
@@ -185,6 +187,7 @@ def keep(run: Matching, folder: Path, command: str, held_out: int) -> dict[str, 
     """
     clip = run.averaged_network().clip
     card: dict[str, Any] = {"network": "CLIPModel", "classes": list(CLASSES)}
+    # Written before it is scored: what is scored is the file, in half precision.
     clip_folder.save(clip, run.processor, card, folder)
     card["trained"] = {
         "command": command,

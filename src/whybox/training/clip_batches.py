@@ -36,12 +36,21 @@ class CaptionedBatches:
     zoom: tuple[float, float]
 
     def __call__(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The network's input, and the labels: see `Matcher`."""
+        """Make a batch.
+
+        Args:
+            number: The batch's number, from 0.
+
+        Returns:
+            The network's input by name, and the labels: see `Matcher.forward`.
+        """
         rng = np.random.default_rng((self.seed, 1, number))
         rows = rng.integers(len(self.drawn), size=self.size).tolist()
         words = [self.drawn.words[row] for row in rows]
         windows = [scenes.random_window(rng, self.zoom) for _ in rows]
-        kept = [w.kept(self.drawn.owners[row], len(known.names)) for w, row, known in zip(windows, rows, words, strict=True)]
+        kept = [
+            window.kept(self.drawn.owners[row], len(known.names)) for window, row, known in zip(windows, rows, words, strict=True)
+        ]
         phrases = scenes.match_phrases(words, kept, rng)
         few = len(rows) // 4
         texts = scenes.join(
@@ -58,7 +67,7 @@ class CaptionedBatches:
 
 
 def recolor(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Contrast, tint and brightness changed a little, too little to turn one color into another.
+    """Change contrast, tint and brightness slightly: too little to turn one color into another.
 
     Args:
         images: (B,3,h,w) in 0..1.
@@ -75,7 +84,7 @@ def recolor(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def patch_truth(cells: NDArray[np.int8], known: scenes.Words) -> Tensor:
-    """Which phrases are true of the object in each cell of a grid.
+    """Label every phrase for the object in each cell of a grid.
 
     Args:
         cells: (h,w), the row of the object that is seen there, or -1.

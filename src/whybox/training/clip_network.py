@@ -15,7 +15,19 @@ MEAN, SPREAD = 0.5, 0.25
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of the network: image and patch side in pixels; width, depth and heads of both towers; the texts' length."""
+    """The sizes of the network.
+
+    Attributes:
+        side: Side of the images, in pixels.
+        patch: Side of a patch, in pixels.
+        width: Width of the image encoder.
+        depth: Layers of the image encoder.
+        text_width: Width of the text encoder.
+        text_depth: Layers of the text encoder.
+        heads: Attention heads of both.
+        shared: Dimension of the joint embedding space.
+        context: Tokens of the longest text.
+    """
 
     side: int = 112
     patch: int = 8
@@ -32,8 +44,8 @@ def start(plan: Plan, seed: int) -> tuple[nn.Module, Any]:
     """A CLIPModel with random weights.
 
     Args:
-        plan: Its sizes.
-        seed: Of the weights.
+        plan: The sizes of the network.
+        seed: Seed of the weights.
 
     Returns:
         The network, and the processor of its images and texts.
@@ -92,13 +104,22 @@ class Matcher(nn.Module):
         self.patch_bias.requires_grad_(patches > 0)
 
     def forward(self, batch: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The losses of a batch; truth holds "texts" and "sure" (B,T), and "patches" (B,P,T') of the first T' texts."""
+        """Compute the losses of a batch.
+
+        Args:
+            batch: "pixel_values" (B,3,h,w), "input_ids" and "attention_mask" (T,L).
+            truth: "texts" and "sure" (B,T), and "patches" (B,P,T') for the first T' texts, or without "patches".
+
+        Returns:
+            "match", the sum over the texts averaged over the images; and "patches", weighted, averaged over the patches.
+        """
         seen = self.clip.vision_model(pixel_values=batch["pixel_values"])
         read = self.clip.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output
         texts = functional.normalize(self.clip.text_projection(read).float(), dim=-1)
         images = functional.normalize(self.clip.visual_projection(seen.pooler_output).float(), dim=-1)
         losses = {"match": self._loss(images @ texts.T, self.bias, truth["texts"], truth["sure"]) / len(images)}
         if "patches" in truth:
+            # CLIP applies this norm to the class token alone: the patches have to pass it, too, to be compared with texts.
             cells = self.clip.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
             cells = functional.normalize(self.clip.visual_projection(cells).float(), dim=-1)
             among = truth["patches"]

@@ -18,7 +18,18 @@ from whybox.training.captioned_scenes import PHRASES
 
 @torch.no_grad()
 def cosines(network: Any, processor: Any, images: Sequence[Image.Image], texts: Sequence[str], batch: int = 50) -> Tensor:
-    """(N,T) the cosine similarity of images and texts, with the processor's preprocessing."""
+    """The cosine similarity of images and texts, with the processor's preprocessing.
+
+    Args:
+        network: A CLIPModel.
+        processor: The processor of its images and texts.
+        images: N images.
+        texts: T texts.
+        batch: Images per forward pass.
+
+    Returns:
+        (N,T) on the CPU.
+    """
     clip, device = network, next(network.parameters()).device
     read = processor.tokenizer(list(texts), padding=True, return_tensors="pt").to(device)
     words = functional.normalize(clip.text_projection(clip.text_model(**read).pooler_output), dim=-1)
@@ -31,16 +42,23 @@ def cosines(network: Any, processor: Any, images: Sequence[Image.Image], texts: 
 
 
 def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:
-    """What the network knows of `count` held-out scenes with a single object and as many mixed ones; prompts as "a red ball".
+    """Score the recognition of objects and colors on held-out scenes, with prompts such as "a red ball".
 
-    object: the right one of the classes; color: the right one of the colors that the class comes in; both: the right one of
-    all classes in all colors (parts of the single scenes). auc: how often a phrase of an object in a mixed scene scores above
-    a phrase of none (mean of the scenes' areas under the ROC curve).
+    Args:
+        network: A CLIPModel; it is left in the mode that it was in.
+        processor: The processor of its images and texts.
+        count: Number of scenes with a single object, and of mixed scenes.
+
+    Returns:
+        Shares of the single scenes, in 0..1: "object", the class is right; "color", among the colors of its class the color is
+            right; "both", among all classes in all colors both are right. And "auc": the mean over the mixed scenes of the area
+            under the ROC curve of phrases of objects in the scene against other phrases.
     """
+    # Scored during training as well: the mode is restored below.
     was_training = network.training
     network.eval()
     single, mixed = (
-        [draw_scene(index, seed=HELD_OUT_SEED, variant=kind) for index in range(count)] for kind in ("single", "mixed")
+        [draw_scene(index, seed=HELD_OUT_SEED, variant=variant) for index in range(count)] for variant in ("single", "mixed")
     )
     texts = [str(phrase) for phrase in PHRASES]
     values = cosines(network, processor, [scene.image for scene in single], texts)
@@ -71,5 +89,6 @@ def _area(values: NDArray[np.float32], scene: Scene) -> float | None:
     true = np.asarray([(phrase.name, phrase.color) in there for phrase, _ in colored])
     if true.all() or not true.any():
         return None
+    # The Mann-Whitney statistic of the ranks, which is the area.
     ranks = rankdata([value for _, value in colored])
     return float((ranks[true].sum() - true.sum() * (true.sum() + 1) / 2) / (true.sum() * (~true).sum()))

@@ -19,7 +19,14 @@ END = "</w>"
 
 
 def hugging_face() -> Any:
-    """The transformers package."""
+    """Import transformers.
+
+    Returns:
+        The package.
+
+    Raises:
+        WhyboxError: It is not installed.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -28,7 +35,14 @@ def hugging_face() -> Any:
 
 
 def tokenizer(context: int) -> Any:
-    """CLIP's tokenizer with a vocabulary of its own: all bytes, the words of the scenes, the start and the end of a text."""
+    """CLIP's tokenizer with its own vocabulary: all bytes, the words of the scenes, the start and the end of a text.
+
+    Args:
+        context: The largest number of tokens of a text.
+
+    Returns:
+        A fast tokenizer of transformers.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
 
     merges = merge_letters(vocabulary())
@@ -53,12 +67,20 @@ def _clip_tokenizer(ids: dict[str, int], merges: list[tuple[str, str]], context:
 def merge_letters(words: Iterable[str]) -> list[tuple[str, str]]:
     """Merges, first to last, that make one token of every word out of its letters.
 
-    Byte-pair encoding, Sennrich et al., ACL 2016, algorithm 1, until no word is left in pieces. The tokenizers package learns
-    merges too, but settles ties by chance: another run would number the tokens anew.
+    The tokenizers package learns merges too, but breaks ties by chance: another run would number the tokens differently.
+
+    Args:
+        words: The words.
+
+    Returns:
+        Pairs of pieces.
+
+    Source: Sennrich et al., ACL 2016, byte-pair encoding, algorithm 1, until no word is left in pieces.
     """
     pieces = [(*word[:-1], word[-1] + END) for word in sorted(words)]
     merges = []
     while counts := Counter(pair for word in pieces for pair in pairwise(word)):
+        # Ties are broken by the pair itself, so that the tokens are the same in every run.
         best = max(counts, key=lambda pair: (counts[pair], pair))
         merges.append(best)
         pieces = [_merged(word, best) for word in pieces]
@@ -77,7 +99,11 @@ def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def vocabulary() -> set[str]:
-    """Every word that a text of the scenes is made of."""
+    """Collect the words of all texts of the scenes.
+
+    Returns:
+        The words, and the comma.
+    """
     many = [overview([name] * count, ["red"] * count, place) for name in CLASSES for count in range(2, 8) for place in WHERE]
     others = overview([], [], "room"), overview(CLASSES, ["red"] * len(CLASSES), "room")
     texts = [*map(str, PHRASES), *many, *others, *TEMPLATES, *RELATIONS]

@@ -1,4 +1,4 @@
-"""Fit a detector of torchvision's kind on a data set, and score it on images it has not seen."""
+"""Train a torchvision detector on a data set, and score it on held-out images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,30 +22,31 @@ from whybox.training.recipe import Recipe
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# How much larger a window shows its objects, least and most.
+# The range of the magnification of the crops.
 ZOOM = (0.7, 1.4)
 
 
 def start(
     classes: Sequence[str], size: str = "320x240", seed: int = 0, init: str | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A compact FCOS, and the arguments that rebuild it.
+    """Build a compact FCOS.
 
     Args:
-        classes: The names of what it shall find.
-        size: WIDTHxHEIGHT in pixels that images are fitted into.
-        seed: Of the random weights.
-        init: A shipped network or a folder whose weights are taken over wherever they fit; a head for other classes starts anew.
+        classes: Names of the classes to detect.
+        size: WIDTHxHEIGHT in pixels, into which images are fitted.
+        seed: Seed of the random weights.
+        init: A shipped network or a folder, whose weights are copied wherever their shapes fit; a head for other
+            classes is random.
 
     Returns:
-        The network, and its builder's arguments.
+        The network, and the arguments of its builder.
 
     Raises:
-        WhyboxError: The size makes no sense, or `init` names no network.
+        WhyboxError: The size is invalid, or `init` names no network.
     """
     numbers = [int(part) for part in size.lower().split("x") if part.isdigit()]
     if len(numbers) != 2 or min(numbers) < 64:
-        raise WhyboxError(f"size is WIDTHxHEIGHT of at least 64 pixels each, such as 320x240, not {size!r}")
+        raise WhyboxError(f"size must be WIDTHxHEIGHT of at least 64 pixels each, such as 320x240, got {size!r}")
     earlier = zoo.load(init) if init else None
     plan = {"widths": [32, 64, 96, 128], "blocks": [1, 1, 1, 1], "channels": 64}
     arguments: dict[str, Any] = dict(earlier.card["arguments"]) if earlier else plan
@@ -54,9 +55,9 @@ def start(
         torch.manual_seed(seed)
         network = zoo.build("compact_fcos", arguments)
     if earlier:
-        own, given = network.state_dict(), earlier.network.state_dict()
-        fitting = {key: value for key, value in given.items() if key in own and value.shape == own[key].shape}
-        network.load_state_dict(own | fitting)
+        random, trained = network.state_dict(), earlier.network.state_dict()
+        fitting = {key: value for key, value in trained.items() if key in random and value.shape == random[key].shape}
+        network.load_state_dict(random | fitting)
     return network, arguments
 
 
@@ -67,20 +68,20 @@ def begin(
     fabric: "Fabric | None" = None,
     zoom: tuple[float, float] = ZOOM,
 ) -> Fit:
-    """A training of a detector, at its beginning.
+    """Prepare the training of a detector.
 
     Args:
-        network: A detector as torchvision's are: in training mode (images, targets) -> losses by name.
-        data: What to learn.
-        recipe: How to train.
-        fabric: Launched; by default one process on the CPU.
-        zoom: How much larger a window shows its objects, least and most.
+        network: A detector with torchvision's interface: in training mode (images, targets) -> losses by name.
+        data: The training data.
+        recipe: Hyperparameters.
+        fabric: Launched Fabric; None: one process on the CPU.
+        zoom: The range of the magnification of the crops.
 
     Returns:
-        The training.
+        The training, at step 0.
 
     Raises:
-        WhyboxError: The batch cannot be shared by the processes, or Fabric runs in another precision.
+        WhyboxError: The batch cannot be divided among the processes, or Fabric was launched with another precision.
     """
     fabric = fabric or launch(precision=recipe.precision)
     shape: Any = network.transform
@@ -88,8 +89,8 @@ def begin(
     batch = DetectorBatches(data.train, recipe.part(fabric), recipe.seed, limits, zoom)
 
     def losses(batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> Mapping[str, Tensor]:
-        found: Mapping[str, Tensor] = network(*batch)
-        return found
+        by_name: Mapping[str, Tensor] = network(*batch)
+        return by_name
 
     terms = {"zoom": zoom, "classes": data.classes, "images": len(data.train), "data": data.digest}
     return Fit(network, batch, losses, recipe, fabric, terms=terms)
@@ -110,31 +111,32 @@ def fit(
     on_progress: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
     on_warning: OnWarning = no_warning,
 ) -> Fit:
-    """Train to the recipe's end; every `every` steps score, and write `checkpoint.pt`.
+    """Train for the recipe's steps; every `every` steps compute scores and write `checkpoint.pt`.
 
     Args:
         network: The detector; see `begin`.
-        data: What to learn, and what to score on.
-        recipe: How to train.
-        folder: Where the checkpoint goes.
-        fabric: Launched; by default one process on the CPU.
-        zoom: How much larger a window shows its objects, least and most.
-        resume: Go on from the checkpoint of an earlier run of the same recipe: it ends as the unbroken run would have.
+        data: The training data, and the held-out examples to score on.
+        recipe: Hyperparameters.
+        folder: The folder of the checkpoint.
+        fabric: Launched Fabric; None: one process on the CPU.
+        zoom: The range of the magnification of the crops.
+        resume: Whether to resume from the checkpoint of an earlier run of the same recipe, with the result of an
+            uninterrupted run.
         every: Steps between checkpoints.
         interim: Held-out images of each set to score on at a checkpoint; 0: none.
-        log: Gets a line at each checkpoint.
-        on_progress: Gets the steps done and the losses, each step.
-        on_warning: Gets a line on what is wrong with the data.
+        log: Called with a line at each checkpoint.
+        on_progress: Called with the number of steps done and the losses, each step.
+        on_warning: Called with a line on problems of the data.
 
     Returns:
-        The training, at its end.
+        The finished training.
 
     Raises:
         WhyboxError: The folder holds another training, cannot be written, or a loss is not finite.
     """
     run = begin(network, data, recipe, fabric, zoom)
     if data.problems:
-        on_warning(f"problems in the data, left out or mended: {len(data.problems)}; the first: {data.problems[0]}")
+        on_warning(f"problems in the data, left out or corrected: {len(data.problems)}; the first: {data.problems[0]}")
 
     def score(averaged: nn.Module) -> dict[str, float]:
         sets = data.held_out.items()
@@ -157,18 +159,18 @@ def keep(
 ) -> dict[str, Any]:
     """Write the averaged network with its card, and score what was written on all held-out images.
 
-    With several processes the first alone calls this.
+    With several processes, only the first one calls this.
 
     Args:
-        run: The training, at its end.
-        data: What it learned.
-        folder: Where weights and card go.
+        run: The finished training.
+        data: The data that it was trained on.
+        folder: The folder to write to.
         network_name: The network's builder.
         arguments: The builder's arguments.
-        command: The command line that does this again.
+        command: The command line that repeats the training.
 
     Returns:
-        The card. Its `threshold` is the score from which on detections are worth showing: that of the best F1 on the main set.
+        The card. Its `threshold` is the lowest score of detections to show: the one with the best F1 on the main set.
 
     Raises:
         WhyboxError: The folder cannot be written.
@@ -176,6 +178,7 @@ def keep(
     card: dict[str, Any] = {"network": network_name, "arguments": dict(arguments), "classes": list(data.classes)}
     network = run.averaged_network()
     zoo.save(network, card, folder)
+    # What is scored is the file, whose weights are in half precision.
     written = zoo.load(folder).network.to(run.fabric.device)
     scores = {name: evaluate(written, examples, data.classes).as_dict() for name, examples in data.held_out.items()}
     thresholds = [score["threshold"] for score in scores.values()]

@@ -1,4 +1,4 @@
-"""How well a detector finds what is annotated, on examples that it was not trained on."""
+"""COCO AP of a detector on held-out examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from whybox.training.examples import Example
 def evaluate(
     network: nn.Module, examples: Sequence[Example], classes: Sequence[str], limit: int | None = None, batch: int = 8
 ) -> CocoAP:
-    """COCO AP of a torchvision detector.
+    """Score a torchvision detector.
 
     Args:
-        network: The detector; it is left in the mode that it came in.
+        network: The detector; it is left in the mode that it was in.
         examples: Images and boxes.
         classes: Class names; label 1 is the first.
-        limit: Take the first so many examples only.
-        batch: Images at a time.
+        limit: Score on this many of the first examples; None: on all.
+        batch: Images per forward pass.
 
     Returns:
         The average precisions.
@@ -35,8 +35,8 @@ def evaluate(
         chosen = [examples[index] for index in range(start, min(start + batch, count))]
         images = [torch.tensor(example.image, device=device).permute(2, 0, 1) / 255 for example in chosen]
         # torchvision's label 0 is the background.
-        for found in network(images):
-            detections.append({key: value.cpu() - int(key == "labels") for key, value in found.items()})
+        for prediction in network(images):
+            detections.append({key: value.cpu() - int(key == "labels") for key, value in prediction.items()})
         truths += [{"boxes": item.boxes, "labels": item.labels, "iscrowd": item.iscrowd} for item in chosen]
     network.train(was_training)
     return coco_ap(detections, truths, classes)

@@ -1,4 +1,4 @@
-"""What a detector learns from: images and boxes of any data set, and those that are held out."""
+"""The training and held-out examples of a detector: images and boxes of any data set."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +21,13 @@ SCENES = 6000
 
 
 class Example(NamedTuple):
-    """An image (H,W,3) uint8 with boxes (N,4) float32 xyxy, labels (N,) int64 from 0, iscrowd (N,) bool.
+    """An image with its boxes.
 
-    iscrowd: regions where nothing is counted; they are not trained on.
+    Attributes:
+        image: (H,W,3) uint8.
+        boxes: (N,4) float32 xyxy in pixels.
+        labels: (N,) int64, from 0.
+        iscrowd: (N,) bool, ignore regions, which are not trained on.
     """
 
     image: NDArray[np.uint8]
@@ -34,7 +38,14 @@ class Example(NamedTuple):
 
 @dataclass
 class Examples(Sequence[Example]):
-    """`size` examples made by `make(index)` when first asked for, and kept while they fit `memory` bytes."""
+    """Examples that are made on first use, and kept as long as they fit into memory.
+
+    Attributes:
+        size: Number of examples.
+        make: Index -> example.
+        memory: Bytes left for images that are kept.
+        kept: The examples that are kept, by index.
+    """
 
     size: int
     make: Callable[[int], Example]
@@ -45,6 +56,14 @@ class Examples(Sequence[Example]):
         return self.size
 
     def __getitem__(self, index: Any) -> Any:
+        """The example at an index.
+
+        Args:
+            index: From 0.
+
+        Returns:
+            The example.
+        """
         if index in self.kept:
             return self.kept[index]
         example = self.make(index)
@@ -55,9 +74,14 @@ class Examples(Sequence[Example]):
 
 
 class TrainingData(NamedTuple):
-    """What to learn: class names, training examples, and sets of held-out examples by name, the main one first.
+    """The data of a training.
 
-    problems: what was left out of the data, a line each. digest: a text that changes whenever the annotations do, or "".
+    Attributes:
+        classes: Class names.
+        train: Training examples.
+        held_out: Sets of held-out examples by name, the main one first.
+        problems: What was left out of the data, one line per problem.
+        digest: A text that changes whenever the annotations do, or "".
     """
 
     classes: tuple[str, ...]
@@ -68,21 +92,21 @@ class TrainingData(NamedTuple):
 
 
 def open_training_data(data: str | DataSet, seed: int = 0, limit: int | None = None, held_out: int = 200) -> TrainingData:
-    """The training and the held-out part of a data set.
+    """Open the training part and the held-out part of a data set.
 
-    Scenes are drawn from the series `seed`, and held-out ones from a series that training never sees: `held_out` mixed ones and
-    half as many crowds, or those of the variant that the name asks for. Of other data the split "val" is held out where there is
-    one, else every tenth image.
+    Training scenes are those of the series `seed`, and held-out scenes those of a series that training never uses: `held_out`
+    mixed scenes and half as many crowds, or scenes of the variant that the name gives. For other data the split "val" is held
+    out where it exists, else a tenth of the images, chosen at random.
 
     Args:
         data: A name as `open_data` takes it ("scenes", "coco:FOLDER", "crowdhuman:FOLDER"), or a data set. The split "train" is
-            taken where the name asks for no other.
-        seed: Of scenes, and of the choice of every tenth image.
-        limit: Train on so many images only.
-        held_out: Scenes to hold out.
+            used where the name gives no other.
+        seed: Seed of the scenes, and of the choice of held-out images.
+        limit: The largest number of training images; None: all.
+        held_out: Number of held-out scenes.
 
     Returns:
-        Both parts; nothing is read yet but the annotations.
+        Both parts; images are read on use.
 
     Raises:
         WhyboxError: The data cannot be opened, has too few images, or its splits differ in their classes.
@@ -97,7 +121,7 @@ def open_training_data(data: str | DataSet, seed: int = 0, limit: int | None = N
     else:
         rows, other = list(range(len(train))), list(range(len(held)))
     if not rows or not other:
-        raise WhyboxError(f"{train.name} has too few images to train on and to hold some out: {len(train)}")
+        raise WhyboxError(f"{train.name} has too few images to train on some and hold out others: {len(train)}")
     if held.classes != train.classes:
         raise WhyboxError(f"{train.name}: train and val differ in their classes: {train.classes} and {held.classes}")
     problems = train.problems if held is train else (*train.problems, *held.problems)
@@ -106,7 +130,7 @@ def open_training_data(data: str | DataSet, seed: int = 0, limit: int | None = N
 
 
 def _splits(data: str | DataSet) -> tuple[DataSet, DataSet | None]:
-    """What to train on, and the data's own split "val" where it has one and it is another."""
+    """The training part, and the data set's split "val" where it exists and differs from the training part."""
     if not isinstance(data, str) or not _has_splits(data):
         return open_data(data), None
     name, _, settings = data.partition(":split=")
@@ -129,26 +153,27 @@ def _has_splits(data: str) -> bool:
 
 
 def _scenes(data: str, seed: int, limit: int | None, held_out: int) -> TrainingData:
-    """Scenes for training and for scoring; every fourth a crowd where the name asks for no variant."""
+    """Scenes for training and for scoring; every fourth training scene is a crowd where the name gives no variant."""
     name, options = parse_spec(data)
     options = {"seed": seed, "count": limit or SCENES, **options}
     if options["seed"] == scenes.HELD_OUT_SEED:
-        raise WhyboxError(f"seed {options['seed']} is kept for the held-out scenes; choose another")
-    kinds = [str(options["variant"])] if options.get("variant", "both") != "both" else list(scenes.BOTH)
+        raise WhyboxError(f"seed {options['seed']} is reserved for the held-out scenes; choose another")
+    variants = [str(options["variant"])] if options.get("variant", "both") != "both" else list(scenes.BOTH)
 
-    def series(kind: str, **others: Any) -> DataSet:
-        return open_data(format_spec(name, {**options, "variant": kind, **others}))
+    def series(variant: str, **others: Any) -> DataSet:
+        return open_data(format_spec(name, {**options, "variant": variant, **others}))
 
-    drawn = [series(kind) for kind in kinds]
+    drawn = [series(variant) for variant in variants]
+    # Both series have the same indices; example i is scene i of one of them.
     rows = range(len(drawn[0]))[:limit]
 
     def make(index: int) -> Example:
         crowd = index % CROWD_EVERY == CROWD_EVERY - 1
         return _example(drawn[-1 if crowd else 0][rows[index]])
 
-    counts = {kind: held_out if place == 0 else max(1, held_out // 2) for place, kind in enumerate(kinds)}
-    held = {kind: series(kind, seed=scenes.HELD_OUT_SEED, count=count) for kind, count in counts.items()}
-    parts = {kind: examples_of(found, range(len(found))) for kind, found in held.items()}
+    counts = {variant: max(1, held_out // 2) if place else held_out for place, variant in enumerate(variants)}
+    held = {variant: series(variant, seed=scenes.HELD_OUT_SEED, count=count) for variant, count in counts.items()}
+    parts = {variant: examples_of(part, range(len(part))) for variant, part in held.items()}
     return TrainingData(scenes.CLASSES, Examples(len(rows), make), parts, digest=" ".join(map(_digest, drawn)))
 
 
@@ -157,20 +182,20 @@ def _digest(data: DataSet) -> str:
 
 
 def examples_of(data: DataSet, rows: Sequence[int]) -> Examples:
-    """Some images of a data set.
+    """Examples from some images of a data set.
 
     Args:
         data: The data set.
-        rows: Which of its images.
+        rows: Indices of its images.
 
     Returns:
-        An example for each row; it is read when it is first asked for.
+        One example per row, read on first use.
     """
     return Examples(len(rows), lambda index: _example(data[rows[index]]))
 
 
 def _example(sample: Sample) -> Example:
-    """A sample's image and boxes, cut at the image's edge, beyond which a detector draws none."""
+    """A sample's image and boxes, clipped to the image as a detector's predictions are."""
     picture, truth = sample.image, sample.truth
     pixels = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     boxes = truth.boxes.numpy().clip(0, np.asarray([*picture.size] * 2, dtype=np.float32))

@@ -35,7 +35,13 @@ Losses = Callable[[Any], Mapping[str, Tensor]]
 
 @dataclass
 class Progress:
-    """The progress of a training: steps done, seconds spent, and interim scores (the step, and numbers by name)."""
+    """The progress of a training.
+
+    Attributes:
+        step: Steps done.
+        seconds: Seconds spent.
+        history: Interim scores: the step, and numbers by name.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -60,7 +66,7 @@ class _Trained(nn.Module):
 
 
 class Fit:
-    """A training in progress: network, its moving average (which is what is kept in the end), optimizer, progress."""
+    """A training in progress: network, its moving average (which is the result), optimizer, progress."""
 
     def __init__(
         self,
@@ -73,32 +79,35 @@ class Fit:
         beside: Mapping[str, nn.Module] | None = None,
         terms: Mapping[str, Any] | None = None,
     ) -> None:
-        """Move the network to its device and begin at step 0.
+        """Move the network to its device and prepare step 0.
 
         Args:
-            network: What is trained, averaged and kept.
+            network: The network to train; its average is kept.
             batch: Number -> a batch of `recipe.part(fabric)` examples, a function of that number alone, so that a resumed run
-                goes on the same. Step s takes the numbers from s x parts on, parts being processes x accumulate. Tensors in
+                continues identically. Step s takes the numbers from s x parts on, parts being processes x accumulate. Tensors in
                 lists, tuples and mappings are moved to the device.
             losses: A batch -> scalars by name, the same names every time; their sum is minimized. It may run the network and the
                 modules beside it as often as it needs.
             recipe: How to train.
-            fabric: Launched, with the recipe's precision.
-            beside: More modules to train, by name; they are in the checkpoint, not in the average.
-            terms: What else must be the same for a resumed run to be the same run.
+            fabric: Launched Fabric, with the recipe's precision.
+            beside: Further modules to train, by name; they are in the checkpoint, not in the average.
+            terms: Further settings that must be the same when a run is resumed.
 
         Raises:
             WhyboxError: Fabric was launched with another precision.
         """
-        own = fabric.strategy.precision.precision
-        if own != fabric_precision(recipe.precision):
-            raise WhyboxError(f"the recipe's precision is {recipe.precision}, Fabric was launched with {own}; give both the same")
+        launched = fabric.strategy.precision.precision
+        if launched != fabric_precision(recipe.precision):
+            raise WhyboxError(
+                f"the recipe's precision is {recipe.precision}, but Fabric was launched with {launched}; use the same for both"
+            )
         self.network, self.recipe, self.fabric = network, recipe, fabric
         self.beside = dict(beside or {})
         self.batch, self.terms = batch, {**asdict(recipe), **(terms or {})}
         self._trained = fabric.setup_module(_Trained(network, self.beside, losses))
         self.averaged = {key: _precise(value) for key, value in network.state_dict().items()}
         parameters = list(chain(network.parameters(), *(module.parameters() for module in self.beside.values())))
+        # Decay would only shift biases and the scales of normalizations: it is for matrices and kernels.
         weights = [weight for weight in parameters if weight.ndim > 1]
         others = [weight for weight in parameters if weight.ndim <= 1]
         groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -111,7 +120,7 @@ class Fit:
         return int(self.fabric.world_size) * self.recipe.accumulate
 
     def advance(self) -> dict[str, float]:
-        """One step.
+        """Do one step of the optimizer.
 
         Returns:
             The step's losses by name, means over its parts.
@@ -119,7 +128,7 @@ class Fit:
         Raises:
             WhyboxError: A loss or the gradient is not finite; the weights are then those of the step before.
         """
-        begun, step = time.perf_counter(), self.progress.step
+        started, step = time.perf_counter(), self.progress.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(step)
         self._trained.train()
@@ -131,7 +140,7 @@ class Fit:
         self.optimizer.step()
         self._follow(step)
         self.progress.step += 1
-        self.progress.seconds += time.perf_counter() - begun
+        self.progress.seconds += time.perf_counter() - started
         return losses
 
     def _run_part(self, step: int, part: int) -> dict[str, Tensor]:
@@ -159,6 +168,8 @@ class Fit:
 
     def _follow(self, step: int) -> None:
         """Update the moving average; its decay is smaller during the first steps."""
+        # min(decay, (1 + n) / (10 + n)) as in TensorFlow's ExponentialMovingAverage: the random initial weights would otherwise
+        # dominate the average of a short training.
         keep = min(self.recipe.average, (1 + step) / (10 + step))
         for key, value in self.network.state_dict().items():
             if value.is_floating_point():
@@ -167,7 +178,11 @@ class Fit:
                 self.averaged[key].copy_(value)
 
     def averaged_network(self) -> Any:
-        """A copy of the network with the averaged weights, in evaluation mode and in single precision."""
+        """A copy of the network with the averaged weights, in evaluation mode and in single precision.
+
+        Returns:
+            The copy.
+        """
         network = copy.deepcopy(self.network).float().eval()
         network.load_state_dict(self.averaged)
         return network
@@ -186,7 +201,7 @@ class Fit:
         # A first checkpoint, so that a folder that cannot be written to fails now, not after hours.
         there = self.fabric.broadcast(file.exists())
         if there and not resume:
-            raise WhyboxError(f"{file} is from an earlier run; resume it, or name another folder")
+            raise WhyboxError(f"{file} is from an earlier run; resume it, or use another folder")
         if there:
             self.read(file, on_warning)
         else:
@@ -194,6 +209,9 @@ class Fit:
 
     def on_first(self, action: Callable[[], None]) -> None:
         """Run an action in the first process while the others wait.
+
+        Args:
+            action: Called without arguments.
 
         Raises:
             WhyboxError: The action's error, in every process, so that none keeps waiting.
@@ -243,24 +261,25 @@ class Fit:
         # The first versions wrote no "beside", "parts" and "scaler": theirs are those of one process without other modules.
         broken = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, UnpicklingError)
         try:
+            # weights_only: a checkpoint from elsewhere cannot run code.
             state = torch.load(file, weights_only=True, map_location="cpu")
             changed = self._changes(state["recipe"])
             if not changed:
                 self._restore(state)
         except broken as error:
             why = str(error).splitlines()[0] if str(error) else one_line(error)
-            raise WhyboxError(f"cannot resume from {file}: {why}; train anew into another folder") from error
+            raise WhyboxError(f"cannot resume from {file}: {why}; start a new training in another folder") from error
         if changed:
-            words = f"it was begun with another {', '.join(changed)}; give what it was begun with, or name another folder"
+            words = f"it was started with another {', '.join(changed)}; use the same settings, or another folder"
             raise WhyboxError(f"cannot resume from {file}: {words}")
         if (parts := state.get("parts", 1)) != self.parts:
-            on_warning(f"a step was shared out in {parts} parts and now is in {self.parts}: the weights will differ in detail")
+            on_warning(f"a step was divided into {parts} parts and now into {self.parts}: the weights will differ slightly")
 
     def _changes(self, earlier: Mapping[str, Any]) -> list[str]:
         """The settings in which an earlier run differs, except those that it did not have, and `accumulate`."""
         known = {**earlier, "precision": fabric_precision(earlier["precision"])}
-        own = {**self.terms, "precision": fabric_precision(self.recipe.precision)}
-        return [key for key, value in own.items() if key != "accumulate" and key in known and known[key] != value]
+        current = {**self.terms, "precision": fabric_precision(self.recipe.precision)}
+        return [key for key, value in current.items() if key != "accumulate" and key in known and known[key] != value]
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -302,8 +321,8 @@ def fit(
     """Train for the recipe's steps; every `every` steps compute scores and write `checkpoint.pt`.
 
     Args:
-        run: The training, at its beginning.
-        folder: Where the checkpoint goes.
+        run: The training, at step 0.
+        folder: The folder of the checkpoint.
         resume: Whether to resume from the checkpoint of an earlier run of the same recipe, with the result of an
             uninterrupted run.
         every: Steps between checkpoints, and the most that are lost when the training is killed.
@@ -313,13 +332,13 @@ def fit(
         on_warning: Called with one line per warning.
 
     Returns:
-        The training, at its end.
+        The finished training.
 
     Raises:
         WhyboxError: The folder holds another training, cannot be written, or a loss is not finite.
     """
     if every < 1:
-        raise WhyboxError(f"every is at least 1 step, not {every}")
+        raise WhyboxError(f"every must be at least 1 step, got {every}")
     file = folder / CHECKPOINT
     run.begin(file, resume=resume, on_warning=on_warning)
     while run.progress.step < run.recipe.steps:

@@ -1,4 +1,4 @@
-"""Where a training runs: Lightning Fabric, started with its own options."""
+"""Launch Lightning Fabric on the devices of a training."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Devices:
-    """Where a training runs: arguments of Lightning Fabric.
+    """The devices of a training, as arguments of Lightning Fabric.
 
     Attributes:
         accelerator: "cpu", "cuda", "mps", "gpu" or "auto".
@@ -33,18 +33,18 @@ class Devices:
 def launch(where: Devices | None = None, precision: str = "float32") -> "Fabric":
     """Start the processes of a training.
 
-    With several devices the program itself is started again once for each of them, and all go on from here: call this before
+    With several devices the program is started again once per device, and all processes continue from here: call this before
     anything is written.
 
     Args:
-        where: Accelerator, devices, strategy and nodes; by default one process on the CPU.
-        precision: The recipe's: "float32", "bfloat16", or one of Fabric's names.
+        where: Accelerator, devices, strategy and nodes; None: one process on the CPU.
+        precision: As in the recipe: "float32", "bfloat16", or one of Fabric's names.
 
     Returns:
-        Fabric, launched.
+        The launched Fabric.
 
     Raises:
-        WhyboxError: lightning-fabric is not installed, the devices are not here, or the strategy spreads the weights.
+        WhyboxError: lightning-fabric is not installed, a device is not available, or the strategy shards the weights.
     """
     where = where or Devices()
     try:
@@ -63,7 +63,7 @@ def launch(where: Devices | None = None, precision: str = "float32") -> "Fabric"
         )
         # The moving average and the checkpoint need whole weights; other strategies shard them over processes.
         if not isinstance(fabric.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise WhyboxError(f"strategy is auto, ddp or ddp_find_unused_parameters_true, not {where.strategy!r}")
+            raise WhyboxError(f"strategy must be auto, ddp or ddp_find_unused_parameters_true, got {where.strategy!r}")
         fabric.launch()
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise WhyboxError(f"training cannot run on {_words(where)}: {one_line(error)}") from error
@@ -75,22 +75,23 @@ def _words(where: Devices) -> str:
 
 
 def device(name: str) -> torch.device:
-    """The device of that name.
+    """Find a device by its name.
 
     Args:
         name: "cpu", "cuda", "cuda:1", ...
 
     Returns:
-        The device, on which a tensor can be made.
+        The device; a tensor was created on it.
 
     Raises:
-        WhyboxError: It is not here.
+        WhyboxError: The device is not available.
     """
     try:
         chosen = torch.device(name)
+        # The name of a device that is absent is valid, too: only an allocation tells.
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise WhyboxError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+        raise WhyboxError(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
     return chosen
 
 
@@ -102,24 +103,24 @@ def choose(
     strategy: str = "auto",
     num_nodes: int = 1,
 ) -> Devices:
-    """Where to train, from a device's name and what Fabric calls the same.
+    """Choose the devices of a training by a device's name, or by Fabric's arguments.
 
     Args:
-        name: "cpu", "cuda" or "cuda:1"; read where `accelerator` is not given.
-        accelerator: Fabric's name of the kind of device.
-        devices: How many or which: "2", "0,1" or "auto"; by default one, the named one.
+        name: "cpu", "cuda" or "cuda:1"; used where `accelerator` is None.
+        accelerator: Fabric's name of the type of device.
+        devices: How many or which: "2", "0,1" or "auto"; None: the named device alone.
         strategy: Fabric's strategy.
-        num_nodes: Machines.
+        num_nodes: Number of machines.
 
     Returns:
-        The choice.
+        The devices.
 
     Raises:
-        WhyboxError: The named device is not here.
+        WhyboxError: The named device is not available.
     """
-    kind, number = accelerator or "", None
+    device_type, number = accelerator or "", None
     if accelerator is None:
         named = device(name)
-        kind, number = named.type, named.index
+        device_type, number = named.type, named.index
     alone: int | str | list[int] = 1 if number is None else [number]
-    return Devices(kind, alone if devices is None else int(devices) if devices.isdigit() else devices, strategy, num_nodes)
+    return Devices(device_type, alone if devices is None else int(devices) if devices.isdigit() else devices, strategy, num_nodes)

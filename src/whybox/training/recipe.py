@@ -1,4 +1,4 @@
-"""How to train: steps, batch, learning rate, precision."""
+"""The hyperparameters of a training: steps, batch, learning rate, precision."""
 
 import math
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ def fabric_precision(name: str) -> str:
         One of FABRIC_PRECISIONS.
 
     Raises:
-        WhyboxError: It is none of them.
+        WhyboxError: The name is unknown.
     """
-    found = PRECISIONS.get(name, name)
-    if found not in FABRIC_PRECISIONS:
-        own = ", ".join(FABRIC_PRECISIONS)
-        raise WhyboxError(f"precision is float32 or bfloat16, or one of Fabric's names ({own}), not {name!r}")
-    return found
+    precision = PRECISIONS.get(name, name)
+    if precision not in FABRIC_PRECISIONS:
+        listed = ", ".join(FABRIC_PRECISIONS)
+        raise WhyboxError(f"precision must be float32, bfloat16 or one of Fabric's names ({listed}), got {name!r}")
+    return precision
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,21 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
-            raise WhyboxError(f"steps and batch are at least 1, not {self.steps} and {self.batch}")
+            raise WhyboxError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
         if self.accumulate < 1:
-            raise WhyboxError(f"accumulate is at least 1, not {self.accumulate}")
+            raise WhyboxError(f"accumulate must be at least 1, got {self.accumulate}")
         fabric_precision(self.precision)
 
     def rate(self, step: int) -> float:
-        """The learning rate of step 0, 1, ...: linear warm-up, then a cosine down to a hundredth."""
+        """The learning rate: linear warm-up, then a cosine down to a hundredth.
+
+        Args:
+            step: From 0.
+
+        Returns:
+            The rate of this step.
+        """
+        # A short training warms up for a quarter of its steps at most.
         warm = min(self.warmup, self.steps // 4)
         if step < warm:
             return self.lr * (step + 1) / warm
@@ -76,19 +84,19 @@ class Recipe:
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def part(self, fabric: "Fabric") -> int:
-        """How many examples one call of `batch` makes.
+        """The number of examples in one part of a step.
 
         Args:
-            fabric: Launched; its processes share a step.
+            fabric: Launched Fabric, whose processes share a step.
 
         Returns:
-            The batch, divided by the processes and by `accumulate`.
+            The batch size, divided by the number of processes and by `accumulate`.
 
         Raises:
-            WhyboxError: The batch cannot be divided so.
+            WhyboxError: The batch size is no multiple of these.
         """
         parts = int(fabric.world_size) * self.accumulate
         if self.batch % parts:
             ways = f"{fabric.world_size} process{'es' if fabric.world_size > 1 else ''} with accumulate {self.accumulate}"
-            raise WhyboxError(f"a batch of {self.batch} cannot be shared by {ways}; choose a multiple of {parts}")
+            raise WhyboxError(f"a batch of {self.batch} cannot be divided among {ways}; choose a multiple of {parts}")
         return self.batch // parts

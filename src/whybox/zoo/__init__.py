@@ -1,7 +1,7 @@
 """Networks that ship with the package, and the file format in which trained networks are kept.
 
 A network is two files: weights in safetensors, and a card in JSON that names the builder and its arguments, the classes,
-and how the weights came to be. A folder holds them as `model.safetensors` and `card.json`; the shipped ones lie beside
+and how the weights were trained. A folder holds them as `model.safetensors` and `card.json`; the shipped ones are beside
 this file as `<name>.safetensors` and `<name>.json`.
 """
 
@@ -28,29 +28,61 @@ class Loaded(NamedTuple):
 
 
 def shipped() -> tuple[str, ...]:
-    """The names of the networks that come with the package."""
+    """The names of the networks that come with the package.
+
+    Returns:
+        The names, sorted.
+    """
     return tuple(sorted(file.stem for file in HERE.glob("*.safetensors")))
 
 
 def shipped_folders() -> Mapping[str, Path]:
-    """Models that come with the package as a folder in Hugging Face's form, by name."""
+    """Models that come with the package as a folder in Hugging Face's format.
+
+    Returns:
+        Folders by name; a name has dashes where the folder's has underscores.
+    """
     return {file.parent.name.replace("_", "-"): file.parent for file in sorted(HERE.glob("*/config.json"))}
 
 
 def load(name: str | Path) -> Loaded:
-    """The network of a shipped name ("scenes" or "whybox/scenes"), of a folder, or of a safetensors file."""
+    """Load a network with its weights and its card.
+
+    Args:
+        name: A shipped name ("scenes" or "whybox/scenes"), a folder that `save` wrote, or a safetensors file beside its card.
+
+    Returns:
+        The network, its classes and its card.
+
+    Raises:
+        UnknownNameError: No network has this name.
+        WhyboxError: The card cannot be read or does not fit the network, or the weights do not.
+    """
     weights, card_file = _files(str(name))
     card = _read_card(card_file)
     network = build(card["network"], card["arguments"])
-    own = card["arguments"]["num_classes"] - 1
-    if len(card["classes"]) != own:
-        raise WhyboxError(f"{card_file} names {len(card['classes'])} classes, its network has {own}")
+    # torchvision counts the background as a class.
+    expected = card["arguments"]["num_classes"] - 1
+    if len(card["classes"]) != expected:
+        raise WhyboxError(f"{card_file} names {len(card['classes'])} classes, its network has {expected}")
     load_weights(network, weights)
     return Loaded(network.eval(), tuple(card["classes"]), card)
 
 
 def build(network: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """A network with random weights, from its builder's name and arguments."""
+    """Build a network with random weights.
+
+    Args:
+        network: The builder's name: "compact_fcos".
+        arguments: The builder's arguments, as a card holds them.
+
+    Returns:
+        The network.
+
+    Raises:
+        UnknownNameError: No builder has this name.
+        WhyboxError: The arguments do not fit the builder.
+    """
     builders = _builders()
     if network not in builders:
         raise unknown("network", network, builders)
@@ -61,9 +93,21 @@ def build(network: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def save(network: nn.Module, card: Mapping[str, Any], folder: Path, name: str | None = None) -> tuple[Path, Path]:
-    """Write weights and card into the folder, each whole or not at all; returns both paths.
+    """Write weights and card into a folder, each file whole or not at all.
 
     Matrices and kernels are kept in half precision, to be small; statistics and biases stay in single precision.
+
+    Args:
+        network: Its weights are written.
+        card: What `load` needs ("network", "arguments", "classes"), and how the weights were trained.
+        folder: The folder to write to.
+        name: The stem of both files; None: `model.safetensors` and `card.json`.
+
+    Returns:
+        The paths of the weights and of the card.
+
+    Raises:
+        WhyboxError: The folder cannot be written.
     """
     from safetensors.torch import save as to_bytes
 

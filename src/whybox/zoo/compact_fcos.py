@@ -10,7 +10,17 @@ from torchvision.ops import FeaturePyramidNetwork
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, then batch normalization; the grid is divided by `stride`, rounding up."""
+    """A convolution without bias, followed by batch normalization.
+
+    Args:
+        inputs: Input channels.
+        outputs: Output channels.
+        kernel: Side of the kernel, odd.
+        stride: The grid is divided by it, rounding up.
+
+    Returns:
+        Both modules in sequence.
+    """
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
@@ -31,7 +41,14 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""
+        """Apply the block.
+
+        Args:
+            features: (B,inputs,H,W).
+
+        Returns:
+            (B,outputs,H/stride,W/stride), rounded up.
+        """
         changed: Tensor = self.second(self.relu(self.first(features)))
         joined: Tensor = self.relu(changed + self.shortcut(features))
         return joined
@@ -53,7 +70,14 @@ class ResidualPyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(list(widths[1:]), channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B,3,H,W) to levels "0", "1", "2" of (B,channels,H/8,W/8), (.../16), (.../32)."""
+        """Compute the levels of the pyramid.
+
+        Args:
+            images: (B,3,H,W), normalized.
+
+        Returns:
+            Levels "0", "1" and "2" of (B,channels,H/8,W/8), (B,channels,H/16,W/16) and (B,channels,H/32,W/32), rounded up.
+        """
         features = self.stages[0](self.stem(images))
         levels: OrderedDict[str, Tensor] = OrderedDict()
         for index, stage in enumerate(self.stages[1:]):
@@ -75,12 +99,21 @@ def compact_fcos(
     nms_thresh: float = 0.6,
     detections_per_img: int = 100,
 ) -> FCOS:
-    """A genuine `torchvision.models.detection.FCOS` of under a million weights, with random weights.
+    """A `torchvision.models.detection.FCOS` of less than a million weights, randomly initialized.
 
-    `num_classes` counts the background that torchvision keeps at label 0: K classes are labels 1..K of K + 1.
-    `widths` and `blocks` say the channels and residual blocks of the stages at strides 4, 8, 16 and 32; `channels` is
-    the width of the pyramid and of torchvision's stock head. The shorter side of an image is scaled to `min_size`
-    pixels, unless that makes the longer one exceed `max_size`.
+    Args:
+        num_classes: Classes, counting the background, which torchvision keeps at label 0: K classes are labels 1..K of K + 1.
+        widths: Channels of the stages at strides 4, 8, 16 and 32.
+        blocks: Residual blocks of these stages.
+        channels: Channels of the feature pyramid and of torchvision's head.
+        min_size: The shorter side of an image is scaled to this many pixels ...
+        max_size: ... unless the longer side would then exceed this many.
+        score_thresh: The lowest score of a detection.
+        nms_thresh: The IoU above which non-maximum suppression removes a detection.
+        detections_per_img: The largest number of detections per image.
+
+    Returns:
+        The detector, in training mode.
 
     Source: Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019.
     """
