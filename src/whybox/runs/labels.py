@@ -24,6 +24,7 @@ def to_columns(truth: Truth, data_classes: Sequence[str], model_classes: Sequenc
     if model_classes is None:
         return replace(truth, labels=truth.labels + first_column) if first_column else truth
     known = list(model_classes)
+    # -1 marks classes that the model lacks.
     columns = [known.index(name) if name in known else -1 for name in data_classes]
     labels = torch.tensor(columns, dtype=torch.long, device=truth.labels.device)[truth.labels]
     return replace(truth, labels=labels)[torch.nonzero(labels >= 0)[:, 0]]

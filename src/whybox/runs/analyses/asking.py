@@ -106,6 +106,9 @@ class Answers:
 
         Args:
             text: One of the texts.
+
+        Returns:
+            True for a truncated text.
         """
         return bool(self.explanation.texts[self._row(text)].cut)
 

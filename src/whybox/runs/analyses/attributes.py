@@ -233,6 +233,9 @@ def is_cut_off(mask: Tensor, seen: Tensor) -> bool:
     Args:
         mask: The object's pixels, (H,W) bool.
         seen: The pixels that the model saw, (H,W) bool.
+
+    Returns:
+        True if more than half of the object was cropped.
     """
     return float((mask & seen).sum()) < 0.5 * float(mask.sum())
 

@@ -60,7 +60,11 @@ class Analyzed:
     result: Analysis
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers and settings as plain values: the contents of analysis.json."""
+        """The numbers and settings as plain values: the contents of analysis.json.
+
+        Returns:
+            A dict ready for JSON; NaN where a measure is not defined.
+        """
         titles = {measure.key: measure.title for measure in self.result.measures}
         rows = [
             {"method": method, "measure": key, "title": titles[key], **_plain(number)}

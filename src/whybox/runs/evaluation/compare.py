@@ -213,7 +213,14 @@ def _write(comparison: Comparison, out: Path) -> None:
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain numbers and text: the contents of comparison.json."""
+    """The comparison as plain numbers and text: the contents of comparison.json.
+
+    Args:
+        comparison: The result of `compare`.
+
+    Returns:
+        A dict ready for JSON.
+    """
     rows = [
         {
             "method": row,

@@ -41,7 +41,11 @@ class Setup:
     plan: Plan
 
     def make(self) -> Measurer:
-        """Make the measurer, and set this process to the plan's number of threads."""
+        """Make the measurer, and set this process to the plan's number of threads.
+
+        Returns:
+            The measurer.
+        """
         # The number of threads decides the order of sums, and with it their last bits.
         torch.set_num_threads(self.plan.threads)
         return Measurer.of(self.model, self.data, self.plan)

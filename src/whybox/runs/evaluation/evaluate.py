@@ -67,7 +67,11 @@ class Evaluation:
     folder: Path | None
 
     def table(self) -> str:
-        """The table as Markdown: the mean of every metric of every method, with its 95 % interval."""
+        """The table of every metric of every method.
+
+        Returns:
+            Markdown, with means and 95 % intervals.
+        """
         return table_markdown(self.report)
 
     def mean(self, method: str, metric: str) -> Cell:
@@ -292,11 +296,11 @@ def _plan(settings: Mapping[str, Any], model: Model) -> Plan:
 def _names_and_objects(entries: str, given: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     listed = given.split(",") if isinstance(given, str) else given if isinstance(given, (list, tuple)) else [given]
     names = tuple(entry.strip() for entry in listed if isinstance(entry, str) and entry.strip())
-    own = tuple(entry for entry in listed if not isinstance(entry, str))
-    for entry in own:
+    objects = tuple(entry for entry in listed if not isinstance(entry, str))
+    for entry in objects:
         if not callable(entry) or isinstance(entry, type) or not hasattr(entry, "name"):
             raise WhyboxError(f"{entries}: expected names, or objects that can be called and have a name, got {entry!r}")
-    return names, own
+    return names, objects
 
 
 def _defaults(model: Model) -> dict[str, Any]:

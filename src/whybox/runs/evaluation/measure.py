@@ -124,6 +124,7 @@ class Measurer:
     def _of_method(self, spec: str, trace: Trace, inputs: MetricInput) -> dict[str, Any]:
         """One method's maps of the detections, and their metrics."""
         method, started = self.methods[spec], time.perf_counter()
+        # The trace is shared by all methods and is not part of a map's time.
         explained = self._explain(method, trace, inputs.detections)
         seconds, maps = time.perf_counter() - started, explained.maps
         available = replace(inputs, redraw=partial(self._redraw, method, inputs))
@@ -199,6 +200,7 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
     # Detections end at the image's edge, CrowdHuman's boxes do not.
     boxes = clip_boxes_to_image(objects.boxes.to(found.boxes), size)
     labels = objects.labels.to(found.labels.device)
+    # Ignored regions were left out before, so rows count among the others and are mapped back below.
     rows = match_well_detected(found.boxes, found.labels, boxes, labels, iou=least, legacy=legacy)
     matched = torch.where(rows >= 0, counted[rows.clamp(min=0)] if len(counted) else rows, -1)
     if plan.select == "all":

@@ -25,6 +25,9 @@ def is_control(spec: str) -> bool:
 
     Args:
         spec: The method's name, with or without settings.
+
+    Returns:
+        True for a control.
     """
     return parse_spec(spec)[0] in CONTROLS
 
@@ -122,22 +125,30 @@ class Plan:
         _check_names("metric", known, self.own_metrics, ("name", "higher_is_better"))
 
     def rows(self) -> tuple[str, ...]:
-        """The methods without repetition, followed by the controls."""
-        own = (method.name for method in self.own_methods)
-        return tuple(dict.fromkeys((*self.methods, *own, *CONTROLS)))
+        """The rows of the table.
+
+        Returns:
+            The methods' specs without repetition, followed by the controls.
+        """
+        own_names = (method.name for method in self.own_methods)
+        return tuple(dict.fromkeys((*self.methods, *own_names, *CONTROLS)))
 
     def columns(self) -> tuple[str, ...]:
-        """The metrics without repetition, groups written out."""
+        """The columns of the table.
+
+        Returns:
+            The metrics' specs without repetition, groups written out.
+        """
         return tuple(dict.fromkeys((*self._named(), *(metric.name for metric in self.own_metrics))))
 
     def _named(self) -> tuple[str, ...]:
         return written_out(self.metrics)
 
 
-def _check_names(noun: str, known: Sequence[str], own: Sequence[Any], needed: Sequence[str]) -> None:
+def _check_names(noun: str, known: Sequence[str], objects: Sequence[Any], needed: Sequence[str]) -> None:
     """Refuse the user's objects that lack an attribute which tables need, or whose name is taken or reads as settings."""
     taken = set(known)
-    for part in own:
+    for part in objects:
         if lacks := [name for name in needed if not hasattr(part, name)]:
             raise WhyboxError(f"your {noun} {type(part).__name__} lacks {', '.join(lacks)}; a {noun} has {', '.join(needed)}")
         if not isinstance(part.name, str) or set(part.name) & set(":=,"):
@@ -165,8 +176,8 @@ def make_metrics(plan: Plan) -> dict[str, Metric]:
     Returns:
         The metrics by spec, in the order of the table's columns.
     """
-    own = {metric.name: metric for metric in plan.own_metrics}
-    return {spec: own[spec] if spec in own else make_metric(spec) for spec in plan.columns()}
+    own_metrics = {metric.name: metric for metric in plan.own_metrics}
+    return {spec: own_metrics[spec] if spec in own_metrics else make_metric(spec) for spec in plan.columns()}
 
 
 def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
@@ -183,10 +194,10 @@ def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
         WhyboxError: The model lacks what a method needs, an option is invalid, or a method cannot explain the target.
     """
     made: dict[str, Any] = {}
-    own = {method.name: method for method in plan.own_methods}
+    own_methods = {method.name: method for method in plan.own_methods}
     for spec in plan.rows():
-        if spec in own:
-            made[spec] = api.make_method(own[spec], model)
+        if spec in own_methods:
+            made[spec] = api.make_method(own_methods[spec], model)
             continue
         name, options = parse_spec(spec)
         method_class = registry.methods().get(name)
@@ -213,12 +224,13 @@ def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
     """
     named = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name != "limit"}
     terms = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
-    own = {name: [_describe(part) for part in terms[name]] for name in ("own_methods", "own_metrics")}
+    own_objects = {name: [_describe(part) for part in terms[name]] for name in ("own_methods", "own_metrics")}
     target = {"target": plan.target if isinstance(plan.target, str) else _describe(plan.target)}
+    # A data set of the user's may have no digest of its annotations: then its class names have to do.
     annotations = getattr(data, "digest", "") or _digest("\n".join(data.classes).encode())
     of_model = {"model": model.name, "weights": _weights_digest(model), "model_settings": _settings_digest(model)}
     where = {"device": _device(model), "torch": torch.__version__, "whybox": whybox.__version__}
-    return {**terms, **own, **target, **of_model, **where, "data": data.name, "annotations": annotations}
+    return {**terms, **own_objects, **target, **of_model, **where, "data": data.name, "annotations": annotations}
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -119,6 +119,7 @@ def _object(record: ImageRecord, place: int, classes: Sequence[str] | None) -> d
 
 def _seconds(records: Sequence[ImageRecord], rows: Sequence[str]) -> dict[str, float]:
     """Median over the images of the seconds that one map took."""
+    # The median: the first image of a process includes warming up.
     each = {row: [record["rows"][row]["seconds"] / len(record["objects"]) for record in records] for row in rows}
     return {row: float(np.median(times)) for row, times in each.items() if times}
 
@@ -159,6 +160,7 @@ def _long(results: Results) -> dict[str, Any]:
         of_object[name] = np.repeat(np.asarray([row["box"][side] for row in results.objects], dtype=np.float64), per_object)
     methods = [row for row in results.rows for _ in results.columns] * count
     metrics = list(results.columns) * (rows * count)
+    # (R,C,N) to the order of the other columns: object, method, metric.
     values = results.values.transpose(2, 0, 1).reshape(-1)
     return {**of_object, "method": pa.array(methods, pa.string()), "metric": pa.array(metrics, pa.string()), "value": values}
 
