@@ -53,7 +53,7 @@ def test_ratings(whybox, clip, tmp_path):
         (("objects", "--count", "0"), "count is a whole number from 1"),
         (("objects", "--methods", "grad_eklip"), "did you mean grad_eclip"),
         (("objects", "--ratings", "none.csv"), "cannot be read"),
-        (("concreteness", "--methods", "gradcam"), "gives no maps of words"),
+        (("concreteness", "--methods", "gradcam"), "has no maps of words"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_folder(whybox, clip, tmp_path, words, line):

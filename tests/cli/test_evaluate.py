@@ -92,7 +92,7 @@ def test_compare_two_methods_of_one_run(whybox, ground, tmp_path):
     whybox(*cheap(ground, "run"))
     code, out, _ = whybox("compare", "run", "run", "--method", "odam=control_blob", "--out", "page")
     assert code == 0
-    assert "odam of A stands against control_blob of B" in out
+    assert "odam of A is compared with control_blob of B" in out
     assert (tmp_path / "page" / "index.html").is_file()
     told = json.loads(whybox("compare", "run", "run", "--json")[1])
     assert all(pair["difference"]["mean"] == 0 for pair in told["pairs"])

@@ -362,7 +362,7 @@ def test_among_five_and_with_too_few_columns():
 def test_ranks_are_refused_of_a_detector():
     assert Deletion(score="top1").needs == {"predict", "whole"}
     assert Insertion().needs == {"predict"}
-    with pytest.raises(WhyboxError, match="score 'top1' is of models that answer for the whole image; take 'class'"):
+    with pytest.raises(WhyboxError, match="score 'top1' is for whole-image models; use 'class'"):
         Deletion(score="top1")(ideal(), toy())
 
 

@@ -115,7 +115,7 @@ def test_a_column_with_few_values_among_full_ones():
 
 
 def test_clusters_must_be_as_many_as_values():
-    with pytest.raises(ValueError, match="one cluster a value"):
+    with pytest.raises(ValueError, match="one cluster per value"):
         bootstrap_mean([1.0, 2.0], ["a"])
 
 

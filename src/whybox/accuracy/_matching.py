@@ -1,4 +1,4 @@
-"""People that were detected against people that are annotated, as CrowdHuman's evaluation compares them."""
+"""Matching of detected with annotated people, as in CrowdHuman's evaluation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,19 @@ Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 EPSILON = 1e-6
-"""Added to every denominator, as in the reference: nothing is divided by zero, and equal boxes stay just below an IoU of 1."""
+"""Added to every denominator, as in the reference code, so that the IoU of equal boxes is just below 1."""
 
 
 @dataclass(frozen=True, eq=False)
 class CrowdImage:
-    """N detections of one image, from the highest score down, beside its P people who count.
+    """The N detections of one image, in descending order of score, and its P annotated people who are not ignored.
 
-    scores (N,). iou (N,P). excused (N,): detections that share more than `overlap` of their own area with one ignored
-    region; excused_people (P,): the same of the people.
+    Attributes:
+        scores: (N,).
+        iou: (N,P).
+        excused: (N,), detections with more than `overlap` of their area in an ignored region.
+        excused_people: (P,), the same of the people.
+        overlap: IoU threshold of a match.
     """
 
     scores: Numbers
@@ -33,8 +37,13 @@ class CrowdImage:
     overlap: float
 
     def match_greedily(self) -> Flags:
-        """(N,) which detections find a person: each in turn takes the person of highest IoU, above `overlap`, who is left."""
+        """Match each detection in turn with the free person of the highest IoU above `overlap`.
+
+        Returns:
+            (N,), whether each detection is matched.
+        """
         rows, columns = np.nonzero(self.iou > self.overlap)
+        # By detection, and for each by descending IoU: lexsort's last key is the first.
         order = np.lexsort((-self.iou[rows, columns], rows))
         hits, taken = np.zeros(len(self.scores), dtype=bool), set()
         for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
@@ -44,21 +53,32 @@ class CrowdImage:
         return hits
 
     def match_heaviest(self, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Rows and columns of the pairs, one to one and above `overlap`, of the first `count` detections whose IoUs have
-        the largest sum."""
+        """Find the one-to-one matching with the largest sum of IoUs, each above `overlap`.
+
+        Args:
+            count: Match only the first `count` detections.
+
+        Returns:
+            The rows and columns of the pairs.
+        """
         weights = np.where(self.iou[:count] > self.overlap, self.iou[:count], 0)
+        # Only detections that overlap somebody: the assignment takes cubic time.
         useful = np.flatnonzero(weights.any(axis=1))
         rows, columns = linear_sum_assignment(weights[useful], maximize=True)
-        # The assignment is as large as it can be; its pairs of weight 0 are no pairs.
+        # The assignment always pairs as many as possible; pairs of weight 0 are not matches.
         paired = weights[useful[rows], columns] > 0
         return useful[rows[paired]], columns[paired]
 
 
 @dataclass(frozen=True, eq=False)
 class CrowdRanking:
-    """The K detections of a data set that count, from the highest score down, and whether each finds a person.
+    """The K detections of a data set that count, in descending order of score.
 
-    people: how many there are to find. images: in how many images.
+    Attributes:
+        scores: (K,).
+        hits: (K,), whether each is matched with a person.
+        people: Number of annotated people.
+        images: Number of images.
     """
 
     scores: Numbers
@@ -68,54 +88,69 @@ class CrowdRanking:
 
     @property
     def recalls(self) -> Numbers:
-        """(K,) share of the people found by the detections up to each one; NaN where there is nobody."""
-        found: Numbers = np.cumsum(self.hits) / (self.people or np.nan)
-        return found
+        """The recall (K,) of the detections up to each one; NaN without annotated people."""
+        recalls: Numbers = np.cumsum(self.hits) / (self.people or np.nan)
+        return recalls
 
 
 def rank_crowd(
     detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], overlap: float = 0.5
 ) -> CrowdRanking:
-    """Greedy matching image by image (Caltech's rule), then one list; detections that only meet ignored regions are left out.
+    """Match detections greedily in each image (Caltech's rule), and rank those of all images.
 
-    The input is that of `compare_crowd`. Equal scores keep the order of the images and of the detections in them.
+    Args:
+        detections: As for `compare_crowd`.
+        truths: As for `compare_crowd`.
+        overlap: IoU threshold of a match.
+
+    Returns:
+        The detections without unmatched ones in ignored regions; equal scores keep their order.
     """
     scores, hits, people = [np.zeros(0)], [np.zeros(0, dtype=bool)], 0
     for image in compare_crowd(detections, truths, overlap):
-        found = image.match_greedily()
-        counted = found | ~image.excused
+        matched = image.match_greedily()
+        counted = matched | ~image.excused
         scores.append(image.scores[counted])
-        hits.append(found[counted])
+        hits.append(matched[counted])
         people += image.iou.shape[1]
-    every = np.concatenate(scores)
-    order = np.argsort(-every, kind="stable")
-    return CrowdRanking(every[order], np.concatenate(hits)[order], people, len(truths))
+    all_scores = np.concatenate(scores)
+    # Stable, so that ties do not depend on numpy's sorting algorithm.
+    order = np.argsort(-all_scores, kind="stable")
+    return CrowdRanking(all_scores[order], np.concatenate(hits)[order], people, len(truths))
 
 
 def compare_crowd(
     detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], overlap: float = 0.5
 ) -> Iterator[CrowdImage]:
-    """Overlaps of the detections with the truth, image by image.
-
-    A detection mapping holds boxes (N,4) xyxy in image pixels and scores (N,); a truth mapping holds boxes (M,4), which
-    may reach beyond the image, size (H,W) of the image, and, optionally, ignore (M,) for regions where nothing counts.
-    Tensors and arrays are both taken. All boxes are clipped to the image first.
+    """Compute the overlaps of detections with annotated people, image by image. All boxes are clipped to the image.
 
     Source: the evaluation of CrowdHuman (Shao et al., "CrowdHuman: A Benchmark for Detecting Human in a Crowd", 2018) as
     published with CrowdDet (Chu et al., CVPR 2020).
+
+    Args:
+        detections: One mapping per image: boxes (N,4) xyxy in image pixels and scores (N,), as tensors or arrays.
+        truths: One mapping per image in the same order: boxes (M,4), which may reach beyond the image, size, the image's
+            (H, W), and, optionally, ignore (M,) for regions where nothing counts.
+        overlap: IoU threshold of a match, and share of a box in an ignored region from which on it is excused.
+
+    Yields:
+        The overlaps of each image.
+
+    Raises:
+        WhyboxError: The numbers of images differ, or an image's entries are missing or invalid.
     """
     if len(detections) != len(truths):
-        raise WhyboxError(f"{len(detections)} images with detections but {len(truths)} with truth; give one for one")
-    for number, (found, truth) in enumerate(zip(detections, truths, strict=True)):
-        yield _compare(found, truth, f"image {number}", overlap)
+        raise WhyboxError(f"{len(detections)} images with detections but {len(truths)} with truth; expected as many")
+    for number, (detected, truth) in enumerate(zip(detections, truths, strict=True)):
+        yield _compare(detected, truth, f"image {number}", overlap)
 
 
-def _compare(found: Mapping[str, Any], truth: Mapping[str, Any], where: str, overlap: float) -> CrowdImage:
+def _compare(detected: Mapping[str, Any], truth: Mapping[str, Any], where: str, overlap: float) -> CrowdImage:
     if "size" not in truth:
         raise WhyboxError(f"{where}: the truth lacks size, the image's (H, W), to which boxes are clipped")
     size = (int(truth["size"][0]), int(truth["size"][1]))
-    boxes, truth_boxes = _clip(_boxes(found, where), size), _clip(_boxes(truth, where), size)
-    scores = _column(found, "scores", len(boxes), where)
+    boxes, truth_boxes = _clip(_boxes(detected, where), size), _clip(_boxes(truth, where), size)
+    scores = _column(detected, "scores", len(boxes), where)
     ignore = _column(truth, "ignore", len(truth_boxes), where) > 0 if "ignore" in truth else np.zeros(len(truth_boxes), bool)
     order = np.argsort(-scores, kind="stable")
     boxes, people, regions = boxes[order], truth_boxes[~ignore], truth_boxes[ignore]
@@ -143,7 +178,7 @@ def _column(content: Mapping[str, Any], name: str, count: int, where: str) -> Nu
 
 
 def _clip(boxes: Numbers, size: tuple[int, int]) -> Numbers:
-    """The first corner stays a pixel away from the far edges, so that a box to the right of the image keeps one column."""
+    """Clip as the reference code does: a box beyond the far edges keeps one row or column of the image."""
     height, width = size
     return boxes.clip(0, [width - 1, height - 1, width, height])
 
@@ -160,6 +195,6 @@ def _intersections(a: Numbers, b: Numbers) -> Numbers:
 
 
 def _inside(boxes: Numbers, regions: Numbers, overlap: float) -> Flags:
-    """(N,) which boxes have more than `overlap` of their own area in one of the regions."""
+    """Whether each box has more than `overlap` of its area in one of the regions, (N,)."""
     share = _intersections(boxes, regions) / (_areas(boxes)[:, None] + EPSILON)
     return np.asarray((share > overlap).any(axis=1))

@@ -1,4 +1,4 @@
-"""COCO's average precision and recall of a detector's boxes."""
+"""COCO's average precision and average recall of a detector's boxes."""
 
 import contextlib
 import io
@@ -15,18 +15,30 @@ SUMMARY = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("recall1", "recall10", "recall", "recall_small", "recall_medium", "recall_large"),
 )
-"""COCO's twelve numbers in the order of pycocotools."""
+"""COCO's twelve measures in the order of pycocotools."""
 
 
 @dataclass(frozen=True)
 class CocoAP:
-    """Average precisions from 0 to 1, higher is better; NaN where there is nothing to find.
+    """COCO's measures of a detector, 0 to 1; NaN where there is nothing to find.
 
-    The first twelve are COCO's summary. ap is averaged over IoU .50:.05:.95, ap50 and ap75 are at one IoU; all are means
-    over the classes that occur, which ap50_per_class lists by name. recall1, recall10 and recall are mean recalls over
-    .50:.05:.95 with the 1, 10 and 100 highest detections of an image and class. small objects have an area up to 32 x 32
-    pixels, large ones from 96 x 96 on. threshold is the score from which on detections, all classes together, have the
-    highest F1 at IoU .50, and f1 is that F1.
+    Attributes:
+        ap: AP averaged over IoU .50:.05:.95 and over the classes that occur.
+        ap50: AP at IoU .50.
+        ap75: AP at IoU .75.
+        ap_small: AP of objects with an area below 32 x 32 pixels.
+        ap_medium: AP of objects between small and large.
+        ap_large: AP of objects with an area above 96 x 96 pixels.
+        recall1: Mean recall over IoU .50:.05:.95 with the highest detection per image and class.
+        recall10: The same with the 10 highest detections.
+        recall: The same with the 100 highest detections.
+        recall_small: `recall` of small objects.
+        recall_medium: `recall` of medium objects.
+        recall_large: `recall` of large objects.
+        threshold: The score threshold with the highest F1 at IoU .50 over all classes together.
+        f1: F1 at that threshold.
+        ap50_per_class: AP50 by class name, of the classes that occur.
+        images: Number of images.
     """
 
     ap: float
@@ -47,7 +59,14 @@ class CocoAP:
     images: int
 
     def as_dict(self, digits: int = 4) -> dict[str, Any]:
-        """Rounded numbers, ready for JSON; what does not exist is None."""
+        """The measures as plain numbers.
+
+        Args:
+            digits: Decimals to round to.
+
+        Returns:
+            A dict ready for JSON; what is not defined is None.
+        """
 
         def rounded(value: float) -> float | None:
             return round(value, digits) if np.isfinite(value) else None
@@ -58,17 +77,25 @@ class CocoAP:
 
 
 def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> CocoAP:
-    """COCO's box AP of `detections` against `truths`, one mapping an image in the same order.
+    """COCO's box AP and recall, computed by pycocotools.
 
-    A detection mapping holds boxes (N,4) xyxy in pixels, scores (N,) and labels (N,); a truth mapping holds boxes
-    (M,4), labels (M,) and, optionally, iscrowd (M,) for regions where detections count neither way, and area (M,) in
-    pixels, COCO's being that of the mask; without it an object has its box's size. Label 0 is the first of `classes`.
-    Tensors and arrays are both taken.
+    Source: Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
 
-    Source: Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; computed by pycocotools.
+    Args:
+        detections: One mapping per image: boxes (N,4) xyxy in pixels, scores (N,) and labels (N,), as tensors or arrays.
+        truths: One mapping per image in the same order: boxes (M,4), labels (M,) and, optionally, iscrowd (M,) for regions
+            where detections are neither right nor wrong, and area (M,) in pixels. COCO's is that of the mask; without it, the
+            box's area is used.
+        classes: Class names; label 0 is the first.
+
+    Returns:
+        The measures.
+
+    Raises:
+        WhyboxError: The numbers of images differ.
     """
     if len(detections) != len(truths):
-        raise WhyboxError(f"{len(detections)} images with detections but {len(truths)} with truth; give one for one")
+        raise WhyboxError(f"{len(detections)} images with detections but {len(truths)} with truth; expected as many")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -82,6 +109,7 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
         table.createIndex()
         return table
 
+    # pycocotools prints its progress and its summary.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(index(_rows(truths)), index(_rows(detections)), "bbox")
         evaluation.evaluate()
@@ -91,7 +119,7 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
 
 
 def _summary(evaluation: Any, classes: Sequence[str], images: int) -> CocoAP:
-    """COCO's twelve numbers, and ours; pycocotools says -1 for "none"."""
+    """COCO's twelve measures, the best threshold and AP50 per class."""
     numbers = {name: _mean(value) for name, value in zip(SUMMARY, evaluation.stats, strict=True)}
     threshold, f1 = _best_threshold(evaluation)
     # precision (IoU, recall, class, area, limit): IoU .50, all areas, 100 detections.
@@ -107,34 +135,37 @@ def _summary(evaluation: Any, classes: Sequence[str], images: int) -> CocoAP:
 
 
 def _best_threshold(evaluation: Any) -> tuple[float, float]:
-    """The score that cuts the detections where F1 at IoU .50 peaks, and the F1 there."""
-    whole = evaluation.params.areaRng[0]
-    cells = [cell for cell in evaluation.evalImgs if cell is not None and cell["aRng"] == whole]
-    wanted = sum(int((np.asarray(cell["gtIgnore"]) == 0).sum()) for cell in cells)
+    """The score threshold with the highest F1 at IoU .50, and that F1."""
+    all_areas = evaluation.params.areaRng[0]
+    cells = [cell for cell in evaluation.evalImgs if cell is not None and cell["aRng"] == all_areas]
+    objects = sum(int((np.asarray(cell["gtIgnore"]) == 0).sum()) for cell in cells)
     counted = [~np.asarray(cell["dtIgnore"][0], dtype=bool) for cell in cells]
     scores = np.concatenate([np.asarray(cell["dtScores"])[use] for cell, use in zip(cells, counted, strict=True)] or [[]])
     hits = np.concatenate([cell["dtMatches"][0][use] > 0 for cell, use in zip(cells, counted, strict=True)] or [[]])
-    if not wanted or not scores.size:
+    if not objects or not scores.size:
         return float("nan"), float("nan")
     order = np.argsort(-scores, kind="stable")
-    f1 = 2 * np.cumsum(hits[order]) / (np.arange(1, len(order) + 1) + wanted)
+    # F1 = 2 TP / (TP + FP + TP + FN) = 2 TP / (detections + objects).
+    f1 = 2 * np.cumsum(hits[order]) / (np.arange(1, len(order) + 1) + objects)
     best = int(f1.argmax())
     return float(scores[order[best]]), float(f1[best])
 
 
 def _mean(values: Any) -> float:
-    found = values[values > -1]
-    return float(found.mean()) if found.size else float("nan")
+    # pycocotools marks undefined values by -1.
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else float("nan")
 
 
 def _rows(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """COCO's annotation rows, of the truth or of detections; the number of each row is its id."""
+    """COCO's annotation rows, of the truth or of detections."""
     rows: list[dict[str, Any]] = []
     for image, content in enumerate(images, start=1):
         columns = {"category_id": content["labels"], "score": content.get("scores")}
         columns |= {name: content.get(name) for name in ("iscrowd", "area")}
         lists = {name: to_array(values).tolist() for name, values in columns.items() if values is not None}
         for place, box in enumerate(_xywh(content["boxes"])):
+            # Ids from 1 on: pycocotools takes a match with id 0 for none.
             row = {"id": len(rows) + 1, "image_id": image, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             rows.append(row | {name: values[place] for name, values in lists.items()})
     return rows

@@ -1,4 +1,4 @@
-"""Average precision of a detector of people in crowds."""
+"""CrowdHuman's average precision of a person detector."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,16 @@ from whybox.accuracy._matching import rank_crowd
 
 @dataclass(frozen=True, eq=False)
 class CrowdAP:
-    """ap and recall from 0 to 1, higher is better; NaN where there is nobody to find, 0 where nothing is found.
+    """AP and its curve; its k-th point is that of the k highest of the K detections that count.
 
-    recall is what all detections together reach. scores, precisions and recalls (K,) are the curve: its k-th point counts
-    the k highest of the K detections that count. people: how many there were to find. images: in how many images.
+    Attributes:
+        ap: 0 to 1; NaN without annotated people.
+        recall: The recall of all detections, 0 to 1; NaN without annotated people.
+        scores: (K,).
+        precisions: (K,).
+        recalls: (K,).
+        people: Number of annotated people.
+        images: Number of images.
     """
 
     ap: float
@@ -28,15 +34,20 @@ class CrowdAP:
 
 
 def crowd_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], *, overlap: float = 0.5) -> CrowdAP:
-    """CrowdHuman's AP of `detections` against `truths`, one mapping an image in the same order.
+    """CrowdHuman's AP = sum_k (r_k - r_{k-1}) (p_k + p_{k-1}) / 2 from the second point on.
 
-    A detection mapping holds boxes (N,4) xyxy in image pixels and scores (N,); a truth mapping holds boxes (M,4), size
-    (H,W) of the image and, optionally, ignore (M,). A detection counts as right above the IoU `overlap`.
+    These are trapezoids, without an envelope and without the area from recall 0 to the first point.
 
-    AP = sum_k (r_k - r_{k-1}) (p_k + p_{k-1}) / 2 from the second point on: trapezoids, without an envelope and
-    without the piece from recall 0 to the first point.
     Source: the evaluation published with CrowdDet (Chu et al., CVPR 2020); matching of Dollar et al., "Pedestrian
     Detection: An Evaluation of the State of the Art", PAMI 2012. Unlike it, boxes and scores are not rounded first.
+
+    Args:
+        detections: One mapping per image: boxes (N,4) xyxy in image pixels and scores (N,).
+        truths: One mapping per image in the same order: boxes (M,4), size, the image's (H, W), and, optionally, ignore (M,).
+        overlap: A detection is right if its IoU is above this.
+
+    Returns:
+        AP and its curve.
     """
     ranking = rank_crowd(detections, truths, overlap)
     precisions = np.cumsum(ranking.hits) / np.arange(1, len(ranking.hits) + 1)

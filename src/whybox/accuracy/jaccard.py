@@ -1,4 +1,4 @@
-"""Jaccard index of a detector of people: how far its set of boxes agrees with the annotated set."""
+"""CrowdHuman's Jaccard index (JI) of a person detector: agreement of its set of boxes with the annotated set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 from whybox.accuracy._matching import EPSILON, CrowdImage, compare_crowd
 
 THRESHOLDS = tuple(step / 10 for step in range(10))
-"""Scores above which detections are kept."""
+"""Score thresholds, of which the best counts."""
 
 
 @dataclass(frozen=True, eq=False)
 class JaccardIndex:
-    """index from 0 to 1, higher is better: the best of `indices` (10,), the means over the images at each of THRESHOLDS.
+    """The Jaccard index at the best score threshold.
 
-    threshold is where it was reached. A mean is NaN where no image holds a person or a kept detection; index and threshold
-    are NaN where all are.
+    Attributes:
+        index: The highest of `indices`, 0 to 1; NaN if all are.
+        threshold: Its score threshold; NaN if all indices are.
+        indices: (10,), the means over the images at each of `THRESHOLDS`; NaN if no image has a person or a detection that
+            counts.
     """
 
     index: float
@@ -29,11 +32,20 @@ class JaccardIndex:
 def jaccard_index(
     detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], *, overlap: float = 0.5
 ) -> JaccardIndex:
-    """CrowdHuman's JI of `detections` against `truths`, which are those of `crowd_ap`.
+    """CrowdHuman's JI = k / (n + m - k + 1e-6), averaged over the images.
 
-    JI = k / (n + m - k + 1e-6) of an image: k pairs of the one-to-one matching with the largest sum of IoUs, each above
-    `overlap`; n detections and m people, without the unpaired ones of which more than `overlap` lies in an ignored region.
+    k is the number of pairs of the one-to-one matching with the largest sum of IoUs, each above `overlap`; n detections and
+    m people, without the unmatched ones of which more than `overlap` lies in an ignored region.
+
     Source: the evaluation published with CrowdDet (Chu et al., CVPR 2020). Unlike it, boxes and scores are not rounded.
+
+    Args:
+        detections: One mapping per image, as for `crowd_ap`.
+        truths: One mapping per image, as for `crowd_ap`.
+        overlap: IoU threshold of a pair.
+
+    Returns:
+        The index at the best of `THRESHOLDS`.
     """
     rows = [[_agreement(image, threshold) for threshold in THRESHOLDS] for image in compare_crowd(detections, truths, overlap)]
     table = np.array(rows).reshape(-1, len(THRESHOLDS))
@@ -50,10 +62,10 @@ def _agreement(image: CrowdImage, threshold: float) -> float:
     """JI of one image, NaN where neither a detection nor a person counts."""
     count = int((image.scores > threshold).sum())
     rows, columns = image.match_heaviest(count)
-    unpaired, lost = np.ones(count, dtype=bool), np.ones(len(image.excused_people), dtype=bool)
-    unpaired[rows], lost[columns] = False, False
-    found = count - int((unpaired & image.excused[:count]).sum())
-    people = len(lost) - int((lost & image.excused_people).sum())
-    if not found and not people:
+    unmatched, missed = np.ones(count, dtype=bool), np.ones(len(image.excused_people), dtype=bool)
+    unmatched[rows], missed[columns] = False, False
+    counted = count - int((unmatched & image.excused[:count]).sum())
+    people = len(missed) - int((missed & image.excused_people).sum())
+    if not counted and not people:
         return float("nan")
-    return len(rows) / (found + people - len(rows) + EPSILON)
+    return len(rows) / (counted + people - len(rows) + EPSILON)

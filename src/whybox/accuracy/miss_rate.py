@@ -1,4 +1,4 @@
-"""Log-average miss rate of a detector of people: how many it misses while it raises few false alarms."""
+"""Log-average miss rate (MR^-2) of a person detector."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,15 @@ FALSE_ALARMS = (0.01, 0.0178, 0.0316, 0.0562, 0.1, 0.1778, 0.3162, 0.5623, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class MissRate:
-    """log_average from 0 to 1, lower is better; NaN where there is nobody to find, 1 where nothing is found.
+    """The log-average miss rate and its curve; the k-th point is that of the k highest of the K detections that count.
 
-    sampled (9,): the miss rates at FALSE_ALARMS, whose geometric mean log_average is. false_alarms and misses (K,) are
-    the curve: false positives per image and the share of people missed by the k highest detections that count.
+    Attributes:
+        log_average: The geometric mean of `sampled`, 0 to 1, lower is better; NaN without annotated people.
+        sampled: (9,), the miss rates at `FALSE_ALARMS`.
+        false_alarms: (K,), false positives per image.
+        misses: (K,), miss rates.
+        people: Number of annotated people.
+        images: Number of images.
     """
 
     log_average: float
@@ -30,14 +35,22 @@ class MissRate:
 
 
 def miss_rate(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], *, overlap: float = 0.5) -> MissRate:
-    """MR^-2 of `detections` against `truths`, which are those of `crowd_ap`.
+    """MR^-2, the geometric mean of nine miss rates.
 
-    The miss rate is read at the first point of the curve whose false positives per image reach each of FALSE_ALARMS, or
-    at the last point where they never do. One of the nine that is 0 makes the geometric mean 0; toolboxes that put a
-    floor of 1e-10 under it instead give a small number. All images count, also those without people.
+    Each miss rate is read at the first point of the curve whose false positives per image reach one of `FALSE_ALARMS`, or at
+    the last point. A miss rate of 0 makes the geometric mean 0; toolboxes that clip it at 1e-10 give a small number instead.
+    All images count, also those without people.
 
     Source: Dollar et al., "Pedestrian Detection: An Evaluation of the State of the Art", PAMI 2012, in the form
     published with CrowdDet (Chu et al., CVPR 2020). Unlike it, boxes and scores are not rounded first.
+
+    Args:
+        detections: One mapping per image, as for `crowd_ap`.
+        truths: One mapping per image, as for `crowd_ap`.
+        overlap: A detection is right if its IoU is above this.
+
+    Returns:
+        The miss rate and its curve.
     """
     ranking = rank_crowd(detections, truths, overlap)
     alarms = np.cumsum(~ranking.hits) / ranking.images if ranking.images else np.zeros(0)

@@ -1,4 +1,4 @@
-"""What is wrong with a detector's boxes, by kind, and what each kind costs in average precision."""
+"""TIDE: a detector's errors by type, and the AP50 that each type costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,17 +24,22 @@ KINDS: Mapping[str, str] = {
     BACKGROUND: "there is no object",
     MISSED: "an object that no detection, right or nearly right, is about",
 }
-"""The kinds of error, with what each is."""
+"""The types of error, with what each means."""
 
 
 @dataclass(frozen=True)
 class Sorted:
-    """N detections of one image sorted against its G objects.
+    """The N detections of one image, classified by comparison with its G objects.
 
-    kinds: N names, "correct", "ignored" or one of KINDS. objects (N,): row of the object that each is about, -1 for none.
-    ious (N,): its overlap with that object; where there is none, the largest with any. rivals (N,): the detection that has
-    found the object, where that is another one, else -1. missed: rows of the missed objects. scores, labels (N,): the
-    detections'; object_labels (G,): the objects', -1 for a region that is ignored.
+    Attributes:
+        kinds: N types, "correct", "ignored" or one of `KINDS`.
+        objects: (N,) rows of the objects that the detections are about, -1 for none.
+        ious: (N,) IoUs with these objects; the largest IoU with any object if there is none.
+        rivals: (N,) rows of the other detections that are matched with these objects, -1 for none.
+        missed: Rows of the missed objects.
+        scores: (N,) of the detections.
+        labels: (N,) of the detections.
+        object_labels: (G,) of the objects, -1 for ignored regions.
     """
 
     kinds: tuple[str, ...]
@@ -48,16 +53,25 @@ class Sorted:
 
 
 def sort_errors(found: Detections, truth: Truth, *, foreground: float = 0.5, background: float = 0.1) -> Sorted:
-    """Sort one image's detections into correct ones and kinds of error, and find the missed objects.
+    """Classify one image's detections by type of error, and find the missed objects.
 
-    Detections take the objects of their class as in COCO: surest first, each the best one left with an IoU of at
-    least `foreground`. The others: "localization" where the best IoU with the own class lies between `background` and
-    `foreground`; "classification" where an object of another class has `foreground`; "duplicate" where one of the own class has
-    it, but is taken; "both" where another class has `background`; else "background". Where several fit, the first in this
-    order counts. Missed is an object that is neither found nor what a localization or classification error is about. A
-    detection that found nothing and lies at least half inside an ignored region of its class is ignored.
+    Detections are matched with objects of their class as in COCO: by descending score, each with the free object of the
+    highest IoU, at least `foreground`. For the others the first rule that fits counts: "localization" if the best IoU with the
+    class is between `background` and `foreground`; "classification" if an object of another class reaches `foreground`;
+    "duplicate" if one of the class does, but is matched; "both" if any object reaches `background`; else "background". An
+    object is missed if it is neither matched nor the object of a localization or classification error. An unmatched detection
+    that lies at least half inside an ignored region of its class is ignored.
 
     Source: Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, section 2.2.
+
+    Args:
+        found: N detections.
+        truth: G annotated objects and ignored regions.
+        foreground: IoU threshold of a match.
+        background: IoU threshold below which a detection is about no object.
+
+    Returns:
+        The classified detections.
     """
     iou = box_iou(found.boxes, truth.boxes.to(found.boxes)).nan_to_num() * ~truth.ignore
     same = found.labels[:, None] == truth.labels
@@ -83,24 +97,25 @@ def _sort(
 ) -> tuple[tuple[str, ...], Tensor]:
     """The kind of each detection, by the first rule that fits, and the object (N,) that it is about."""
     background, foreground = ends
-    own, other, nearest = _best(iou * same), _best(iou * ~same), _best(iou)
+    same_class, other_class, nearest = _best(iou * same), _best(iou * ~same), _best(iou)
     none = torch.full_like(matched, -1)
     rules = (
         (CORRECT, matched >= 0, matched),
         (IGNORED, ignored, none),
-        (LOCALIZATION, (own[0] >= background) & (own[0] < foreground), own[1]),
-        (CLASSIFICATION, other[0] >= foreground, other[1]),
-        (DUPLICATE, own[0] >= foreground, own[1]),
+        (LOCALIZATION, (same_class[0] >= background) & (same_class[0] < foreground), same_class[1]),
+        (CLASSIFICATION, other_class[0] >= foreground, other_class[1]),
+        (DUPLICATE, same_class[0] >= foreground, same_class[1]),
         (BOTH, nearest[0] >= background, nearest[1]),
         (BACKGROUND, torch.ones_like(ignored), none),
     )
+    # argmax of a boolean column is its first True: the first rule that fits.
     which = torch.stack([fits for _, fits, _ in rules]).int().argmax(0)
     objects = torch.stack([rows for _, _, rows in rules]).gather(0, which[None])[0]
     return tuple(rules[i][0] for i in which.tolist()), objects
 
 
 def _match(scores: Tensor, iou: Tensor, least: float) -> Tensor:
-    """(N,) the object that each detection takes, -1 for none."""
+    """The object (N,) that each detection is matched with, -1 for none."""
     taken: list[int] = [-1] * len(scores)
     free = iou.clone()
     for i in scores.argsort(descending=True, stable=True).tolist() if iou.shape[1] else ():
@@ -112,7 +127,7 @@ def _match(scores: Tensor, iou: Tensor, least: float) -> Tensor:
 
 
 def _best(iou: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest overlap of each row (N,), and with what (N,)."""
+    """The largest IoU of each row (N,), and its column (N,), -1 without columns."""
     if not iou.shape[1]:
         return iou.new_zeros(len(iou)), torch.full((len(iou),), -1, device=iou.device)
     best = iou.max(1)
@@ -120,7 +135,7 @@ def _best(iou: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
-    """(N,G) how much of each box lies inside each region: COCO's overlap with a crowd."""
+    """The share (N,G) of each box inside each region, COCO's overlap with crowd regions."""
     low = torch.maximum(boxes[:, None, :2], regions.to(boxes)[:, :2])
     high = torch.minimum(boxes[:, None, 2:], regions.to(boxes)[:, 2:])
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
@@ -128,28 +143,36 @@ def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
 
 
 def _rivals(matched: Tensor, objects: Tensor) -> Tensor:
-    """(N,) the other detection that took the object which each one is about, -1 for none."""
+    """The other detection (N,) that is matched with each detection's object, -1 for none."""
     holds = (matched[None] == objects[:, None]) & (objects[:, None] >= 0)
     holds.fill_diagonal_(False)
     return torch.where(holds.any(1), holds.int().argmax(1), -1) if len(matched) else matched
 
 
 def _missed(kinds: Sequence[str], objects: Tensor, ignore: Tensor) -> Tensor:
+    """Rows of the objects that no correct detection, localization or classification error is about."""
     covers = torch.tensor([kind in (CORRECT, LOCALIZATION, CLASSIFICATION) for kind in kinds], dtype=torch.bool)
-    left = ~ignore
-    left[objects[covers.to(objects.device)]] = False
-    return left.nonzero()[:, 0]
+    missed = ~ignore
+    missed[objects[covers.to(objects.device)]] = False
+    return missed.nonzero()[:, 0]
 
 
 def ap50(images: Sequence[Sorted], fixed: str = "") -> float:
-    """COCO's average precision at the `foreground` IoU, 0 to 1, a mean over the classes that occur; NaN without objects.
+    """COCO's average precision at the `foreground` IoU, averaged over the classes that occur.
 
-    fixed: a kind of error that an oracle has mended first. A localization or classification error becomes a correct detection
-    of its object, or goes where that object is found already or a surer one is mended onto it; duplicates, background
-    and "both" go; missed objects are not asked for.
+    With `fixed`, an oracle first fixes all errors of one type. A localization or classification error becomes a correct
+    detection of its object, or is removed if the object is matched already or another error with a higher score was fixed onto
+    it; duplicates, background errors and "both" are removed; missed objects no longer count.
 
-    Source: Bolya et al., ECCV 2020, section 2.3. For an object that is found already the paper keeps the surer of the two;
-    here, as in the authors' code, it stays with the detection that found it.
+    Source: Bolya et al., ECCV 2020, section 2.3. For an object that is matched already the paper keeps the detection with the
+    higher score; here, as in the authors' code, it stays with the matched one.
+
+    Args:
+        images: The classified detections of all images.
+        fixed: One of `KINDS`; "" fixes nothing.
+
+    Returns:
+        0 to 1; NaN without objects.
     """
     points = [_points(image, fixed) for image in images]
     wanted = np.concatenate([_wanted(image, fixed) for image in images] or [np.zeros(0, np.int64)])
@@ -162,31 +185,38 @@ def ap50(images: Sequence[Sorted], fixed: str = "") -> float:
 
 
 def ap50_gains(images: Sequence[Sorted]) -> dict[str, float]:
-    """dAP50: by how much AP50 would rise if all errors of a kind were mended, for each of KINDS."""
+    """dAP50: the gain in AP50 if all errors of a type were fixed.
+
+    Args:
+        images: The classified detections of all images.
+
+    Returns:
+        The gain, 0 to 1, for each of `KINDS`.
+    """
     now = ap50(images)
     return {kind: ap50(images, kind) - now for kind in KINDS}
 
 
 def _points(image: Sorted, fixed: str) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Scores, labels and hits of the detections that count, after mending."""
+    """Scores, labels and hits of the detections that count, after fixing one type of error."""
     labels = image.labels.tolist()
     hits = [kind == CORRECT for kind in image.kinds]
-    gone = {i for i, kind in enumerate(image.kinds) if kind in (IGNORED, fixed)}
+    removed = {i for i, kind in enumerate(image.kinds) if kind in (IGNORED, fixed)}
     if fixed in (LOCALIZATION, CLASSIFICATION):
         claimed: set[int] = set()
         for i in image.scores.argsort(descending=True, stable=True).tolist():
             target = int(image.objects[i])
             if image.kinds[i] == fixed and image.rivals[i] < 0 and target not in claimed:
                 claimed.add(target)
-                gone.remove(i)
+                removed.remove(i)
                 labels[i], hits[i] = int(image.object_labels[target]), True
-    kept = [i for i in range(len(labels)) if i not in gone]
+    kept = [i for i in range(len(labels)) if i not in removed]
     scores = image.scores.detach().cpu().double().numpy()
     return scores[kept], np.asarray(labels, np.int64)[kept], np.asarray(hits, bool)[kept]
 
 
 def _wanted(image: Sorted, fixed: str) -> NDArray[np.int64]:
-    """The labels of the objects that are to be found."""
+    """The labels of the objects that count for recall."""
     labels = image.object_labels.clone()
     if fixed == MISSED:
         labels[image.missed] = -1
@@ -194,9 +224,10 @@ def _wanted(image: Sorted, fixed: str) -> NDArray[np.int64]:
 
 
 def _average_precision(scores: NDArray[np.float64], hits: NDArray[np.bool_], wanted: int) -> float:
-    """Precision, made monotone, averaged at 101 recalls from 0 to 1; 0 beyond the highest that is reached."""
+    """COCO's AP: interpolated precision averaged at 101 recalls from 0 to 1; 0 beyond the highest recall."""
     order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(hits[order])
-    precision = np.maximum.accumulate((found / np.arange(1, len(found) + 1))[::-1])[::-1]
-    at = np.searchsorted(found / wanted, np.linspace(0, 1, 101))
+    true_positives = np.cumsum(hits[order])
+    # Interpolated: at each recall the highest precision at this or any higher recall.
+    precision = np.maximum.accumulate((true_positives / np.arange(1, len(true_positives) + 1))[::-1])[::-1]
+    at = np.searchsorted(true_positives / wanted, np.linspace(0, 1, 101))
     return float(np.append(precision, 0.0)[at].mean())

@@ -1,4 +1,4 @@
-"""One file per measure of heat maps; the classes are here by name, too: `from whybox.metrics import Deletion`."""
+"""Metrics of heat maps, one per file; classes can be imported by name: `from whybox.metrics import Deletion`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from whybox import lazy
 
 
 def __getattr__(name: str) -> Any:
-    """A class comes in when it is used."""
+    """Import a metric's class when it is first used, so that importing the package stays fast."""
     return lazy.find_class(__name__, name)
 
 

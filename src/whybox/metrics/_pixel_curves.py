@@ -1,4 +1,4 @@
-"""Deletion and insertion: the score of an object while an image's pixels are replaced in the order of its map."""
+"""Deletion and insertion curves: the score of an object while pixels of the image are replaced in the order of its map."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -29,7 +29,13 @@ CHOICES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Objects:
-    """N objects to be tracked: the image (3,H,W) whose pixels are changed, boxes (N,4) in its pixels, labels (N,)."""
+    """N objects whose scores are tracked.
+
+    Attributes:
+        image: The image whose pixels are replaced, (3,H,W) in 0..1.
+        boxes: (N,4) xyxy in its pixels.
+        labels: (N,) score columns.
+    """
 
     image: Tensor
     boxes: Tensor
@@ -37,27 +43,32 @@ class Objects:
 
     @property
     def size(self) -> Size:
-        """(H, W)"""
+        """The image's size, (H, W)."""
         return self.image.shape[-2], self.image.shape[-1]
 
 
 @dataclass(frozen=True)
 class PixelCurves(Metric):
-    """What deletion and insertion share.
+    """The common part of deletion and insertion.
 
-    fill: what stands where pixels are missing: "random" (drawn anew for every detection), "black", "mean" (the image's
-    color) or "blurred". extent: where the curve ends: at as many pixels as the object's box has ("box"), wherever they
-    lie, at the whole image ("image"), or at "half" of it. points: of the curve, both ends among them.
-    track: the class and box that are scored: of the annotation that a detection stands for ("truth"; without one, the
-    detection's own), or the "detection"'s own. A model that answers for the whole image is asked about that alone.
-    score: "class" or "iou_x_probability", see `track_scores`; for models that answer for the whole image also "top1" and
-    "top5", see `lead_scores`, and there "class" is a text's cosine or a class's probability.
-    relative: divide by the score in the whole image; NaN where that is not above 0, and what falls below 0, as a cosine
-    may, counts as 0. auc: the rule for the area under the curve.
-    legacy_iou: boxes end on a pixel (sides x2 - x1 + 1). floor, most: only candidates with a class probability above
-    `floor`, and of these the `most` best of an image, count.
-    resolution: "image" changes the pixels of the user's image, which the model then resizes as ever; "network" resizes
-    it first (bilinear, the map bicubic) and changes the pixels that the network sees.
+    Attributes:
+        fill: What replaces pixels: "random" (drawn anew for every detection), "black", "mean" (the image's mean color) or
+            "blurred".
+        extent: Where the curve ends: at as many pixels as the object's box has, wherever they are ("box"), at the whole image
+            ("image"), or at "half" of it.
+        points: Number of points of the curve, including both ends.
+        track: The class and box whose score is tracked: those of the matched annotation ("truth"; the detection's own if there
+            is none), or the detection's own ("detection"). Ignored for whole-image models.
+        score: "class" or "iou_x_probability", see `track_scores`; for whole-image models also "top1" and "top5", see
+            `lead_scores`, and there "class" is a text's cosine or a class's probability.
+        relative: Divide by the score of the whole image; NaN where that is not positive. Negative scores, which cosines may be,
+            count as 0.
+        auc: The rule for the area under the curve.
+        legacy_iou: Boxes include their last pixel (sides x2 - x1 + 1).
+        floor: Only candidates with a class probability above it count.
+        most: Only that many of the best candidates of an image count; None: all.
+        resolution: "image" replaces pixels of the user's image, which the model then resizes as usual; "network" resizes it
+            first (bilinear, the map bicubic) and replaces the pixels that the network sees.
     """
 
     fill: Fill = "random"
@@ -88,26 +99,26 @@ class PixelCurves(Metric):
 
     @property
     def title(self) -> str:
-        """The name, and the options that are not the default."""
+        """The name for tables, with the options that are not the default."""
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         words = [value if isinstance(value, str) else f"{name} {str(value).lower()}" for name, value in changed.items()]
         return f"{self.name.capitalize()} ({', '.join(words)})" if words else self.name.capitalize()
 
     @property
     def needs(self) -> frozenset[str]:
-        """Ranks are those of a model that answers for the whole image."""
+        """Predictions for changed images; for ranks, a whole-image model."""
         return frozenset({"predict"} | ({"whole"} if self.score in LEADING else set()))
 
     @property
     def range(self) -> tuple[float, float]:
-        """A relative score may exceed 1: a detector can be surer of an object in a damaged image. A cosine may be negative."""
+        """Lowest and highest value. A relative score may exceed 1, replacing pixels may raise a score."""
         if self.relative:
             return (0.0, float("inf"))
         return (-1.0 if self.score == "class" else 0.0, 1.0)
 
     @property
     def across(self) -> str:
-        """What runs along a curve's x axis."""
+        """The label of a curve's x axis."""
         unit = {"box": "box areas", "image": "images", "half": "halves of the image"}[self.extent]
         return f"{'removed' if self.removes else 'shown'}, in {unit}"
 
@@ -118,8 +129,18 @@ class PixelCurves(Metric):
 
     @torch.no_grad()
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The area under the curve of every map (N,H,W) on the image's pixels, and the curves (N,points). A map that is not
-        finite ranks nothing: NaN."""
+        """The area under each map's curve.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The image, the detections and the model's predictions for changed images.
+
+        Returns:
+            The areas (N,) and the curves (N,points); NaN for maps that are not finite, which give no order of pixels.
+
+        Raises:
+            WhyboxError: The maps do not fit the image and the detections, or `inputs` lack what the metric needs.
+        """
         self._check(maps, inputs)
         at = torch.linspace(0, 1, self.points, device=inputs.image.device)
         curves = at.new_full((len(inputs), self.points), torch.nan)
@@ -135,13 +156,13 @@ class PixelCurves(Metric):
                 f"{self.name}: expected one map per detection on the image's pixels, {wanted}, got {tuple(maps.shape)}"
             )
         if self.score in LEADING and not inputs.whole:
-            raise WhyboxError(f"{self.name}: score {self.score!r} is of models that answer for the whole image; take 'class'")
+            raise WhyboxError(f"{self.name}: score {self.score!r} is for whole-image models; use 'class'")
 
     def _curves(self, maps: Tensor, inputs: MetricInput) -> Tensor:
-        """(N,points). What the objects share is looked at once: the whole image, and a start without randomness."""
+        """The curves (N,points). Images that all objects share, the whole one and a start without randomness, are scored once."""
         objects = find_objects(inputs, self.track, self.resolution)
         shared = None if self.fill == "random" else draw_fill(self.fill, objects.image)
-        whole = self._look(inputs, objects, objects.image) if self.removes or self.relative else None
+        whole = self._score_image(inputs, objects, objects.image) if self.removes or self.relative else None
         begin = whole if self.removes else self._begin(inputs, objects, shared)
         curves = torch.zeros((len(inputs), self.points), device=inputs.image.device)
         first = 0
@@ -151,18 +172,20 @@ class PixelCurves(Metric):
         self._follow(curves[:, first:], inputs, objects, self._ways(maps, inputs, objects, shared, first))
         if whole is None or not self.relative:
             return curves
+        # score_k / score_0 of the papers.
         return curves.clamp(min=0) / torch.where(whole > 0, whole, torch.nan)[:, None]
 
     def _begin(self, inputs: MetricInput, objects: Objects, shared: Tensor | None) -> Tensor | None:
-        """The first point (N,) of insertion; None where every object has an image of its own there."""
+        """The first point (N,) of insertion; None if it is a different, random image for every object."""
         if self.starts_at_zero:
             return objects.image.new_zeros(len(inputs))
-        return None if shared is None else self._look(inputs, objects, shared)
+        return None if shared is None else self._score_image(inputs, objects, shared)
 
     def _ways(self, maps: Tensor, inputs: MetricInput, objects: Objects, shared: Tensor | None, first: int) -> Iterator[Way]:
-        """Every object's images from point `first` on, made when they are asked for."""
+        """Each object's sequence of images from point `first` on, generated lazily: all at once would not fit memory."""
         image = objects.image
         for i in range(len(inputs)):
+            # The detection's own generator, first for ties and then for the fill, so that batches change no number.
             generator = inputs.generator(i)
             ranks = rank_pixels(_fit(maps[i].to(image.device), objects.size), generator)
             filled = draw_fill(self.fill, image, generator) if shared is None else shared
@@ -170,7 +193,7 @@ class PixelCurves(Metric):
             yield Way(start, end, ranks, count_pixels(objects.boxes[i], objects.size, self.extent, self.points)[first:])
 
     def _follow(self, curves: Tensor, inputs: MetricInput, objects: Objects, ways: Iterator[Way]) -> None:
-        """Write the scores of all ways' images into the curves (N,P)."""
+        """Write the scores of all images into the curves (N,P), in place."""
         points = curves.shape[1]
         done = 0
         for images in draw_steps(ways, inputs.batch):
@@ -179,7 +202,7 @@ class PixelCurves(Metric):
                 curves[row, point] = self._score(candidates, objects, slice(row, row + 1))[0]
                 done += 1
 
-    def _look(self, inputs: MetricInput, objects: Objects, image: Tensor) -> Tensor:
+    def _score_image(self, inputs: MetricInput, objects: Objects, image: Tensor) -> Tensor:
         """The scores (N,) of all objects in one image."""
         return self._score(_predict(inputs, image[None])[0], objects, slice(None)).float().to(image.device)
 
@@ -199,8 +222,16 @@ class PixelCurves(Metric):
 
 
 def find_objects(inputs: MetricInput, track: Track, resolution: Resolution) -> Objects:
-    """What is tracked: the matched annotations, or the detections; on the image, or on the image as the network sees it,
-    resized and not padded."""
+    """The objects whose scores are tracked, on the image whose pixels are replaced.
+
+    Args:
+        inputs: The image, the detections and their matched objects.
+        track: "truth" or "detection", see `PixelCurves`.
+        resolution: "image", or "network" for the image as the network sees it, resized and not padded.
+
+    Returns:
+        N objects.
+    """
     boxes, labels = inputs.detections.boxes, inputs.detections.labels
     truth = inputs.truth
     if track == "truth" and len(truth) and not inputs.whole:
@@ -215,12 +246,12 @@ def find_objects(inputs: MetricInput, track: Track, resolution: Resolution) -> O
 
 
 def _fit(values: Tensor, size: Size) -> Tensor:
-    """A map (H,W) on the pixels of an image of `size`: bicubic, as the ODAM reference implementation brings it there."""
+    """A map (H,W) at another size, bicubic as in the ODAM reference implementation."""
     grid = values if values.is_floating_point() else values.float()
     return resize_maps(grid[None], size, mode="bicubic")[0]
 
 
 def _predict(inputs: MetricInput, images: Tensor) -> list[Candidates]:
     if inputs.predict is None:
-        raise WhyboxError("deletion and insertion look at changed images: the MetricInput needs `predict`, got None")
+        raise WhyboxError("deletion and insertion score changed images: the MetricInput needs `predict`, got None")
     return inputs.predict(images)

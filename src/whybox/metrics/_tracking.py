@@ -1,4 +1,4 @@
-"""How much of an object a detector still sees in a changed image: one number from its raw candidates."""
+"""The score of an object in a changed image, from a model's raw candidates."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from whybox.types import Candidates
 
 Score = Literal["class", "iou_x_probability", "top1", "top5"]
 LEADING = {"top1": 1, "top5": 5}
-"""Scores that ask for a rank: among so many highest."""
+"""Scores that are ranks: whether a column is among so many highest."""
 
 
 def track_scores(
@@ -25,14 +25,25 @@ def track_scores(
     floor: float = 0.0,
     most: int | None = None,
 ) -> Tensor:
-    """The scores (N,) of N objects, boxes (N,4) xyxy and labels (N,), among the raw candidates of one image of `size`.
+    """The scores of objects among the raw candidates of one image.
 
-    "class": the highest score of the class among candidates with IoU > 0.5, 0 where there is none; nothing is suppressed.
-    "iou_x_probability": max_j IoU(b_j, b) p_j(c) over all candidates, p the class probability where a detector keeps it
-    apart from the score. What lies beyond the image is cut off all boxes before they are compared.
-    floor, most: what `counted` keeps. legacy_iou: boxes end on a pixel, as in `pairwise_iou`.
     Source: the reference code of Zhao, Hsiao, Chan, ODAM ("class"); the scores by which visual precision search (VPS) and
     VX-CODE are judged ("iou_x_probability").
+
+    Args:
+        candidates: The M raw candidates.
+        boxes: (N,4) xyxy in the image's pixels; all boxes are clipped to the image before they are compared.
+        labels: (N,) score columns.
+        size: Of the image, (H, W).
+        score: "class": the highest score of the class among candidates with IoU > 0.5, without NMS, and 0 if there is none.
+            "iou_x_probability": max_j IoU(b_j, b) p_j(c) over all candidates, where p is the class probability if the
+            detector has one beside its score.
+        legacy_iou: Boxes include their last pixel, see `pairwise_iou`.
+        floor: See `counted`.
+        most: See `counted`.
+
+    Returns:
+        (N,).
     """
     labels = labels.to(candidates.scores.device)
     if not len(candidates) or not len(labels):
@@ -49,8 +60,16 @@ def track_scores(
 
 
 def counted(candidates: Candidates, floor: float, most: int | None) -> Tensor:
-    """Which pairs of candidate and class count, (M,K): class probability above `floor`, and among them the `most` best scores
-    of the image, over all classes (equal ones with the last are kept)."""
+    """The pairs of candidate and class that count, as in a detector's post-processing.
+
+    Args:
+        candidates: M candidates with K classes.
+        floor: The class probability must be above it.
+        most: Only the pairs with the highest scores over all classes count, and those that tie with the last; None: all.
+
+    Returns:
+        (M,K) bool.
+    """
     kept = probabilities(candidates) > floor
     best = candidates.scores[kept]
     if most is not None and len(best) > most:
@@ -59,12 +78,27 @@ def counted(candidates: Candidates, floor: float, most: int | None) -> Tensor:
 
 
 def probabilities(candidates: Candidates) -> Tensor:
-    """(M,K): the "class" factor of the scores where a detector keeps it, else the scores."""
+    """The class probabilities of candidates.
+
+    Args:
+        candidates: M candidates with K classes.
+
+    Returns:
+        (M,K): the scores' factor "class" if the detector has it, else the scores.
+    """
     return candidates.factors.get("class", candidates.scores)
 
 
 def inside(boxes: Tensor, size: Size) -> Tensor:
-    """Boxes (...,4) xyxy cut off at the edges of an image of `size`."""
+    """Clip boxes to the image.
+
+    Args:
+        boxes: (...,4) xyxy.
+        size: Of the image, (H, W).
+
+    Returns:
+        (...,4).
+    """
     height, width = size
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
@@ -72,21 +106,37 @@ def inside(boxes: Tensor, size: Size) -> Tensor:
 
 
 def overlaps(boxes: Tensor, places: Tensor, *, legacy: bool = False) -> Tensor:
-    """IoU (N,M) of boxes (N,4) with places, shared (M,4) or for each its own (N,M,4)."""
+    """IoU of boxes with candidates' boxes.
+
+    Args:
+        boxes: (N,4) xyxy.
+        places: (M,4) for all boxes, or (N,M,4), those of each box.
+        legacy: Boxes include their last pixel.
+
+    Returns:
+        (N,M).
+    """
     if places.ndim == 2:
         return pairwise_iou(boxes, places, legacy)
-    return torch.cat([pairwise_iou(box[None], own, legacy) for box, own in zip(boxes, places, strict=True)])
+    return torch.cat([pairwise_iou(box[None], candidates, legacy) for box, candidates in zip(boxes, places, strict=True)])
 
 
 def lead_scores(candidates: Candidates, labels: Tensor, count: int) -> Tensor:
-    """Is the column of each label (N,) among the `count` highest of the one candidate's columns? 1 or 0, (N,).
+    """Whether each label's column is among the highest columns of a whole-image model: its top-k accuracy.
 
-    Columns that tie across the border have the part of them that a random choice would take. NaN where there are no more
-    columns than `count`: then every one of them is among the highest.
     Source: zero-shot classification, as Zhao et al., Grad-ECLIP, ICML 2024, follow it through deletion and insertion.
+
+    Args:
+        candidates: The only candidate, the image.
+        labels: (N,) score columns.
+        count: k.
+
+    Returns:
+        (N,), 1 or 0; where columns tie across rank k, the probability that a random order puts the label's among the first
+        k. NaN if there are at most k columns.
     """
     scores = candidates.scores[0]
-    own = scores[labels.to(scores.device)][:, None]
-    higher, tied = (scores > own).sum(1), (scores == own).sum(1)
+    own_score = scores[labels.to(scores.device)][:, None]
+    higher, tied = (scores > own_score).sum(1), (scores == own_score).sum(1)
     led = ((count - higher) / tied).clamp(0, 1)
     return led if len(scores) > count else torch.full_like(led, torch.nan)

@@ -1,4 +1,4 @@
-"""Deletion and insertion of words: the match of a text with the image while words are taken from it, or come to it."""
+"""Deletion and insertion curves of words: the cosine of text and image while words are removed from or added to the text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,14 @@ Scores = Callable[[Sequence[str]], Tensor]
 
 
 def shorter_texts(words: Sequence[str], ranks: Tensor) -> list[str]:
-    """The text of the words of rank 0, of the ranks 0 and 1, and so on to the whole text, each in the text's own order.
+    """The texts of the first 1, 2 ... W words by rank, each in the text's own order.
 
-    words: W. ranks (W,), 0 for the first that comes.
+    Args:
+        words: The W words of a text.
+        ranks: (W,), 0 for the first word.
+
+    Returns:
+        W texts, the last one whole.
     """
     order = ranks.tolist()
     return [" ".join(word for word, rank in zip(words, order, strict=True) if rank < count) for count in range(1, len(words) + 1)]
@@ -25,9 +30,11 @@ def shorter_texts(words: Sequence[str], ranks: Tensor) -> list[str]:
 
 @dataclass(frozen=True)
 class WordCurves(Metric):
-    """What text deletion and text insertion share.
+    """The common part of text deletion and text insertion.
 
-    points: of the curve as it is kept; the area is that of the text's own W points, one for every word.
+    Attributes:
+        points: Number of points of the stored curves, which are resampled so that texts of different length can be averaged;
+            the area is that of the text's own W points, one per word.
     """
 
     points: int = 11
@@ -43,12 +50,22 @@ class WordCurves(Metric):
 
     @property
     def across(self) -> str:
-        """What runs along a curve's x axis."""
+        """The label of a curve's x axis."""
         return "words removed, of all but one" if self.removes else "words added to the first"
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The area under the curve of every text, and the curves (N,points). The maps (N,H,W) of the image are not looked at.
-        NaN for a text of one word, from which nothing can be taken, and where words have no finite values."""
+        """The area under each text's curve.
+
+        Args:
+            maps: (N,H,W) of the image, ignored.
+            inputs: The words' values, and the cosines of other texts with the image.
+
+        Returns:
+            The areas (N,) and the curves (N,points); NaN for a text of one word and for words without finite values.
+
+        Raises:
+            WhyboxError: `inputs` lack words or cosines.
+        """
         at = torch.linspace(0, 1, self.points, device=maps.device)
         areas, curves = at.new_full((len(inputs),), torch.nan), at.new_full((len(inputs), self.points), torch.nan)
         for i in range(len(inputs)):
@@ -59,16 +76,16 @@ class WordCurves(Metric):
 
     @torch.no_grad()
     def _follow(self, inputs: MetricInput, index: int) -> Tensor | None:
-        """The scores (W,) of a text's ways from whole to one word, or from one word to whole."""
+        """The cosines (W,) from the whole text to one word, or from one word to the whole text."""
         if inputs.words is None or inputs.score_texts is None:
-            raise WhyboxError(f"{self.name} looks at changed texts: the MetricInput needs `words` and `score_texts`")
+            raise WhyboxError(f"{self.name} scores changed texts: the MetricInput needs `words` and `score_texts`")
         values, words = inputs.words.word_values(index).cpu(), inputs.words.texts[index].words
         if len(words) < 2 or not values.isfinite().all():
             return None
         ranks = rank_pixels(values, inputs.generator(index))
         if not self.removes:
             return inputs.score_texts(shorter_texts(words, ranks))
-        # Taking the first away leaves the last: the shorter texts of the reversed ranks, from the whole one down.
+        # Removing the highest first leaves the lowest: the texts of the reversed ranks, from the whole one on.
         return inputs.score_texts(shorter_texts(words, len(words) - 1 - ranks)).flip(0)
 
 
@@ -78,7 +95,7 @@ def _area(scores: Tensor) -> Tensor:
 
 
 def _resample(scores: Tensor, at: Tensor) -> Tensor:
-    """The line through W scores at equal steps from 0 to 1, read at the points `at`."""
+    """Linear interpolation of W scores at equal steps from 0 to 1 at the points `at`."""
     place = at * (len(scores) - 1)
     left = place.floor().long().clamp(max=len(scores) - 2)
     return torch.lerp(scores[left], scores[left + 1], place - left)

@@ -1,4 +1,4 @@
-"""Correlation between an explanation and a map of where people looked."""
+"""Correlation of an explanation with a map of human attention."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +16,19 @@ Scale = Literal["pearson", "covariance"]
 
 
 def attention_correlation(maps: Tensor, attention: Tensor, scale: Scale = "pearson") -> Tensor:
-    """Pearson's r, or the covariance, of maps and attention maps (N,H,W) over the pixels -> (N,); NaN where one is constant.
+    """Pearson's r, or the covariance, of maps and attention maps over the pixels.
 
-    "pearson" takes both as they are. "covariance": both as distributions (`to_distributions`; the map less its lowest
-    value), times H W, so that their mean is 1 whatever the resolution; then the mean product of what exceeds that mean.
-    Source: Zhao et al. (ODAM), comparison with human attention, which gives no formula. Its values of some 1e-3 beside
-    cosines of 0.4 cannot be r; a covariance orders its four methods alike. The unit of theirs is not known.
+    Source: Zhao et al. (ODAM), comparison with human attention, which gives no formula. Its values of about 1e-3 beside
+    cosines of 0.4 cannot be r; a covariance gives its four methods the same order. The unit of theirs is not known.
+
+    Args:
+        maps: (N,H,W).
+        attention: (N,H,W).
+        scale: "pearson" for r of the raw values; "covariance" of both normalized to distributions and multiplied by H W, so
+            that their mean is 1 at every resolution.
+
+    Returns:
+        (N,), NaN where a map is constant.
     """
     if scale == "pearson":
         return pearson(maps, attention)
@@ -34,8 +41,9 @@ def attention_correlation(maps: Tensor, attention: Tensor, scale: Scale = "pears
 class AttentionCorrelation(Metric):
     """Correlation with human attention.
 
-    scale: "pearson" for r; "covariance" keeps the maps' contrast, see `attention_correlation`.
-    sigma_pixels: width of the Gaussian at a fixation, pixels of one degree of visual angle as the image was shown.
+    Attributes:
+        scale: "pearson" for r; "covariance" depends on the maps' contrast, see `attention_correlation`.
+        sigma_pixels: Standard deviation of the Gaussian at a fixation: the pixels of one degree of visual angle.
     """
 
     scale: Scale = "pearson"
@@ -55,14 +63,24 @@ class AttentionCorrelation(Metric):
 
     @property
     def title(self) -> str:
+        """The name for tables, with the options that change its meaning."""
         return "Attention, " + ("correlation" if self.scale == "pearson" else "covariance")
 
     @property
     def range(self) -> tuple[float, float]:
+        """Lowest and highest value."""
         return (-1.0, 1.0) if self.scale == "pearson" else (-1.0, inf)
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The correlation of each map with the attention that its object got."""
+        """The correlation of each map with its object's attention map.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections' matched objects and the annotated fixations.
+
+        Returns:
+            (N,), NaN without an object or fixations.
+        """
         return MetricResult(
             compare_with_attention(maps, inputs, self.sigma_pixels, lambda a, b: attention_correlation(a, b, self.scale))
         )

@@ -1,4 +1,4 @@
-"""Cosine between an explanation and a map of where people looked."""
+"""Cosine similarity of an explanation and a map of human attention."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +13,28 @@ from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def attention_cosine(maps: Tensor, attention: Tensor, floor: Floor = "minimum") -> Tensor:
-    """Cosine of maps and attention maps, both (N,H,W), taken as vectors of pixels -> (N,), 0..1; NaN where one is blank.
+    """Cosine similarity of maps and attention maps, as vectors of pixels.
 
-    Maps enter as amounts >= 0 (floor: see `whybox.ops.regions.energy`), attention as it is; scale does not matter.
     Source: Zhao et al. (ODAM), comparison with human attention, which gives no formula.
+
+    Args:
+        maps: (N,H,W).
+        attention: (N,H,W), not negative.
+        floor: Of the maps, see `whybox.ops.regions.energy`.
+
+    Returns:
+        (N,), 0 to 1; NaN where a map is zero everywhere.
     """
     return cosine(energy(maps, floor), attention)
 
 
 @dataclass(frozen=True)
 class AttentionCosine(Metric):
-    """Cosine with human attention.
+    """Cosine similarity with human attention.
 
-    sigma_pixels: width of the Gaussian at a fixation, pixels of one degree of visual angle as the image was shown.
-    floor: "minimum" subtracts the map's lowest value first, as scaling to 0..1 does; "zero" does not.
+    Attributes:
+        sigma_pixels: Standard deviation of the Gaussian at a fixation: the pixels of one degree of visual angle.
+        floor: "minimum" subtracts the map's lowest value first, as scaling to 0..1 does; "zero" does not.
     """
 
     sigma_pixels: float = DEGREE_PIXELS
@@ -45,7 +53,15 @@ class AttentionCosine(Metric):
         check_attention(self.sigma_pixels, self.floor)
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The cosine of each map with the attention that its object got."""
+        """The cosine of each map with its object's attention map.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections' matched objects and the annotated fixations.
+
+        Returns:
+            (N,), NaN without an object or fixations.
+        """
         return MetricResult(
             compare_with_attention(maps, inputs, self.sigma_pixels, lambda a, b: attention_cosine(a, b, self.floor))
         )

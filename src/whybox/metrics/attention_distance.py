@@ -1,4 +1,4 @@
-"""Optimal-transport distance between an explanation and a map of where people looked."""
+"""Optimal-transport distance between an explanation and a map of human attention."""
 
 import math
 from collections.abc import Mapping
@@ -17,24 +17,42 @@ from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def attention_distance(maps: Tensor, attention: Tensor, grid: int = 16, floor: Floor = "minimum") -> Tensor:
-    """The least work that moves each map's mass onto the attention map, both (N,H,W) -> (N,), 0..1; NaN where one is blank.
+    """The earth mover's distance of maps and attention maps, exact on a grid of cells (network simplex).
 
-    Both as distributions (sum 1), summed into cells, `grid` of them along the longer side; work is mass times the
-    distance of the cells' centers in shares of the image's diagonal. Exact for the grid (network simplex).
-    floor: of the maps, see `whybox.ops.regions.energy`; the attention's is "zero".
     Source: the earth mover's distance of Rubner, Tomasi, Guibas, IJCV 2000, eq. 4. Zhao et al. (ODAM) give no formula,
     ground distance or grid.
+
+    Args:
+        maps: (N,H,W), normalized to distributions.
+        attention: (N,H,W), likewise, with floor "zero".
+        grid: Cells along the longer side, into which the distributions are summed.
+        floor: Of the maps, see `whybox.ops.regions.energy`.
+
+    Returns:
+        (N,), 0 to 1: mass times the distance of the cells' centers in units of the image's diagonal; NaN where a map is zero
+        everywhere.
+
+    Raises:
+        MetricError: The package POT is not installed.
     """
     solver = _solver()
     first = mean_cells(to_distributions(maps.double(), floor), grid)
     second = mean_cells(to_distributions(attention.double(), "zero"), grid)
     cost = cell_distances((maps.shape[-2], maps.shape[-1]), (first.shape[-2], first.shape[-1]))
-    values = [_work(solver, one, other, cost) for one, other in zip(first, second, strict=True)]
+    values = [_work(solver, p, q, cost) for p, q in zip(first, second, strict=True)]
     return torch.tensor(values, dtype=maps.dtype, device=maps.device)
 
 
 def cell_distances(image: Size, cells: Size) -> Tensor:
-    """(P,P) distances between the centers of all cells, row by row, in shares of the image's diagonal."""
+    """The distances between the centers of all cells of a grid.
+
+    Args:
+        image: Its size in pixels, (H, W).
+        cells: The grid's size, (h, w).
+
+    Returns:
+        (P,P) for the P = h w cells row by row, in units of the image's diagonal.
+    """
     rows, columns = (
         (torch.arange(count, dtype=torch.float64) + 0.5) * (extent / count) for extent, count in zip(image, cells, strict=True)
     )
@@ -47,11 +65,12 @@ def _work(solver: Any, p: Tensor, q: Tensor, cost: Tensor) -> float:
     if not (p.isfinite() & q.isfinite()).all():
         return float("nan")
     first, second = ((cells / cells.sum()).flatten().cpu().numpy() for cells in (p, q))
+    # Rounding may leave -1e-17; the default limit of 100,000 iterations may stop before the optimum.
     return max(0.0, float(solver.emd2(first, second, cost.numpy(), numItermax=10_000_000)))
 
 
 def _solver() -> Any:
-    """POT, imported when it is needed: it is an optional package."""
+    """Import POT, an optional package."""
     try:
         import ot
     except ImportError as error:
@@ -63,9 +82,10 @@ def _solver() -> Any:
 class AttentionDistance(Metric):
     """Optimal-transport distance from human attention. Needs POT: pip install 'whybox[attention]'.
 
-    grid: cells along the image's longer side.
-    sigma_pixels: width of the Gaussian at a fixation, pixels of one degree of visual angle as the image was shown.
-    floor: "minimum" subtracts the map's lowest value first, as scaling to 0..1 does; "zero" does not.
+    Attributes:
+        grid: Cells along the image's longer side.
+        sigma_pixels: Standard deviation of the Gaussian at a fixation: the pixels of one degree of visual angle.
+        floor: "minimum" subtracts the map's lowest value first, as scaling to 0..1 does; "zero" does not.
     """
 
     grid: int = 16
@@ -87,7 +107,15 @@ class AttentionDistance(Metric):
             raise WhyboxError(f"grid must be at least 2, the cells along the image's longer side, got {self.grid}")
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The distance of each map from the attention that its object got."""
+        """The distance of each map from its object's attention map.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections' matched objects and the annotated fixations.
+
+        Returns:
+            (N,), NaN without an object or fixations.
+        """
         return MetricResult(
             compare_with_attention(maps, inputs, self.sigma_pixels, lambda a, b: attention_distance(a, b, self.grid, self.floor))
         )

@@ -1,4 +1,4 @@
-"""Deletion: how fast an object's score falls when the pixels that its map puts first are taken away."""
+"""Deletion: the fall of an object's score while pixels are replaced, those with the highest map values first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ every ten."""
 
 @dataclass(frozen=True)
 class Deletion(PixelCurves):
-    """The area under score_k / score_0 over the share of pixels taken away.
+    """The area under score_k / score_0 over the share of pixels replaced. Pixels of equal value are replaced in random order.
 
-    The options are those of `PixelCurves`. Equally high pixels fall in random order, with the detection's seed.
+    The options are those of `PixelCurves`.
+
     Source: Zhao, Hsiao, Chan, journal version of ODAM, after Petsiuk, Das, Saenko, RISE, BMVC 2018; the steps as in
     ODAM's reference code, which prints the curve and leaves the rule for its area open.
     """

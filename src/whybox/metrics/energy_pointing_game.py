@@ -1,4 +1,4 @@
-"""Energy pointing game: the share of the map that lies on the object."""
+"""Energy pointing game: the share of the map's energy on the object."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,18 @@ from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def energy_inside(maps: Tensor, regions: Tensor, floor: Floor = "minimum") -> Tensor:
-    """The share of each map's sum inside its region: maps (N,H,W), regions (N,H,W) bool -> (N,).
+    """The share of each map's energy inside its region.
 
-    A map without energy has no share inside: 0. NaN where a region is empty. floor: see `whybox.ops.regions.energy`.
     Source: Wang et al., "Score-CAM", CVPR Workshops 2020, energy-based pointing game; with boxes and masks in Zhao,
     Hsiao, Chan, journal version of ODAM.
+
+    Args:
+        maps: (N,H,W).
+        regions: (N,H,W) bool.
+        floor: See `whybox.ops.regions.energy`.
+
+    Returns:
+        (N,), 0 to 1; 0 for a map without energy, NaN where a region is empty.
     """
     amounts = energy(maps, floor)
     shares = sum_shares((amounts * regions).sum((-2, -1)), amounts.sum((-2, -1)), nothing=0.0)
@@ -27,8 +34,9 @@ def energy_inside(maps: Tensor, regions: Tensor, floor: Floor = "minimum") -> Te
 class EnergyPointingGame(Metric):
     """Energy pointing game.
 
-    region: the object's "box", with every pixel that it touches, or its "mask".
-    floor: "minimum" subtracts the map's lowest value first, as the paper's scaling to 0..1 does; "zero" does not.
+    Attributes:
+        region: The object's "box", with every pixel that it touches, or its "mask".
+        floor: "minimum" subtracts the map's lowest value first, as the paper's scaling to 0..1 does; "zero" does not.
     """
 
     region: Region = "box"
@@ -47,13 +55,23 @@ class EnergyPointingGame(Metric):
 
     @property
     def title(self) -> str:
+        """The name for tables, with the options that change its meaning."""
         return f"Energy pointing game ({self.region})"
 
     @property
     def needs(self) -> frozenset[str]:
+        """Boxes, to find the detection's object, and masks if the region is the mask."""
         return frozenset({"box", self.region})
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The share of each map on its object."""
+        """The share of each map's energy on its object.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections, their matched objects and the annotations.
+
+        Returns:
+            (N,), 0 to 1; NaN without an object.
+        """
         regions, own = object_regions(maps, inputs, self.region)
         return MetricResult(judge_matched(maps, own, lambda chosen, rows: energy_inside(chosen, regions.of(rows), self.floor)))

@@ -1,4 +1,4 @@
-"""Insertion: how fast an object's score rises when the pixels that its map puts first appear in an empty image."""
+"""Insertion: the rise of an object's score while pixels appear in an empty image, those with the highest map values first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,17 +16,19 @@ PAPER: Mapping[str, Any] = {
 }
 """The options of the ODAM paper's numbers that are not the default here."""
 GRAD_ECLIP: Mapping[str, Any] = {"extent": "half", "score": "top1"}
-"""Those of the Grad-ECLIP paper's zero-shot accuracy, but for its last point: there the reference code shows the whole image."""
+"""Those of the Grad-ECLIP paper's zero-shot accuracy, except for the last point, where its code shows the whole image."""
 
 
 @dataclass(frozen=True)
 class Insertion(PixelCurves):
-    """The area under the score over the share of pixels shown.
+    """The area under the score over the share of pixels shown. Pixels of equal value appear in random order.
 
-    The options are those of `PixelCurves`, from an empty image of color "black" and without dividing by the score in
-    the whole image. first_zero: set the first point to 0, as ODAM's reference implementation does, instead of looking at
-    the empty image. Equally high pixels appear in random order, with the detection's seed.
     Source: as for deletion: Zhao, Hsiao, Chan, journal version of ODAM, after Petsiuk, Das, Saenko, RISE, BMVC 2018.
+
+    Attributes:
+        fill: The empty image, see `PixelCurves`, whose other options apply too.
+        relative: Divide by the score of the whole image.
+        first_zero: Set the first point to 0, as ODAM's reference implementation does, instead of scoring the empty image.
     """
 
     fill: Fill = "black"

@@ -1,4 +1,4 @@
-"""Leakage: how much of the map lies on the one other object that gets most of it."""
+"""Leakage: the largest share of a map's energy on one other object."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +23,11 @@ from whybox.truth import Metric, MetricInput, MetricResult
 
 
 class Leaks(NamedTuple):
-    """shares (N,G) of each map's sum on each other object; diou (N,G), the distance-IoU of the target with it.
+    """The energy of N maps on each of G objects; NaN in the target's own column.
 
-    Both are NaN in the target's own column.
+    Attributes:
+        shares: (N,G) shares of each map's energy on each other object.
+        diou: (N,G) distance-IoU of the target with it.
     """
 
     shares: Tensor
@@ -33,24 +35,40 @@ class Leaks(NamedTuple):
 
 
 def leaks(maps: Tensor, regions: Regions, own: Tensor, floor: Floor = "minimum") -> Leaks:
-    """Pair by pair, where the energy of maps (N,H,W) goes: own (N,) is the target's row among the G regions.
+    """The share of each map's energy on each other object, with the distance of the two objects.
 
-    A pixel of the target's own region never leaks. DIoU is IoU - d^2 / c^2, d the distance of the boxes' centers and c
-    the diagonal of the box around both: with it, leaks can be set against how close two objects are. A map without
-    energy is NaN. floor: see `whybox.ops.regions.energy`.
+    Pixels in the target's own region do not leak. DIoU = IoU - d^2 / c^2, with d the distance of the boxes' centers and c
+    the diagonal of the box around both.
+
     Source: the pairs and DIoU: reference code of Zhao, Hsiao, Chan, journal version of ODAM; there IoU counts one pixel
     more a side. DIoU: Zheng et al., "Distance-IoU Loss", AAAI 2020, eq. 7.
+
+    Args:
+        maps: (N,H,W) on the image's pixels.
+        regions: The G objects' regions.
+        own: (N,) rows of the targets in `regions`.
+        floor: See `whybox.ops.regions.energy`.
+
+    Returns:
+        Shares and distance-IoUs; shares are NaN for a map without energy.
     """
     amounts = energy(maps, floor)
     outside = regions.sums(amounts * ~regions.of(own))
     shares = sum_shares(outside, amounts.sum((-2, -1))[:, None], nothing=torch.nan)
     diou: Tensor = distance_box_iou(regions.boxes[own], regions.boxes)
-    mine = own[:, None] == torch.arange(len(regions), device=own.device)
-    return Leaks(shares.masked_fill(mine, torch.nan), diou.masked_fill(mine, torch.nan))
+    itself = own[:, None] == torch.arange(len(regions), device=own.device)
+    return Leaks(shares.masked_fill(itself, torch.nan), diou.masked_fill(itself, torch.nan))
 
 
 def largest_leak(shares: Tensor) -> Tensor:
-    """The largest share of each row (N,G); NaN where a row has none."""
+    """The largest share of each map.
+
+    Args:
+        shares: (N,G), see `Leaks`.
+
+    Returns:
+        (N,), NaN where all shares are.
+    """
     if not shares.shape[1]:
         return shares.new_full((len(shares),), torch.nan)
     largest = shares.nan_to_num(nan=-1.0).amax(1)
@@ -59,10 +77,11 @@ def largest_leak(shares: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Leakage(Metric):
-    """The largest leak of each map to another object of any class; ignore regions are no objects. Alone: NaN.
+    """The largest share of each map's energy on one other object of any class; ignored regions are no objects.
 
-    region: the objects' "box", with every pixel that it touches, or their "mask".
-    floor: "minimum" subtracts the map's lowest value first, as the paper's scaling to 0..1 does; "zero" does not.
+    Attributes:
+        region: The objects' "box", with every pixel that it touches, or their "mask".
+        floor: "minimum" subtracts the map's lowest value first, as the paper's scaling to 0..1 does; "zero" does not.
     """
 
     region: Region = "box"
@@ -81,14 +100,24 @@ class Leakage(Metric):
 
     @property
     def title(self) -> str:
+        """The name for tables, with the options that change its meaning."""
         return f"Leakage ({self.region})"
 
     @property
     def needs(self) -> frozenset[str]:
+        """Boxes, to find the detection's object, and masks if the region is the mask."""
         return frozenset({"box", self.region})
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The largest leak of each map."""
+        """The largest leak of each map.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections, their matched objects and the annotations.
+
+        Returns:
+            (N,), 0 to 1; NaN without another object.
+        """
         regions, own = object_regions(maps, inputs, self.region)
         return MetricResult(
             judge_matched(maps, own, lambda chosen, rows: largest_leak(leaks(chosen, regions, rows, self.floor).shares))

@@ -1,4 +1,4 @@
-"""Mask IoU: how well the pixels above the map's mean cover the object."""
+"""Mask IoU: intersection over union of the pixels above the map's mean with the object."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,14 @@ from whybox.truth import Metric, MetricInput, MetricResult
 class MaskIou(Metric):
     """Intersection over union of the object with the pixels where the map is above a threshold.
 
-    region: the object's "mask", or its "box". threshold: the map's "mean", or a number, of the map scaled to 0..1. Ignored
-    regions of the object's class do not count.
+    Ignored regions of the object's class do not count.
+
     Source: Chefer, Gur, Wolf, CVPR 2021, segmentation: the map is cut at its mean. Ours is the IoU of the object alone; tables
     of segmentation often average it with the background's.
+
+    Attributes:
+        region: The object's "mask", or its "box".
+        threshold: "mean", or a number, of the map scaled to 0..1.
     """
 
     region: Region = "mask"
@@ -37,14 +41,24 @@ class MaskIou(Metric):
 
     @property
     def title(self) -> str:
+        """The name for tables, with the options that change its meaning."""
         return f"IoU above {self.threshold} ({self.region})"
 
     @property
     def needs(self) -> frozenset[str]:
+        """Boxes, to find the detection's object, and masks if the region is the mask."""
         return frozenset({"box", self.region})
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The IoU of each map."""
+        """The IoU of each map.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections, their matched objects and the annotations.
+
+        Returns:
+            (N,), 0 to 1; NaN without an object.
+        """
 
         def iou(values: Tensor, own: Tensor) -> Tensor:
             shown = above(values, self.threshold)

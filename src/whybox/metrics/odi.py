@@ -1,4 +1,4 @@
-"""Object discrimination index: how much of what the map puts on objects lies on other objects."""
+"""Object discrimination index (ODI): the share on other objects of a map's energy on all objects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,17 +34,27 @@ def discrimination_index(
     single: Single = "undefined",
     floor: Floor = "minimum",
 ) -> Tensor:
-    """Each map's sum on all other objects / its sum on all objects: maps (N,H,W), own (N,) row of regions -> (N,).
+    """Each map's energy on all other objects divided by its energy on all objects.
 
-    overlap: where another object's region overlaps the target's own, "keep" counts it as the other's, "exclude" as the
-    target's. single: a target that has no other object beside it is "undefined", NaN, or "zero". A map without energy on
-    any object is NaN: it says nothing of any. floor: see `whybox.ops.regions.energy`.
     Source: Zhao, Hsiao, Chan, journal version of ODAM, object discrimination index. The paper keeps the overlap and
     counts single objects as 0, and its code gives maps without energy on objects 0, the best value.
+
+    Args:
+        maps: (N,H,W) on the image's pixels.
+        regions: The objects' regions.
+        own: (N,) rows of the targets in `regions`.
+        overlap: Where another object's region overlaps the target's, "keep" counts it as the other's, "exclude" as the
+            target's.
+        single: The value of a target without other objects, "undefined" (NaN) or "zero".
+        floor: See `whybox.ops.regions.energy`.
+
+    Returns:
+        (N,), 0 to 1; NaN for a map without energy on any object.
     """
-    counts, mine = regions.counts(), regions.of(own)
+    counts, target_region = regions.counts(), regions.of(own)
     on_all = energy(maps, floor) * (counts > 0)
-    others = (counts > 0) & ~mine if overlap == "exclude" else counts > mine.int()
+    # "keep": pixels in more regions than the target's own.
+    others = (counts > 0) & ~target_region if overlap == "exclude" else counts > target_region.int()
     shares = sum_shares((on_all * others).sum((-2, -1)), on_all.sum((-2, -1)), nothing=torch.nan)
     alone = ~others.flatten(1).any(1) & ~shares.isnan()
     return shares.masked_fill(alone, torch.nan if single == "undefined" else 0.0)
@@ -52,11 +62,13 @@ def discrimination_index(
 
 @dataclass(frozen=True)
 class Odi(Metric):
-    """Object discrimination index (ODI). Objects of every class count, ignore regions do not.
+    """Object discrimination index (ODI). Objects of every class count, ignored regions do not.
 
-    region: the objects' "box", with every pixel that it touches, or their "mask".
-    overlap: "keep", as the paper, or "exclude". single: "undefined", or "zero" as the paper; see `discrimination_index`.
-    floor: "minimum" subtracts the map's lowest value first, as the paper's scaling to 0..1 does; "zero" does not.
+    Attributes:
+        region: The objects' "box", with every pixel that it touches, or their "mask".
+        overlap: "keep", as in the paper, or "exclude"; see `discrimination_index`.
+        single: "undefined", or "zero" as in the paper; see `discrimination_index`.
+        floor: "minimum" subtracts the map's lowest value first, as the paper's scaling to 0..1 does; "zero" does not.
     """
 
     region: Region = "box"
@@ -81,14 +93,24 @@ class Odi(Metric):
 
     @property
     def title(self) -> str:
+        """The name for tables, with the options that change its meaning."""
         return f"Object discrimination index ({self.region})"
 
     @property
     def needs(self) -> frozenset[str]:
+        """Boxes, to find the detection's object, and masks if the region is the mask."""
         return frozenset({"box", self.region})
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The index of each map."""
+        """The index of each map.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections, their matched objects and the annotations.
+
+        Returns:
+            (N,), 0 to 1, NaN where the index is not defined.
+        """
         regions, own = object_regions(maps, inputs, self.region)
 
         def judge(chosen: Tensor, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pixel accuracy: the share of pixels that the map, cut at its mean, puts on the right side."""
+"""Pixel accuracy: the share of pixels that the map, cut at its mean, classifies correctly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,13 @@ from whybox.truth import Metric, MetricInput, MetricResult
 class PixelAccuracy(Metric):
     """The share of pixels that are the object's and above a threshold of the map, or neither.
 
-    region: the object's "mask", or its "box". threshold: the map's "mean", or a number, of the map scaled to 0..1. Ignored
-    regions of the object's class do not count. A map that is nowhere above the threshold has the background's share.
+    Ignored regions of the object's class do not count. A map that is nowhere above the threshold has the background's share.
+
     Source: Chefer, Gur, Wolf, CVPR 2021, segmentation: the map is cut at its mean.
+
+    Attributes:
+        region: The object's "mask", or its "box".
+        threshold: "mean", or a number, of the map scaled to 0..1.
     """
 
     region: Region = "mask"
@@ -36,14 +40,24 @@ class PixelAccuracy(Metric):
 
     @property
     def title(self) -> str:
+        """The name for tables, with the options that change its meaning."""
         return f"Pixel accuracy above {self.threshold} ({self.region})"
 
     @property
     def needs(self) -> frozenset[str]:
+        """Boxes, to find the detection's object, and masks if the region is the mask."""
         return frozenset({"box", self.region})
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The accuracy of each map."""
+        """The accuracy of each map.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections, their matched objects and the annotations.
+
+        Returns:
+            (N,), 0 to 1; NaN without an object.
+        """
 
         def accuracy(values: Tensor, own: Tensor) -> Tensor:
             return (above(values, self.threshold) == own).double().mean()

@@ -1,4 +1,4 @@
-"""Pixel AP: how well the map ranks the object's pixels before all others."""
+"""Pixel AP: average precision of the map as a score of the object's pixels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,17 @@ from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def average_precision(values: Tensor, positive: Tensor) -> Tensor:
-    """sum_n (R_n - R_{n-1}) P_n over the distinct values, the highest first: values (P,), positive (P,) bool -> ().
+    """AP = sum_n (R_n - R_{n-1}) P_n over the distinct values, the highest first, without interpolation.
 
-    P_n, R_n: precision and recall of the pixels with at least the n-th value, so that equal values come together; nothing
-    is interpolated. A constant map has the share of the positive pixels, as chance has on average.
+    P_n and R_n are precision and recall of the pixels with at least the n-th value, so that the order of equal values has no
+    effect: a constant map scores the share of the positive pixels, as a random one does on average.
+
+    Args:
+        values: The map's pixels, (P,).
+        positive: Whether they are the object's, (P,) bool.
+
+    Returns:
+        ().
     """
     ranked, order = values.sort(descending=True)
     last = torch.cat([torch.nonzero(ranked[1:] != ranked[:-1])[:, 0], ranked.new_tensor([len(ranked) - 1], dtype=torch.long)])
@@ -29,11 +36,13 @@ def average_precision(values: Tensor, positive: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PixelAp(Metric):
-    """Average precision of pixels, the map as their score, the object as what is to be found.
+    """Average precision of the map as a score of the object's pixels. Ignored regions of the object's class do not count.
 
-    region: the object's "mask", or its "box". Ignored regions of its class do not count.
     Source: the segmentation test of Chefer, Gur, Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR
     2021, which Zhao et al., Grad-ECLIP, ICML 2024, take over. Ours is the AP of the object's pixels alone, each image by itself.
+
+    Attributes:
+        region: The object's "mask", or its "box".
     """
 
     region: Region = "mask"
@@ -50,12 +59,22 @@ class PixelAp(Metric):
 
     @property
     def title(self) -> str:
+        """The name for tables, with the options that change its meaning."""
         return f"Pixel AP ({self.region})"
 
     @property
     def needs(self) -> frozenset[str]:
+        """Boxes, to find the detection's object, and masks if the region is the mask."""
         return frozenset({"box", self.region})
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The average precision of each map."""
+        """The average precision of each map.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections, their matched objects and the annotations.
+
+        Returns:
+            (N,), 0 to 1; NaN without an object.
+        """
         return MetricResult(judge_pixels(maps, inputs, self.region, average_precision))

@@ -1,4 +1,4 @@
-"""Pointing game: does the map's peak lie on the object?"""
+"""Pointing game: whether the map's peak lies on the object."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +16,19 @@ Ties = Literal["expected", "first"]
 
 
 def pointing_hits(maps: Tensor, targets: Tensor, ties: Ties = "expected") -> Tensor:
-    """Does the peak of each map (N,H,W) lie on its target (N,H,W) bool? 1 or 0, (N,).
+    """Whether the peak of each map lies on its target.
 
-    ties: where several pixels share the highest value, "expected" gives the part of them that hits, what a peak drawn
-    at random among them would score on average; "first" takes the first of them row by row, as the reference code.
-    A constant map points nowhere and scores the target's share of the image: were it a miss, adding noise to it would
-    pay. NaN where a map holds NaN.
     Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016, section 4.2.
+
+    Args:
+        maps: (N,H,W).
+        targets: The pixels that hit, (N,H,W) bool.
+        ties: Where several pixels share the highest value, "expected" is the fraction of them that hits, the mean score of a
+            random choice, and so a constant map scores the target's share of the image; "first" takes the first of them row
+            by row, as the reference code does.
+
+    Returns:
+        (N,), 1 or 0, or between them for ties; NaN for a map with NaN.
     """
     if ties == "first":
         flat = maps.flatten(1)
@@ -34,11 +40,18 @@ def pointing_hits(maps: Tensor, targets: Tensor, ties: Ties = "expected") -> Ten
 
 
 def box_targets(boxes: Tensor, size: tuple[int, int], tolerance: float = 0.0) -> Tensor:
-    """The pixels that hit boxes (N,4) xyxy: bool (N,*size), pixel i at the coordinate i, not i + 1/2.
+    """The pixels that hit boxes.
 
-    Without a tolerance those strictly inside, as in the reference code: of the box 5..15 the pixels 6..14. With one, all
-    within that distance of the box.
+    Args:
+        boxes: (N,4) xyxy in pixels.
+        size: Of the image, (H, W).
+        tolerance: Pixels within this distance of a box hit. With 0 only those strictly inside, as in the reference code: of
+            the box 5..15 the pixels 6..14.
+
+    Returns:
+        (N,H,W) bool.
     """
+    # Pixel i at the coordinate i, not i + 1/2, as in the reference code.
     (down, across) = (torch.arange(length, device=boxes.device, dtype=boxes.dtype) for length in size)
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     beyond_x = torch.maximum(low[..., 0] - across, across - high[..., 0])
@@ -50,14 +63,22 @@ def box_targets(boxes: Tensor, size: tuple[int, int], tolerance: float = 0.0) ->
 
 
 def mask_targets(masks: Tensor, tolerance: float = 0.0) -> Tensor:
-    """The pixels that hit masks (N,H,W) bool: theirs, and all within the tolerance of one of theirs."""
+    """The pixels that hit masks.
+
+    Args:
+        masks: (N,H,W) bool.
+        tolerance: Pixels within this distance of a mask's pixel hit, too.
+
+    Returns:
+        (N,H,W) bool.
+    """
     reach = int(tolerance)
     if not reach:
         return masks
     wide = pad(masks.float(), (0, 0, reach, reach))
     height = masks.shape[-2]
     grown = torch.zeros_like(masks)
-    # The disc row by row: each row of it is as wide as the circle is there.
+    # Dilation by a disc, row by row: max pooling has only rectangles, and each row of the disc is one.
     for row in range(-reach, reach + 1):
         half = int((tolerance**2 - row**2) ** 0.5)
         rows = wide[:, reach + row : reach + row + height]
@@ -69,8 +90,10 @@ def mask_targets(masks: Tensor, tolerance: float = 0.0) -> Tensor:
 class PointingGame(Metric):
     """Pointing game.
 
-    region: the object's "box", or its "mask". tolerance: how many image pixels beside it still hit (the first pointing
-    games took 15). ties: "expected" or "first", see `pointing_hits`.
+    Attributes:
+        region: The object's "box", or its "mask".
+        tolerance: Image pixels beside the object that still hit; the first pointing games used 15.
+        ties: "expected" or "first", see `pointing_hits`.
     """
 
     region: Region = "box"
@@ -93,14 +116,24 @@ class PointingGame(Metric):
 
     @property
     def title(self) -> str:
+        """The name for tables, with the options that change its meaning."""
         return f"Pointing game ({self.region})"
 
     @property
     def needs(self) -> frozenset[str]:
+        """Boxes, to find the detection's object, and masks if the region is the mask."""
         return frozenset({"box", self.region})
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """1 where a map's peak hits, 0 where it does not, between them where several peaks tie."""
+        """Whether each map's peak hits its object.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections, their matched objects and the annotations.
+
+        Returns:
+            (N,), 1 or 0, or between them for ties; NaN without an object.
+        """
         regions, own = object_regions(maps, inputs, self.region)
 
         def judge(chosen: Tensor, rows: Tensor) -> Tensor:

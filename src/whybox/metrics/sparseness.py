@@ -1,4 +1,4 @@
-"""Sparseness: how few pixels hold the map's energy."""
+"""Sparseness: the Gini index of a map's energy."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,15 @@ from whybox.truth import Metric, MetricInput, MetricResult
 
 
 def gini_index(amounts: Tensor) -> Tensor:
-    """G = sum_k (2 k - P - 1) a_k / (P sum_k a_k) of P amounts in rising order: amounts (N,P) >= 0 -> (N,).
+    """G = sum_k (2 k - P - 1) a_k / (P sum_k a_k) of P amounts a in rising order.
 
-    0 where all are equal, near 1 where one holds everything; NaN where there is nothing, or a value is not finite.
     Source: Hurley, Rickard, "Comparing Measures of Sparsity", IEEE Trans. Information Theory 2009, table I.
+
+    Args:
+        amounts: (N,P), not negative.
+
+    Returns:
+        (N,), 0 where all amounts are equal, near 1 where one holds everything; NaN where all are 0 or one is not finite.
     """
     count = amounts.shape[1]
     rising = amounts.double().sort(1).values
@@ -25,11 +30,13 @@ def gini_index(amounts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sparseness(Metric):
-    """The Gini index of each map. It looks at the map alone, so it says whether a map is concise, not whether it is right.
+    """The Gini index of each map. It depends on the map alone: it says whether a map is concise, not whether it is right.
 
-    floor: "minimum" subtracts the map's lowest value first, as scaling to 0..1 does; "zero" does not.
     Source: Chalasani et al., "Concise Explanations of Neural Networks using Adversarial Training", ICML 2020: the Gini index
     as the measure of a concise attribution.
+
+    Attributes:
+        floor: "minimum" subtracts the map's lowest value first, as scaling to 0..1 does; "zero" does not.
     """
 
     floor: Floor = "minimum"
@@ -44,5 +51,13 @@ class Sparseness(Metric):
         check_floor(self.floor)
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The index of each map; NaN for a constant one."""
+        """The index of each map.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: Ignored.
+
+        Returns:
+            (N,), 0 to 1; NaN for a map without energy.
+        """
         return MetricResult(gini_index(energy(maps, self.floor).flatten(1)))

@@ -1,4 +1,4 @@
-"""How much of an explanation stays when the image gets a little noise."""
+"""Stability: the similarity of an explanation to those of slightly noisy images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,30 +23,41 @@ def stability(
     similarity: str = "spearman",
     size: int = 64,
 ) -> Tensor:
-    """How alike N maps (N,H,W) are to the maps of `draws` noisy images, one column a draw -> (N,draws).
+    """The similarity of maps to those of noisy images.
 
-    image (3,H,W) in 0..1; every draw adds Gaussian noise of standard deviation `sigma` and clips to 0..1. redraw: a
-    changed image -> the same objects' maps. similarity, at `size` cells a longest side: "spearman" or "ssim".
-    A map that became constant has nothing left: 0. NaN where the first map is constant, or one is not finite.
-    Source: ours. It asks what Alvarez-Melis, Jaakkola, "On the Robustness of Interpretability Methods", 2018, ask with a
-    local Lipschitz constant; similarities need no scale of maps, and can be compared between methods.
+    Source: ours. Alvarez-Melis, Jaakkola, "On the Robustness of Interpretability Methods", 2018, measure the same by a
+    local Lipschitz constant; similarities do not depend on the maps' scale and can be compared between methods.
+
+    Args:
+        maps: (N,H,W) of the unmodified image.
+        image: (3,H,W) in 0..1.
+        redraw: A changed image -> the maps (N,H,W) of the same objects.
+        generator: Draws the noise.
+        draws: Number of noisy images.
+        sigma: Standard deviation of the Gaussian noise; noisy images are clipped to 0..1.
+        similarity: "spearman" or "ssim".
+        size: Cells along the longest side at which maps are compared.
+
+    Returns:
+        (N,draws), 0 for a map that became constant; NaN if the first map is constant or a map is not finite.
     """
-    alike = []
+    similarities = []
     for _ in range(draws):
         # Drawn on the CPU, so that every device sees the same noise.
         noise = torch.randn(image.shape, generator=generator).to(image) * sigma
-        alike.append(compare_redrawn(maps, redraw((image + noise).clamp(0, 1)), similarity, size))
-    return torch.stack(alike, 1)
+        similarities.append(compare_redrawn(maps, redraw((image + noise).clamp(0, 1)), similarity, size))
+    return torch.stack(similarities, 1)
 
 
 @dataclass(frozen=True)
 class Stability(Metric):
     """Stability under noise: the mean similarity over the draws.
 
-    draws: noisy images. sigma: of the noise, of values in 0..1; 0.02 is some 5 of 255 grey levels, hardly seen.
-    similarity: "spearman" or "ssim". size: cells along a map's longest side at which maps are compared.
-
-    One noisy image serves all detections of an image, so its seed is the first detection's.
+    Attributes:
+        draws: Number of noisy images.
+        sigma: Standard deviation of the noise on values in 0..1; 0.02 is about 5 of 255 grey levels, hardly visible.
+        similarity: "spearman" or "ssim".
+        size: Cells along a map's longest side at which maps are compared.
     """
 
     draws: int = 4
@@ -68,19 +79,31 @@ class Stability(Metric):
             raise WhyboxError(f"stability needs draws of 1 or more and a positive sigma, got {self.draws} and {self.sigma}")
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The mean similarity of each map to its noisy images' maps."""
+        """The mean similarity of each map to those of noisy images.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The image, and a way to draw the maps again.
+
+        Returns:
+            (N,), -1 to 1, NaN where the similarity is not defined.
+
+        Raises:
+            WhyboxError: `inputs` cannot draw the maps again.
+        """
         if inputs.redraw is None:
-            raise WhyboxError("stability needs inputs that can draw the maps again (MetricInput.redraw), got none")
+            raise WhyboxError("stability needs inputs that can draw the maps again (MetricInput.redraw), got None")
         if not len(maps):
             return MetricResult(maps.new_zeros(0))
-        alike = stability(
+        similarities = stability(
             maps,
             inputs.image,
             inputs.redraw,
+            # The noisy images are shared by all detections, so the seed is the first one's.
             inputs.generator(0),
             draws=self.draws,
             sigma=self.sigma,
             similarity=self.similarity,
             size=self.size,
         )
-        return MetricResult(alike.nanmean(1))
+        return MetricResult(similarities.nanmean(1))

@@ -1,4 +1,4 @@
-"""Text deletion: how fast the match falls when the words that the method puts first are taken from the text."""
+"""Text deletion: the fall of the cosine while words are removed, those with the highest values first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ from whybox.metrics._word_curves import WordCurves
 
 @dataclass(frozen=True)
 class TextDeletion(WordCurves):
-    """The area under the cosine of image and text while words go, from the whole text to the last word that is left.
+    """The area under the cosine of image and text while words are removed, from the whole text to the last word.
 
-    The options are those of `WordCurves`. Words of equal value go in random order, with the detection's seed.
+    The options are those of `WordCurves`. Words of equal value are removed in random order.
+
     Source: the idea: Zhao et al., Grad-ECLIP, ICML 2024. No protocol is published: words instead of tokens, one word left
     instead of an empty text, and the raw cosine are ours.
     """

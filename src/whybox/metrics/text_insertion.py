@@ -1,4 +1,4 @@
-"""Text insertion: how fast the match rises when the words that the method puts first come one by one."""
+"""Text insertion: the rise of the cosine while words are added, those with the highest values first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from whybox.metrics._word_curves import WordCurves
 
 @dataclass(frozen=True)
 class TextInsertion(WordCurves):
-    """The area under the cosine of image and text while words come, from the first word alone to the whole text.
+    """The area under the cosine of image and text while words are added, from one word to the whole text.
 
-    The options are those of `WordCurves`. The words stand in the text's own order; those of equal value come in random
-    order, with the detection's seed.
+    The options are those of `WordCurves`. Words keep the text's order; words of equal value are added in random order.
+
     Source: as for text deletion: after Zhao et al., Grad-ECLIP, ICML 2024; the protocol is ours.
     """
 

@@ -1,4 +1,4 @@
-"""Visual explanation accuracy: how well the map, cut at a threshold, is the object's shape."""
+"""Visual explanation accuracy (VEA): IoU of the thresholded map with the object, over thresholds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,22 +15,28 @@ from whybox.types import min_max
 Area = Literal["trapezoid", "mean"]
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""T of the paper."""
+"""The paper's thresholds T."""
 
 
 def vea_curve(maps: Tensor, regions: Tensor) -> Tensor:
-    """IoU of the pixels where a map, scaled to 0..1, is above T with the object's region, for T in THRESHOLDS: (N,9).
+    """IoU of the object's region with the pixels where the map, scaled to 0..1, is above T, for T in `THRESHOLDS`.
 
-    maps: (N,H,W). regions: (N,H,W) bool. A constant map is nowhere above a threshold: 0. NaN where a region is empty.
     Source: Zhao, Hsiao, Chan, journal version of ODAM, visual explanation accuracy. Its code draws the mask from
     polygons cut to whole pixels; ours is the data set's own mask.
+
+    Args:
+        maps: (N,H,W).
+        regions: (N,H,W) bool.
+
+    Returns:
+        (N,9), 0 for a constant map; NaN where a region is empty or a map is not finite.
     """
     at = maps.new_tensor(THRESHOLDS)
     # One pass over the pixels for all thresholds: how many pixels exceed k of them, outside the region and inside.
     levels, bins = len(at) + 1, 2 * (len(at) + 1)
-    kinds = torch.bucketize(min_max(maps), at, out_int32=True)
-    kinds.add_(regions, alpha=levels).add_(bins * torch.arange(len(maps), dtype=torch.int32, device=maps.device)[:, None, None])
-    counts = kinds.flatten().bincount(minlength=bins * len(maps)).reshape(len(maps), 2, levels)
+    cells = torch.bucketize(min_max(maps), at, out_int32=True)
+    cells.add_(regions, alpha=levels).add_(bins * torch.arange(len(maps), dtype=torch.int32, device=maps.device)[:, None, None])
+    counts = cells.flatten().bincount(minlength=bins * len(maps)).reshape(len(maps), 2, levels)
     outside, inside = counts.flip(-1).cumsum(-1).flip(-1)[..., 1:].unbind(1)
     sizes = counts[:, 1].sum(1)
     defined = (sizes > 0) & maps.isfinite().flatten(1).all(1)
@@ -38,10 +44,15 @@ def vea_curve(maps: Tensor, regions: Tensor) -> Tensor:
 
 
 def area_under(curves: Tensor, area: Area = "trapezoid") -> Tensor:
-    """Curves (N,9) over THRESHOLDS -> (N,).
+    """The area under curves over `THRESHOLDS`; the paper does not state its rule.
 
-    "trapezoid": the area between T = .1 and .9 as a part of the largest possible, .8, so that a perfect map gives 1.
-    "mean": of the nine values. The paper does not say which it takes.
+    Args:
+        curves: (N,9).
+        area: "trapezoid": the area between T = .1 and .9 divided by the largest possible one, .8, so that a perfect map scores
+            1; "mean": the mean of the nine values.
+
+    Returns:
+        (N,), 0 to 1.
     """
     if area == "mean":
         return curves.mean(1)
@@ -52,7 +63,9 @@ def area_under(curves: Tensor, area: Area = "trapezoid") -> Tensor:
 class Vea(Metric):
     """Visual explanation accuracy (VEA).
 
-    region: the object's "mask", or its "box". auc: "trapezoid" or "mean", see `area_under`.
+    Attributes:
+        region: The object's "mask", or its "box".
+        auc: "trapezoid" or "mean", see `area_under`.
     """
 
     region: Region = "mask"
@@ -73,14 +86,24 @@ class Vea(Metric):
 
     @property
     def title(self) -> str:
+        """The name for tables, with the options that change its meaning."""
         return f"VEA ({self.region})"
 
     @property
     def needs(self) -> frozenset[str]:
+        """Boxes, to find the detection's object, and masks if the region is the mask."""
         return frozenset({"box", self.region})
 
     def __call__(self, maps: Tensor, inputs: MetricInput) -> MetricResult:
-        """The area under each curve, and the curves."""
+        """The area under each map's IoU curve.
+
+        Args:
+            maps: (N,H,W) on the image's pixels.
+            inputs: The detections, their matched objects and the annotations.
+
+        Returns:
+            The areas (N,) and the curves (N,9); NaN without an object.
+        """
         regions, own = object_regions(maps, inputs, self.region)
         curves = judge_matched(maps, own, lambda chosen, rows: vea_curve(chosen, regions.of(rows)))
         return MetricResult(area_under(curves, self.auc), curves, curves.new_tensor(THRESHOLDS))

@@ -1,4 +1,4 @@
-"""A data set's classes as a model's score columns, matched by name."""
+"""A data set's labels as a model's score columns, matched by class name."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,24 +10,39 @@ from whybox.truth import Truth
 
 
 def to_columns(truth: Truth, data_classes: Sequence[str], model_classes: Sequence[str] | None, *, first_column: int = 0) -> Truth:
-    """The objects of one image with the model's columns for labels; those of a class that the model lacks are left out.
+    """Map the labels of an image's objects to the model's score columns.
 
     Args:
-        truth: Labels are places in `data_classes`.
-        data_classes: The data set's.
-        model_classes: Names of the model's columns. None: the data's classes are the columns from `first_column` on.
-        first_column: As `Model.first_column`.
+        truth: The objects; labels are indices in `data_classes`.
+        data_classes: The data set's class names.
+        model_classes: Names of the model's columns; None: the data's classes are the columns from `first_column` on.
+        first_column: The column of the data set's first class, see `Model.first_column`.
+
+    Returns:
+        The objects of classes that the model has, with score columns as labels.
     """
     if model_classes is None:
         return replace(truth, labels=truth.labels + first_column) if first_column else truth
     known = list(model_classes)
+    # -1 marks classes that the model lacks.
     columns = [known.index(name) if name in known else -1 for name in data_classes]
     labels = torch.tensor(columns, dtype=torch.long, device=truth.labels.device)[truth.labels]
     return replace(truth, labels=labels)[torch.nonzero(labels >= 0)[:, 0]]
 
 
 def lacking(data_classes: Sequence[str], model_classes: Sequence[str] | None) -> tuple[str, ...]:
-    """The data set's classes that the model does not know; an error where it knows none of them."""
+    """The data set's classes that the model does not know.
+
+    Args:
+        data_classes: The data set's class names.
+        model_classes: Names of the model's columns, or None.
+
+    Returns:
+        The names of the classes; empty for a model without class names.
+
+    Raises:
+        WhyboxError: The model knows none of the classes.
+    """
     if model_classes is None:
         return ()
     unknown = tuple(name for name in data_classes if name not in model_classes)

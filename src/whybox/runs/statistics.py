@@ -1,4 +1,4 @@
-"""Means with intervals and paired tests, where the objects of one image are not independent of one another."""
+"""Cluster bootstrap intervals, paired sign-flip tests and Holm's correction; the objects of one image are a cluster."""
 
 import math
 from collections.abc import Iterator
@@ -9,16 +9,22 @@ from numpy.typing import ArrayLike, NDArray
 
 DRAWS = 2000
 FLIPS = 20_000
-"""More than draws: the smallest p is 1 / (1 + FLIPS), and Holm multiplies it by the number of tests."""
+"""More than `DRAWS`: the smallest p is 1 / (1 + FLIPS), and Holm multiplies it by the number of tests."""
 LEVEL = 0.95
 BLOCK = 2**22
-"""Entries of a matrix of draws x images that are held at once, so that a run of any size fits memory."""
+"""Entries of a matrix of draws x images in memory at once, so that a run of any size fits."""
 
 Floats = NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
-    """A mean and the ends of its interval; NaN where they are not defined."""
+    """A mean and the ends of its interval; NaN where they are not defined.
+
+    Attributes:
+        mean: The mean.
+        low: The lower end.
+        high: The upper end.
+    """
 
     mean: float
     low: float
@@ -26,7 +32,13 @@ class Estimate(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """P means and the ends of their intervals, each (P,)."""
+    """P means and the ends of their intervals.
+
+    Attributes:
+        mean: The means, (P,).
+        low: The lower ends, (P,).
+        high: The upper ends, (P,).
+    """
 
     mean: Floats
     low: Floats
@@ -34,7 +46,14 @@ class Estimates(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A mean difference, the ends of its interval, and the p-value of the hypothesis that its sign is chance."""
+    """A mean difference, its interval and its p-value.
+
+    Attributes:
+        mean: The mean difference.
+        low: The lower end of its interval.
+        high: The upper end.
+        p: Two-sided p-value of the null hypothesis that the sign of an image's differences is random.
+    """
 
     mean: float
     low: float
@@ -45,29 +64,50 @@ class Difference(NamedTuple):
 def bootstrap_mean(
     values: ArrayLike, clusters: ArrayLike, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> Estimate:
-    """Mean of values (n,), and the percentile interval from drawing clusters (n,), names of images, with replacement.
+    """The mean of values and its percentile interval from a bootstrap that draws whole clusters with replacement.
 
-    NaN values are left out. One image alone has a mean and no interval.
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3; clusters: Davison and Hinkley,
     "Bootstrap Methods and their Application", 1997, section 3.8, strategy 1 (whole clusters, nothing drawn inside one).
+
+    Args:
+        values: (n,); NaN values are left out.
+        clusters: (n,), the image of each value, by name or number.
+        draws: Number of bootstrap samples.
+        level: Coverage of the interval, 0 to 1.
+        seed: Seed of the draws.
+
+    Returns:
+        The mean and its interval, which is NaN for a single cluster.
     """
     column = np.asarray(values, np.float64).reshape(-1, 1)
-    found = bootstrap_means(column, clusters, draws=draws, level=level, seed=seed)
-    return Estimate(*(float(part[0]) for part in found))
+    estimates = bootstrap_means(column, clusters, draws=draws, level=level, seed=seed)
+    return Estimate(*(float(part[0]) for part in estimates))
 
 
 def bootstrap_means(
     values: ArrayLike, clusters: ArrayLike, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> Estimates:
-    """`bootstrap_mean` of each column of values (n,P), such as the points of curves. All columns share the draws."""
+    """`bootstrap_mean` of each of P columns, such as the points of curves; all columns share the draws.
+
+    Args:
+        values: (n,P); NaN values are left out.
+        clusters: (n,), the image of each row, by name or number.
+        draws: Number of bootstrap samples.
+        level: Coverage of the intervals, 0 to 1.
+        seed: Seed of the draws.
+
+    Returns:
+        The means and their intervals, which are NaN for a single cluster.
+    """
     table = np.asarray(values, np.float64)
     known = ~np.isnan(table)
     used = known.any(1)
     sums, counts = _per_cluster(table[used], known[used], _numbered(clusters, table)[used])
     mean = _ratio(sums.sum(0), counts.sum(0))
-    nothing = np.full_like(mean, np.nan)
+    undefined = np.full_like(mean, np.nan)
     if len(sums) < 2:
-        return Estimates(mean, nothing, nothing.copy())
+        return Estimates(mean, undefined, undefined.copy())
+    # A sample's mean is a ratio of two sums over its clusters, so the values themselves need not be drawn.
     drawn = [_ratio(times @ sums, times @ counts) for times in _times_drawn(len(sums), draws, seed)]
     low, high = _ends(np.concatenate(drawn), level)
     return Estimates(mean, low, high)
@@ -83,12 +123,25 @@ def paired_difference(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Difference:
-    """Mean of a - b, (n,) each, on the same objects, with a bootstrap interval and a two-sided test; NaN pairs are left out.
+    """The mean of a - b on the same objects, with a bootstrap interval and a two-sided sign-flip test.
 
-    The test flips the sign of all differences of an image together. Where there are at most `flips` ways to do so, all
-    are tried and p is exact; else that many are drawn, and p is (1 + hits) / (1 + flips), which is never 0.
+    The test flips the sign of all differences of an image together. If there are at most `flips` combinations, all are
+    evaluated and p is exact; otherwise `flips` are drawn, and p = (1 + hits) / (1 + flips), which is never 0.
+
     Source: Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses", 2005, section 3.2 (sign flips of matched
     pairs); Phipson and Smyth, "Permutation P-values Should Never Be Zero", SAGMB 2010, for the drawn p-value.
+
+    Args:
+        a: (n,); pairs with a NaN are left out.
+        b: (n,), of the same objects.
+        clusters: (n,), the image of each pair, by name or number.
+        draws: Number of bootstrap samples.
+        flips: Maximum number of sign flips.
+        level: Coverage of the interval, 0 to 1.
+        seed: Seed of the draws and flips.
+
+    Returns:
+        The mean difference, its interval and the p-value.
     """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     mean, low, high = bootstrap_mean(difference, clusters, draws=draws, level=level, seed=seed)
@@ -97,28 +150,40 @@ def paired_difference(
 
 
 def sign_flip_p(differences: ArrayLike, clusters: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """The test of `paired_difference` for differences (n,), none of them NaN: its two-sided p-value."""
-    number = np.unique(clusters, return_inverse=True)[1]
-    sums = np.bincount(number, np.asarray(differences, np.float64)).astype(np.float64)
+    """The two-sided p-value of `paired_difference`.
+
+    Args:
+        differences: (n,), without NaN.
+        clusters: (n,), the image of each difference, by name or number.
+        flips: Maximum number of sign flips.
+        seed: Seed of the flips.
+
+    Returns:
+        The p-value; NaN without differences.
+    """
+    numbers = np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(numbers, np.asarray(differences, np.float64)).astype(np.float64)
     if not len(sums):
         return float("nan")
-    # Sums that are equal but for rounding are hits.
-    bar = abs(sums.sum()) - 1e-12 * np.abs(sums).sum()
+    # A sum that differs from the observed one only by rounding is a hit.
+    observed = abs(sums.sum()) - 1e-12 * np.abs(sums).sum()
     if len(sums) <= math.log2(flips):
-        every = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
-        return float((_flipped(every, sums) >= bar).mean())
-    hits = sum(int(np.count_nonzero(_flipped(some, sums) >= bar)) for some in _coins(len(sums), flips, seed))
+        # Bit c of i is cluster c's sign in combination i.
+        combinations = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
+        return float((_flipped(combinations, sums) >= observed).mean())
+    hits = sum(int(np.count_nonzero(_flipped(coins, sums) >= observed)) for coins in _coins(len(sums), flips, seed))
     return (1 + hits) / (1 + flips)
 
 
 def _flipped(coins: NDArray[Any], sums: Floats) -> Floats:
-    """How far from 0 the sum is, (n,), where coins (n,C) of 0 turn the signs."""
+    """The absolute sums (n,) after flipping the signs of the clusters whose coins (n,C) are 0."""
+    # sum(s_c x_c) with s = 2 coin - 1.
     flipped: Floats = 2 * (coins.astype(np.float64) @ sums) - sums.sum()
     return np.abs(flipped)
 
 
 def _coins(clusters: int, flips: int, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """(block, C) at a time of zeros and ones: one random bit each."""
+    """Blocks (block,C) of random zeros and ones, drawn as bits."""
     rng = np.random.default_rng(seed)
     width = math.ceil(clusters / 8)
     for block in _blocks(flips, clusters):
@@ -126,9 +191,15 @@ def _coins(clusters: int, flips: int, seed: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """p-values (m,) corrected for looking at m of them: Holm's step-down. NaN stays NaN and is not counted.
+    """Correct p-values for multiple tests by Holm's step-down procedure.
 
     Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 1979.
+
+    Args:
+        p_values: (m,); NaN stays NaN and is not counted as a test.
+
+    Returns:
+        The corrected p-values, (m,), at most 1.
     """
     given = np.asarray(p_values, np.float64)
     corrected = np.full_like(given, np.nan)
@@ -140,26 +211,28 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def _numbered(clusters: ArrayLike, values: Floats) -> NDArray[np.intp]:
-    """The clusters (n,) as numbers from 0 on."""
+    """The clusters (n,) as numbers, starting from 0."""
     names = np.asarray(clusters)
     if names.shape != values.shape[:1]:
-        raise ValueError(f"expected one cluster a value, {values.shape[:1]}, got {names.shape}")
+        raise ValueError(f"expected one cluster per value, {values.shape[:1]}, got {names.shape}")
     return np.unique(names, return_inverse=True)[1]
 
 
-def _per_cluster(values: Floats, known: NDArray[np.bool_], number: NDArray[np.intp]) -> tuple[Floats, Floats]:
+def _per_cluster(values: Floats, known: NDArray[np.bool_], numbers: NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Sums and counts (C,P) of the known values of every cluster that has any."""
-    present, number = np.unique(number, return_inverse=True)
+    # Renumbered: a cluster without a known value must not be drawn.
+    present, numbers = np.unique(numbers, return_inverse=True)
     sums, counts = np.zeros((2, len(present), values.shape[1]))
-    np.add.at(sums, number, np.where(known, values, 0))
-    np.add.at(counts, number, known)
+    np.add.at(sums, numbers, np.where(known, values, 0))
+    np.add.at(counts, numbers, known)
     return sums, counts
 
 
 def _times_drawn(clusters: int, draws: int, seed: int) -> Iterator[Floats]:
-    """(block, C) at a time: how often each cluster is in each draw of C of them."""
+    """Blocks (block,C): how often each of the C clusters is in each draw of C clusters."""
     rng = np.random.default_rng(seed)
     for block in _blocks(draws, clusters):
+        # Each draw counts in a row of bins of its own, so that one bincount serves the block.
         cells = rng.integers(0, clusters, (block, clusters)) + np.arange(block)[:, None] * clusters
         yield np.bincount(cells.ravel(), minlength=block * clusters).reshape(block, clusters).astype(np.float64)
 
@@ -174,9 +247,10 @@ def _ratio(sums: Floats, counts: Floats) -> Floats:
 
 
 def _ends(drawn: Floats, level: float) -> tuple[Floats, Floats]:
-    """Percentiles of the draws (draws,P); a draw that has no value of a column says nothing about it."""
+    """Percentiles of the draws (draws,P); draws without a value of a column are left out of it."""
     ends = np.full((2, drawn.shape[1]), np.nan)
     known = ~np.isnan(drawn).all(0)
+    # nanquantile is many times slower, and draws without a value are rare.
     quantiles: Any = np.nanquantile if np.isnan(drawn).any() else np.quantile
     ends[:, known] = quantiles(drawn[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return ends[0], ends[1]

@@ -527,9 +527,9 @@ def test_rated_words(clip):
         ({"name": "colors"}, "unknown analysis 'colors'"),
         ({"name": "objects", "count": 0}, "count is a whole number"),
         ({"name": "objects", "seed": -1}, "seed one from 0"),
-        ({"name": "objects", "ratings": {"a": 1.0}}, "ratings are for the analysis of concreteness"),
+        ({"name": "objects", "ratings": {"a": 1.0}}, "ratings are for the analysis concreteness"),
         ({"name": "objects", "methods": ("grad_eklip",)}, "did you mean grad_eclip"),
-        ({"name": "concreteness", "methods": ("gradcam",)}, "gives no maps of words"),
+        ({"name": "concreteness", "methods": ("gradcam",)}, "has no maps of words"),
     ],
 )
 def test_mistakes(clip, arguments, line):

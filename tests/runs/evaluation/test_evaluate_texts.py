@@ -201,7 +201,7 @@ def test_data_without_phrases_is_told_at_once(model):
 
 def test_without_masks_boxes_stand_for_them(model):
     done = evaluate(model, Changed(lambda truth: replace(truth, masks=None)), **CHEAP, limit=1)
-    assert any("boxes stand for" in line for line in done.report.remarks)
+    assert any("boxes instead" in line for line in done.report.remarks)
     assert np.isfinite(done.results.of("grad_eclip", "pixel_ap")).all()
 
 
@@ -213,7 +213,7 @@ def test_texts_of_one_word_have_no_value_in_the_columns_of_words(model):
 def test_images_without_an_object_are_no_failure(model):
     done = evaluate(model, Changed(lambda truth: truth[truth.labels > 9]), **CHEAP)
     assert not len(done.results)
-    assert done.report.remarks == ["No image shows an object that the model was to be asked about, so nothing was measured."]
+    assert done.report.remarks == ["No image contains an annotated object to explain, so nothing was measured."]
     phrases = evaluate(model, Changed(lambda truth: truth[truth.labels > 9]), **CHEAP, prompts="phrase", limit=1)
     assert not len(phrases.results)
 
@@ -320,9 +320,7 @@ def test_what_is_of_texts_is_left_out_of_a_detectors_table():
     plan = {"methods": "odam", "metrics": "leakage,text_deletion,deletion:score=top1", "select": "all", "score_threshold": 0.0}
     done = evaluate(make_model(), DATA, limit=1, top=2, **plan)
     assert done.report.seconds == {}
-    assert (
-        "Not in the table (not available: a model that answers for the whole image): deletion:score=top1." in done.report.remarks
-    )
+    assert "Not in the table (not available: a whole-image model): deletion:score=top1." in done.report.remarks
     assert any("maps of words): text_deletion" in line for line in done.report.remarks)
 
 

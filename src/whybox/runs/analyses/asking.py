@@ -1,4 +1,4 @@
-"""What an analysis asks of a model: an image with texts, and what is made of their maps."""
+"""The parts of an analysis: questions (an image with texts), the answers of a method, and the values observed in them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,18 @@ from whybox.model import Model
 from whybox.report.analysis import Measure
 
 CUT = "cut"
-"""Observed of a text that is asked whole: 1 where it is longer than the model's context, and nothing else is made of it."""
+"""The measure of truncation: 1 for a text that is longer than the model's context, of which nothing else is observed."""
 
 
 class Observation(NamedTuple):
-    """One value of a measure, and what chance gives there; NaN where either is not defined. item: what it is about, a word."""
+    """One value of a measure.
+
+    Attributes:
+        measure: The measure's key.
+        value: The value; NaN where it is not defined.
+        chance: The value expected by chance; NaN where it is not defined.
+        item: The word or text that the value is about.
+    """
 
     measure: str
     value: float
@@ -29,7 +36,11 @@ class Observation(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """What one method says of one image, text by text."""
+    """One method's maps of one image for several texts.
+
+    Attributes:
+        explanation: The explanation, with one detection per text.
+    """
 
     explanation: Explanation
 
@@ -42,39 +53,89 @@ class Answers:
 
     @cached_property
     def seen(self) -> Tensor:
-        """(H,W) bool: the pixels that the model saw; the others were cut off."""
+        """The pixels (H,W) bool that the model saw; its preprocessing cropped the others."""
         frame = self.explanation.maps.frame
         return frame.maps_to_image(torch.ones((1, *frame.network)))[0] > 0.5
 
     def pixels(self, text: str) -> Tensor:
-        """The map (H,W) on the image's pixels."""
+        """The map of a text.
+
+        Args:
+            text: One of the texts.
+
+        Returns:
+            (H,W), on the image's pixels.
+        """
         return self._at_image[self._row(text)]
 
     def cells(self, text: str) -> Tensor:
-        """The map (h,w) on its own grid."""
+        """The map of a text.
+
+        Args:
+            text: One of the texts.
+
+        Returns:
+            (h,w), on the layer's grid.
+        """
         return self.explanation.maps.native[self._row(text)].detach().cpu()
 
     def score(self, text: str) -> float:
-        """The cosine of text and image."""
+        """The cosine of a text and the image.
+
+        Args:
+            text: One of the texts.
+
+        Returns:
+            -1 to 1.
+        """
         return float(self.explanation.detections.scores[self._row(text)])
 
     def peak(self, text: str) -> float:
-        """The largest raw value of the map."""
+        """The largest value of a text's map, before scaling.
+
+        Args:
+            text: One of the texts.
+
+        Returns:
+            The value, in the method's unit.
+        """
         return self.explanation.peak[self._row(text)]
 
     def is_cut(self, text: str) -> bool:
-        """Whether the text was longer than the model's context."""
+        """Whether a text is longer than the model's context, and was truncated.
+
+        Args:
+            text: One of the texts.
+
+        Returns:
+            True for a truncated text.
+        """
         return bool(self.explanation.texts[self._row(text)].cut)
 
     def words(self, text: str) -> tuple[tuple[str, float], ...]:
-        """The text's words, each with its weight; nothing where the method has no maps of words."""
+        """The words of a text with their weights.
+
+        Args:
+            text: One of the texts.
+
+        Returns:
+            (word, weight) pairs; () if the method has no maps of words.
+        """
         return self.explanation.words[self._row(text)] if self.explanation.token_maps is not None else ()
 
 
 @dataclass(frozen=True)
 class Question:
-    """An image, the texts that it is asked for, and what is observed in their maps. shown: the texts of an example on the page,
-    under the title. words: whether the weights of the words are observed."""
+    """An image, the texts that it is explained for, and the values observed in their maps.
+
+    Attributes:
+        image: The image.
+        texts: The texts; repeated ones count once.
+        observe: Makes observations of a method's answers.
+        title: The title of the example on the page.
+        shown: The texts whose maps the example shows.
+        words: Whether the weights of words are observed.
+    """
 
     image: Image.Image
     texts: Sequence[str]
@@ -86,8 +147,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Study:
-    """One analysis. lead: what is asked. remark: what a reader of the numbers must know. questions: how many images, and a
-    seed -> questions, the same for the same seed. needs_words: of the method, maps of words."""
+    """One analysis.
+
+    Attributes:
+        title: The title of its page.
+        lead: What is asked.
+        remark: What a reader of the numbers must know.
+        measures: Its measures, in the table's order.
+        questions: (number of images, seed) -> questions, the same for the same seed.
+        needs_words: Whether it needs methods with maps of words.
+    """
 
     title: str
     lead: str
@@ -98,12 +167,23 @@ class Study:
 
 
 def ask(model: Model, question: Question, methods: Sequence[Any]) -> list[Answers]:
-    """The answers of every method to a question; the image passes through the model once."""
+    """Explain an image for the texts of a question, with one forward pass of the image.
+
+    Args:
+        model: An image-text model.
+        question: The image and its texts.
+        methods: The methods.
+
+    Returns:
+        The answers of each method.
+    """
+    # Without repetition, so that a text has one row in the maps.
     texts = list(dict.fromkeys(question.texts))
     prompted: Model = model.prompt(texts)  # type: ignore[attr-defined]
-    passed = api.trace(prompted, question.image)
-    drawn = [question.words and api.draws_words(method, prompted) for method in methods]
+    trace = api.trace(prompted, question.image)
+    draws_words = [question.words and api.draws_words(method, prompted) for method in methods]
     return [
-        Answers(api.explain(prompted, passed, method=method, top=len(texts), words=words))
-        for method, words in zip(methods, drawn, strict=True)
+        # `top`, because by default only 100 detections are explained.
+        Answers(api.explain(prompted, trace, method=method, top=len(texts), words=words))
+        for method, words in zip(methods, draws_words, strict=True)
     ]

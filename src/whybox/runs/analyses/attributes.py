@@ -1,4 +1,4 @@
-"""Whether a map follows the attribute or the noun, and whether a relation is read at all."""
+"""The analysis "attributes": whether maps follow an attribute or the noun, and whether they depend on relations."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -15,20 +15,32 @@ from whybox.runs.analyses.asking import Answers, Observation, Question, Study
 from whybox.runs.analyses.energy import chosen, energy_inside, share_between
 
 MOST = 2
-"""Pairs of a kind from one scene."""
+"""Maximum number of pairs of one sort, and of relations, from one scene."""
 LEAST_AREA = 0.004
-"""Of the image: smaller objects have less than a patch or two of their own."""
+"""Minimum fraction of the image: smaller objects cover less than one or two patches."""
 
 
 class Thing(NamedTuple):
-    """An object of a scene: its words, and its visible pixels (H,W) bool."""
+    """An object of a scene.
+
+    Attributes:
+        phrase: Its noun and color.
+        mask: Its visible pixels, (H,W) bool.
+    """
 
     phrase: Phrase
     mask: Tensor
 
 
 class Ask(NamedTuple):
-    """A text whose map should lie on one region rather than another. sort: which measure it belongs to."""
+    """A text whose map should lie in one region rather than another.
+
+    Attributes:
+        sort: The measure that it belongs to.
+        text: The text.
+        own: The region that the text describes, (H,W) bool.
+        other: The region to compare with, (H,W) bool.
+    """
 
     sort: str
     text: str
@@ -37,23 +49,45 @@ class Ask(NamedTuple):
 
 
 def phrases_in(scene: Scene) -> list[Phrase]:
-    """The words of each object."""
+    """The phrase of each object.
+
+    Args:
+        scene: A generated scene with N objects.
+
+    Returns:
+        N phrases.
+    """
     return [Phrase(name, color) for name, color in zip(scene.names, scene.colors, strict=True)]
 
 
 def things_of(scene: Scene) -> list[Thing]:
-    """The objects that are large enough, and that no other object shares its words with."""
+    """The objects that are large enough and whose phrase describes no other object.
+
+    Args:
+        scene: A generated scene.
+
+    Returns:
+        The objects, in the scene's order.
+    """
     phrases = phrases_in(scene)
     masks = torch.from_numpy(scene.masks)
-    found = [Thing(phrase, mask) for phrase, mask in zip(phrases, masks, strict=True)]
-    return [one for one in found if phrases.count(one.phrase) == 1 and float(one.mask.float().mean()) >= LEAST_AREA]
+    things = [Thing(phrase, mask) for phrase, mask in zip(phrases, masks, strict=True)]
+    return [thing for thing in things if phrases.count(thing.phrase) == 1 and float(thing.mask.float().mean()) >= LEAST_AREA]
 
 
 def asks_of(first: Thing, second: Thing, phrases: Sequence[Phrase]) -> list[Ask]:
-    """What a pair of objects is asked, each of both in turn, so that a map that does not depend on the words gives 0.5.
+    """The texts for a pair of objects, always one for each, so that a map that ignores the text scores 0.5 on average.
 
-    Of one noun and two colors: each phrase, and each color alone. Of one color and two nouns: each phrase, and each noun
-    alone. Of two colors and two nouns: each noun in the other's color, where no object of the scene, `phrases`, is that.
+    One noun in two colors: each phrase, and each color alone. Two nouns in one color: each phrase, and each noun alone. Two
+    nouns in two colors: each noun in the other's color, unless the scene has such an object.
+
+    Args:
+        first: An object.
+        second: Another object.
+        phrases: The phrases of all objects of the scene.
+
+    Returns:
+        The texts; empty if none fits the pair.
     """
     turns = ((first, second), (second, first))
     if first.phrase.name == second.phrase.name:
@@ -69,19 +103,35 @@ def asks_of(first: Thing, second: Thing, phrases: Sequence[Phrase]) -> list[Ask]
 
 
 def pairs_of(scene: Scene) -> list[list[Ask]]:
-    """What the first pairs of each kind are asked."""
+    """The texts for the first pairs of each sort.
+
+    Args:
+        scene: A generated scene.
+
+    Returns:
+        The texts of each pair, at most `MOST` pairs per sort.
+    """
     phrases = phrases_in(scene)
-    found: dict[str, list[list[Ask]]] = {}
+    pairs: dict[str, list[list[Ask]]] = {}
     for first, second in combinations(things_of(scene), 2):
         asks = asks_of(first, second, phrases)
         if asks:
-            found.setdefault(asks[0].sort, []).append(asks)
-    return [asks for of_sort in found.values() for asks in of_sort[:MOST]]
+            pairs.setdefault(asks[0].sort, []).append(asks)
+    return [asks for pairs_of_sort in pairs.values() for asks in pairs_of_sort[:MOST]]
 
 
 class Relation(NamedTuple):
-    """A sentence on two objects, and what it becomes when it is changed. foreign: the second phrase is another one, of which
-    nothing is in the scene."""
+    """A sentence on the relation of two objects, and changed forms of it.
+
+    Attributes:
+        text: "A left of B".
+        first: A.
+        second: B.
+        turned: "A right of B".
+        swapped: "B left of A".
+        converse: "B right of A", which means the same as the text.
+        foreign: "A left of C", where C is not in the scene.
+    """
 
     text: str
     first: Thing
@@ -93,10 +143,19 @@ class Relation(NamedTuple):
 
 
 def relations_of(scene: Scene, others: Sequence[Phrase]) -> list[Relation]:
-    """The first sentences on two large objects, each with its changed forms. others: phrases to take the foreign one from."""
+    """The first relations of two large objects, each with its changed forms.
+
+    Args:
+        scene: A generated scene with captions of relations.
+        others: Phrases of another scene, from which the foreign one is taken.
+
+    Returns:
+        At most `MOST` relations.
+    """
     things, known = {str(thing.phrase): thing for thing in things_of(scene)}, phrases_in(scene)
     foreign = next((phrase for phrase in others if phrase not in known), None)
-    found = []
+    relations = []
+    # The first caption lists the objects.
     for caption in scene.captions[1:]:
         how = next(relation for relation in OPPOSITES if f" {relation} " in caption)
         first, second = caption.split(f" {how} ")
@@ -108,12 +167,21 @@ def relations_of(scene: Scene, others: Sequence[Phrase]) -> list[Relation]:
                 f"{second} {back} {first}",
                 f"{first} {how} {foreign}",
             )
-            found.append(Relation(caption, things[first], things[second], *changed))
-    return found[:MOST]
+            relations.append(Relation(caption, things[first], things[second], *changed))
+    return relations[:MOST]
 
 
 def ask_scenes(count: int, seed: int) -> Iterator[Question]:
-    """A question a scene that holds a pair or a relation; `count` scenes are looked at."""
+    """One question per scene that has a pair or a relation.
+
+    Args:
+        count: Number of scenes that are examined.
+        seed: Seed of the scenes.
+
+    Yields:
+        At most `count` questions.
+    """
+    # One scene more: each takes its foreign phrase from the next.
     scenes = (draw_scene(index, seed=HELD_OUT_SEED + seed) for index in range(count + 1))
     scene = next(scenes)
     for following in scenes:
@@ -135,14 +203,20 @@ def _question(scene: Scene, others: Sequence[Phrase]) -> Question | None:
             yield from _observe_relation(answers, relation)
 
     texts = [ask.text for asks in pairs for ask in asks]
-    texts += [text for one in relations for text in (one.text, one.turned, one.swapped, one.converse, one.foreign)]
+    texts += [
+        text
+        for relation in relations
+        for text in (relation.text, relation.turned, relation.swapped, relation.converse, relation.foreign)
+    ]
     shown = texts if not relations else [*texts[: 3 if pairs else 0], relations[0].text, relations[0].turned]
     return Question(scene.image, texts, observe, scene.captions[0], list(dict.fromkeys(shown))[:5])
 
 
 def _observe_pair(answers: Answers, asks: Sequence[Ask]) -> Iterator[Observation]:
-    """The share of each text; and how alike the maps are of two texts that differ in one word. Nothing of a pair of which the
-    model did not see the half."""
+    """The share of each text, and the correlation of the maps of two texts that differ in one word.
+
+    Nothing is observed if the model's preprocessing cropped more than half of an object.
+    """
     if any(is_cut_off(mask, answers.seen) for mask in (asks[0].own, asks[0].other)):
         return
     for ask in asks:
@@ -150,29 +224,37 @@ def _observe_pair(answers: Answers, asks: Sequence[Ask]) -> Iterator[Observation
         yield Observation(ask.sort, share, 0.5, ask.text)
         yield Observation(f"{ask.sort}_choice", chosen(share), 0.5, ask.text)
     if asks[0].sort != "conflict":
-        yield Observation(f"{asks[0].sort}_r", _alike(answers, asks[0].text, asks[1].text))
+        yield Observation(f"{asks[0].sort}_r", _correlation(answers, asks[0].text, asks[1].text))
 
 
 def is_cut_off(mask: Tensor, seen: Tensor) -> bool:
-    """Whether less than half of an object's pixels lie where the model looked."""
+    """Whether the model saw less than half of an object's pixels.
+
+    Args:
+        mask: The object's pixels, (H,W) bool.
+        seen: The pixels that the model saw, (H,W) bool.
+
+    Returns:
+        True if more than half of the object was cropped.
+    """
     return float((mask & seen).sum()) < 0.5 * float(mask.sum())
 
 
-def _observe_relation(answers: Answers, one: Relation) -> Iterator[Observation]:
-    first, second = one.first.mask, one.second.mask
+def _observe_relation(answers: Answers, relation: Relation) -> Iterator[Observation]:
+    first, second = relation.first.mask, relation.second.mask
     if not (is_cut_off(first, answers.seen) or is_cut_off(second, answers.seen)):
-        values, both = answers.pixels(one.text), first | second
+        values, both = answers.pixels(relation.text), first | second
         yield Observation("relation_energy", energy_inside(values, both), float(both.float().mean()))
         yield Observation("relation_subject", share_between(values, first, second), 0.5)
     for name in ("turned", "swapped", "converse", "foreign"):
-        yield Observation(f"relation_{name}", _alike(answers, one.text, getattr(one, name)))
-    better = answers.score(one.text) - answers.score(one.turned)
+        yield Observation(f"relation_{name}", _correlation(answers, relation.text, getattr(relation, name)))
+    better = answers.score(relation.text) - answers.score(relation.turned)
     yield Observation("relation_score", 1.0 if better > 0 else 0.0 if better < 0 else 0.5, 0.5)
 
 
-def _alike(answers: Answers, one: str, other: str) -> float:
+def _correlation(answers: Answers, text: str, other: str) -> float:
     """Pearson's correlation of the maps of two texts, on their own grid."""
-    return float(pearson(answers.cells(one)[None], answers.cells(other)[None])[0])
+    return float(pearson(answers.cells(text)[None], answers.cells(other)[None])[0])
 
 
 ATTRIBUTES = Study(
@@ -212,4 +294,4 @@ ATTRIBUTES = Study(
     ),
     questions=ask_scenes,
 )
-"""Pairs of objects that share a noun or a color, and sentences on how two objects stand."""
+"""The analysis of pairs of objects that share a noun or a color, and of sentences on the relation of two objects."""

@@ -1,4 +1,4 @@
-"""How a caption's map decomposes into the maps of its words, and whether its phrases add up to it."""
+"""The analysis "composition": a caption's map as a combination of its words' maps, and as the sum of its phrases' maps."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,34 +20,56 @@ from whybox.runs.analyses.asking import CUT, Answers, Observation, Question, Stu
 
 BETWEEN = re.compile(r", | and | left of | right of | in front of | behind ")
 STEPS = (1, 2, 3)
-"""Phrases added one after the other; a caption with fewer than these is left out, so that every step is of the same captions."""
+"""Numbers of phrases summed; captions with fewer phrases than the last are left out, so that all steps share captions."""
 NEIGHBOURS = 4
-"""Scenes after a scene whose captions lend the control its words."""
+"""Number of following scenes from whose captions the control takes its words."""
 
 
 def phrases_of(caption: str) -> list[str]:
-    """The phrases of a scene's caption: "two people and a red car in a meadow" -> "two people", "a red car", "in a meadow"."""
+    """Split a scene's caption into phrases.
+
+    Args:
+        caption: For example "two people and a red car in a meadow".
+
+    Returns:
+        The distinct phrases: "two people", "a red car", "in a meadow".
+    """
+    # The place first: BETWEEN would not split it off.
     place = next((where for where in WHERE.values() if caption.endswith(f" {where}")), None)
     things = caption if place is None else caption.removesuffix(f" {place}")
     return list(dict.fromkeys([*BETWEEN.split(things), *([] if place is None else [place])]))
 
 
 def words_of(text: str) -> list[str]:
-    """The distinct words of a text, without the punctuation around them."""
+    """The distinct words of a text.
+
+    Args:
+        text: The text.
+
+    Returns:
+        Words without punctuation around them, in their order.
+    """
     return list(dict.fromkeys(alone(word) for word in text.split()))
 
 
 def explained_share(parts: ArrayLike, whole: ArrayLike) -> tuple[float, NDArray[np.float64]]:
-    """How far a non-negative combination of K maps makes up another: R^2, and the coefficients (K,).
+    """Fit a map by a non-negative combination of other maps.
 
-    parts (K,P), whole (P,). R^2 = 1 - |whole - parts^T c|^2 / |whole - its mean|^2, with c by non-negative least squares and no
-    constant term: 1 for a perfect fit, 0 for a fit no better than a flat map, below 0 for a worse one. NaN for a flat map.
+    R^2 = 1 - |whole - parts^T c|^2 / |whole - mean(whole)|^2, with c by non-negative least squares without a constant term.
+
+    Args:
+        parts: K maps, (K,P).
+        whole: The map to fit, (P,).
+
+    Returns:
+        R^2, 1 for a perfect fit, 0 for a fit no better than a constant map and below 0 for a worse one; and c, (K,). Both are
+        NaN for a constant map.
     """
     matrix, target = np.asarray(parts, np.float64), np.asarray(whole, np.float64)
     spread = float(((target - target.mean()) ** 2).sum())
     if target.min() == target.max():
         return np.nan, np.full(len(matrix), np.nan)
-    # Raw maps are often 1e-10 and less, where the solver's tolerance would take them for zero.
+    # Raw maps are often 1e-10 and less, which is zero within the tolerance of the solver: scaled to 1 first.
     peaks, unit = np.abs(matrix).max(1), np.abs(target).max()
     peaks = np.where(peaks > 0, peaks, 1)
     coefficients, residual = nnls((matrix / peaks[:, None]).T, target / unit)
@@ -55,12 +77,28 @@ def explained_share(parts: ArrayLike, whole: ArrayLike) -> tuple[float, NDArray[
 
 
 def correlations_of_sums(parts: Tensor, whole: Tensor) -> list[float]:
-    """Pearson's correlation of the sum of the first 1, 2 ... K of the maps (K,h,w) with the map (h,w)."""
+    """Pearson's correlation of cumulative sums of maps with another map.
+
+    Args:
+        parts: K maps, (K,h,w).
+        whole: The map to compare with, (h,w).
+
+    Returns:
+        K correlations, of the sums of the first 1, 2 ... K maps.
+    """
     return pearson(parts.double().cumsum(0), whole[None].expand_as(parts)).tolist()
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Pearson's correlation of two lists of at least three numbers; NaN for fewer, and where one is constant."""
+    """Pearson's correlation of two lists of numbers.
+
+    Args:
+        a: n numbers.
+        b: n numbers.
+
+    Returns:
+        -1 to 1; NaN for fewer than three numbers, and where a list is constant.
+    """
     if len(a) < 3:
         return np.nan
     return float(pearson(*(torch.tensor([[values]], dtype=torch.float64) for values in (a, b)))[0])
@@ -68,21 +106,44 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Control:
-    """Words and phrases of other captions, none of which is this caption's: as many as it has, or none at all."""
+    """Words and phrases of other captions, as a control for those of a caption.
+
+    Attributes:
+        words: As many words as the caption has, none of them its own; empty if there are too few.
+        phrases: Phrases, likewise.
+    """
 
     words: Sequence[str]
     phrases: Sequence[str]
 
 
 def borrow(own: Sequence[str], others: Sequence[str], parts: Callable[[str], Sequence[str]]) -> list[str]:
-    """As many distinct parts of the other captions as `own` has, none of them among `own`; nothing where there are too few."""
+    """Take parts of other captions as a control.
+
+    Args:
+        own: The caption's own parts.
+        others: Other captions.
+        parts: Splits a caption into words or phrases.
+
+    Returns:
+        As many distinct parts as `own` has, none of them among `own`; empty if there are too few.
+    """
+    # R^2 grows with the number of parts, so the control must have exactly as many.
     pool = dict.fromkeys(part for other in others for part in parts(other))
-    found = [part for part in pool if part not in own][: len(own)]
-    return found if len(found) == len(own) else []
+    borrowed = [part for part in pool if part not in own][: len(own)]
+    return borrowed if len(borrowed) == len(own) else []
 
 
 def ask_scenes(count: int, seed: int) -> Iterator[Question]:
-    """A question a scene, about its caption of all objects and its first relation."""
+    """One question per scene, about its caption of all objects and its first relation.
+
+    Args:
+        count: Number of scenes.
+        seed: Seed of the scenes.
+
+    Yields:
+        `count` questions.
+    """
     drawn = (draw_scene(index, seed=HELD_OUT_SEED + seed) for index in range(count + NEIGHBOURS))
     window = list(islice(drawn, NEIGHBOURS))
     for scene in drawn:
@@ -106,12 +167,12 @@ def _question(scene: Scene, others: Sequence[Scene]) -> Question:
                 yield from _add_up(answers, caption, control)
 
     first = scene.captions[0]
-    texts = [*captions, *(part for of_one in parts for part in of_one)]
+    texts = [*captions, *(part for caption_parts in parts for part in caption_parts)]
     return Question(scene.image, texts, observe, first, [first, *phrases_of(first)], words=True)
 
 
 def _decompose(answers: Answers, caption: str, control: Control) -> Iterator[Observation]:
-    """R^2 of each set of parts; and whether a word that makes up much of the image's map has weight in the text's."""
+    """R^2 of each set of parts, and the correlation of the words' coefficients with their weights in the text."""
     whole = answers.cells(caption)
     sets = {"words": words_of(caption), "words_control": control.words}
     sets |= {"phrases": phrases_of(caption), "phrases_control": control.phrases}
@@ -124,6 +185,7 @@ def _decompose(answers: Answers, caption: str, control: Control) -> Iterator[Obs
 
 
 def _against_weights(answers: Answers, caption: str, coefficients: Mapping[str, float]) -> Iterator[Observation]:
+    # A word that occurs twice has one map, and the sum of its weights.
     weights = dict.fromkeys(coefficients, 0.0)
     for word, value in answers.words(caption):
         if alone(word) in weights:
@@ -137,10 +199,10 @@ def _add_up(answers: Answers, caption: str, control: Control) -> Iterator[Observ
     whole, phrases = answers.cells(caption), phrases_of(caption)
     if len(phrases) < max(STEPS):
         return
-    grown = correlations_of_sums(torch.stack([answers.cells(phrase) for phrase in phrases]), whole)
+    correlations = correlations_of_sums(torch.stack([answers.cells(phrase) for phrase in phrases]), whole)
     for step in STEPS:
-        yield Observation(f"sum_{step}", grown[step - 1])
-    yield Observation("sum_all", grown[-1])
+        yield Observation(f"sum_{step}", correlations[step - 1])
+    yield Observation("sum_all", correlations[-1])
     if control.phrases:
         foreign = torch.stack([answers.cells(phrase) for phrase in control.phrases])
         yield Observation("sum_control", correlations_of_sums(foreign, whole)[-1])
@@ -153,7 +215,7 @@ def _flat(answers: Answers, texts: Sequence[str]) -> NDArray[np.float64]:
 COMPOSITION = Study(
     title="How a caption's map is made of its words' maps",
     lead=(
-        "A caption, each of its phrases and each of its words are asked of the same image. How much of the caption's map "
+        "A caption, each of its phrases and each of its words are matched with the same image. How much of the caption's map "
         "is a non-negative combination of its words' maps, and how much of as many words of other captions? And does the "
         "plain sum of its phrases' maps grow towards it?"
     ),
@@ -163,7 +225,7 @@ COMPOSITION = Study(
     ),
     measures=(
         Measure("words", "R² from the caption's words", "1: the caption's map is a non-negative combination of its words' maps."),
-        Measure("words_control", "R² from as many other words", "The control: words of other captions, asked of this image."),
+        Measure("words_control", "R² from as many other words", "The control: words of other captions, matched with this image."),
         Measure("phrases", "R² from the caption's phrases"),
         Measure("phrases_control", "R² from as many other phrases"),
         *(
@@ -177,4 +239,4 @@ COMPOSITION = Study(
     ),
     questions=ask_scenes,
 )
-"""Captions of generated scenes: the words' and phrases' own maps against the caption's."""
+"""The analysis of captions of generated scenes: the maps of words and phrases against the caption's map."""

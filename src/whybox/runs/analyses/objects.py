@@ -1,4 +1,4 @@
-"""Several objects in one prompt: does one map show all of them, and does it tell them apart?"""
+"""The analysis "objects": whether the map of a prompt that names several objects shows all of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,21 +17,33 @@ from whybox.runs.analyses.asking import CUT, Answers, Observation, Question, Stu
 from whybox.runs.analyses.energy import energy_inside, peak_inside
 
 TILE = (160, 120)
-"""(width, height) of a scene in a mosaic."""
+"""(width, height) of a scene in a mosaic, in pixels."""
 TILES = 4
 SIZES = range(1, TILES + 1)
-"""How many objects a prompt names."""
+"""Numbers of objects that a prompt names."""
 
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Four scenes of one object each, in two rows of two, with a phrase each; no noun comes twice."""
+    """Four scenes of one object each, in two rows of two; no noun occurs twice.
+
+    Attributes:
+        image: The mosaic.
+        phrases: The phrase of each object, row by row.
+    """
 
     image: Image.Image
     phrases: tuple[str, ...]
 
     def quadrant(self, place: int) -> Tensor:
-        """The pixels (H,W) bool of scene `place`, in the order of the phrases."""
+        """The region of one scene.
+
+        Args:
+            place: Its index in `phrases`.
+
+        Returns:
+            (H,W) bool.
+        """
         region = torch.zeros((self.image.height, self.image.width), dtype=torch.bool)
         top, left = place // 2 * TILE[1], place % 2 * TILE[0]
         region[top : top + TILE[1], left : left + TILE[0]] = True
@@ -39,17 +51,25 @@ class Mosaic:
 
 
 def mosaics(seed: int) -> Iterator[Mosaic]:
-    """Mosaics without end, of the single scenes of a series, every scene once."""
+    """Generate mosaics of scenes with a single object, each scene in at most one mosaic.
+
+    Args:
+        seed: Seed of the scenes.
+
+    Yields:
+        Mosaics, without end.
+    """
     waiting: list[Scene] = []
     for index in numbers():
         scene = draw_scene(index, seed=seed, variant="single", size=TILE)
         waiting += [scene] if len(scene.names) == 1 else []
         chosen: dict[str, Scene] = {}
-        for one in waiting:
-            chosen.setdefault(one.names[0], one)
+        for candidate in waiting:
+            chosen.setdefault(candidate.names[0], candidate)
         if len(chosen) >= TILES:
             taken = list(chosen.values())[:TILES]
-            waiting = [one for one in waiting if all(one is not other for other in taken)]
+            # By identity: `==` of scenes would compare their arrays, which has no single truth value.
+            waiting = [candidate for candidate in waiting if all(candidate is not used for used in taken)]
             yield _lay_out(taken)
 
 
@@ -61,23 +81,47 @@ def _lay_out(scenes: Sequence[Scene]) -> Mosaic:
 
 
 def prompt_of(phrases: Sequence[str]) -> str:
-    """The phrases as one prompt: "a red ball, a dog and a blue car"."""
+    """Join phrases to one prompt: "a red ball, a dog and a blue car".
+
+    Args:
+        phrases: At least one phrase.
+
+    Returns:
+        The prompt.
+    """
     return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
 
 
 def judge(values: Tensor, regions: Sequence[Tensor]) -> tuple[list[float], float, list[float]]:
-    """One map (H,W) of a prompt that names the K objects of these regions (H,W) bool: the part of its energy in each region,
-    whether its peak lies in any, and in which."""
-    together = torch.stack(list(regions)).any(0)
+    """Measure the map of a prompt that names K objects.
+
+    Args:
+        values: The map, (H,W).
+        regions: The objects' regions, K times (H,W) bool.
+
+    Returns:
+        The K shares of the energy in each region, whether the peak lies in any region, and K values of whether it lies in
+        each.
+    """
+    union = torch.stack(list(regions)).any(0)
     return (
-        [energy_inside(values, one) for one in regions],
-        peak_inside(values, together),
-        [peak_inside(values, one) for one in regions],
+        [energy_inside(values, region) for region in regions],
+        peak_inside(values, union),
+        [peak_inside(values, region) for region in regions],
     )
 
 
 def ask_mosaics(count: int, seed: int) -> Iterator[Question]:
-    """A question a mosaic; which objects are named first is drawn."""
+    """One question per mosaic, whose prompts name the objects in random order.
+
+    Args:
+        count: Number of mosaics.
+        seed: Seed of the scenes and of the order.
+
+    Yields:
+        `count` questions.
+    """
+    # Random, so that an advantage of the first word or of one quadrant averages out.
     rng = np.random.default_rng(seed)
     for _, mosaic in zip(range(count), mosaics(HELD_OUT_SEED + seed), strict=False):
         yield _question(mosaic, rng.permutation(TILES).tolist())
@@ -120,12 +164,12 @@ def _limit(named: int) -> str:
     return f"At best {number(1 / named, 3)} on average." if named < TILES else "0.250 whatever the map is."
 
 
-EVEN = "1: all named objects alike; 0: one is passed over."
+EVEN = "1: all named objects equally; 0: one is missed."
 OBJECTS = Study(
     title="Several objects in one prompt",
     lead=(
         "A mosaic of four scenes with one object each; a prompt names one, two, three or all four of them. How much of "
-        "the map lies in the quadrants that are named, is any named object passed over, and what do the objects' phrases "
+        "the map lies in the quadrants that are named, is any named object missed, and what do the objects' phrases "
         "show when asked alone?"
     ),
     remark=(
@@ -134,7 +178,7 @@ OBJECTS = Study(
         "have this limit: the last rows."
     ),
     measures=(
-        # All four named, the first and the fourth of these could only be 1.
+        # With all four named, energy_4 and any_4 could only be 1.
         *(Measure(f"energy_{named}", f"{named} named: energy in the named quadrants") for named in range(1, TILES)),
         *(Measure(f"own_{named}", f"{named} named: energy in an object's own quadrant", _limit(named)) for named in SIZES[1:]),
         *(Measure(f"weakest_{named}", f"{named} named: the weakest one's energy, times {named}", EVEN) for named in SIZES[1:]),
@@ -145,4 +189,4 @@ OBJECTS = Study(
     ),
     questions=ask_mosaics,
 )
-"""Mosaics of four scenes, asked for one, two, three and four of their objects."""
+"""The analysis of mosaics of four scenes, with prompts that name one, two, three and four of their objects."""

@@ -1,4 +1,4 @@
-"""One analysis from its questions to its folder: the numbers with their intervals, the table, the page."""
+"""A run of one analysis: its questions, its measures with intervals, and the folder with numbers, table and page."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -33,15 +33,24 @@ STUDIES: Mapping[str, Study] = {
 PAGE = "index.html"
 EXAMPLES = 4
 LONGEST = 320
-"""Pixels of a picture's longer side on the page."""
+"""Longest side of a picture on the page, in pixels."""
 
 Seen = tuple[str, Observation]
-"""The image's name, and what was observed there."""
+"""The image's name, and a value observed in it."""
 
 
 @dataclass(frozen=True)
 class Analyzed:
-    """An analysis that was run: its name and settings, how many images were asked, and the result."""
+    """An analysis that was run.
+
+    Attributes:
+        name: A key of `STUDIES`.
+        model: The model's name.
+        count: The requested number of scenes.
+        seed: The seed of the scenes.
+        images: Number of explained images.
+        result: The measures, remarks and examples.
+    """
 
     name: str
     model: str
@@ -51,26 +60,30 @@ class Analyzed:
     result: Analysis
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: what analysis.json holds."""
+        """The numbers and settings as plain values: the contents of analysis.json.
+
+        Returns:
+            A dict ready for JSON; NaN where a measure is not defined.
+        """
         titles = {measure.key: measure.title for measure in self.result.measures}
         rows = [
-            {"method": method, "measure": key, "title": titles[key], **_plain(found)}
-            for (method, key), found in self.result.numbers.items()
+            {"method": method, "measure": key, "title": titles[key], **_plain(number)}
+            for (method, key), number in self.result.numbers.items()
         ]
         facts: dict[str, Any] = {"analysis": self.name, "model": self.model, "methods": list(self.result.methods)}
         facts |= {"count": self.count, "seed": self.seed, "images": self.images}
         return {"schema": 1, "kind": "analysis", **facts, "numbers": rows, "remarks": list(self.result.remarks)}
 
 
-def _plain(found: Number) -> dict[str, Any]:
-    cell = found.cell
+def _plain(number: Number) -> dict[str, Any]:
+    cell = number.cell
     return {
         "mean": cell.mean,
         "low": cell.low,
         "high": cell.high,
-        "chance": found.chance,
+        "chance": number.chance,
         "values": cell.count,
-        "images": found.images,
+        "images": number.images,
     }
 
 
@@ -84,9 +97,22 @@ def analyze(
     ratings: Mapping[str, float] | None = None,
     on_progress: OnProgress = no_progress,
 ) -> Analyzed:
-    """Run an analysis of `STUDIES` over generated scenes that no training uses.
+    """Run an analysis over generated scenes that no training uses.
 
-    methods: names with settings, "rise:masks=500". count: scenes (mosaics for "objects"). ratings: of words, for "concreteness".
+    Args:
+        name: A key of `STUDIES`.
+        model: An image-text model.
+        methods: Names with settings ("rise:masks=500").
+        count: Number of scenes, or of mosaics for "objects".
+        seed: Seed of the scenes and of the bootstrap.
+        ratings: Ratings by word, for "concreteness"; None: no correlation with ratings.
+        on_progress: Called after each image.
+
+    Returns:
+        The measures with their intervals, and examples.
+
+    Raises:
+        WhyboxError: An unknown analysis, an invalid setting, or a model or method that does not fit.
     """
     study = study_of(name, count, seed, ratings)
     made = _methods(model, methods, study)
@@ -96,15 +122,15 @@ def analyze(
     for images, question in enumerate(study.questions(count, seed), start=1):
         answers = ask(model, question, made)
         for method, answer in zip(methods, answers, strict=True):
-            seen[method] += [(str(images), one) for one in question.observe(answer)]
+            seen[method] += [(str(images), observation) for observation in question.observe(answer)]
         if len(examples) < EXAMPLES:
             examples.append((question.title, _panels(question, answers[0])))
         on_progress(f"image {images}", 1)
     numbers = {
-        (method, measure.key): found
+        (method, measure.key): number
         for method in methods
         for measure in study.measures
-        if (found := _number(seen[method], measure, ratings, seed)) is not None
+        if (number := _number(seen[method], measure, ratings, seed)) is not None
     }
     facts = [("model", model.name), ("methods", ", ".join(methods)), ("images", str(images)), ("seed", str(seed))]
     facts.append(("took", f"{time.perf_counter() - started:.0f} s"))
@@ -114,18 +140,31 @@ def analyze(
 
 
 def study_of(name: str, count: int, seed: int, ratings: Mapping[str, float] | None = None) -> Study:
-    """The study of a name; an error where it or its settings are none."""
+    """Find an analysis, and check its settings.
+
+    Args:
+        name: A key of `STUDIES`.
+        count: Number of scenes.
+        seed: Seed of the scenes.
+        ratings: Ratings by word, or None.
+
+    Returns:
+        The analysis.
+
+    Raises:
+        WhyboxError: An unknown analysis, or an invalid setting.
+    """
     if name not in STUDIES:
         raise unknown("analysis", name, STUDIES)
     if type(count) is not int or type(seed) is not int or count < 1 or seed < 0:
         raise WhyboxError(f"count is a whole number from 1 and seed one from 0, got count={count} and seed={seed}")
     if ratings is not None and name != "concreteness":
-        raise WhyboxError(f"ratings are for the analysis of concreteness; {name} has no use for them")
+        raise WhyboxError(f"ratings are for the analysis concreteness; {name} does not use them")
     return STUDIES[name]
 
 
 def _methods(model: Model, names: Sequence[str], study: Study) -> list[Any]:
-    """The methods behind the names; refused where the model reads no text or a method has no maps that the analysis needs."""
+    """Make the methods; refuse a model without text input, and methods without the maps of words that the analysis needs."""
     if not model.takes_text:
         raise WhyboxError(f"{model.name} reads no text; an analysis needs an image-text model such as CLIP")
     made = []
@@ -133,27 +172,27 @@ def _methods(model: Model, names: Sequence[str], study: Study) -> list[Any]:
         plain, options = parse_spec(name)
         made.append(api.make_method(plain, model, **options))
         if study.needs_words and not api.draws_words(made[-1], model):
-            raise WhyboxError(f"method {plain!r} gives no maps of words, which this analysis is about; use grad_eclip")
+            raise WhyboxError(f"method {plain!r} has no maps of words, which this analysis needs; use grad_eclip")
     return made
 
 
 def _number(seen: Sequence[Seen], measure: Measure, ratings: Mapping[str, float] | None, seed: int) -> Number | None:
-    """Mean and interval of a measure; None where there is no value."""
+    """The mean and interval of a measure over all images; None where there is no value."""
     if measure.key.startswith("rated "):
         return _rated(seen, measure.key.removeprefix("rated "), ratings or {}, seed)
-    known = [(image, one) for image, one in seen if one.measure == measure.key and np.isfinite(one.value)]
+    known = [(image, observed) for image, observed in seen if observed.measure == measure.key and np.isfinite(observed.value)]
     if not known:
         return None
     images = [image for image, _ in known]
-    estimate = bootstrap_mean([one.value for _, one in known], images, seed=seed)
-    chances = [one.chance for _, one in known]
+    estimate = bootstrap_mean([observed.value for _, observed in known], images, seed=seed)
+    chances = [observed.chance for _, observed in known]
     return Number(Cell(*estimate, len(known)), len(set(images)), float(np.mean(chances)))
 
 
-def _rated(seen: Sequence[Seen], what: str, ratings: Mapping[str, float], seed: int) -> Number | None:
-    values = [(image, one.item, one.value) for image, one in seen if one.measure.startswith(f"{what} ")]
-    found = rate(values, ratings, seed=seed)
-    return Number(Cell(found.mean, found.low, found.high, found.words), found.images, 0.0) if np.isfinite(found.mean) else None
+def _rated(seen: Sequence[Seen], prefix: str, ratings: Mapping[str, float], seed: int) -> Number | None:
+    values = [(image, observed.item, observed.value) for image, observed in seen if observed.measure.startswith(f"{prefix} ")]
+    rated = rate(values, ratings, seed=seed)
+    return Number(Cell(rated.mean, rated.low, rated.high, rated.words), rated.images, 0.0) if np.isfinite(rated.mean) else None
 
 
 def _empty(study: Study, numbers: Mapping[tuple[str, str], Number]) -> list[str]:
@@ -164,14 +203,14 @@ def _empty(study: Study, numbers: Mapping[tuple[str, str], Number]) -> list[str]
 
 
 def _cut(seen: Sequence[Seen]) -> list[str]:
-    """A sentence on the texts that the model could not read to their end."""
-    values = [one.value for _, one in seen if one.measure == CUT]
-    lost = round(sum(values))
-    return [f"{lost} of {len(values)} texts were longer than the model's context and are left out."] if lost else []
+    """A sentence on the texts that are longer than the model's context."""
+    values = [observed.value for _, observed in seen if observed.measure == CUT]
+    truncated = round(sum(values))
+    return [f"{truncated} of {len(values)} texts were longer than the model's context and are left out."] if truncated else []
 
 
 def _panels(question: Question, answers: Answers) -> list[Panel]:
-    """The image, and over it the maps of the texts that are shown."""
+    """The image alone, and with the map of each shown text over it."""
     explanation = answers.explanation
     picture = shrink(explanation.image, LONGEST)
     panels = [Panel(picture, "the image")]
@@ -182,7 +221,12 @@ def _panels(question: Question, answers: Answers) -> list[Panel]:
 
 
 def keep(analyzed: Analyzed, out: Path) -> None:
-    """Write analysis.json, table.md and the page into the new folder `out`."""
+    """Write analysis.json, table.md and the page.
+
+    Args:
+        analyzed: The result of `analyze`.
+        out: A new folder; it is written completely or not at all.
+    """
     with new_folder(out) as draft:
         (draft / "analysis.json").write_text(json_text(analyzed.as_dict()), encoding="utf-8")
         (draft / "table.md").write_text(analysis_markdown(analyzed.result), encoding="utf-8")

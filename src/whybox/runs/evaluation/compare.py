@@ -1,4 +1,4 @@
-"""Two evaluations side by side, on the objects that both measured, with a paired test for every number."""
+"""Comparison of two evaluations on the objects that both measured: paired differences, intervals and tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +18,21 @@ from whybox.runs.evaluation.results import Results, gather, write_json
 from whybox.runs.statistics import bootstrap_mean, holm, paired_difference
 
 Pairs = Mapping[str, tuple[str, str]]
-"""By a row's key: the method of the first run, and the one of the second that stands against it."""
+"""By a row's key: the method of the first run, and the method of the second run that it is compared with."""
 
 Link = tuple[str, str]
-"""(image, what the detection stands for): the annotation, or the place among the image's detections where it has none."""
+"""(image, object): the object is the annotation's id, or the detection's class and rounded box where it has none."""
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """One evaluation as it lies in its folder."""
+    """One evaluation, read from its folder.
+
+    Attributes:
+        folder: The folder of the run.
+        mark: The contents of run.json.
+        results: The measured values.
+    """
 
     folder: Path
     mark: Mapping[str, Any]
@@ -41,19 +47,30 @@ def compare(
     methods: Sequence[tuple[str, str]] | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Set two runs side by side: how much better is b than a, on the objects that both have, and can it be chance?
+    """Compare two runs on the objects that both measured: the mean difference b - a, its interval and its p-value.
 
-    a, b: folders of `evaluate`. methods: pairs (method of a, method of b) to be set against each other; by default every
-    method that both have with itself. Two methods of one run are compared by giving its folder twice. out: a new folder for
-    the page.
-    The test flips the signs of all differences of an image together; p-values are corrected for all pairs (Holm).
+    The test flips the signs of all differences of an image together; p-values are corrected for all pairs (Holm). To
+    compare two methods of one run, give its folder twice.
+
+    Args:
+        a: The first run's folder, written by `evaluate`.
+        b: The second run's folder.
+        out: A new folder for the page, the table and the numbers; None: nothing is written.
+        methods: Pairs (method of a, method of b) to compare; None: every method of both runs with itself.
+        seed: Of the bootstrap and of the permutation test.
+
+    Returns:
+        The means of both runs, their differences and the p-values, by pair of methods and metric.
+
+    Raises:
+        WhyboxError: A folder without an evaluation, runs on different data, or no method, metric or object in common.
     """
     if type(seed) is not int or seed < 0:
         raise WhyboxError(f"seed must be a whole number from 0 on, got {seed!r}")
     first, second = _read(Path(a)), _read(Path(b))
     pairs = _pairs(methods) or {row: (row, row) for row in first.results.rows if row in second.results.rows}
     _check(first, second, pairs)
-    columns = [one for one in read_columns(first.mark) if one.key in second.results.columns]
+    columns = [column for column in read_columns(first.mark) if column.key in second.results.columns]
     if not columns:
         raise WhyboxError(f"{first.folder} and {second.folder} have no metric in common")
     comparison = _compare(first, second, pairs, columns, seed)
@@ -65,7 +82,7 @@ def compare(
 def _pairs(methods: Any) -> dict[str, tuple[str, str]]:
     """The pairs by the key of their row: the method, or both where they differ."""
     pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else (pair,) for pair in methods or ()]
-    if isinstance(methods, str) or any(len(pair) != 2 or not all(isinstance(one, str) for one in pair) for pair in pairs):
+    if isinstance(methods, str) or any(len(pair) != 2 or not all(isinstance(name, str) for name in pair) for pair in pairs):
         raise WhyboxError(f"methods must be pairs of names, such as [('odam', 'gradcam')], got {methods!r}")
     return {a if a == b else f"{a}={b}": (a, b) for a, b in pairs}
 
@@ -80,10 +97,10 @@ def _read(folder: Path) -> MeasuredRun:
 
 def _check(first: MeasuredRun, second: MeasuredRun, pairs: Pairs) -> None:
     for side, run in enumerate((first, second)):
-        name, known = run.folder, run.results.rows
+        known = run.results.rows
         for row in (pair[side] for pair in pairs.values()):
             if row not in known:
-                raise WhyboxError(f"{name}: has no method {row!r}; it has {', '.join(known)}")
+                raise WhyboxError(f"{run.folder}: has no method {row!r}; it has {', '.join(known)}")
     if not pairs:
         raise WhyboxError(f"{first.folder} and {second.folder} have no method in common; name pairs of methods")
     if first.mark["annotations"] != second.mark["annotations"]:
@@ -93,18 +110,19 @@ def _check(first: MeasuredRun, second: MeasuredRun, pairs: Pairs) -> None:
 
 
 def _compare(first: MeasuredRun, second: MeasuredRun, pairs: Pairs, columns: Sequence[Column], seed: int) -> Comparison:
-    ours, theirs = _common(first.results, second.results)
-    if not len(ours):
+    rows_a, rows_b = _common(first.results, second.results)
+    if not len(rows_a):
         raise WhyboxError(f"{first.folder} and {second.folder} have no object in common")
-    found: dict[Key, Pair] = {}
+    compared: dict[Key, Pair] = {}
     for column in columns:
-        for row, (one, other) in pairs.items():
-            a = first.results.of(one, column.key)[ours]
-            b = second.results.of(other, column.key)[theirs]
-            if (pair := _pair(a, b, first.results.images[ours], seed)) is not None:
-                found[row, column.key] = pair
-    corrected = holm([pair.p for pair in found.values()])
-    tested = {key: replace(pair, p_holm=float(p)) for (key, pair), p in zip(found.items(), corrected, strict=True)}
+        for row, (method_a, method_b) in pairs.items():
+            a = first.results.of(method_a, column.key)[rows_a]
+            b = second.results.of(method_b, column.key)[rows_b]
+            if (pair := _pair(a, b, first.results.images[rows_a], seed)) is not None:
+                compared[row, column.key] = pair
+    # Holm over all methods and metrics of the page: a reader looks at every p-value on it.
+    corrected = holm([pair.p for pair in compared.values()])
+    tested = {key: replace(pair, p_holm=float(p)) for (key, pair), p in zip(compared.items(), corrected, strict=True)}
     return Comparison(
         title=_title(first, second, pairs),
         a=_side(first, [pair[0] for pair in pairs.values()]),
@@ -112,15 +130,15 @@ def _compare(first: MeasuredRun, second: MeasuredRun, pairs: Pairs, columns: Seq
         rows=_rows(pairs),
         columns=[column for column in columns if any(key == column.key for _, key in tested)],
         pairs=tested,
-        remarks=_remarks(first, second, pairs, first.results.images[ours]),
+        remarks=_remarks(first, second, pairs, first.results.images[rows_a]),
     )
 
 
 def _rows(pairs: Pairs) -> list[Row]:
     """A row for every pair; where its methods differ, both are named."""
-    named = titles([one for pair in pairs.values() for one in pair])
-    words = {key: named[a] if a == b else f"{named[a]} → {named[b]}" for key, (a, b) in pairs.items()}
-    return [Row(key, words[key], {*pair} <= {*CONTROLS}) for key, pair in pairs.items()]
+    named = titles([method for pair in pairs.values() for method in pair])
+    row_titles = {key: named[a] if a == b else f"{named[a]} → {named[b]}" for key, (a, b) in pairs.items()}
+    return [Row(key, row_titles[key], {*pair} <= {*CONTROLS}) for key, pair in pairs.items()]
 
 
 def _pair(a: NDArray[np.float64], b: NDArray[np.float64], images: NDArray[np.int64], seed: int) -> Pair | None:
@@ -136,24 +154,26 @@ def _pair(a: NDArray[np.float64], b: NDArray[np.float64], images: NDArray[np.int
 
 def _common(first: Results, second: Results) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of the objects that both runs have, in the first run's order."""
-    where = {link: i for i, link in enumerate(_links(second))}
-    shared = [(i, where[link]) for i, link in enumerate(_links(first)) if link in where]
+    row_in_second = {link: i for i, link in enumerate(_links(second))}
+    shared = [(i, row_in_second[link]) for i, link in enumerate(_links(first)) if link in row_in_second]
+    # (0,2) where nothing is shared, so that both columns exist.
     table = np.asarray(shared, dtype=np.int64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
 
 def _links(results: Results) -> list[Link]:
-    """What each object is known by. A detection without an annotation is known by its class and its box, to the pixel."""
+    """The link of each object. A detection without an annotation is identified by its class and its box, to the pixel."""
+    # Whole pixels: the same detection of two runs may differ in its last bits, for instance on another device.
     return [
-        (one["image"], one["annotation"] or f"{one['label']} {[round(side) for side in one['box']]}") for one in results.objects
+        (row["image"], row["annotation"] or f"{row['label']} {[round(side) for side in row['box']]}") for row in results.objects
     ]
 
 
 def _title(first: MeasuredRun, second: MeasuredRun, pairs: Pairs) -> str:
-    """Two methods of one run are told by their names, two runs by their folders'."""
+    """The names of the compared methods for one run, those of the folders for two."""
     names = [run.folder.resolve().name for run in (first, second)]
     if first.folder.resolve() == second.folder.resolve():
-        named = titles([one for pair in pairs.values() for one in pair])
+        named = titles([method for pair in pairs.values() for method in pair])
         return f"{', '.join(f'{named[a]} and {named[b]}' for a, b in pairs.values())} in {names[0]}"
     return f"{names[0]} and {names[1]}"
 
@@ -166,18 +186,19 @@ def _side(run: MeasuredRun, methods: Sequence[str]) -> Side:
 
 
 def _text(value: Any) -> str:
-    return ", ".join(str(one) for one in value) if isinstance(value, list) else str(value)
+    return ", ".join(str(entry) for entry in value) if isinstance(value, list) else str(value)
 
 
 def _remarks(first: MeasuredRun, second: MeasuredRun, pairs: Pairs, images: NDArray[np.int64]) -> list[str]:
-    count, several = len(images), len(set(images.tolist()))
+    count, clusters = len(images), len(set(images.tolist()))
     shared = "1 object is" if count == 1 else f"{count} objects are"
     remarks = [f"{shared} in both runs, of {len(first.results)} in A and {len(second.results)} in B."]
-    if 2 / 2**several >= SIGNIFICANT:
-        least = 2 / 2**several if several else 1.0
-        remarks.append(f"With objects in {several} images no p can be below {min(1.0, least):.3g}: measure more of them.")
-    remarks += [f"{a} of A stands against {b} of B." for a, b in pairs.values() if a != b]
-    used = {one for pair in pairs.values() for one in pair}
+    # n images have 2^n sign flips, of which at least all and none are as extreme as the data: p >= 2 / 2^n.
+    if 2 / 2**clusters >= SIGNIFICANT:
+        least = 2 / 2**clusters if clusters else 1.0
+        remarks.append(f"With objects in {clusters} images no p can be below {min(1.0, least):.3g}: measure more of them.")
+    remarks += [f"{a} of A is compared with {b} of B." for a, b in pairs.values() if a != b]
+    used = {method for pair in pairs.values() for method in pair}
     for name, mine, other in (("A", first, second), ("B", second, first)):
         only = [row for row in mine.results.rows if row not in other.results.rows and row not in used]
         remarks += [f"Only {name} has {', '.join(only)}."] if only else []
@@ -192,7 +213,14 @@ def _write(comparison: Comparison, out: Path) -> None:
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain numbers and text."""
+    """The comparison as plain numbers and text: the contents of comparison.json.
+
+    Args:
+        comparison: The result of `compare`.
+
+    Returns:
+        A dict ready for JSON.
+    """
     rows = [
         {
             "method": row,

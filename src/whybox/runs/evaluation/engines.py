@@ -1,4 +1,4 @@
-"""Who measures the images: this process, several processes of this machine, or a Ray cluster. The results are the same."""
+"""Engines that measure the images, with the same results: this process, a pool of processes, or a Ray cluster."""
 
 import os
 import pickle
@@ -23,25 +23,44 @@ from whybox.truth import DataSet
 
 ENGINES = ("local", "ray")
 AHEAD = 2
-"""Images handed out ahead for every worker, so that none waits and finished results do not pile up."""
+"""Images submitted per worker, so that none waits and finished results do not pile up."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker makes its measurer of: the loaded things themselves, so that no worker can load others."""
+    """What a worker needs to measure images: the loaded objects themselves, so that no worker can load different ones.
+
+    Attributes:
+        model: The loaded model.
+        data: The opened data set.
+        plan: The settings of the run.
+    """
 
     model: Model
     data: DataSet
     plan: Plan
 
     def make(self) -> Measurer:
-        """The measurer, on as many threads as the plan says."""
+        """Make the measurer, and set this process to the plan's number of threads.
+
+        Returns:
+            The measurer.
+        """
+        # The number of threads decides the order of sums, and with it their last bits.
         torch.set_num_threads(self.plan.threads)
         return Measurer.of(self.model, self.data, self.plan)
 
 
 def measure_here(setup: Setup, indices: Sequence[int]) -> Iterator[ImageRecord]:
-    """One image after the other in this process, which has its number of threads back at the end."""
+    """Measure one image after the other in this process, whose number of threads is restored at the end.
+
+    Args:
+        setup: The model, the data and the plan.
+        indices: The images' indices in the data set.
+
+    Yields:
+        One record per image, in the given order.
+    """
     before = torch.get_num_threads()
     measurer = setup.make()
     try:
@@ -52,7 +71,18 @@ def measure_here(setup: Setup, indices: Sequence[int]) -> Iterator[ImageRecord]:
 
 
 def attempt(measurer: Measurer, index: int) -> ImageRecord:
-    """One image measured, or why it could not be. What is wrong with every image, such as bad weights, is raised."""
+    """Measure one image.
+
+    Args:
+        measurer: Measures it.
+        index: Its index in the data set.
+
+    Returns:
+        The image's record, or a record with the reason under "failed".
+
+    Raises:
+        WhyboxError: One of `FATAL`, errors that every other image would raise too.
+    """
     try:
         return measurer(index)
     except FATAL:
@@ -62,11 +92,22 @@ def attempt(measurer: Measurer, index: int) -> ImageRecord:
 
 
 def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> Iterator[ImageRecord]:
-    """On `workers` processes of this machine, in the order in which they are done.
+    """Measure images in several processes of this machine.
 
-    The model goes to each as bytes: tensors in shared memory would let one worker's randomized weights reach the others.
+    Args:
+        setup: The model, the data and the plan.
+        indices: The images' indices in the data set.
+        workers: Number of processes.
+
+    Yields:
+        One record per image, in the order of completion.
+
+    Raises:
+        WhyboxError: The setup cannot be pickled, or a worker died.
     """
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (_packed(setup),))
+    # Spawned, because CUDA cannot be used in a forked process. Sent as bytes, because multiprocessing would put tensors in
+    # shared memory, where one worker's randomized weights would reach the others.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (_packed(setup),))
     try:
         yield from _in_flight(pool.submit, indices, AHEAD * workers)
     except BrokenProcessPool:
@@ -74,17 +115,19 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
             "a worker process died, most often because memory ran out; start again with fewer workers to resume"
         ) from None
     finally:
-        begun = list((getattr(pool, "_processes", None) or {}).values())
+        # A private attribute: the pool's own shutdown waits for running images, and Ctrl-C should not. Read before shutdown,
+        # which deletes it.
+        processes = list((getattr(pool, "_processes", None) or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
-        # Whoever leaves early does not want to wait for images that are under way.
-        for worker in begun:
+        for worker in processes:
             worker.terminate()
 
 
 def _in_flight(submit: Callable[..., "Future[ImageRecord]"], indices: Sequence[int], most: int) -> Iterator[ImageRecord]:
-    """Results as they come, with at most `most` images under way."""
+    """Yield results in the order of completion, with at most `most` images submitted."""
     left = iter(indices)
-    with _interrupted_later():
+    # The pool starts its processes on submit.
+    with _sigint_blocked():
         running = {submit(_measure, index) for _, index in zip(range(most), left, strict=False)}
     while running:
         done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -94,9 +137,10 @@ def _in_flight(submit: Callable[..., "Future[ImageRecord]"], indices: Sequence[i
 
 
 @contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """While workers begin, Ctrl-C waits: one that was sent half of its setup would print a traceback. They inherit the mask."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows has none
+def _sigint_blocked() -> Iterator[None]:
+    """Delay Ctrl-C while workers start: one that has received half of its setup would print a traceback."""
+    # Spawned processes inherit the mask; Windows has none.
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -106,66 +150,83 @@ def _interrupted_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_own: list[Measurer | str] = []
-"""The one measurer of a worker process, or why it could not be made."""
+_measurer: list[Measurer | str] = []
+"""The only measurer of a worker process, or why it could not be made; empty in the main process."""
 
 
-def _begin(packed: bytes) -> None:
-    """An interruption is the parent's business. An error here would only break the pool: the first image reports it."""
+def _start_worker(packed: bytes) -> None:
+    """Unpack the setup in a worker process. An error is kept for the first image: raised here it would only break the pool."""
+    # Ctrl-C reaches the whole process group; the parent ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         setup = pickle.loads(packed)
     except Exception as error:
-        _own[:] = [f"a worker cannot read what it was sent ({error}): define classes in a module, or use one worker"]
+        _measurer[:] = [f"a worker cannot unpickle the setup ({error}): define classes in a module, or use one worker"]
         return
     try:
-        _own[:] = [setup.make()]
+        _measurer[:] = [setup.make()]
     except Exception as error:
-        _own[:] = [f"a worker cannot begin: {error}"]
+        _measurer[:] = [f"a worker cannot start: {error}"]
 
 
-def _leave_with_parent() -> None:
-    """A worker whose parent was killed has nobody to work for."""
+def _exit_with_parent() -> None:
+    """End this worker when its parent ends, also when that was killed and cleaned nothing up."""
     parent = parent_process()
     if parent is not None:
         parent.join()
+        # sys.exit would only end this thread.
         os._exit(1)
 
 
 def _measure(index: int) -> ImageRecord:
-    measurer = _own[0]
+    measurer = _measurer[0]
     if isinstance(measurer, str):
         raise WhyboxError(measurer)
     return attempt(measurer, index)
 
 
 def measure_on_ray(setup: Setup, indices: Sequence[int], workers: int, address: str | None) -> Iterator[ImageRecord]:
-    """On `workers` actors of a Ray cluster: the one at `address` ("auto", "ray://host:10001"), or one begun here.
+    """Measure images on the actors of a Ray cluster.
 
-    Every actor asks for as many processors as the plan has threads, and for a GPU where the model is on one.
+    Every actor requests as many CPUs as the plan has threads, and a GPU where the model is on one.
+
+    Args:
+        setup: The model, the data and the plan.
+        indices: The images' indices in the data set.
+        workers: Number of actors.
+        address: Of a running cluster ("auto", "ray://host:10001"); None: a cluster is started on this machine.
+
+    Yields:
+        One record per image, in the order of completion.
+
+    Raises:
+        WhyboxError: Ray is not installed, no cluster answers, it is too small, or it failed.
     """
     try:
         import ray
     except ImportError:
         raise WhyboxError("the engine ray needs the package ray: pip install 'whybox[ray]'") from None
-    ours = not ray.is_initialized()
-    if ours:
+    # A connection that the caller opened is the caller's to close.
+    connects = not ray.is_initialized()
+    if connects:
         _connect(ray, address, workers * setup.plan.threads)
     try:
         needs = {"num_cpus": setup.plan.threads, "num_gpus": int(_on_gpu(setup.model))}
-        _check_room(ray, needs, workers)
+        _check_resources(ray, needs, workers)
         packed = ray.put(_packed(setup))
         actors = [ray.remote(_RayWorker).options(**needs).remote(packed) for _ in range(workers)]
         yield from _from_actors(ray, actors, indices)
     except ray.exceptions.RayError as error:
         raise WhyboxError(f"ray: {str(error).strip().splitlines()[-1]}; start again to resume") from error
     finally:
-        if ours:
+        if connects:
             ray.shutdown()
 
 
 class _RayWorker:
+    """An actor that measures images."""
+
     def __init__(self, packed: bytes) -> None:
         self.measurer = pickle.loads(packed).make()
 
@@ -182,19 +243,19 @@ def _connect(ray: Any, address: str | None, processors: int) -> None:
         raise WhyboxError(f"no Ray cluster at {address or 'this machine'}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _check_room(ray: Any, needs: dict[str, int], workers: int) -> None:
-    """An actor that finds no room would wait for ever, and with it the images handed to it."""
-    room = ray.cluster_resources()
+def _check_resources(ray: Any, needs: dict[str, int], workers: int) -> None:
+    """Refuse more actors than the cluster has resources for: Ray would keep them, and their images, waiting for ever."""
+    resources = ray.cluster_resources()
     for need, name in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
-        wanted, given = workers * needs[need], int(room.get(name, 0))
-        if wanted > given:
+        wanted, available = workers * needs[need], int(resources.get(name, 0))
+        if wanted > available:
             raise WhyboxError(
-                f"{workers} workers need {wanted} {name}s, the Ray cluster has {given}: give fewer workers or threads"
+                f"{workers} workers need {wanted} {name}s, the Ray cluster has {available}: give fewer workers or threads"
             )
 
 
 def _check_address(address: str | None) -> None:
-    """Whether anybody answers at host:port; Ray itself would ask for minutes."""
+    """Refuse host:port where nothing answers within seconds; Ray itself would retry for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
@@ -205,7 +266,7 @@ def _check_address(address: str | None) -> None:
 
 
 def _from_actors(ray: Any, actors: Sequence[Any], indices: Sequence[int]) -> Iterator[ImageRecord]:
-    """Results as they come; an actor that is done gets the next image."""
+    """Yield results in the order of completion; an actor that is done gets the next image."""
     left = iter(indices)
     running = {actor.measure.remote(index): actor for actor, index in zip(list(actors) * AHEAD, left, strict=False)}
     while running:
@@ -216,6 +277,7 @@ def _from_actors(ray: Any, actors: Sequence[Any], indices: Sequence[int]) -> Ite
 
 
 def _packed(setup: Setup) -> bytes:
+    """The setup pickled once, for all workers."""
     try:
         return pickle.dumps(setup)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

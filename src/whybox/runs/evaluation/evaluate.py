@@ -1,4 +1,4 @@
-"""How far can explanations be trusted: every method measured by every metric over a data set, into a folder with a report."""
+"""Evaluation of explanation methods: every metric of every method over a data set, in a folder with tables and a report."""
 
 import tempfile
 import warnings
@@ -44,16 +44,20 @@ from whybox.truth import DataSet, Metric
 from whybox.types import Target, target_name
 from whybox.versions import version_of
 
-MOST_TOLD = 20
-"""Problems of a data set that are told one by one at the start."""
+MOST_LISTED = 20
+"""Problems of a data set, or images, that a warning lists one by one."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
-    results: one value an object, method and metric. report: the table's cells with intervals, curves and examples.
-    failed: (image, reason). accuracy: the detector's own. folder: where all of it lies, None where none was asked for.
+    Attributes:
+        results: One value per object, method and metric.
+        report: The table's cells with intervals, the curves and the examples.
+        failed: (image, reason) of each image that could not be measured.
+        accuracy: The accuracy of the model itself, by measure.
+        folder: The folder of the run; None if none was given.
     """
 
     results: Results
@@ -63,11 +67,26 @@ class Evaluation:
     folder: Path | None
 
     def table(self) -> str:
-        """The table as Markdown: mean and 95 % interval of every method by every metric."""
+        """The table of every metric of every method.
+
+        Returns:
+            Markdown, with means and 95 % intervals.
+        """
         return table_markdown(self.report)
 
     def mean(self, method: str, metric: str) -> Cell:
-        """One cell of the table: mean, low, high, count."""
+        """One cell of the table.
+
+        Args:
+            method: The method's name with its settings, as in `results.rows`.
+            metric: The metric's name with its settings, as in `results.columns`.
+
+        Returns:
+            The mean over objects, the ends of its 95 % interval, and the number of objects.
+
+        Raises:
+            WhyboxError: The table has no such cell.
+        """
         cells = self.report.cells
         if (method, metric) not in cells:
             raise unknown("cell", f"{method}, {metric}", [", ".join(key) for key in cells])
@@ -76,7 +95,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who measures. engine: "local" or "ray"; workers: processes or actors; address: of a Ray cluster that is there already."""
+    """The workers that measure the images.
+
+    Attributes:
+        engine: "local" or "ray".
+        workers: Number of processes, or of actors.
+        address: Address of a running Ray cluster; None: one is started here.
+    """
 
     engine: str = "local"
     workers: int = 1
@@ -88,10 +113,18 @@ class Workers:
         if type(self.workers) is not int or self.workers < 1:
             raise WhyboxError(f"workers must be a whole number from 1 on, got {self.workers!r}")
         if self.address and self.engine != "ray":
-            raise WhyboxError("an address belongs to the engine ray: give engine ray too")
+            raise WhyboxError("address is for the engine ray: give engine ray too")
 
     def measure(self, setup: Setup, indices: Sequence[int]) -> Iterator[ImageRecord]:
-        """The images measured, in the order in which they are done."""
+        """Measure images.
+
+        Args:
+            setup: The model, the data and the plan.
+            indices: The images' indices in the data set.
+
+        Returns:
+            An iterator of one record per image, in the order of completion.
+        """
         if self.engine == "ray":
             return measure_on_ray(setup, indices, self.workers, self.address)
         if self.workers > 1:
@@ -125,47 +158,46 @@ def evaluate(
     on_progress: OnProgress = no_progress,
     on_warning: OnWarning = lambda line: warnings.warn(line, stacklevel=4),
 ) -> Evaluation:
-    """Measure how far explanations can be trusted: the detections of a data set, or the texts and classes that are true of its
-    images, are explained by several methods, and every metric judges every map.
+    """Explain a data set's detections, texts or classes by several methods, and compute metrics of every map.
 
     Args:
         model: As `load` takes it.
         data: As `open_data` takes it.
-        methods: Names with settings ("drise:masks=500"), between commas or in a list, and method objects; two controls join
-            them. None: what suits the model's kind.
+        methods: Names with settings ("drise:masks=500"), separated by commas or in a list, and method objects; two controls
+            are added. None: the defaults for the model's kind.
         metrics: Names with settings ("deletion:fill=blurred"), groups and sets ("standard", "all"), and metric objects. None:
             "standard".
-        target: What is explained, a name or a callable. None: the score, of a classifier the logit.
+        target: What is explained, a name or a callable. None: the score; for a classifier the logit.
         select: Which detections are explained: "well_detected" (matching an object of their class one to one with an IoU over
-            `iou`), "all", or "failures" (matching no object over .5). Without meaning for a model that answers for the whole
-            image, as are `iou` and `score_threshold`.
-        iou: For "well_detected".
-        score_threshold: Lowest score of a detection.
-        top: At most this many detections, or texts, per image.
-        seed: Of everything random.
-        limit: Only the first images; None: all.
+            `iou`), "all", or "failures" (matching no object over .5). Ignored for whole-image models, as are `iou` and
+            `score_threshold`.
+        iou: IoU threshold of "well_detected", 0 to 1.
+        score_threshold: Lowest score of a detection, 0 to 1.
+        top: Maximum number of detections, or texts, per image.
+        seed: Seed of everything random.
+        limit: Evaluate only the first images; None: all.
         batch: Perturbed images per forward pass.
-        threads: Of each process.
+        threads: Threads per process.
         route: "auto", "fast" or "exact", see `explain`.
-        prompts: What an image-text model is asked about: "class", the classes in the image, each in the template; "phrase", the
+        prompts: What an image-text model is evaluated on: "class", the classes in the image, each in the template; "phrase", the
             objects' own phrases.
-        template: The text around a class name, which stands for "{}".
-        out: A folder. Where the same evaluation was begun there it is resumed, with bit-identical results; with a larger
-            `limit` it is extended. None: only the result is returned.
-        on_problem: "skip" leaves out broken annotations and names them; "refuse" stops at the first.
+        template: The text around a class name, which replaces "{}".
+        out: A folder. An interrupted evaluation with the same settings is resumed there, with bit-identical results; with a
+            larger `limit` it is extended. None: only the result is returned.
+        on_problem: "skip" leaves out broken annotations and lists them; "refuse" stops at the first.
         engine: "local" or "ray".
-        workers: Processes, or actors of the cluster.
-        address: Of a Ray cluster that is running already.
-        on_progress: Called after every image.
-        on_warning: Called with a line on what goes wrong on the way; by default a Python warning.
+        workers: Number of processes, or of actors of the cluster.
+        address: Address of a running Ray cluster.
+        on_progress: Called with an image's name after each image.
+        on_warning: Called with a line for each problem; by default a Python warning.
 
     Returns:
         The values, the table's cells with intervals, and the report.
 
     Raises:
-        WhyboxError: A setting that does not fit, before the first image is read; or no image could be measured.
+        WhyboxError: An invalid setting, before the first image is read; or no image could be measured.
     """
-    hands = Workers(engine, workers, address)
+    measuring = Workers(engine, workers, address)
     loaded = api.load(model)
     settings: dict[str, Any] = {"methods": methods, "metrics": metrics, "target": target, "select": select, "iou": iou}
     settings |= {"score_threshold": score_threshold, "top": top, "seed": seed, "limit": limit, "batch": batch}
@@ -176,27 +208,28 @@ def evaluate(
         raise WhyboxError(f"out must be a folder's name, got {out!r}")
     if out is None:
         with tempfile.TemporaryDirectory(prefix="whybox-") as folder:
-            return _evaluate(setup, hands, Path(folder) / "run", on_progress, on_warning, keep=False)
-    return _evaluate(setup, hands, Path(out), on_progress, on_warning, keep=True)
+            # One path for both: results are read back from the files that they were kept in.
+            return _evaluate(setup, measuring, Path(folder) / "run", on_progress, on_warning, keep=False)
+    return _evaluate(setup, measuring, Path(out), on_progress, on_warning, keep=True)
 
 
 def _evaluate(
-    setup: Setup, hands: Workers, out: Path, on_progress: OnProgress, on_warning: OnWarning, *, keep: bool
+    setup: Setup, measuring: Workers, out: Path, on_progress: OnProgress, on_warning: OnWarning, *, keep: bool
 ) -> Evaluation:
-    asked = prompted(setup.model, setup.data.classes, setup.plan)
+    model = prompted(setup.model, setup.data.classes, setup.plan)
     columns = [describe(spec, metric) for spec, metric in make_metrics(setup.plan).items()]
-    folder = RunFolder.open(out, identity(setup.plan, asked, setup.data), columns)
+    folder = RunFolder.open(out, identity(setup.plan, model, setup.data), columns)
     images = list(setup.data.names)[: setup.plan.limit]
     left = folder.left(images)
-    failing = _Failures()
+    reported = _Failures()
     if len(images) > len(left):
         on_progress("measured before", len(images) - len(left))
-    for record in hands.measure(setup, left) if left else ():
+    for record in measuring.measure(setup, left) if left else ():
         folder.keep(record)
-        if "failed" in record and (line := failing.add(record["image"], record["failed"])) is not None:
+        if "failed" in record and (line := reported.add(record["image"], record["failed"])) is not None:
             on_warning(line)
         on_progress(record["image"], 1)
-    for line in failing.lines():
+    for line in reported.lines():
         on_warning(line)
     done = finish(setup, folder, keep=keep)
     if len(done.failed) == len(images):
@@ -205,22 +238,23 @@ def _evaluate(
 
 
 class _Failures:
-    """Tells of the first image that fails for a reason at once, and of the others with the same reason in one line at the end."""
+    """Reports the first image that fails for a reason at once, and the others with the same reason in one line at the end."""
 
     def __init__(self) -> None:
+        # By reason: the images after the first.
         self.others: dict[str, list[str]] = {}
 
     def add(self, image: str, reason: str) -> str | None:
-        """The line to tell now, or None where the reason was told already."""
-        known = reason.replace(image, "").strip(": ")
-        if known in self.others:
-            self.others[known].append(image)
+        """The line to report now; None where the reason was reported before."""
+        shared = reason.replace(image, "").strip(": ")
+        if shared in self.others:
+            self.others[shared].append(image)
             return None
-        self.others[known] = []
+        self.others[shared] = []
         return f"{image}: {reason}"
 
     def lines(self) -> list[str]:
-        """What is left to tell."""
+        """The lines that remain to be reported."""
         return [
             f"{len(images)} more image{'s' * (len(images) > 1)}: {reason}: {_some(images)}"
             for reason, images in self.others.items()
@@ -229,30 +263,29 @@ class _Failures:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_TOLD]) + (", ..." if len(names) > MOST_TOLD else "")
+    return ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
 
 
 def _check(setup: Setup, on_warning: OnWarning) -> None:
-    """What cannot work is refused before the first image is read."""
+    """Refuse what cannot work before the first image is read, and report problems of the data set."""
     make_methods(setup.plan, setup.model)
     make_metrics(setup.plan)
     if not len(setup.data):
-        raise WhyboxError(f"{setup.data.name}: holds no image that can be used")
+        raise WhyboxError(f"{setup.data.name}: contains no usable image")
     if len(set(setup.data.names)) < len(setup.data):
-        raise WhyboxError(f"{setup.data.name}: every image needs a name of its own; a run is resumed by these names")
-    for line in setup.data.problems[:MOST_TOLD]:
+        raise WhyboxError(f"{setup.data.name}: image names must be unique, because a run is resumed by them")
+    for line in setup.data.problems[:MOST_LISTED]:
         on_warning(line)
-    if (more := len(setup.data.problems) - MOST_TOLD) > 0:
-        on_warning(f"{more} more like these; all are in summary.json and in the report")
+    if (more := len(setup.data.problems) - MOST_LISTED) > 0:
+        on_warning(f"{more} more problems; all are listed in summary.json and in the report")
     check_prompts(setup.model, setup.data.classes, setup.plan)
     if not setup.model.takes_text and (missing := lacking(setup.data.classes, setup.model.classes)):
         on_warning(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
 
 
 def _plan(settings: Mapping[str, Any], model: Model) -> Plan:
-    """The plan, with names as a list or as text between commas, and the user's own objects among them; what is None is what
-    suits the model."""
-    read = {**settings, **{name: value for name, value in _suited(model).items() if settings[name] is None}}
+    """The plan of `evaluate`'s arguments: names and the user's objects are separated, and None becomes the model's default."""
+    read = {**settings, **{name: value for name, value in _defaults(model).items() if settings[name] is None}}
     for entries in ("methods", "metrics"):
         read[entries], read[f"own_{entries}"] = _names_and_objects(entries, read[entries])
     if model.whole_image:
@@ -261,17 +294,17 @@ def _plan(settings: Mapping[str, Any], model: Model) -> Plan:
 
 
 def _names_and_objects(entries: str, given: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    each = given.split(",") if isinstance(given, str) else given if isinstance(given, (list, tuple)) else [given]
-    names = tuple(entry.strip() for entry in each if isinstance(entry, str) and entry.strip())
-    own = tuple(entry for entry in each if not isinstance(entry, str))
-    for entry in own:
+    listed = given.split(",") if isinstance(given, str) else given if isinstance(given, (list, tuple)) else [given]
+    names = tuple(entry.strip() for entry in listed if isinstance(entry, str) and entry.strip())
+    objects = tuple(entry for entry in listed if not isinstance(entry, str))
+    for entry in objects:
         if not callable(entry) or isinstance(entry, type) or not hasattr(entry, "name"):
             raise WhyboxError(f"{entries}: expected names, or objects that can be called and have a name, got {entry!r}")
-    return names, own
+    return names, objects
 
 
-def _suited(model: Model) -> dict[str, Any]:
-    """What is measured where the user says nothing."""
+def _defaults(model: Model) -> dict[str, Any]:
+    """The methods, metrics and target of a model where none are given."""
     methods: Sequence[str] = METHODS
     if model.whole_image:
         methods = [name for name in METHODS_OF_WHOLE if registry.methods()[name].serves(model)]
@@ -279,7 +312,16 @@ def _suited(model: Model) -> dict[str, Any]:
 
 
 def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
-    """Tables, figures and the report from what is known of the images."""
+    """Make the tables, the figures and the report from the records of the images.
+
+    Args:
+        setup: The model, the data and the plan.
+        folder: The folder with the records.
+        keep: Whether the tables, figures and report are written to the folder.
+
+    Returns:
+        The evaluation of the images measured so far.
+    """
     records = list(folder.records(list(setup.data.names)[: setup.plan.limit]))
     plan, classes = setup.plan, setup.model.classes
     results = gather(records, plan.rows(), plan.columns(), classes)
@@ -329,7 +371,7 @@ def _report(
 
 
 def _remarks(setup: Setup, results: Results, records: Sequence[ImageRecord], metrics: Mapping[str, Metric]) -> list[str]:
-    """What a reader has to know beside the numbers."""
+    """Sentences for the report on what is missing from the table, and why."""
     plan = setup.plan
     if setup.model.whole_image:
         return _remarks_on_texts(results, records, metrics)
@@ -342,14 +384,15 @@ def _remarks(setup: Setup, results: Results, records: Sequence[ImageRecord], met
 
 def _remarks_on_texts(results: Results, records: Sequence[ImageRecord], metrics: Mapping[str, Metric]) -> list[str]:
     if not len(results):
-        return ["No image shows an object that the model was to be asked about, so nothing was measured."]
+        return ["No image contains an annotated object to explain, so nothing was measured."]
     given = {"box", "mask", "predict", "redraw", "randomized", "whole"}
-    judged = {spec for record in records for row in record.get("rows", {}).values() for spec in row["metrics"]}
-    given |= {need for spec in judged for need in metrics[spec].needs}
-    told = [*left_out(results, metrics, frozenset(given)), *without_words(results, metrics)]
+    # What the annotations and methods provide beyond that is known from the metrics that were computed.
+    computed = {spec for record in records for row in record.get("rows", {}).values() for spec in row["metrics"]}
+    given |= {need for spec in computed for need in metrics[spec].needs}
+    remarks = [*left_out(results, metrics, frozenset(given)), *without_words(results, metrics)]
     if any(record.get("masks") == "boxes" for record in records):
-        told.append("The data has no masks: where a metric asks for one, the objects' boxes stand for it.")
-    return told
+        remarks.append("The data has no masks: metrics of masks use the objects' boxes instead.")
+    return remarks
 
 
 def _facts(
@@ -374,8 +417,8 @@ def _selection(setup: Setup) -> str:
     """Which detections, texts or classes are explained."""
     plan, classes = setup.plan, len(setup.data.classes)
     if setup.model.takes_text:
-        own = f"“{plan.template}” of the classes in each image, among {classes}"
-        return own if plan.prompts == "class" else "the objects' own phrases, among those of the image"
+        of_classes = f"“{plan.template}” of the classes in each image, among {classes}"
+        return of_classes if plan.prompts == "class" else "the objects' own phrases, among those of the image"
     if setup.model.whole_image:
         return f"the classes in each image, among {len(setup.model.classes or ())}"
     chosen = {
@@ -391,19 +434,28 @@ def _detector_fact(accuracy: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _accuracy_fact(accuracy: Mapping[str, Any]) -> tuple[str, str]:
-    """Of the untouched images: how often what is explained leads all columns."""
-    told = "unknown" if not accuracy else f"{accuracy['top1']:.3f} first, {accuracy['top5']:.3f} among five"
-    return ("Rank of what is explained", told)
+    """Top-1 and top-5 accuracy of the explained texts or classes, on the unmodified images."""
+    fractions = "unknown" if not accuracy else f"{accuracy['top1']:.3f} first, {accuracy['top5']:.3f} among five"
+    return ("Rank of what is explained", fractions)
 
 
 def summary_of(done: Evaluation) -> dict[str, Any]:
-    """The table as plain numbers and text: what summary.json holds."""
+    """The table as plain numbers and text: the contents of summary.json.
+
+    Args:
+        done: The evaluation.
+
+    Returns:
+        The facts, metrics, cells, differences to the controls, accuracy and problems; ready for JSON.
+    """
     report = done.report
     cells = {
         name: [{"method": row, "metric": column, **vars(cell)} for (row, column), cell in table.items()]
         for name, table in (("cells", report.cells), ("versus_controls", report.versus))
     }
-    columns = [{"metric": one.key, "title": one.title, "higher_is_better": one.higher_is_better} for one in report.columns]
+    columns = [
+        {"metric": column.key, "title": column.title, "higher_is_better": column.higher_is_better} for column in report.columns
+    ]
     return {
         "schema": 1,
         "title": report.title,

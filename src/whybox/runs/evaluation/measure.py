@@ -35,8 +35,8 @@ CHUNK = 16
 MATCHED = 0.5
 """IoU threshold for matching detections with objects, unless only well-detected objects are selected."""
 PICTURE = 96
-"""Longest side, in pixels, of the stored maps of the examples."""
-FOUND = 500
+"""Longest side, in pixels, of the stored maps for the report's examples."""
+MOST_DETECTIONS = 500
 """Maximum number of detections per image for the detector's own accuracy."""
 
 ImageRecord = dict[str, Any]
@@ -47,7 +47,7 @@ ImageRecord = dict[str, Any]
 class Measurer:
     """Evaluates the images of one data set with one model by one plan; an image's record depends on nothing else.
 
-    Args:
+    Attributes:
         model: The model, already prompted with the texts of all images.
         data: The annotated images.
         plan: The settings of the run.
@@ -63,11 +63,27 @@ class Measurer:
 
     @classmethod
     def of(cls, model: Model, data: DataSet, plan: Plan) -> "Measurer":
-        """A measurer with the plan's methods and metrics; an image-text model is prompted with the texts of all images."""
+        """Make a measurer with the plan's methods and metrics.
+
+        Args:
+            model: The model; an image-text model is prompted with the texts of all images.
+            data: The annotated images.
+            plan: The settings of the run.
+
+        Returns:
+            The measurer.
+        """
         return cls(prompted(model, data.classes, plan), data, plan, make_methods(plan, model), make_metrics(plan))
 
     def __call__(self, index: int) -> ImageRecord:
-        """Measure image `index`."""
+        """Measure one image.
+
+        Args:
+            index: Its index in the data set.
+
+        Returns:
+            The image's record.
+        """
         sample = self.data[index]
         if self.model.whole_image:
             model, truth = ask_about(self.model, sample, self.data.classes, self.plan)
@@ -78,27 +94,28 @@ class Measurer:
         """The record of an image for a detector."""
         truth = to_columns(sample.truth, self.data.classes, self.model.classes, first_column=self.model.first_column)
         trace = api.trace(self.model, sample.image)
-        found = api.detect(self.model, trace, score_threshold=self.plan.score_threshold, top=self.plan.top)
-        found, matched = select(found, truth, trace.frame.image, self.plan)
-        inputs = self._inputs(sample, trace, found, truth, matched)
-        kept = {"found": self._found(trace), "truth": _annotated(truth)}
+        detections = api.detect(self.model, trace, score_threshold=self.plan.score_threshold, top=self.plan.top)
+        detections, matched = select(detections, truth, trace.frame.image, self.plan)
+        inputs = self._inputs(sample, trace, detections, truth, matched)
+        # For the accuracy of the detector itself.
+        kept = {"found": self._all_detections(trace), "truth": _annotated(truth)}
         return {**self._measured(sample, trace, inputs, _objects(inputs)), **kept}
 
     def _of_texts(self, sample: Sample, truth: Truth) -> ImageRecord:
         """The record of an image for a whole-image model: the texts or classes that are true of the image."""
         trace = api.trace(self.model, sample.image)
         objects = group_by_text(truth, trace.frame.image)
-        found, matched = texts_in(trace, objects, self.plan.top)
-        inputs = replace(self._inputs(sample, trace, found, objects, matched), whole=True)
+        detections, matched = texts_in(trace, objects, self.plan.top)
+        inputs = replace(self._inputs(sample, trace, detections, objects, matched), whole=True)
         if self.model.takes_text:
             inputs = replace(inputs, score_texts=partial(self._score_texts, trace))
         rows = _texts(inputs, trace, self.model.classes)
-        drawn = "boxes" if truth.masks is None and len(truth) else "masks"
-        return {**self._measured(sample, trace, inputs, rows), "masks": drawn}
+        shapes = "boxes" if truth.masks is None and len(truth) else "masks"
+        return {**self._measured(sample, trace, inputs, rows), "masks": shapes}
 
-    def _inputs(self, sample: Sample, trace: Trace, found: Detections, truth: Truth, matched: Tensor) -> MetricInput:
-        seeds = torch.tensor([_seed(self.plan.seed, sample.name, i) for i in range(len(found))], dtype=torch.long)
-        return MetricInput(trace.image, trace.frame, found, truth, matched, seeds, self._predict, self.plan.batch)
+    def _inputs(self, sample: Sample, trace: Trace, detections: Detections, truth: Truth, matched: Tensor) -> MetricInput:
+        seeds = torch.tensor([_seed(self.plan.seed, sample.name, i) for i in range(len(detections))], dtype=torch.long)
+        return MetricInput(trace.image, trace.frame, detections, truth, matched, seeds, self._predict, self.plan.batch)
 
     def _measured(self, sample: Sample, trace: Trace, inputs: MetricInput, objects: list[dict[str, Any]]) -> ImageRecord:
         rows = {spec: self._of_method(spec, trace, inputs) for spec in self.methods} if len(inputs) else {}
@@ -107,22 +124,23 @@ class Measurer:
     def _of_method(self, spec: str, trace: Trace, inputs: MetricInput) -> dict[str, Any]:
         """One method's maps of the detections, and their metrics."""
         method, started = self.methods[spec], time.perf_counter()
+        # The trace is shared by all methods and is not part of a map's time.
         explained = self._explain(method, trace, inputs.detections)
         seconds, maps = time.perf_counter() - started, explained.maps
-        whole = replace(inputs, redraw=partial(self._redraw, method, inputs))
+        available = replace(inputs, redraw=partial(self._redraw, method, inputs))
         if self.model.network is not None:
-            whole = replace(whole, randomized=partial(self._randomized, method, inputs))
+            available = replace(available, randomized=partial(self._randomized, method, inputs))
         if api.draws_words(method, self.model) and any("words" in metric.needs for metric in self.metrics.values()):
             words = api.explain_tokens(method, self.model, trace, inputs.detections, self.plan.target)
-            whole = replace(whole, words=words)
+            available = replace(available, words=words)
         results = {}
         for name, metric in self.metrics.items():
-            if metric.needs <= whole.gives:
-                results[name] = _plain(_measure(metric, maps, whole))
+            if metric.needs <= available.gives:
+                results[name] = _plain(_measure(metric, maps, available))
         return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))]}
 
-    def _explain(self, method: Any, trace: Trace, found: Detections) -> Explanation:
-        return api.explain(self.model, trace, method=method, target=self.plan.target, detections=found)
+    def _explain(self, method: Any, trace: Trace, detections: Detections) -> Explanation:
+        return api.explain(self.model, trace, method=method, target=self.plan.target, detections=detections)
 
     def _score_texts(self, trace: Trace, texts: Sequence[str]) -> Tensor:
         """The cosines (T,) of other texts with the image."""
@@ -134,8 +152,9 @@ class Measurer:
         embedded: Tensor = image_text.embed_texts(texts)
         return embedded @ normalize(trace.embedding.float(), dim=-1)[0].to(embedded)
 
-    def _found(self, trace: Trace) -> dict[str, Any]:
-        best = api.detect(self.model, trace, score_threshold=0.0, top=FOUND)
+    def _all_detections(self, trace: Trace) -> dict[str, Any]:
+        """The detections regardless of score, as average precision needs them."""
+        best = api.detect(self.model, trace, score_threshold=0.0, top=MOST_DETECTIONS)
         return {name: values.tolist() for name, values in best.to_dict().items()}
 
     def _predict(self, images: Tensor) -> list[Any]:
@@ -167,7 +186,7 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
     Source of "well_detected": the ODAM paper's protocol (one to one, IoU over .9, +1 pixel), on detections with a score over .1.
 
     Args:
-        found: N detections, in image pixels.
+        found: The N detections, in image pixels.
         truth: The annotated objects; ignored regions match no detection.
         size: Of the image, (H, W).
         plan: Its `select` and `iou` decide.
@@ -175,14 +194,15 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
     Returns:
         The M selected detections, and for each the row (M,) of its object in `truth`, -1 for none.
     """
-    real = torch.nonzero(~truth.ignore)[:, 0].to(found.boxes.device)
-    objects = truth[real.cpu()]
+    counted = torch.nonzero(~truth.ignore)[:, 0].to(found.boxes.device)
+    objects = truth[counted.cpu()]
     least, legacy = (plan.iou, True) if plan.select == "well_detected" else (MATCHED, False)
     # Detections end at the image's edge, CrowdHuman's boxes do not.
     boxes = clip_boxes_to_image(objects.boxes.to(found.boxes), size)
     labels = objects.labels.to(found.labels.device)
+    # Ignored regions were left out before, so rows count among the others and are mapped back below.
     rows = match_well_detected(found.boxes, found.labels, boxes, labels, iou=least, legacy=legacy)
-    matched = torch.where(rows >= 0, real[rows.clamp(min=0)] if len(real) else rows, -1)
+    matched = torch.where(rows >= 0, counted[rows.clamp(min=0)] if len(counted) else rows, -1)
     if plan.select == "all":
         return found, matched
     kept = torch.nonzero(matched >= 0 if plan.select == "well_detected" else matched < 0)[:, 0]
@@ -194,6 +214,7 @@ def _measure(metric: Metric, maps: HeatMaps, inputs: MetricInput) -> MetricResul
     if metric.needs & {"redraw", "randomized"}:
         return _judge(metric, maps.at_image(), inputs)
     parts = []
+    # Maps are on their layers' grids; at image resolution those of a crowd would not fit memory.
     for start in range(0, len(inputs), CHUNK):
         rows = slice(start, start + CHUNK)
         parts.append(_judge(metric, maps[rows].at_image(), inputs[rows]))
@@ -206,8 +227,8 @@ def _judge(metric: Metric, maps: Tensor, inputs: MetricInput) -> MetricResult:
     if not isinstance(measured, MetricResult):
         raise MetricError(f"metric {metric.name!r} must return MetricResult, got {type(measured).__name__}")
     if tuple(measured.values.shape) != (len(inputs),):
-        came = tuple(measured.values.shape)
-        raise MetricError(f"metric {metric.name!r} must give one value per detection, ({len(inputs)},), got {came}")
+        shape = tuple(measured.values.shape)
+        raise MetricError(f"metric {metric.name!r} must give one value per detection, ({len(inputs)},), got {shape}")
     if measured.curves is not None and (measured.at is None or measured.curves.shape != (len(inputs), len(measured.at))):
         raise MetricError(f"metric {metric.name!r} must give curves (N,P) with P points `at`, got {tuple(measured.curves.shape)}")
     return measured
@@ -216,6 +237,7 @@ def _judge(metric: Metric, maps: Tensor, inputs: MetricInput) -> MetricResult:
 def _seed(seed: int, image: str, index: int) -> int:
     """A seed for one detection that depends only on the run's seed, the image's name and the detection's index."""
     digest = hashlib.sha256(f"{seed}/{image}/{index}".encode()).digest()
+    # 7 bytes fit int64, the type of the tensor of seeds, without a sign.
     return int.from_bytes(digest[:7], "big")
 
 
@@ -224,13 +246,13 @@ def _objects(inputs: MetricInput) -> list[dict[str, Any]]:
     rows = []
     for i, row in enumerate(inputs.matched.tolist()):
         box, label = inputs.detections.boxes[i], int(inputs.detections.labels[i])
-        known: dict[str, Any] = {"annotation": None, "iou": None, "truth_box": None}
+        annotated: dict[str, Any] = {"annotation": None, "iou": None, "truth_box": None}
         if row >= 0:
-            other = inputs.truth.boxes[row].to(box)
-            iou = float(pairwise_iou(box[None], clip_boxes_to_image(other[None], inputs.frame.image))[0, 0])
-            known = {"annotation": inputs.truth.ids[row], "iou": iou, "truth_box": other.tolist()}
+            truth_box = inputs.truth.boxes[row].to(box)
+            iou = float(pairwise_iou(box[None], clip_boxes_to_image(truth_box[None], inputs.frame.image))[0, 0])
+            annotated = {"annotation": inputs.truth.ids[row], "iou": iou, "truth_box": truth_box.tolist()}
         score = float(inputs.detections.scores[i])
-        rows.append({"label": label, "score": score, "box": box.tolist(), **known})
+        rows.append({"label": label, "score": score, "box": box.tolist(), **annotated})
     return rows
 
 
@@ -268,6 +290,13 @@ def _picture(maps: HeatMaps) -> str:
 
 
 def read_picture(text: str) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """Decode a picture of `_picture`: (h,w) uint8."""
+    """Decode a stored map.
+
+    Args:
+        text: A gray PNG in base64.
+
+    Returns:
+        (h,w) uint8, at most `PICTURE` pixels on a side.
+    """
     with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
         return np.asarray(opened)

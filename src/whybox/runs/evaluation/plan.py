@@ -1,4 +1,4 @@
-"""What an evaluation computes: everything that its numbers depend on, and how it differs from another."""
+"""The plan of an evaluation: all settings that its numbers depend on, and the identity by which a run is resumed."""
 
 import hashlib
 import json
@@ -21,7 +21,14 @@ CONTROLS = ("control_blob", "control_box")
 
 
 def is_control(spec: str) -> bool:
-    """Whether a method, with or without settings, is one of the controls."""
+    """Whether a method is one of the controls.
+
+    Args:
+        spec: The method's name, with or without settings.
+
+    Returns:
+        True for a control.
+    """
     return parse_spec(spec)[0] in CONTROLS
 
 
@@ -29,25 +36,36 @@ SELECTIONS = ("well_detected", "all", "failures")
 PROMPTS = ("class", "phrase")
 TEMPLATE = "a photo of a {}"
 METHODS = ("odam", "gradcam", "gradcam_pp", "drise:masks=500")
-"""D-RISE's paper takes 5000 masks; a tenth of them lets the default run end in minutes on a CPU."""
+"""The default methods of detectors. D-RISE's paper takes 5000 masks; with a tenth of them a run takes minutes on a CPU."""
 METHODS_OF_WHOLE = ("grad_eclip", "game", "maskclip", "raw_attention")
-"""The default methods of a model that answers for the whole image, those that it can serve."""
+"""The default methods of whole-image models, as far as a model provides what they need."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is computed for every image. Two runs of one plan on one model and data set give bit-identical numbers.
 
-    methods, metrics: names with settings ("drise:masks=500"); of metrics also groups ("standard", "all", "faithfulness" ...).
-    The controls join the methods by themselves.
-    select: which detections are explained. "well_detected": those that match an annotated object of their class one to one
-    with an IoU over `iou`, the paper's choice; "all": every one, with its object where one matches over .5; "failures": those
-    that match none over .5. threads: of each process; another number may change the last bits of a sum.
-    batch: perturbed images a forward pass, for the same reason. limit: only the first images.
-    prompts, template: what an image-text model is asked about. "class": the classes present in the image, among all classes
-    of the data, each in the template; "phrase": every object's own phrase, among those of the image. With it, and with a
-    classifier, select, iou and score_threshold have no meaning.
-    own_methods, own_metrics: objects of the user's, known by their `name`.
+    Attributes:
+        methods: Names with settings ("drise:masks=500"). The controls are added to them.
+        metrics: Names with settings, and groups ("standard", "all", "faithfulness" ...).
+        target: What is explained, a name or a callable.
+        select: Which detections are explained. "well_detected": those that match an annotated object of their class one to
+            one with an IoU over `iou`, as in the ODAM paper; "all": every one, with its object where one matches over .5;
+            "failures": those that match none over .5.
+        iou: IoU threshold of "well_detected", 0 to 1.
+        score_threshold: Lowest score of a detection, 0 to 1.
+        top: Maximum number of explained detections, or texts, per image.
+        seed: Seed of everything random.
+        limit: Evaluate only the first images; None: all.
+        batch: Perturbed images per forward pass; another number may change the last bits of a sum.
+        threads: Threads per process; another number may change the last bits of a sum.
+        route: How gradients are computed: "auto", "fast" or "exact".
+        prompts: What an image-text model is evaluated on. "class": the classes present in the image, among all classes of the
+            data, each in the template; "phrase": every object's own phrase, among those of the image. For image-text models
+            and classifiers, `select`, `iou` and `score_threshold` are ignored.
+        template: The text around a class name, which replaces "{}".
+        own_methods: The user's method objects, identified by their `name`.
+        own_metrics: The user's metric objects, identified by their `name`.
     """
 
     methods: tuple[str, ...] = METHODS
@@ -68,11 +86,12 @@ class Plan:
     own_metrics: tuple[Metric, ...] = ()
 
     def __post_init__(self) -> None:
-        # However a name was written, it is one row and one column.
+        # One row or column per method or metric, however its name was written. The dataclass is frozen, hence __setattr__.
         object.__setattr__(self, "methods", tuple(_method_spec(spec) for spec in self.methods))
         object.__setattr__(self, "metrics", tuple(canonical(spec) for spec in self.metrics))
         for name in ("top", "seed", "batch", "threads", "limit"):
             value = getattr(self, name)
+            # Not isinstance: True is an int.
             if type(value) is not int and not (name == "limit" and value is None):
                 raise WhyboxError(f"{name} must be a whole number, got {value!r}")
         for name in ("iou", "score_threshold"):
@@ -106,33 +125,41 @@ class Plan:
         _check_names("metric", known, self.own_metrics, ("name", "higher_is_better"))
 
     def rows(self) -> tuple[str, ...]:
-        """The methods, each once, and after them the controls."""
-        own = (method.name for method in self.own_methods)
-        return tuple(dict.fromkeys((*self.methods, *own, *CONTROLS)))
+        """The rows of the table.
+
+        Returns:
+            The methods' specs without repetition, followed by the controls.
+        """
+        own_names = (method.name for method in self.own_methods)
+        return tuple(dict.fromkeys((*self.methods, *own_names, *CONTROLS)))
 
     def columns(self) -> tuple[str, ...]:
-        """The metrics, groups written out, each once."""
+        """The columns of the table.
+
+        Returns:
+            The metrics' specs without repetition, groups written out.
+        """
         return tuple(dict.fromkeys((*self._named(), *(metric.name for metric in self.own_metrics))))
 
     def _named(self) -> tuple[str, ...]:
         return written_out(self.metrics)
 
 
-def _check_names(kind: str, known: Sequence[str], own: Sequence[Any], needed: Sequence[str]) -> None:
-    """The user's own objects have what a table needs, and names that no other row or column has."""
+def _check_names(noun: str, known: Sequence[str], objects: Sequence[Any], needed: Sequence[str]) -> None:
+    """Refuse the user's objects that lack an attribute which tables need, or whose name is taken or reads as settings."""
     taken = set(known)
-    for one in own:
-        if lacks := [name for name in needed if not hasattr(one, name)]:
-            raise WhyboxError(f"your {kind} {type(one).__name__} lacks {', '.join(lacks)}; a {kind} has {', '.join(needed)}")
-        if not isinstance(one.name, str) or set(one.name) & set(":=,"):
-            raise WhyboxError(f"your {kind} {type(one).__name__} needs a name without : = and commas, got {one.name!r}")
-        if one.name in taken:
-            raise WhyboxError(f"two {kind}s are named {one.name!r}; give yours another name")
-        taken.add(one.name)
+    for part in objects:
+        if lacks := [name for name in needed if not hasattr(part, name)]:
+            raise WhyboxError(f"your {noun} {type(part).__name__} lacks {', '.join(lacks)}; a {noun} has {', '.join(needed)}")
+        if not isinstance(part.name, str) or set(part.name) & set(":=,"):
+            raise WhyboxError(f"your {noun} {type(part).__name__} needs a name without : = and commas, got {part.name!r}")
+        if part.name in taken:
+            raise WhyboxError(f"two {noun}s are named {part.name!r}; give yours another name")
+        taken.add(part.name)
 
 
 def _method_spec(spec: str) -> str:
-    """The spec with the method's own name; as it is where nothing has the name."""
+    """The spec with the method's registered name; unchanged where no method has the name, for `make_methods` to refuse."""
     written, colon, settings = spec.partition(":")
     try:
         return registry.named("method", written, registry.methods())[0] + colon + settings
@@ -141,22 +168,41 @@ def _method_spec(spec: str) -> str:
 
 
 def make_metrics(plan: Plan) -> dict[str, Metric]:
-    """The metric behind every column of the plan."""
-    own = {metric.name: metric for metric in plan.own_metrics}
-    return {spec: own[spec] if spec in own else make_metric(spec) for spec in plan.columns()}
+    """Make the plan's metrics.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The metrics by spec, in the order of the table's columns.
+    """
+    own_metrics = {metric.name: metric for metric in plan.own_metrics}
+    return {spec: own_metrics[spec] if spec in own_metrics else make_metric(spec) for spec in plan.columns()}
 
 
 def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
-    """The method behind every row of the plan, refused before any image is read where the model cannot serve it."""
+    """Make the plan's methods, and refuse those that cannot run before any image is read.
+
+    Args:
+        plan: The plan.
+        model: The model to explain.
+
+    Returns:
+        The methods by spec, in the order of the table's rows.
+
+    Raises:
+        WhyboxError: The model lacks what a method needs, an option is invalid, or a method cannot explain the target.
+    """
     made: dict[str, Any] = {}
-    own = {method.name: method for method in plan.own_methods}
+    own_methods = {method.name: method for method in plan.own_methods}
     for spec in plan.rows():
-        if spec in own:
-            made[spec] = api.make_method(own[spec], model)
+        if spec in own_methods:
+            made[spec] = api.make_method(own_methods[spec], model)
             continue
         name, options = parse_spec(spec)
-        kind = registry.methods().get(name)
-        routed = {"route": plan.route} if kind is not None and "route" in {field.name for field in fields(kind)} else {}
+        method_class = registry.methods().get(name)
+        takes_route = method_class is not None and "route" in {field.name for field in fields(method_class)}
+        routed = {"route": plan.route} if takes_route else {}
         made[spec] = api.make_method(name, model, **routed | options)
     for method in made.values():
         api.check_target(method, plan.target)
@@ -164,43 +210,60 @@ def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
 
 
 def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
-    """The plan with what it is applied to, as JSON holds it: what may not change between the start and the end of a run.
+    """The identity of a run: everything that may not change between its start and its end.
 
-    model: as it is asked, so that an image-text model's prompt counts.
-    How many images are measured may, so the limit and the images' names are left out: a run can be extended.
+    The limit and the images' names are left out, so that a run can be extended.
+
+    Args:
+        plan: The plan.
+        model: The model, prompted with the texts of all images, so that they count.
+        data: The data set.
+
+    Returns:
+        Terms by name, with values that JSON can hold.
     """
     named = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name != "limit"}
     terms = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
-    own = {name: [_describe(one) for one in terms[name]] for name in ("own_methods", "own_metrics")}
+    own_objects = {name: [_describe(part) for part in terms[name]] for name in ("own_methods", "own_metrics")}
     target = {"target": plan.target if isinstance(plan.target, str) else _describe(plan.target)}
+    # A data set of the user's may have no digest of its annotations: then its class names have to do.
     annotations = getattr(data, "digest", "") or _digest("\n".join(data.classes).encode())
     of_model = {"model": model.name, "weights": _weights_digest(model), "model_settings": _settings_digest(model)}
     where = {"device": _device(model), "torch": torch.__version__, "whybox": whybox.__version__}
-    return {**terms, **own, **target, **of_model, **where, "data": data.name, "annotations": annotations}
+    return {**terms, **own_objects, **target, **of_model, **where, "data": data.name, "annotations": annotations}
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The terms in which two identities differ."""
+    """The names of the terms in which two identities differ.
+
+    Args:
+        before: The identity of an earlier run, as read from its run.json.
+        now: The identity to compare it with.
+
+    Returns:
+        Names to print, without underscores.
+    """
     return [name.replace("_", " ") for name in now if before.get(name) != now[name]]
 
 
-def _describe(one: Any) -> str:
-    """The user's object in words that are the same in every process: its class and its plain attributes."""
-    kind = one if hasattr(one, "__qualname__") else type(one)
-    plain = {name: value for name, value in getattr(one, "__dict__", {}).items() if _is_plain(value)}
-    return f"{kind.__module__}.{kind.__qualname__}({', '.join(f'{name}={value!r}' for name, value in sorted(plain.items()))})"
+def _describe(part: Any) -> str:
+    """The user's object as text that is the same in every process: its class, or function, and its plain attributes."""
+    # Not repr: by default it holds the object's address. Functions and classes have a __qualname__, instances do not.
+    named = part if hasattr(part, "__qualname__") else type(part)
+    plain = {name: value for name, value in getattr(part, "__dict__", {}).items() if _is_plain(value)}
+    return f"{named.__module__}.{named.__qualname__}({', '.join(f'{name}={value!r}' for name, value in sorted(plain.items()))})"
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
-        return all(_is_plain(one) for one in value)
+        return all(_is_plain(entry) for entry in value)
     if isinstance(value, dict):
-        return all(_is_plain(one) for one in value.values())
+        return all(_is_plain(entry) for entry in value.values())
     return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _device(model: Model) -> str:
-    """Its kind, "cpu" or "cuda": sums differ in their last bits from one to another."""
+    """The type of the network's device, "cpu" or "cuda": sums differ in their last bits from one to another."""
     network = model.network
     weights = network.parameters() if isinstance(network, torch.nn.Module) else ()
     return next((weight.device.type for weight in weights), "")
@@ -213,22 +276,24 @@ def _weights_digest(model: Model) -> str:
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(name.encode())
+        # Viewed as bytes: numpy has no bfloat16.
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def _settings_digest(model: Model) -> str:
-    """What a model is besides its weights: input sizes, thresholds, configurations; of every module's plain attributes."""
+    """A digest of what a model is besides its weights: the plain attributes of every module, such as sizes and thresholds."""
     network = model.network
     modules = list(network.named_modules()) if isinstance(network, torch.nn.Module) else []
     lines = [repr(model.identity)]
     for where, part in [("", model), *modules]:
         for name, value in sorted(getattr(part, "__dict__", {}).items()):
+            # The mode depends on what ran before, and every pass here sets it.
             if name.startswith("_") or name == "training":
                 continue
             if is_dataclass(value) and not isinstance(value, type):
                 value = {field.name: getattr(value, field.name) for field in fields(value)}
-            elif callable(getattr(value, "to_dict", None)):
+            elif callable(getattr(value, "to_dict", None)):  # the configurations of transformers
                 value = json.dumps(value.to_dict(), default=str, sort_keys=True)
             if _is_plain(value):
                 lines.append(f"{where}.{name}={value!r}")
@@ -240,7 +305,14 @@ def _digest(content: bytes) -> str:
 
 
 def titles(specs: Sequence[str]) -> dict[str, str]:
-    """Words for a table: the method's name, its settings behind it."""
+    """The titles of methods for tables: the method's name as people write it, followed by its settings.
+
+    Args:
+        specs: Names with settings.
+
+    Returns:
+        Titles by spec.
+    """
     named, known = {}, registry.methods()
     for spec in specs:
         name, options = parse_spec(spec)

@@ -1,4 +1,4 @@
-"""A network's weights replaced by random ones, layer by layer from the output on, and put back bit by bit."""
+"""Cascading randomization: a network's weights are randomized layer by layer from the output on, and then restored exactly."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,36 +14,58 @@ from whybox.errors import WhyboxError
 def cascade(
     module: nn.Module, run: Callable[[], object] | None = None, *, seed: int = 0, stages: int = 8
 ) -> Iterator[Iterator[str]]:
-    """Yield an iterator; each step of it randomizes one more group of layers and gives the name of the deepest of them.
+    """Randomize a network's weights in stages, from the output on, and restore them on leaving.
 
-    Layers are the submodules with weights of their own, in the order of `layers_from_output`, for which `run`, a forward
-    pass of the module, is called once. They are split into at most `stages` groups, as equal in number as can be.
-    On leaving, also by an exception, every parameter and every buffer holds its old bits. The caller's random numbers
-    are left as they were; the same seed gives the same weights whatever the device, and whatever runs between steps.
+    Layers are the submodules with weights of their own, in the order of `layers_from_output`. They are split into at most
+    `stages` groups of equal size, as far as possible. On leaving, also by an exception, every parameter and every buffer
+    has its old bits. The caller's random numbers are not changed; the same seed gives the same weights on every device,
+    whatever runs between stages.
+
     Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3.1 (cascading randomization). The
-    paper goes on layer by layer; groups are ours, so that a network of 160 layers does not cost 160 explanations.
+    paper randomizes layer by layer; groups are ours, so that a network of 160 layers does not cost 160 explanations.
+
+    Args:
+        module: The network.
+        run: A forward pass of the network, called once to find the order of the layers; None: the order of registration.
+        seed: Seed of the random weights.
+        stages: Maximum number of groups.
+
+    Yields:
+        An iterator; each step randomizes one more group of layers and yields the name of the deepest of them.
+
+    Raises:
+        WhyboxError: `stages` is below 1, or the network has no weights.
     """
     if stages < 1:
         raise WhyboxError(f"stages must be at least 1, got {stages}")
     names = layers_from_output(module, run)
     if not names:
         raise WhyboxError(f"{type(module).__name__} has no weights that could be randomized")
+    # Copies rather than a state_dict, which lacks buffers that are not persistent.
     kept = [(tensor, tensor.detach().clone()) for tensor in (*module.parameters(), *module.buffers())]
     steps = _steps(module, names, seed, min(stages, len(names)))
     try:
         yield steps
     finally:
+        # An iterator that the caller kept must not randomize the restored weights.
         steps.close()
         for tensor, old in kept:
             _overwrite(tensor, old)
 
 
 def layers_from_output(module: nn.Module, run: Callable[[], object] | None = None) -> list[str]:
-    """The names of the submodules with weights of their own, the nearest to the output first.
+    """The submodules with weights of their own, from the output on.
 
-    The reverse of the order in which they last finish during `run()`; without it, of the order of their registration.
-    A layer whose weights are used without a call has the place of the nearest module around it that ran (attention's
-    projections); one that did not run at all, and changes nothing, comes last.
+    The order is the reverse of that in which their forward passes last end. A layer whose weights are used without a call
+    (attention's projections) takes the place of the nearest enclosing module that ran; one that did not run at all, and so
+    changes nothing, comes last.
+
+    Args:
+        module: The network.
+        run: A forward pass of the network; None: the reverse of the order of registration.
+
+    Returns:
+        The names of the layers, the nearest to the output first.
     """
     finished = _finishing_order(module, run) if run else []
     place = {name: index for index, name in enumerate(finished)}
@@ -52,7 +74,7 @@ def layers_from_output(module: nn.Module, run: Callable[[], object] | None = Non
 
 
 def _finishing_order(module: nn.Module, run: Callable[[], object]) -> list[str]:
-    """The names of submodules, "" for the module itself, in the order in which their forwards end during `run()`."""
+    """The names of submodules, "" for the module itself, in the order in which their forward passes end during `run()`."""
     finished: list[str] = []
 
     def note(name: str) -> Callable[..., None]:
@@ -84,14 +106,18 @@ def _steps(module: nn.Module, names: Sequence[str], seed: int, stages: int) -> G
 
 
 def randomize(layer: nn.Module, seed: int) -> None:
-    """Give a layer's own parameters fresh values, in place.
+    """Replace a layer's own parameters by random ones, in place.
 
-    Where the layer has `reset_parameters` and no submodules, its own initialization, running statistics included: a
-    batch normalization starts anew. Else every parameter's values are shuffled among themselves, which keeps their
-    scale. Buffers that act as weights (frozen batch normalization) are left: they belong to no parameter.
+    A layer that has `reset_parameters` and no submodules gets its own initialization, including running statistics. For
+    any other layer the values of every parameter are shuffled, which keeps their scale. Buffers that act as weights
+    (frozen batch normalization) are not changed.
+
+    Args:
+        layer: The layer; its submodules are not changed.
+        seed: Seed of the random weights.
     """
     reset = getattr(layer, "reset_parameters", None)
-    # On the CPU, so that every device draws the same; forked, so that the caller's random numbers go on as they would.
+    # On the CPU, so that every device draws the same; forked, so that the caller's random numbers do not change.
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         if callable(reset) and not any(True for _ in layer.children()):
@@ -103,16 +129,17 @@ def randomize(layer: nn.Module, seed: int) -> None:
 
 
 def _reset_copies(layer: nn.Module, reset: Callable[[], object]) -> dict[str, Tensor]:
-    """What `reset` makes of copies on the CPU that stand in for the layer's own tensors, by name."""
-    own: list[dict[str, Any]] = [layer._parameters, layer._buffers]
-    before = [dict(tensors) for tensors in own]
+    """The tensors that `reset` initializes, by name: copies on the CPU temporarily replace the layer's own."""
+    # reset_parameters writes to self, so the copies have to stand in the module's own dicts.
+    registered: list[dict[str, Any]] = [layer._parameters, layer._buffers]
+    before = [dict(tensors) for tensors in registered]
     try:
-        for tensors, old in zip(own, before, strict=True):
+        for tensors, old in zip(registered, before, strict=True):
             tensors.update({key: _on_cpu(value) for key, value in old.items() if value is not None})
         reset()
-        return {key: value for tensors in own for key, value in tensors.items() if value is not None}
+        return {key: value for tensors in registered for key, value in tensors.items() if value is not None}
     finally:
-        for tensors, old in zip(own, before, strict=True):
+        for tensors, old in zip(registered, before, strict=True):
             tensors.update(old)
 
 

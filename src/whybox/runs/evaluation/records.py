@@ -18,19 +18,34 @@ from whybox.runs.evaluation.plan import changed
 
 MARK = "run.json"
 SCHEMA = 1
-"""Of the records and of run.json; it rises when a reader of the former ones would misread them."""
+"""Version of the records' and run.json's format; raised when an older reader would misread them."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder with run.json and one file per image in records/, each of them written whole or not at all."""
+    """A folder with run.json and one file per image in records/, each written completely or not at all.
+
+    Attributes:
+        path: The folder.
+    """
 
     path: Path
 
     @classmethod
     def open(cls, path: Path, identity: Mapping[str, Any], columns: Sequence[Column]) -> "RunFolder":
-        """A new folder, or the one in which the same evaluation was begun; an error where another was. columns: the metrics,
-        for whoever reads the folder without having them."""
+        """Make a new folder, or open that of an earlier run of the same evaluation.
+
+        Args:
+            path: A new or empty folder, or that of an earlier run.
+            identity: The identity of the run, see `plan.identity`.
+            columns: Descriptions of the metrics, stored for readers that do not have the metrics.
+
+        Returns:
+            The folder, ready for records.
+
+        Raises:
+            WhyboxError: The folder holds another evaluation or other files, or cannot be written.
+        """
         mark = path / MARK
         if mark.is_file():
             before = read_mark(path)
@@ -44,49 +59,79 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WhyboxError(f"{path}: cannot be written ({error.strerror})") from error
-        described = [{**vars(one), "range": list(one.range), "needs": sorted(one.needs)} for one in columns]
+        described = [{**vars(column), "range": list(column.range), "needs": sorted(column.needs)} for column in columns]
         content = {"schema": SCHEMA, "kind": "evaluation", **identity, "columns": described}
         write_whole(mark, json.dumps(content, indent=2))
         return cls._ready(path)
 
     @classmethod
     def _ready(cls, path: Path) -> "RunFolder":
-        """With its records' folder, which a run that was killed at its very beginning may not have made."""
+        """The folder with its subfolder records/, which a run that was killed at its start may not have made."""
         (path / "records").mkdir(exist_ok=True)
         return cls(path)
 
     def keep(self, record: ImageRecord) -> None:
-        """Write what is known of an image."""
-        # No time stamp and no name inside, so that equal results are equal files.
+        """Write the record of an image.
+
+        Args:
+            record: The result of `Measurer`, or a failure.
+        """
+        # No time stamp and no file name in the gzip header, so that equal results are equal files.
         packed = gzip.compress(json.dumps(record, separators=(",", ":")).encode(), 6, mtime=0)
         write_whole(self._file(record["image"]), packed)
 
     def left(self, images: Sequence[str]) -> list[int]:
-        """Places of the images that have yet to be measured; those that failed are tried again."""
-        return [place for place, name in enumerate(images) if (record := self._read(name)) is None or "failed" in record]
+        """The images that have yet to be measured; those that failed are tried again.
+
+        Args:
+            images: The names of all images.
+
+        Returns:
+            Their indices in `images`.
+        """
+        return [index for index, name in enumerate(images) if (record := self._read(name)) is None or "failed" in record]
 
     def records(self, images: Sequence[str] | None = None) -> Iterator[ImageRecord]:
-        """What is known of the images, in their order, or of all; without the pictures, with numbers as arrays: ten times
-        smaller so. An image's index is its place among those given, since a data set may grow between two starts of a run."""
-        for place, name in enumerate(self._names() if images is None else images):
+        """Read the records, without the pictures and with numbers as arrays, which takes a tenth of the memory.
+
+        Args:
+            images: Names of images; None: all that have a record.
+
+        Yields:
+            The record of each image that has one, in the given order.
+        """
+        for index, name in enumerate(self._names() if images is None else images):
             if (record := self._read(name)) is not None:
-                yield {**_slim(record), "index": place}
+                # Not the stored index: a data set may have grown since the record was written.
+                yield {**_slim(record), "index": index}
 
     def _names(self) -> list[str]:
-        """All images that are known, in the order in which they had their places."""
+        """All images with a record, by their stored index."""
         loaded = (_load(file) for file in (self.path / "records").glob("*.json.gz"))
         return [image for _, image in sorted((record["index"], record["image"]) for record in loaded if record is not None)]
 
     def picture(self, image: str, row: str, place: int) -> str:
-        """The kept map of one object of an image, as `read_picture` takes it."""
+        """Read the stored map of one object.
+
+        Args:
+            image: The image's name.
+            row: The method's spec.
+            place: The object's index in the image.
+
+        Returns:
+            The map as `read_picture` takes it.
+
+        Raises:
+            WhyboxError: The image has no readable record.
+        """
         record = self._read(image)
         if record is None:
-            raise WhyboxError(f"{self._file(image)}: gone or damaged; start again to measure this image once more")
+            raise WhyboxError(f"{self._file(image)}: missing or damaged; start again to measure this image again")
         text: str = record["rows"][row]["pictures"][place]
         return text
 
     def _file(self, image: str) -> Path:
-        """After the image's name, shortened, and a digest of it: names may be long, or differ in what file names cannot."""
+        """The image's file, named by the end of its name and a digest: names may be too long or not valid as file names."""
         return self.path / "records" / f"{file_stem(image)[-40:]}-{hashlib.sha256(image.encode()).hexdigest()[:12]}.json.gz"
 
     def _read(self, image: str) -> ImageRecord | None:
@@ -94,7 +139,7 @@ class RunFolder:
 
 
 def _load(file: Path) -> ImageRecord | None:
-    """None where there is no file, or where it is damaged: then it is measured again."""
+    """The record in a file; None if it is missing or damaged, so that the image is measured again."""
     try:
         record: ImageRecord = json.loads(gzip.decompress(file.read_bytes()))
     except (OSError, EOFError, ValueError):
@@ -108,15 +153,28 @@ def _slim(record: ImageRecord) -> ImageRecord:
         if part in record:
             slim[part] = {name: np.asarray(values) for name, values in record[part].items()}
     rows = record.get("rows", {}).items()
-    return slim | {"rows": {row: {"seconds": one["seconds"], "metrics": _arrays(one["metrics"])} for row, one in rows}}
+    return slim | {"rows": {row: {"seconds": kept["seconds"], "metrics": _arrays(kept["metrics"])} for row, kept in rows}}
 
 
 def _arrays(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {metric: {name: np.asarray(values, np.float64) for name, values in found.items()} for metric, found in metrics.items()}
+    return {
+        metric: {name: np.asarray(values, np.float64) for name, values in measured.items()}
+        for metric, measured in metrics.items()
+    }
 
 
 def read_mark(path: Path) -> dict[str, Any]:
-    """The run.json of an evaluation's folder."""
+    """Read the run.json of an evaluation's folder.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The identity of the run, its schema and its metrics.
+
+    Raises:
+        WhyboxError: The file is missing or damaged, or of another kind or schema.
+    """
     try:
         mark = json.loads((path / MARK).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -129,12 +187,27 @@ def read_mark(path: Path) -> dict[str, Any]:
 
 
 def failures(records: Sequence[ImageRecord]) -> tuple[tuple[str, str], ...]:
-    """(image, reason) of those that could not be measured."""
+    """The images that could not be measured.
+
+    Args:
+        records: The images' records.
+
+    Returns:
+        (image, reason) of each.
+    """
     return tuple((record["image"], record["failed"]) for record in records if "failed" in record)
 
 
 def read_columns(mark: Mapping[str, Any]) -> tuple[Column, ...]:
-    """The metrics of an evaluation, as its run.json describes them."""
-    ends = {"range": tuple, "needs": frozenset}
-    each = ({name: ends.get(name, lambda same: same)(value) for name, value in one.items()} for one in mark["columns"])
-    return tuple(Column(**one) for one in each)
+    """The metrics of an evaluation.
+
+    Args:
+        mark: The contents of its run.json.
+
+    Returns:
+        The table's columns.
+    """
+    # JSON has only lists.
+    types = {"range": tuple, "needs": frozenset}
+    each = ({name: types.get(name, lambda same: same)(value) for name, value in stored.items()} for stored in mark["columns"])
+    return tuple(Column(**column) for column in each)

@@ -1,4 +1,4 @@
-"""The tables of the ODAM paper, computed anew: what each needs, its protocol, and the paper's numbers beside ours."""
+"""Reproduction of the ODAM paper's tables: the data and protocol of each, and the paper's numbers beside the measured ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,13 +31,19 @@ METHODS: Mapping[str, str] = {
 """The paper's rows, with the settings of its reference implementation: maps stretched with their padding, D-RISE without
 objectness and with masks cut out of a square of 1343 pixels."""
 MENDED: Mapping[str, str] = {"Grad-CAM": "gradcam", "Grad-CAM++": "gradcam_pp", "D-RISE": "drise", "ODAM": "odam"}
-"""The same methods with the padding cropped, and D-RISE as its own paper has it."""
+"""The same methods without the defects of the reference code: the padding is cropped, and D-RISE is as in its own paper."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One column of a table. metric: with settings. scale: what our value is multiplied by. numbers: the paper's, in the
-    order of METHODS."""
+    """One column of a table.
+
+    Attributes:
+        title: The column's title.
+        metric: The metric's name with its settings.
+        numbers: The paper's numbers, in the order of `METHODS`.
+        scale: Factor from the metric's unit to the paper's, 100 for per cent.
+    """
 
     title: str
     metric: str
@@ -47,7 +53,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """Columns of one data set. key: what it is called on the command line. needs: what to put where."""
+    """The columns of one data set.
+
+    Attributes:
+        key: The data set's option on the command line.
+        needs: The data set and its folder's layout, as a phrase.
+        entries: The columns.
+    """
 
     key: str
     needs: str
@@ -56,7 +68,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper. caveats: what cannot be the same."""
+    """One table of the paper.
+
+    Attributes:
+        name: Its name on the command line.
+        title: Its title.
+        parts: Its columns by data set.
+        caveats: Sentences on what cannot be the same as in the paper.
+    """
 
     name: str
     title: str
@@ -168,14 +187,31 @@ TABLES: Mapping[str, Table] = {
 
 
 def table_named(name: str) -> Table:
-    """One of the tables."""
+    """Find a table by its name.
+
+    Args:
+        name: A key of `TABLES`.
+
+    Returns:
+        The table.
+
+    Raises:
+        WhyboxError: There is no such table.
+    """
     if name not in TABLES:
         raise unknown("table", name, TABLES)
     return TABLES[name]
 
 
 def statement(table: Table) -> str:
-    """What the table is, what it needs, and the paper's numbers, as text."""
+    """Describe a table: its title, its source, the data that it needs, its caveats and the paper's numbers.
+
+    Args:
+        table: The table.
+
+    Returns:
+        Several lines of text.
+    """
     lines = [f"{table.name}: {table.title}", f"Source: {PAPER}", ""]
     lines += [f"Needs for {', '.join(entry.title for entry in part.entries)}: {part.needs}." for part in table.parts]
     lines += ["A model: torchvision/fcos_resnet50_fpn with its own COCO weights for COCO, one trained on CrowdHuman for that."]
@@ -194,17 +230,23 @@ def reproduce(
     on_warning: OnWarning = no_warning,
     **settings: Any,
 ) -> str:
-    """Compute a table, and give it as Markdown with the paper's numbers beside ours.
+    """Compute a table of the paper.
 
     Args:
         table: One of `TABLES`.
-        data: By part, "data" and "crowd"; a part without data is left out.
+        data: Data sets by part, "data" and "crowd"; a part without data is left out.
         model: As `load` takes it.
         out: A folder with one run per part; interrupted runs are resumed.
-        mended: Crop the padding, and take D-RISE as its own paper has it.
-        masks: D-RISE's, where 5000 are too many.
-        on_warning: Called with a line on what goes wrong on the way.
-        settings: Those of `evaluate`.
+        mended: Fix the defects of the reference code: crop the padding, and use D-RISE as in its own paper.
+        masks: Number of D-RISE's masks; None: 5000.
+        on_warning: Called with a line for each problem.
+        settings: Further settings of `evaluate`.
+
+    Returns:
+        The table as Markdown, with the paper's numbers beside the measured ones.
+
+    Raises:
+        WhyboxError: No data is given, or nothing could be measured.
     """
     parts = [part for part in table.parts if data.get(part.key) is not None]
     if not parts:
@@ -220,8 +262,8 @@ def reproduce(
         _check(run, part, on_warning)
         runs[part.key] = run
     if not any(run.report.cells for run in runs.values()):
-        why = " ".join(remark for run in runs.values() for remark in run.report.remarks)
-        raise WhyboxError(f"{table.name}: nothing could be measured. {why}")
+        reasons = " ".join(remark for run in runs.values() for remark in run.report.remarks)
+        raise WhyboxError(f"{table.name}: nothing could be measured. {reasons}")
     text = _markdown(table, _ours(table, runs, rows))
     write_whole(Path(out) / "table.md", "\n".join([f"# {table.title}", "", text, "", *table.caveats, ""]))
     write_json({"table": table.name, "mended": mended, "values": _plain(table, runs, rows)}, Path(out) / "table.json")
@@ -242,8 +284,8 @@ def _check(run: Evaluation, part: Part, on_warning: OnWarning) -> None:
 
 
 def _ours(table: Table, runs: Mapping[str, Evaluation], rows: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Our numbers as text by (row, column title), the controls among the rows."""
-    found = {}
+    """The measured numbers as text, by (row, column title); the controls are among the rows."""
+    numbers = {}
     for part in table.parts:
         run = runs.get(part.key)
         for entry in part.entries if run is not None else ():
@@ -251,14 +293,15 @@ def _ours(table: Table, runs: Mapping[str, Evaluation], rows: Mapping[str, str])
             for title, row in {**rows, "Control: blob": "control_blob", "Control: box": "control_box"}.items():
                 cell = run.report.cells.get((row, entry.metric))
                 if cell is not None:
+                    # An interval of one image has no ends, NaN.
                     ends = [f"{entry.scale * end:.4g}" for end in (cell.low, cell.high) if end == end]
                     interval = f" ({', '.join(ends)})" if ends else ""
-                    found[title, entry.title] = f"{entry.scale * cell.mean:.4g}{interval}"
-    return found
+                    numbers[title, entry.title] = f"{entry.scale * cell.mean:.4g}{interval}"
+    return numbers
 
 
 def _markdown(table: Table, ours: Mapping[tuple[str, str], str]) -> str:
-    """Every column twice: the paper's number and, where there is one, ours with its interval."""
+    """The table with every column twice, the paper's number and the measured one with its interval; without `ours` once."""
     entries = [entry for part in table.parts for entry in part.entries]
     heads = [f"{entry.title} {_arrow(entry)}" for entry in entries]
     if not ours:
@@ -284,7 +327,7 @@ def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plain(table: Table, runs: Mapping[str, Evaluation], rows: Mapping[str, str]) -> list[dict[str, Any]]:
-    found = []
+    values = []
     for part in table.parts:
         if part.key not in runs:
             continue
@@ -293,5 +336,5 @@ def _plain(table: Table, runs: Mapping[str, Evaluation], rows: Mapping[str, str]
                 cell = runs[part.key].report.cells.get((rows[title], entry.metric))
                 ours = None if cell is None else {name: entry.scale * getattr(cell, name) for name in ("mean", "low", "high")}
                 count = None if cell is None else cell.count
-                found.append({"method": title, "column": entry.title, "paper": paper, "ours": ours, "objects": count})
-    return found
+                values.append({"method": title, "column": entry.title, "paper": paper, "ours": ours, "objects": count})
+    return values

@@ -1,4 +1,4 @@
-"""What an evaluation found, as tables: one row an object, method and metric."""
+"""The results of an evaluation as arrays, and as Parquet tables with one row per object, method and metric."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Results:
-    """N explained objects of all images, in order.
+    """The measured values of N explained objects of all images, in the order of the images.
 
-    rows, columns: the plan's methods and metrics. objects: N dicts: image, index, label, class, score, box, annotation,
-    iou, truth_box, place (in its image). values: (rows, columns, N), NaN where a metric is not defined. curves: by
-    (row, column), (N,P) with NaN rows; at: by column, (P,). seconds: by row, of one map.
+    Attributes:
+        rows: The plan's methods, R specs.
+        columns: The plan's metrics, C specs.
+        objects: N dicts: image, index, label, class, score, box, annotation, iou, truth_box, place (its index in the image).
+        values: (R,C,N), NaN where a metric is not defined.
+        curves: By (row, column), (N,P), rows of NaN where a curve is not defined.
+        at: By column, the x values (P,) of its curves.
+        seconds: By row, the seconds of one map.
     """
 
     rows: tuple[str, ...]
@@ -37,24 +42,52 @@ class Results:
 
     @property
     def images(self) -> NDArray[np.int64]:
-        """(N,) the number of the image of each object."""
-        return np.asarray([one["index"] for one in self.objects], dtype=np.int64)
+        """The index of each object's image, (N,)."""
+        return np.asarray([row["index"] for row in self.objects], dtype=np.int64)
 
     def common(self, column: str) -> NDArray[np.bool_]:
-        """(N,) the objects on which the metric is defined for every method that has it at all, as the ODAM paper compares."""
+        """The objects on which a metric is defined for every method that has any value of it.
+
+        Source: the ODAM paper's comparison, over objects that all methods share.
+
+        Args:
+            column: The metric's spec.
+
+        Returns:
+            (N,) bool.
+        """
         values = self.values[:, self.columns.index(column)]
-        known = np.isfinite(values)
-        some = known.any(1)
-        return np.asarray(known[some].all(0) & some.any(), dtype=np.bool_)
+        defined = np.isfinite(values)
+        # A method without any value, such as one without maps of words, does not empty the table.
+        has_values = defined.any(1)
+        return np.asarray(defined[has_values].all(0) & has_values.any(), dtype=np.bool_)
 
     def of(self, row: str, column: str) -> Floats:
-        """(N,) one method's values of one metric."""
+        """One method's values of one metric.
+
+        Args:
+            row: The method's spec.
+            column: The metric's spec.
+
+        Returns:
+            (N,), NaN where the metric is not defined.
+        """
         picked: Floats = self.values[self.rows.index(row), self.columns.index(column)]
         return picked
 
 
 def gather(records: Sequence[ImageRecord], rows: Sequence[str], columns: Sequence[str], classes: Sequence[str] | None) -> Results:
-    """All images' results as one table."""
+    """Collect the records of all images in one table.
+
+    Args:
+        records: The images' records; those without objects are left out.
+        rows: The methods' specs.
+        columns: The metrics' specs.
+        classes: Names of the model's score columns, or None.
+
+    Returns:
+        The results, NaN where a record has no value of a metric.
+    """
     measured = [record for record in records if record.get("objects")]
     objects = tuple(_object(record, place, classes) for record in measured for place in range(len(record["objects"])))
     values = np.full((len(rows), len(columns), len(objects)), np.nan)
@@ -65,32 +98,39 @@ def gather(records: Sequence[ImageRecord], rows: Sequence[str], columns: Sequenc
         stop = start + len(record["objects"])
         for r, row in enumerate(rows):
             for c, column in enumerate(columns):
-                found = record["rows"][row]["metrics"].get(column)
-                if found is None:
+                measures = record["rows"][row]["metrics"].get(column)
+                if measures is None:
                     continue
-                values[r, c, start:stop] = found["values"]
-                if "curves" in found:
-                    at.setdefault(column, found["at"])
+                values[r, c, start:stop] = measures["values"]
+                if "curves" in measures:
+                    at.setdefault(column, measures["at"])
                     if (row, column) not in curves:
-                        curves[row, column] = np.full((len(objects), len(found["at"])), np.nan)
-                    curves[row, column][start:stop] = found["curves"]
+                        curves[row, column] = np.full((len(objects), len(measures["at"])), np.nan)
+                    curves[row, column][start:stop] = measures["curves"]
         start = stop
     return Results(tuple(rows), tuple(columns), objects, values, curves, at, _seconds(measured, rows))
 
 
 def _object(record: ImageRecord, place: int, classes: Sequence[str] | None) -> dict[str, Any]:
-    one = record["objects"][place]
-    return {"image": record["image"], "index": record["index"], "place": place, "class": class_name(one["label"], classes), **one}
+    row = record["objects"][place]
+    # A text's row has its class already.
+    return {"image": record["image"], "index": record["index"], "place": place, "class": class_name(row["label"], classes), **row}
 
 
 def _seconds(records: Sequence[ImageRecord], rows: Sequence[str]) -> dict[str, float]:
     """Median over the images of the seconds that one map took."""
+    # The median: the first image of a process includes warming up.
     each = {row: [record["rows"][row]["seconds"] / len(record["objects"]) for record in records] for row in rows}
     return {row: float(np.median(times)) for row, times in each.items() if times}
 
 
 def write_parquet(results: Results, folder: Path) -> None:
-    """results.parquet, one row an object, method and metric; curves.parquet, one an object, method and metric with a curve."""
+    """Write results.parquet and curves.parquet, each with one row per object, method and metric.
+
+    Args:
+        results: The values and curves.
+        folder: The folder of the run.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -102,53 +142,59 @@ def write_parquet(results: Results, folder: Path) -> None:
 
 
 def _long(results: Results) -> dict[str, Any]:
-    """Columns of the long table, object by object."""
+    """The columns of results.parquet: the object varies slowest, the metric fastest."""
     import pyarrow as pa
 
     count, rows, columns = len(results), len(results.rows), len(results.columns)
-    each = rows * columns
+    per_object = rows * columns
     of_object: dict[str, Any] = {}
     for name in ("image", "class", "annotation"):
-        texts = [one[name] for one in results.objects]
-        of_object[name] = pa.array([text for text in texts for _ in range(each)], pa.string())
+        texts = [row[name] for row in results.objects]
+        of_object[name] = pa.array([text for text in texts for _ in range(per_object)], pa.string())
     for name in ("index", "place", "label"):
-        of_object[name] = np.repeat(np.asarray([one[name] for one in results.objects], dtype=np.int32), each)
+        of_object[name] = np.repeat(np.asarray([row[name] for row in results.objects], dtype=np.int32), per_object)
     for name in ("score", "iou"):
-        numbers = [np.nan if one[name] is None else one[name] for one in results.objects]
-        of_object[name] = np.repeat(np.asarray(numbers, dtype=np.float64), each)
+        numbers = [np.nan if row[name] is None else row[name] for row in results.objects]
+        of_object[name] = np.repeat(np.asarray(numbers, dtype=np.float64), per_object)
     for side, name in enumerate(("x1", "y1", "x2", "y2")):
-        of_object[name] = np.repeat(np.asarray([one["box"][side] for one in results.objects], dtype=np.float64), each)
+        of_object[name] = np.repeat(np.asarray([row["box"][side] for row in results.objects], dtype=np.float64), per_object)
     methods = [row for row in results.rows for _ in results.columns] * count
     metrics = list(results.columns) * (rows * count)
+    # (R,C,N) to the order of the other columns: object, method, metric.
     values = results.values.transpose(2, 0, 1).reshape(-1)
     return {**of_object, "method": pa.array(methods, pa.string()), "metric": pa.array(metrics, pa.string()), "value": values}
 
 
 def _long_curves(results: Results) -> Any:
-    """A table a row, method and metric with curves; built of arrays, since lists of numbers would take ten times the memory."""
+    """The table of curves.parquet. Built of arrays, because Python lists of numbers take ten times the memory."""
     import pyarrow as pa
 
-    images = pa.array([one["image"] for one in results.objects], pa.string())
+    images = pa.array([row["image"] for row in results.objects], pa.string())
     index = pa.array(results.images, pa.int32())
-    place = pa.array([one["place"] for one in results.objects], pa.int32())
+    place = pa.array([row["place"] for row in results.objects], pa.int32())
     names = ("image", "index", "place", "method", "metric", "at", "values")
-    kinds = (pa.string(), pa.int32(), pa.int32(), pa.string(), pa.string(), pa.list_(pa.float64()), pa.list_(pa.float64()))
+    types = (pa.string(), pa.int32(), pa.int32(), pa.string(), pa.string(), pa.list_(pa.float64()), pa.list_(pa.float64()))
     parts = []
     for (row, column), curves in results.curves.items():
         at = np.broadcast_to(results.at[column], curves.shape)
-        words = [pa.array([word] * len(results), pa.string()) for word in (row, column)]
-        parts.append(pa.table([images, index, place, *words, _lists(at), _lists(curves)], list(names)))
-    return pa.concat_tables(parts) if parts else pa.schema(list(zip(names, kinds, strict=True))).empty_table()
+        specs = [pa.array([spec] * len(results), pa.string()) for spec in (row, column)]
+        parts.append(pa.table([images, index, place, *specs, _lists(at), _lists(curves)], list(names)))
+    return pa.concat_tables(parts) if parts else pa.schema(list(zip(names, types, strict=True))).empty_table()
 
 
 def _lists(rows: Floats) -> Any:
-    """(N,P) as N lists."""
+    """An array (N,P) as a column of N lists, without a Python object per number."""
     import pyarrow as pa
 
-    ends = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.ascontiguousarray(rows).ravel()))
+    offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(rows).ravel()))
 
 
 def write_json(value: Any, file: Path) -> None:
-    """Plain values as a JSON file; numbers that JSON lacks become null."""
+    """Write plain values as a JSON file.
+
+    Args:
+        value: Dicts, lists, text and numbers; NaN and infinity become null.
+        file: The file, written completely or not at all.
+    """
     write_whole(file, json_text(value))

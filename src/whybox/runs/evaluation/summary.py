@@ -1,4 +1,4 @@
-"""From an evaluation's tables to its report: means with intervals, differences to the controls, curves, examples."""
+"""Summary of an evaluation for its report: means with intervals, differences to the controls, mean curves and examples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,27 +16,59 @@ from whybox.truth import Metric
 
 SHOWN = 320
 """Longest side of an example's picture, in pixels."""
-KINDS = ("best", "median", "worst")
+RANKS = ("best", "median", "worst")
 
 
 def table_rows(specs: Sequence[str]) -> tuple[Row, ...]:
-    """The methods and controls, with words for each."""
+    """The rows of the table.
+
+    Args:
+        specs: Methods and controls, with their settings.
+
+    Returns:
+        A row with a title for each.
+    """
     named = titles(specs)
     return tuple(Row(spec, named[spec], is_control(spec)) for spec in specs)
 
 
 def table_columns(results: Results, metrics: Mapping[str, Metric]) -> tuple[Column, ...]:
-    """The metrics that are defined for anything."""
+    """The columns of the table: the metrics that are defined for at least one object.
+
+    Args:
+        results: The measured values.
+        metrics: The metrics by spec.
+
+    Returns:
+        A column for each.
+    """
     return tuple(describe(spec, metrics[spec]) for spec in results.columns if results.common(spec).any())
 
 
 def describe(spec: str, metric: Metric) -> Column:
-    """What a table says of a metric."""
+    """Describe a metric as a column of a table.
+
+    Args:
+        spec: Its name with settings.
+        metric: The metric.
+
+    Returns:
+        The column.
+    """
     return Column(spec, metric.title, metric.higher_is_better, metric.range, metric.source, metric.needs, across=metric.across)
 
 
 def mean_cells(results: Results, columns: Sequence[Column], seed: int) -> dict[Key, Cell]:
-    """The mean of every method by every metric, over the objects that all methods share, and its interval over images."""
+    """The mean of every metric of every method over the objects that all methods share, with a bootstrap interval over images.
+
+    Args:
+        results: The measured values.
+        columns: The metrics.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Cells by (row, column).
+    """
     cells = {}
     for column in columns:
         shared = results.common(column.key)
@@ -48,26 +80,45 @@ def mean_cells(results: Results, columns: Sequence[Column], seed: int) -> dict[K
 
 
 def versus_controls(results: Results, columns: Sequence[Column], cells: Mapping[Key, Cell], seed: int) -> dict[Key, Cell]:
-    """How much better than the better control each method is, on the same objects."""
-    found = {}
+    """The mean difference of every method to the better of the controls, on the same objects.
+
+    Args:
+        results: The measured values.
+        columns: The metrics.
+        cells: The result of `mean_cells`.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Cells by (row, column), positive where the method is better than the control.
+    """
+    differences = {}
     for column in columns:
         sign = 1 if column.higher_is_better else -1
         controls = {row: sign * cell.mean for (row, key), cell in cells.items() if key == column.key and is_control(row)}
         if not controls:
             continue
         best, shared = max(controls, key=lambda row: controls[row]), results.common(column.key)
-        theirs = sign * results.of(best, column.key)[shared]
+        of_control = sign * results.of(best, column.key)[shared]
         for row in results.rows:
             if (row, column.key) in cells and not is_control(row):
-                ours = sign * results.of(row, column.key)[shared]
-                difference = bootstrap_mean(ours - theirs, results.images[shared], seed=seed)
-                found[row, column.key] = Cell(*difference, len(ours))
-    return found
+                of_method = sign * results.of(row, column.key)[shared]
+                difference = bootstrap_mean(of_method - of_control, results.images[shared], seed=seed)
+                differences[row, column.key] = Cell(*difference, len(of_method))
+    return differences
 
 
 def mean_curves(results: Results, columns: Sequence[Column], seed: int) -> dict[Key, Curve]:
-    """The mean curves, over the same objects as the means."""
-    found = {}
+    """The mean curves, over the same objects as the means.
+
+    Args:
+        results: The measured curves.
+        columns: The metrics.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Curves with pointwise intervals by (row, column).
+    """
+    means = {}
     for column in columns:
         shared = results.common(column.key)
         for row in results.rows:
@@ -76,8 +127,8 @@ def mean_curves(results: Results, columns: Sequence[Column], seed: int) -> dict[
                 continue
             mean, low, high = bootstrap_means(curves[shared], results.images[shared], seed=seed)
             at: Floats = results.at[column.key]
-            found[row, column.key] = Curve(at.tolist(), mean.tolist(), low.tolist(), high.tolist())
-    return found
+            means[row, column.key] = Curve(at.tolist(), mean.tolist(), low.tolist(), high.tolist())
+    return means
 
 
 def examples(
@@ -86,42 +137,48 @@ def examples(
     picture: Callable[[int], Image.Image],
     pictures: Callable[[str, str, int], str],
 ) -> tuple[list[Example], list[str]]:
-    """For every metric the objects on which the first method does best, middling and worst; and the images of which no
-    example could be made, a sentence each.
+    """Choose for every metric the objects on which the first method is best, median and worst, and make their pictures.
 
-    picture: an image by its place. pictures: the kept map of (image's name, method, place among its detections).
+    Args:
+        results: The measured values.
+        columns: The metrics.
+        picture: Reads an image by its index in the data set.
+        pictures: Reads the stored map of (image's name, method, the object's index in the image).
+
+    Returns:
+        The examples, and a sentence for each image of which no example could be made.
     """
-    found, missing = [], {}
+    made, missing = [], {}
     for column in columns:
-        for kind, number in _picks(results, column).items():
+        for rank, number in _picks(results, column).items():
             try:
-                found.append(_example(results, column, kind, number, picture, pictures))
+                made.append(_example(results, column, rank, number, picture, pictures))
             except Exception as error:
-                # The user's own data set may raise anything, and the numbers are there all the same.
+                # A data set of the user's may raise anything, and the table does not need the pictures.
                 missing[results.objects[number]["image"]] = str(error) or type(error).__name__
-    return found, [f"No example of {image} could be shown: {reason}." for image, reason in missing.items()]
+    return made, [f"No example of {image} could be shown: {reason}." for image, reason in missing.items()]
 
 
 def _picks(results: Results, column: Column) -> dict[str, int]:
-    """The numbers of the objects that are shown, by kind; none where there are fewer than three."""
+    """The indices of the objects to show, by rank; empty where there are fewer than three objects."""
     shared = np.flatnonzero(results.common(column.key))
     sign = 1 if column.higher_is_better else -1
     order = shared[np.argsort(-sign * results.of(results.rows[0], column.key)[shared], kind="stable")]
-    if len(order) < len(KINDS):
+    if len(order) < len(RANKS):
         return {}
-    return dict(zip(KINDS, (int(order[i]) for i in (0, len(order) // 2, -1)), strict=True))
+    return dict(zip(RANKS, (int(order[i]) for i in (0, len(order) // 2, -1)), strict=True))
 
 
 def _example(
     results: Results,
     column: Column,
-    kind: Any,
+    rank: Any,
     number: int,
     picture: Callable[[int], Image.Image],
     pictures: Callable[[str, str, int], str],
 ) -> Example:
-    one = results.objects[number]
-    whole = picture(one["index"])
+    explained = results.objects[number]
+    whole = picture(explained["index"])
     scale = min(1.0, SHOWN / max(whole.size))
     shown = whole.resize((max(1, round(whole.width * scale)), max(1, round(whole.height * scale))), Image.Resampling.LANCZOS)
     named = titles(results.rows)
@@ -129,11 +186,12 @@ def _example(
     for row in results.rows:
         curves = results.curves.get((row, column.key))
         curve = None if curves is None else curves[number].tolist()
-        over = _overlay(shown, pictures(one["image"], row, one["place"]))
+        over = _overlay(shown, pictures(explained["image"], row, explained["place"]))
         panels.append(Panel(named[row], over, float(results.of(row, column.key)[number]), curve))
-    caption = f"{one['class']} {one['score']:.2f} in {one['image']}"
-    box, other = _scaled(one["box"], scale), None if one["truth_box"] is None else _scaled(one["truth_box"], scale)
-    return Example(column.key, kind, caption, shown, box, other, panels)
+    caption = f"{explained['class']} {explained['score']:.2f} in {explained['image']}"
+    box = _scaled(explained["box"], scale)
+    truth_box = None if explained["truth_box"] is None else _scaled(explained["truth_box"], scale)
+    return Example(column.key, rank, caption, shown, box, truth_box, panels)
 
 
 def _scaled(box: Sequence[float], scale: float) -> tuple[float, float, float, float]:
@@ -141,37 +199,55 @@ def _scaled(box: Sequence[float], scale: float) -> tuple[float, float, float, fl
     return x1, y1, x2, y2
 
 
-def _overlay(shown: Image.Image, kept: str) -> Image.Image:
-    """A kept map over a picture."""
-    grey = Image.fromarray(read_picture(kept)).resize(shown.size, Image.Resampling.BILINEAR)
+def _overlay(shown: Image.Image, stored: str) -> Image.Image:
+    """A stored map over a picture."""
+    # Stored maps are scaled to 0..1 at image resolution, so nothing is scaled again here.
+    grey = Image.fromarray(read_picture(stored)).resize(shown.size, Image.Resampling.BILINEAR)
     values = np.asarray(grey, dtype=np.float32) / np.float32(255)
     return Image.fromarray(blend(np.asarray(shown), values, 0.0, 1.0))
 
 
-_WORDS = {
-    "box": "objects that the detections stand for",
+_NEEDS = {
+    "box": "objects that match the detections",
     "mask": "annotated masks",
     "fixations": "annotated fixations",
-    "whole": "a model that answers for the whole image",
+    "whole": "a whole-image model",
     "words": "an image-text model and a method that gives maps of words",
 }
 
 
 def left_out(results: Results, metrics: Mapping[str, Metric], gives: frozenset[str]) -> list[str]:
-    """Sentences on the metrics of the plan that are not in the table. gives: what every data set gives."""
-    why: dict[str, list[str]] = {}
+    """Explain which metrics of the plan are not in the table.
+
+    Args:
+        results: The measured values.
+        metrics: The metrics by spec.
+        gives: What was available for the metrics, names as in `Metric.needs`.
+
+    Returns:
+        A sentence per reason.
+    """
+    by_reason: dict[str, list[str]] = {}
     for spec in results.columns:
         if not results.common(spec).any():
             needs = sorted(metrics[spec].needs - gives)
-            words = [_WORDS.get(need, need) for need in needs]
-            reason = f"not available: {' and '.join(words)}" if needs else "no object has a value"
-            why.setdefault(reason, []).append(spec)
-    return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in why.items()]
+            lacking = [_NEEDS.get(need, need) for need in needs]
+            reason = f"not available: {' and '.join(lacking)}" if needs else "no object has a value"
+            by_reason.setdefault(reason, []).append(spec)
+    return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in by_reason.items()]
 
 
 def without_words(results: Results, metrics: Mapping[str, Metric]) -> list[str]:
-    """A sentence on the methods that are missing from the columns of words, where others are there."""
-    asked = [spec for spec in results.columns if "words" in metrics[spec].needs and results.common(spec).any()]
-    silent = [row for row in results.rows if asked and not np.isfinite(results.of(row, asked[0])).any()]
-    named = titles(silent)
-    return [f"No maps of words, so no value for {', '.join(asked)}: {', '.join(named.values())}."] if silent else []
+    """Name the methods without values of word metrics, where other methods have them.
+
+    Args:
+        results: The measured values.
+        metrics: The metrics by spec.
+
+    Returns:
+        One sentence, or none.
+    """
+    of_words = [spec for spec in results.columns if "words" in metrics[spec].needs and results.common(spec).any()]
+    lacking = [row for row in results.rows if of_words and not np.isfinite(results.of(row, of_words[0])).any()]
+    named = titles(lacking)
+    return [f"No maps of words, so no value for {', '.join(of_words)}: {', '.join(named.values())}."] if lacking else []

@@ -1,4 +1,4 @@
-"""The texts that a whole-image model is evaluated on, made from annotations, and the ground truth objects of each."""
+"""The texts and classes that a whole-image model is evaluated on, and the ground truth objects of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,15 @@ from whybox.types import Detections, Trace
 
 
 def fill_template(template: str, name: str) -> str:
-    """The template with the name in place of {}; "a" before it becomes "an" before a vowel."""
+    """Fill a class name into a template; an "a" before it becomes "an" before a vowel.
+
+    Args:
+        template: Text with one "{}".
+        name: The class name.
+
+    Returns:
+        The text.
+    """
     before, after = template.split("{}")
     if name[:1].lower() in tuple("aeiou") and f" {before}".lower().endswith(" a "):
         before = f"{before[:-1]}n "
@@ -29,23 +37,37 @@ def fill_template(template: str, name: str) -> str:
 def check_prompts(model: Model, data_classes: Sequence[str], plan: Plan) -> None:
     """Refuse settings that do not fit the model or the data, before the first image is read.
 
+    Args:
+        model: The model.
+        data_classes: The data set's class names.
+        plan: The settings of the run.
+
     Raises:
         WhyboxError: `prompts` or `template` for a model without text input, `select="failures"` for a whole-image model, or
             no class names.
     """
-    reads = model.takes_text
-    if not reads and (plan.prompts, plan.template) != ("class", TEMPLATE):
+    reads_text = model.takes_text
+    if not reads_text and (plan.prompts, plan.template) != ("class", TEMPLATE):
         raise WhyboxError(f"prompts and template are for image-text models, and {model.name} reads no text; leave them out")
     if model.whole_image and plan.select == "failures":
         raise WhyboxError("select failures is for detectors: the texts of an image-text model are always true of the image")
-    if model.whole_image and not reads and model.classes is None:
+    if model.whole_image and not reads_text and model.classes is None:
         raise WhyboxError(f"{model.name} has no class names to match with the data's: load it with classes=")
-    if reads and plan.prompts == "class" and not data_classes:
+    if reads_text and plan.prompts == "class" and not data_classes:
         raise WhyboxError("the data set has no class names to make texts of; use prompts phrase if its objects have phrases")
 
 
 def prompted(model: Model, data_classes: Sequence[str], plan: Plan) -> Model:
-    """An image-text model prompted with all classes; any other model unchanged."""
+    """Prompt an image-text model with all classes.
+
+    Args:
+        model: The model.
+        data_classes: The data set's class names.
+        plan: Its `template` makes the texts.
+
+    Returns:
+        The prompted model; any other model, and prompts "phrase", leave it unchanged.
+    """
     if not model.takes_text or plan.prompts != "class":
         return model
     return _prompt(model, [fill_template(plan.template, name) for name in data_classes])
@@ -57,7 +79,14 @@ def _prompt(model: Any, texts: Sequence[str]) -> Model:
 
 
 def read_again(model: Model) -> Model:
-    """The model with its texts encoded again, with its current weights."""
+    """Encode an image-text model's texts again, with its current weights.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The model with new text embeddings; any other model unchanged.
+    """
     return _prompt(model, model.classes or ()) if model.takes_text else model
 
 
@@ -69,6 +98,9 @@ def ask_about(model: Model, sample: Sample, data_classes: Sequence[str], plan: P
         sample: The image and its objects.
         data_classes: The data set's class names.
         plan: Its `prompts` decides.
+
+    Returns:
+        The model and the truth.
 
     Raises:
         UnknownNameError: `prompts="phrase"` for objects without phrases.
@@ -100,14 +132,14 @@ def group_by_text(truth: Truth, size: Size) -> Truth:
     masks = Regions(boxes, size).of(torch.arange(len(truth))) if truth.masks is None else truth.masks
     groups = [(truth.labels == label) & ~truth.ignore for label in sorted(set(truth.labels[~truth.ignore].tolist()))]
     ignored = torch.nonzero(truth.ignore)[:, 0]
-    around = [torch.cat([boxes[own, :2].amin(0), boxes[own, 2:].amax(0)]) for own in groups]
-    ids = ["+".join(truth[own].ids) for own in groups]
+    around = [torch.cat([boxes[members, :2].amin(0), boxes[members, 2:].amax(0)]) for members in groups]
+    ids = ["+".join(truth[members].ids) for members in groups]
     return Truth(
         torch.stack([*around, *boxes[ignored]]) if len(truth) else truth.boxes,
-        torch.cat([*(truth.labels[own][:1] for own in groups), truth.labels[ignored]]),
+        torch.cat([*(truth.labels[members][:1] for members in groups), truth.labels[ignored]]),
         (*ids, *truth[ignored].ids),
         torch.arange(len(groups) + len(ignored)) >= len(groups),
-        torch.stack([*(masks[own].any(0) for own in groups), *masks[ignored]]) if len(truth) else masks,
+        torch.stack([*(masks[members].any(0) for members in groups), *masks[ignored]]) if len(truth) else masks,
     )
 
 
@@ -127,20 +159,35 @@ def texts_in(trace: Trace, truth: Truth, top: int) -> tuple[Detections, Tensor]:
     labels = truth.labels.to(rows.device)[rows]
     scores = candidates.scores[0, labels]
     kept = scores.argsort(descending=True, stable=True)[:top].sort().values
-    none = torch.zeros_like(labels)
-    found = Detections(candidates.boxes_of(none, labels), scores, labels, none)
-    return found[kept], rows[kept]
+    # The only candidate of a whole-image model is row 0, the image.
+    source = torch.zeros_like(labels)
+    texts = Detections(candidates.boxes_of(source, labels), scores, labels, source)
+    return texts[kept], rows[kept]
 
 
-def rank_of(found: Detections, trace: Trace) -> list[int]:
-    """The rank of each text's or class's score among all columns, 1 for the highest."""
+def rank_of(texts: Detections, trace: Trace) -> list[int]:
+    """The rank of each text's or class's score among all columns.
+
+    Args:
+        texts: T texts or classes as detections.
+        trace: The image's trace.
+
+    Returns:
+        T ranks, 1 for the highest score.
+    """
     scores = trace.candidates.scores[0]
-    ranks: list[int] = ((scores > found.scores[:, None]).sum(1) + 1).tolist()
+    ranks: list[int] = ((scores > texts.scores[:, None]).sum(1) + 1).tolist()
     return ranks
 
 
 def leading(objects: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Top-1 and top-5 accuracy of the model itself: the fraction of the explained texts or classes that rank first, or in the
-    first five, among all columns for the unmodified image."""
+    """Top-1 and top-5 accuracy of the model itself on the explained texts or classes, for the unmodified images.
+
+    Args:
+        objects: The explained texts or classes with their rank among all columns.
+
+    Returns:
+        "top1" and "top5", 0 to 1; empty without objects.
+    """
     ranks = [row["rank"] for row in objects]
     return {f"top{count}": sum(rank <= count for rank in ranks) / len(ranks) for count in (1, 5)} if ranks else {}

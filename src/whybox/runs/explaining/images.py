@@ -1,4 +1,4 @@
-"""Explain several images with one model: every image into a folder of its own, and one page over all."""
+"""Explanation of several images with one model, each into its own folder, with one page for all."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,27 @@ from whybox.targets import class_index
 from whybox.types import Detections, Trace
 
 MOST_ON_PAGE = 40
-"""Images on the page over all: with more, the file grows past what a browser likes to open."""
+"""Maximum number of images on the common page: a browser opens larger files only slowly."""
 
 INDEX = "index.html"
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every image: each method for each target.
+    """What is explained of every image: each method for each target.
 
-    methods, targets: none: the model's default. texts: for a model that takes texts. classes: only detections of these;
-    none: of all. boxes: drawn boxes (x1, y1, x2, y2) in image pixels, explained in place of the model's detections; labels:
-    a class for each of them, one for all, or none at all.
+    Attributes:
+        methods: Method names; (): the model's default.
+        targets: Target names; (): the model's default.
+        score_threshold: Minimum score of a detection, 0 to 1.
+        top: Maximum number of detections per image, those with the highest scores.
+        classes: Explain only detections of these classes; (): of all.
+        boxes: Boxes (x1, y1, x2, y2) in image pixels, explained instead of the model's detections.
+        labels: A class for each box, one for all, or ().
+        route: How gradients are computed: "auto", "fast" or "exact".
+        layer: A layer's name, or several; None: the model's default.
+        options: Options of the methods; a method gets those that it has.
+        texts: The texts for a model that takes texts.
     """
 
     methods: tuple[str, ...] = ()
@@ -62,18 +71,31 @@ class Question:
             raise WhyboxError(f"top must be at least 1, got {self.top}")
 
     def __len__(self) -> int:
-        """Map sets per image."""
+        """The number of map sets per image."""
         return max(1, len(self.methods)) * max(1, len(self.targets))
 
     def of(self, model: Model) -> tuple[Model, "Question"]:
-        """The model prompted with the texts, and the question with the model's defaults where nothing is named."""
+        """Prompt the model, and fill in its defaults.
+
+        Args:
+            model: The model.
+
+        Returns:
+            The model prompted with the question's texts, and the question with methods and targets and without texts.
+        """
         methods, targets = self.methods or (model.default_method,), self.targets or (model.default_target,)
         return prompted(model, self.texts or None), replace(self, methods=methods, targets=targets, texts=())
 
 
 @dataclass(frozen=True)
 class Kept:
-    """An image that was explained: its name, the folder with its results, and each explanation's `to_dict`."""
+    """An image that was explained.
+
+    Attributes:
+        image: Its name.
+        folder: The folder with its results.
+        explanations: The `to_dict` of each explanation.
+    """
 
     image: str
     folder: Path
@@ -82,8 +104,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run. failed: the name of each image that could not be explained, with the reason in one line.
-    match: the page about texts, where there is one."""
+    """The outcome of a run over several images.
+
+    Attributes:
+        page: The common page; None if no image was explained.
+        kept: The explained images.
+        failed: (name, reason in one line) of each image that could not be explained.
+        match: The page of an image matched with texts, if there is one.
+    """
 
     page: Path | None
     kept: tuple[Kept, ...]
@@ -100,9 +128,21 @@ def explain_images(
     on_progress: OnProgress = no_progress,
     on_warning: OnWarning = no_warning,
 ) -> Outcome:
-    """Explain (name, image) pairs into the new folder `out`; `on_warning` hears at once of an image that cannot be explained.
+    """Explain images into a new folder.
 
-    One image's results lie in `out` itself. Of several, each has a folder of its own there.
+    Args:
+        model: The model.
+        sources: (name, image) pairs.
+        question: What is explained of every image.
+        out: A new folder. It holds the results of a single image itself; several images have a folder each inside it.
+        on_progress: Called with an image's name and the newly done fraction of its map sets.
+        on_warning: Called at once with a line for each image that cannot be explained.
+
+    Returns:
+        The page, the explained images and the failures.
+
+    Raises:
+        WhyboxError: The folder is not new, or a method, option or class is invalid; before the first image is read.
     """
     check_new_folder(out)
     model, question = question.of(model)
@@ -132,12 +172,23 @@ def explain_images(
 def explain_image(
     model: Model, source: ImageSource, name: str, question: Question, *, on_progress: OnProgress = no_progress
 ) -> list[Explanation]:
-    """One explanation for every method and target, all of the same detections and from one forward pass."""
+    """Explain one image by every method for every target, all with the same detections and one forward pass.
+
+    Args:
+        model: The model.
+        source: The image.
+        name: Its name.
+        question: What is explained.
+        on_progress: Called with the name and the newly done fraction of the map sets.
+
+    Returns:
+        One explanation per method and target, methods outermost.
+    """
     model, question = question.of(model)
     started = time.perf_counter()
     trace = api.trace(model, source)
     seconds = time.perf_counter() - started
-    detections = _asked(model, trace, question)
+    detections = _wanted(model, trace, question)
     explanations = []
     for method in question.methods:
         for target in question.targets:
@@ -162,7 +213,7 @@ def explain_image(
 
 
 class _Watch:
-    """Passes on what a method says of its progress, as the part of the map set that is newly done."""
+    """Passes on a method's progress, as the newly done fraction of a map set."""
 
     def __init__(self, name: str, on_progress: OnProgress) -> None:
         self.name, self.on_progress, self.reported = name, on_progress, 0.0
@@ -175,8 +226,18 @@ class _Watch:
 
 
 def detect_image(model: Model, source: ImageSource | Trace, question: Question) -> Detections:
-    """The detections of an image that the question is about."""
+    """The model's detections that a question selects.
+
+    Args:
+        model: A detector.
+        source: An image, or a trace of one.
+        question: Its classes, score threshold and top decide.
+
+    Returns:
+        The detections, in the model's order.
+    """
     model, question = question.of(model)
+    # Without a limit: `top` counts detections of the chosen classes only.
     everything = api.detect(model, source, score_threshold=question.score_threshold, top=10**9)
     columns = [class_index(name, model.classes) for name in question.classes]
     if columns:
@@ -186,7 +247,15 @@ def detect_image(model: Model, source: ImageSource | Trace, question: Question) 
 
 
 def describe(detections: Detections, classes: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Detections as plain numbers and text, a dict each."""
+    """Detections as plain numbers and text.
+
+    Args:
+        detections: N detections.
+        classes: Names of the model's score columns, or None.
+
+    Returns:
+        N dicts with name, label, score, box and source.
+    """
     columns = (detections.labels, detections.scores, detections.boxes, detections.source)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return [
@@ -196,7 +265,12 @@ def describe(detections: Detections, classes: Sequence[str] | None) -> list[dict
 
 
 def keep(explanations: Sequence[Explanation], folder: Path) -> None:
-    """Save one image's explanations: a single one in the folder itself, several in folders of their own with one page."""
+    """Save the explanations of one image.
+
+    Args:
+        explanations: One, saved in the folder itself, or several, each saved in a subfolder with one page for all.
+        folder: A new folder.
+    """
     if len(explanations) == 1:
         explanations[0].save(folder)
         return
@@ -206,8 +280,8 @@ def keep(explanations: Sequence[Explanation], folder: Path) -> None:
         (draft / INDEX).write_text(write_page([photo_of(explanations)]), encoding="utf-8")
 
 
-def _asked(model: Model, trace: Trace, question: Question) -> Detections | dict[str, Any] | None:
-    """What `explain` takes as detections; None: where a model answers for the whole image, all texts or the best class."""
+def _wanted(model: Model, trace: Trace, question: Question) -> Detections | dict[str, Any] | None:
+    """The argument `detections` of `explain`; None, for whole-image models, selects all texts or the best class."""
     if not question.boxes and model.whole_image:
         return {"labels": list(question.classes)} if question.classes else None
     if not question.boxes:
@@ -217,7 +291,7 @@ def _asked(model: Model, trace: Trace, question: Question) -> Detections | dict[
 
 
 def _options_of(method: str, question: Question) -> dict[str, Any]:
-    """The options that the method has; one that no method has goes to all of them, so that the error names it."""
+    """The options that the method has; one that no method has is passed to all of them, so that an error names it."""
     takes = {name: _takes(name) for name in question.methods}
     anywhere = set().union(*takes.values())
     return {key: value for key, value in question.options.items() if key in takes[method] or key not in anywhere}
@@ -229,7 +303,7 @@ def _takes(method: str) -> set[str]:
 
 
 def _check_methods(model: Model, question: Question) -> None:
-    """A method or an option that cannot work is refused before the first image is read."""
+    """Refuse methods, options, targets and classes that cannot work before the first image is read."""
     for method in question.methods:
         api.make_method(method, model, route=question.route, layer=question.layer, **_options_of(method, question))
         for target in question.targets:
@@ -239,12 +313,13 @@ def _check_methods(model: Model, question: Question) -> None:
 
 
 def _folders(out: Path, names: Sequence[str]) -> list[Path]:
-    """A folder for each image: `out` for one; for several, inside it, after the file's name and all different."""
+    """A folder for each image: `out` for a single one; for several, distinct folders inside it, named after the files."""
     if len(names) == 1:
         return [out]
     used: dict[str, int] = {}
     folders = []
     for name in names:
+        # Images of different folders may have the same name.
         stem = file_stem(Path(name).stem)
         used[stem] = used.get(stem, 0) + 1
         folders.append(out / (stem if used[stem] == 1 else f"{stem}-{used[stem]}"))
@@ -253,7 +328,7 @@ def _folders(out: Path, names: Sequence[str]) -> list[Path]:
 
 def _write_index(path: Path, sheets: Sequence[Sheet], left: int, failed: Sequence[str]) -> None:
     more = "1 more image is" if left == 1 else f"{left} more images are"
-    remarks = [f"{more} in the folders beside this file, each with a page of its own."] if left else []
+    remarks = [f"{more} in the folders beside this file, each with its own page."] if left else []
     remarks += [f"Not explained: {', '.join(Path(name).name for name in failed)}."] if failed else []
     with new_file(path) as draft:
         draft.write_text(write_page(sheets, remark=" ".join(remarks)), encoding="utf-8")

@@ -46,7 +46,7 @@ def keep_errors(
         chosen = choose(errors.mistakes, errors.search.top)
         cards, failed = _cards(model, data, errors.search, chosen, on_progress, on_warning)
         known = {name for name, _ in errors.failed}
-        errors = replace(errors, failed=errors.failed + tuple(one for one in failed if one[0] not in known))
+        errors = replace(errors, failed=errors.failed + tuple((name, reason) for name, reason in failed if name not in known))
         (draft / "errors.json").write_text(json.dumps(errors.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
         _write_counts(draft / "counts.csv", errors)
         (draft / PAGE).write_text(_page(errors, cards), encoding="utf-8")
@@ -54,7 +54,14 @@ def keep_errors(
 
 
 def images_of(mistakes: Sequence[Mistake]) -> dict[int, list[Mistake]]:
-    """The mistakes by image index."""
+    """Group mistakes by image.
+
+    Args:
+        mistakes: The mistakes.
+
+    Returns:
+        Mistakes by the image's index in the data set.
+    """
     groups = defaultdict(list)
     for mistake in mistakes:
         groups[mistake.index].append(mistake)
@@ -65,6 +72,7 @@ def _cards(
     model: Model, data: DataSet, search: Search, chosen: Sequence[Mistake], on_progress: OnProgress, on_warning: OnWarning
 ) -> tuple[list[Card], list[tuple[str, str]]]:
     """One card per mistake, in the given order. Images are read and traced again, so that none has to stay in memory."""
+    # By identity: `==` of mistakes would compare their tensors, which has no single truth value.
     made: dict[int, Card] = {}
     failed = []
     method = api.make_method(search.method, model, **search.options)
@@ -72,30 +80,30 @@ def _cards(
         name = mistakes[0].image
         try:
             trace = api.trace(model, data[index].image)
-            made |= {id(one): _card(one, trace, views) for one, views in _explain(model, method, trace, mistakes)}
+            made |= {id(mistake): _card(mistake, trace, views) for mistake, views in _explain(model, method, trace, mistakes)}
         except FATAL:
             raise
         except Exception as error:
             failed.append((name, reason_of(error)))
             on_warning(of_image(name, reason_of(error)))
         on_progress(name, 1)
-    return [made[id(one)] for one in chosen if id(one) in made], failed
+    return [made[id(mistake)] for mistake in chosen if id(mistake) in made], failed
 
 
 def _explain(model: Model, method: Any, trace: Trace, mistakes: Sequence[Mistake]) -> list[tuple[Mistake, list[View]]]:
     """The maps of one image's mistakes, with one call per target."""
-    asked = [(one, *ask) for one in mistakes for ask in one.targets()]
+    requests = [(mistake, *request) for mistake in mistakes for request in mistake.targets()]
     maps: dict[int, HeatMaps] = {}
-    for target in dict.fromkeys(_target(method, wanted) for _, _, wanted, _ in asked):
-        rows = [i for i, (_, _, wanted, _) in enumerate(asked) if _target(method, wanted) == target]
-        found = _together([asked[i][1] for i in rows], trace)
-        explained = api.explain(model, trace, method=method, target=target, detections=found)
+    for target in dict.fromkeys(_target(method, wanted) for _, _, wanted, _ in requests):
+        rows = [i for i, (_, _, wanted, _) in enumerate(requests) if _target(method, wanted) == target]
+        detections = _together([requests[i][1] for i in rows], trace)
+        explained = api.explain(model, trace, method=method, target=target, detections=detections)
         maps |= {i: explained.maps[place] for place, i in enumerate(rows)}
     views = defaultdict(list)
-    for i, (one, found, wanted, label) in enumerate(asked):
-        side = one.worst_side[0]
-        views[id(one)].append(View(_label(label, method, wanted), maps[i], found.boxes[0], side))
-    return [(one, views[id(one)] or [View("no candidate")]) for one in mistakes]
+    for i, (mistake, found, wanted, label) in enumerate(requests):
+        side = mistake.worst_side[0]
+        views[id(mistake)].append(View(_label(label, method, wanted), maps[i], found.boxes[0], side))
+    return [(mistake, views[id(mistake)] or [View("no candidate")]) for mistake in mistakes]
 
 
 def _target(method: Any, wanted: str) -> str:
@@ -108,25 +116,25 @@ def _label(label: str, method: Any, wanted: str) -> str:
     return label if _target(method, wanted) == wanted else f"{method.name} explains only the score"
 
 
-def _together(found: Sequence[Detections], trace: Trace) -> Detections:
+def _together(detections: Sequence[Detections], trace: Trace) -> Detections:
     """Concatenate detections, on the trace's device."""
     device = trace.candidates.scores.device
-    columns = ([getattr(one, name) for one in found] for name in ("boxes", "scores", "labels", "source"))
+    columns = ([getattr(part, name) for part in detections] for name in ("boxes", "scores", "labels", "source"))
     return Detections(*(torch.cat(column).to(device) for column in columns))
 
 
-def _card(one: Mistake, trace: Trace, views: Sequence[View]) -> Card:
+def _card(mistake: Mistake, trace: Trace, views: Sequence[View]) -> Card:
     return make_card(
         trace.image,
         views,
-        None if one.object is None else one.object.box,
-        kind=one.kind,
-        title=one.name,
-        score="" if one.kind == MISSED else f"{one.score:.2f}",
-        sentence=one.sentence(),
-        name=one.image,
-        note=one.note,
-        classes=tuple(dict.fromkeys((one.name, *([one.object.name] if one.object else [])))),
+        None if mistake.object is None else mistake.object.box,
+        kind=mistake.kind,
+        title=mistake.name,
+        score="" if mistake.kind == MISSED else f"{mistake.score:.2f}",
+        sentence=mistake.sentence(),
+        name=mistake.image,
+        note=mistake.note,
+        classes=tuple(dict.fromkeys((mistake.name, *([mistake.object.name] if mistake.object else [])))),
     )
 
 

@@ -17,7 +17,14 @@ EDGES = {"x1": "left", "y1": "top", "x2": "right", "y2": "bottom"}
 
 @dataclass(frozen=True)
 class Named:
-    """An annotated object: its annotation's id, class name and score column, and its box (4,) clipped to the image."""
+    """An annotated object.
+
+    Attributes:
+        id: The annotation's id.
+        name: The class name.
+        label: The class's score column.
+        box: (4,) xyxy in image pixels, clipped to the image.
+    """
 
     id: str
     name: str
@@ -29,13 +36,13 @@ class Named:
 class Mistake:
     """One error in an image of a data set.
 
-    Args:
+    Attributes:
         image: The image's name.
         index: The image's index in the data set.
         kind: The TIDE error type.
         found: The detection, one row, on the CPU; for a missed object its best candidate, empty if the model has none.
         name: The class name of `found`, or of the missed object.
-        iou: With `object`, or the largest with any object.
+        iou: IoU of the detection with `object`, or the largest with any object.
         object: The ground truth object that the error is about, if any.
         rival: For a duplicate, the detection with a higher score that is matched to the object.
         held: Whether another detection is matched to the object.
@@ -55,16 +62,17 @@ class Mistake:
 
     @property
     def score(self) -> float:
-        """Of the detection or the candidate; NaN without one."""
+        """The score of the detection or of the candidate; NaN without one."""
         return float(self.found.scores[0]) if len(self.found) else math.nan
 
     @property
     def worst_side(self) -> tuple[str, float]:
-        """For a localization error: the side with the largest error relative to the object's width or height, and that error
-        in pixels, positive where the box reaches too far; ("", 0) for other types."""
+        """The worst side of a localization error: the side with the largest error relative to the object's width or height, and
+        that error in pixels, positive where the box reaches too far; ("", 0) for other types."""
         if self.kind != LOCALIZATION or self.object is None:
             return "", 0.0
         true = self.object.box
+        # x1 and y1 reach too far where they are too small.
         outward = (self.found.boxes[0] - true) * torch.tensor([-1.0, -1.0, 1.0, 1.0])
         extent = (true[2:] - true[:2]).repeat(2)
         worst = int((outward.abs() / extent).argmax())
@@ -72,11 +80,15 @@ class Mistake:
 
     @property
     def area(self) -> float:
-        """Of the object, in pixels; 0 without one."""
+        """The area of the object's box in square pixels; 0 without an object."""
         return 0.0 if self.object is None else float((self.object.box[2:] - self.object.box[:2]).prod())
 
     def targets(self) -> tuple[tuple[Detections, str, str], ...]:
-        """The maps that explain the error: (detection, target, label of the map) for each."""
+        """The maps that explain the error.
+
+        Returns:
+            (detection, target, label of the map) for each; () for a missed object without a candidate.
+        """
         if not len(self.found):
             return ()
         score = (self.found, "score", f"why {self.name}")
@@ -92,11 +104,19 @@ class Mistake:
         return ((self.found, "score", f"the best candidate, {self.score:.2f}"),) if self.kind == MISSED else (score,)
 
     def sentence(self) -> str:
-        """The error in one or two sentences."""
+        """Describe the error in one or two sentences.
+
+        Returns:
+            Sentences for the page, about the object and the maps.
+        """
         return _SENTENCES[self.kind](self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and text, ready for JSON; what does not exist is None."""
+        """The error as plain numbers and text.
+
+        Returns:
+            A dict ready for JSON; what does not exist is None.
+        """
         side, off = self.worst_side
         return {
             "image": self.image,
@@ -126,37 +146,40 @@ def _object(named: Named) -> dict[str, Any]:
     return {"id": named.id, "class": named.name, "label": named.label, "box": box}
 
 
-def _background(one: Mistake) -> str:
-    touches = f"; the largest IoU with an object is {one.iou:.2f}" if one.iou >= 0.005 else ""
-    return f"No object is annotated here{touches}. The map shows the evidence for {one.name}."
+def _background(mistake: Mistake) -> str:
+    touches = f"; the largest IoU with an object is {mistake.iou:.2f}" if mistake.iou >= 0.005 else ""
+    return f"No object is annotated here{touches}. The map shows the evidence for {mistake.name}."
 
 
-def _localization(one: Mistake) -> str:
-    side, off = one.worst_side
+def _localization(mistake: Mistake) -> str:
+    side, off = mistake.worst_side
     way = f"reaches {abs(off):.0f} px too far" if off > 0 else f"stops {abs(off):.0f} px short"
-    held = " Another detection is matched to this object." if one.held else ""
-    return f"Its {EDGES[side]} edge {way} (IoU {one.iou:.2f}); the map explains the position of that edge.{held}"
+    held = " Another detection is matched to this object." if mistake.held else ""
+    return f"Its {EDGES[side]} edge {way} (IoU {mistake.iou:.2f}); the map explains the position of that edge.{held}"
 
 
-def _classification(one: Mistake) -> str:
-    true = one.object.name if one.object else "another class"
-    held = " Another detection is matched to this object." if one.held else ""
-    return f"It is annotated as {true} (IoU {one.iou:.2f}). The first map shows the evidence for {one.name} against {true}.{held}"
+def _classification(mistake: Mistake) -> str:
+    true = mistake.object.name if mistake.object else "another class"
+    held = " Another detection is matched to this object." if mistake.held else ""
+    return (
+        f"It is annotated as {true} (IoU {mistake.iou:.2f}). The first map shows the evidence for {mistake.name} against {true}."
+        f"{held}"
+    )
 
 
-def _both(one: Mistake) -> str:
-    true = one.object.name if one.object else "another class"
-    return f"Class and box are both wrong: it is annotated as {true}, and the box is poorly localized (IoU {one.iou:.2f})."
+def _both(mistake: Mistake) -> str:
+    true = mistake.object.name if mistake.object else "another class"
+    return f"Class and box are both wrong: it is annotated as {true}, and the box is poorly localized (IoU {mistake.iou:.2f})."
 
 
-def _duplicate(one: Mistake) -> str:
-    return f"A detection with a higher score is matched to this {one.name}. Do the two maps highlight the same pixels?"
+def _duplicate(mistake: Mistake) -> str:
+    return f"A detection with a higher score is matched to this {mistake.name}. Do the two maps highlight the same pixels?"
 
 
-def _missed(one: Mistake) -> str:
-    if not len(one.found):
-        return f"This {one.name} was missed, and the model has no candidate for it."
-    return f"This {one.name} was missed. The map explains the score of its best candidate."
+def _missed(mistake: Mistake) -> str:
+    if not len(mistake.found):
+        return f"This {mistake.name} was missed, and the model has no candidate for it."
+    return f"This {mistake.name} was missed. The map explains the score of its best candidate."
 
 
 _SENTENCES = {
@@ -170,17 +193,33 @@ _SENTENCES = {
 
 
 def surest_first(mistakes: Sequence[Mistake]) -> list[Mistake]:
-    """False detections by descending score, then missed objects by descending size."""
+    """Order mistakes for the page.
 
-    def rank(one: Mistake) -> tuple[bool, float]:
-        missed = one.kind == MISSED
-        return missed, -one.area if missed else -one.score
+    Args:
+        mistakes: The mistakes.
+
+    Returns:
+        False detections by descending score, then missed objects by descending area.
+    """
+
+    def rank(mistake: Mistake) -> tuple[bool, float]:
+        # A missed object's candidate has a low score by definition, so its size says how grave the error is.
+        missed = mistake.kind == MISSED
+        return missed, -mistake.area if missed else -mistake.score
 
     return sorted(mistakes, key=rank)
 
 
 def choose(mistakes: Sequence[Mistake], top: int) -> list[Mistake]:
-    """At most `top` mistakes, the first of each kind in turn as long as it has any, in the order in which they came."""
-    queues = [[i for i, one in enumerate(mistakes) if one.kind == kind] for kind in KINDS]
+    """Choose mistakes balanced over the error types: the first of each type, then the second, and so on.
+
+    Args:
+        mistakes: The mistakes, the most important first.
+        top: Maximum number.
+
+    Returns:
+        The chosen mistakes in their original order.
+    """
+    queues = [[i for i, mistake in enumerate(mistakes) if mistake.kind == kind] for kind in KINDS]
     rounds = [(place, i) for queue in queues for place, i in enumerate(queue)]
     return [mistakes[i] for i in sorted(i for _, i in sorted(rounds)[:top])]

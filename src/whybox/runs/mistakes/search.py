@@ -23,14 +23,14 @@ from whybox.truth import DataSet, Truth
 from whybox.types import Detections, Trace
 
 SCHEMA = 1
-"""Of errors.json; it rises when a reader of the former one would misread the file."""
+"""Version of errors.json's format; raised when an older reader would misread the file."""
 
 
 @dataclass(frozen=True)
 class Search:
     """The settings of an error analysis.
 
-    Args:
+    Attributes:
         method: The explanation method.
         score_threshold: Minimum score of a detection, 0 to 1.
         limit: Use only the first images; None: all.
@@ -55,7 +55,7 @@ class Search:
 class Errors:
     """The errors of a model's detections on a data set.
 
-    Args:
+    Attributes:
         model: The model's name.
         data: The data set's name.
         search: The settings.
@@ -86,7 +86,11 @@ class Errors:
         return {kind: counts[kind] for kind in KINDS}
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the maps, as plain numbers and text; what does not exist is None."""
+        """The errors without maps, as plain numbers and text: the contents of errors.json.
+
+        Returns:
+            A dict ready for JSON; what does not exist is None.
+        """
         return {
             "schema": SCHEMA,
             "model": self.model,
@@ -100,7 +104,7 @@ class Errors:
             "counts": self.counts,
             "ap50": rounded(self.ap50),
             "ap50_gains": {kind: rounded(gain) for kind, gain in self.gains.items()},
-            "errors": [one.as_dict() for one in self.mistakes],
+            "errors": [mistake.as_dict() for mistake in self.mistakes],
             "failed": [{"image": name, "error": reason} for name, reason in self.failed],
         }
 
@@ -119,10 +123,14 @@ def find_errors(
 
     Returns:
         The errors, counts and gains in AP50, without maps.
+
+    Raises:
+        WhyboxError: The method or its options are invalid, or the model knows none of the data set's classes.
     """
+    # The maps are drawn later, but an invalid method should fail before the first image.
     api.make_method(search.method, model, **search.options)
-    if left := lacking(data.classes, model.classes):
-        on_warning(f"{model.name} does not know {', '.join(left)}: objects of these classes do not count")
+    if missing := lacking(data.classes, model.classes):
+        on_warning(f"{model.name} does not know {', '.join(missing)}: objects of these classes do not count")
     names = data.names[: search.limit]
     sorted_images: list[Sorted] = []
     mistakes: list[Mistake] = []
@@ -130,14 +138,14 @@ def find_errors(
     objects = correct = 0
     for index, name in enumerate(names):
         try:
-            whole, shown, found = _look(model, data, index, search)
+            all_sorted, shown, found = _sort_image(model, data, index, search)
         except FATAL:
             raise
         except Exception as error:
             failed.append((name, reason_of(error)))
             on_warning(of_image(name, reason_of(error)))
         else:
-            sorted_images.append(whole)
+            sorted_images.append(all_sorted)
             mistakes += found
             objects += int((shown.object_labels >= 0).sum())
             correct += shown.kinds.count(CORRECT)
@@ -156,13 +164,14 @@ def find_errors(
     )
 
 
-def _look(model: Model, data: DataSet, index: int, search: Search) -> tuple[Sorted, Sorted, list[Mistake]]:
+def _sort_image(model: Model, data: DataSet, index: int, search: Search) -> tuple[Sorted, Sorted, list[Mistake]]:
     """All classified detections of an image, those above the score threshold, and the errors among the latter."""
     sample = data[index]
     trace = api.trace(model, sample.image)
     truth = to_columns(sample.truth, data.classes, model.classes, first_column=model.first_column)
     truth = _inside(truth, trace.frame.image)
     everything = _on_cpu(trace.detections)
+    # AP counts detections of any score; the errors that are shown do not.
     found = everything[everything.scores >= search.score_threshold]
     shown = sort_errors(found, truth)
     names = _names(model, data)
@@ -176,17 +185,17 @@ def _look(model: Model, data: DataSet, index: int, search: Search) -> tuple[Sort
 
 
 def _inside(truth: Truth, size: tuple[int, int]) -> Truth:
-    """The objects, cut at the image's edge as the model's own boxes are; those outside of it left out."""
+    """The objects with boxes clipped to the image, as the model's own boxes are, without those outside of it."""
     boxes = clip_boxes_to_image(truth.boxes, size)
     return replace(truth, boxes=boxes)[((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)]
 
 
-def _on_cpu(found: Detections) -> Detections:
-    return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu(), found.source.cpu())
+def _on_cpu(detections: Detections) -> Detections:
+    return Detections(detections.boxes.cpu(), detections.scores.cpu(), detections.labels.cpu(), detections.source.cpu())
 
 
 def _names(model: Model, data: DataSet) -> Callable[[int], str]:
-    """The class's name behind a label; where the model has no names, the data set's."""
+    """The class name of a label: the model's, or the data set's if the model has none."""
     known = ("background",) * model.first_column + tuple(data.classes) if model.classes is None else model.classes
     return lambda label: class_name(label, known)
 
@@ -195,7 +204,7 @@ def _false(
     image: str, index: int, i: int, found: Detections, shown: Sorted, truth: Truth, names: Callable[[int], str]
 ) -> Mistake:
     """Detection i as a mistake."""
-    about, rival, kind = int(shown.objects[i]), int(shown.rivals[i]), shown.kinds[i]
+    object_row, rival, kind = int(shown.objects[i]), int(shown.rivals[i]), shown.kinds[i]
     return Mistake(
         image,
         index,
@@ -203,7 +212,7 @@ def _false(
         found[i],
         names(int(found.labels[i])),
         float(shown.ious[i]),
-        object=_named(truth, about, names) if about >= 0 else None,
+        object=_named(truth, object_row, names) if object_row >= 0 else None,
         rival=found[rival] if kind == DUPLICATE and rival >= 0 else None,
         held=rival >= 0,
     )
@@ -217,29 +226,30 @@ def _named(truth: Truth, row: int, names: Callable[[int], str]) -> Named:
 def _missed(
     image: str, index: int, trace: Trace, truth: Truth, rows: Tensor, model: Model, names: Callable[[int], str], threshold: float
 ) -> list[Mistake]:
-    """The objects `rows` that were missed, each with its best candidate and why that scores low."""
+    """The missed objects `rows`, each with its best candidate and a note on why its score is low."""
     mistakes = []
     for row in rows.tolist():
         best, note = _candidate(trace, truth, row, model, threshold)
         iou = float(box_iou(best.boxes, truth.boxes[row][None])[0, 0]) if len(best) else 0.0
-        one = _named(truth, row, names)
-        mistakes.append(Mistake(image, index, MISSED, best, one.name, iou, object=one, note=note))
+        missed = _named(truth, row, names)
+        mistakes.append(Mistake(image, index, MISSED, best, missed.name, iou, object=missed, note=note))
     return mistakes
 
 
 def _candidate(trace: Trace, truth: Truth, row: int, model: Model, threshold: float) -> tuple[Detections, str]:
     """The best candidate of object `row`, and why its score is low.
 
-    A candidate that fits another object of the class better is that one's, in a crowd often with the higher score: it
-    is left out where others remain.
+    A candidate that fits another object of the class better belongs to that object, and in a crowd often has the higher
+    score: it is left out if others remain.
     """
     if not len(trace.candidates):
         return Detections.empty(), ""
     label = int(truth.labels[row])
+    # A two-stage detector has a box per class.
     boxes = trace.candidates.boxes if trace.candidates.boxes.ndim == 2 else trace.candidates.boxes[:, label]
     iou = box_iou(boxes, truth.boxes[truth.labels == label].to(boxes)).nan_to_num()
-    own = iou[:, int((truth.labels[:row] == label).sum())]
-    rows = torch.nonzero((own > 0) & ((own >= iou.amax(1)) | (own >= SAME)))[:, 0]
+    with_object = iou[:, int((truth.labels[:row] == label).sum())]
+    rows = torch.nonzero((with_object > 0) & ((with_object >= iou.amax(1)) | (with_object >= SAME)))[:, 0]
     rows = rows if len(rows) else torch.arange(len(boxes), device=boxes.device)
     drawn = {"boxes": truth.boxes[row][None], "labels": [label]}
     best, (note,) = match_drawn(_narrowed(trace, rows), drawn, model.classes, threshold)
@@ -247,18 +257,33 @@ def _candidate(trace: Trace, truth: Truth, row: int, model: Model, threshold: fl
 
 
 def _narrowed(trace: Trace, rows: Tensor) -> Trace:
-    """The trace with some candidates alone and all its detections, whose source is -1 where their candidate is not there."""
-    place = torch.full((len(trace.candidates),), -1, device=rows.device)
-    place[rows] = torch.arange(len(rows), device=rows.device)
-    found = trace.detections
-    return replace(trace, candidates=trace.candidates[rows], detections=replace(found, source=place[found.source]))
+    """The trace with only some candidates, and with all detections, whose source is -1 where their candidate is left out."""
+    new_row = torch.full((len(trace.candidates),), -1, device=rows.device)
+    new_row[rows] = torch.arange(len(rows), device=rows.device)
+    detections = trace.detections
+    return replace(trace, candidates=trace.candidates[rows], detections=replace(detections, source=new_row[detections.source]))
 
 
 def rounded(value: float) -> float | None:
-    """Four digits; None for what is not finite."""
+    """Round a number for JSON.
+
+    Args:
+        value: The number.
+
+    Returns:
+        Four decimals; None for a value that is not finite.
+    """
     return round(value, 4) if math.isfinite(value) else None
 
 
 def of_image(name: str, reason: str) -> str:
-    """The reason with the image's name in it."""
+    """A line on an image that failed.
+
+    Args:
+        name: The image's name.
+        reason: Why it failed.
+
+    Returns:
+        The reason, with the name before it unless it contains the name.
+    """
     return reason if name in reason else f"{name}: {reason}"
