@@ -1,25 +1,25 @@
 """The public functions: load, trace, detect and explain."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from whybox import registry
-from whybox.data.images import ImageSource, read_image
+from whybox.data.images import ImageSource, as_picture, read_image
 from whybox.errors import UnknownNameError, WeightsError, WhyboxError
 from whybox.explanation import Explanation
 from whybox.loading import load, open_data
 from whybox.method_choice import check_target, make_method
 from whybox.model import Model
-from whybox.network_state import exclusive, fingerprint
+from whybox.network_state import device_of, exclusive, fingerprint
 from whybox.ops.maps import GradientMethod
-from whybox.prompting import answered, prompted, texts_for_each, texts_read, with_reading_notes
+from whybox.prompting import TextPrompt, answered, prompted, texts_for_each, texts_read, with_reading_notes
 from whybox.report.match import distinct_words
 from whybox.selection import MOST_DETECTIONS, best, check_selection, choose
 from whybox.targets import COMBINED, SIDES, find_target
@@ -58,11 +58,11 @@ def trace(model: str | nn.Module | Model, image: ImageSource, *, differentiable:
     """
     model = load(model)
     with torch.inference_mode(False):
-        pixels = read_image(image)
+        pixels = read_image(image, model.channels)
         # Autograd cannot save an inference tensor for backward; its clone, made outside inference mode, is a normal tensor.
         pixels = pixels.clone() if pixels.is_inference() else pixels
-        weight = next(iter(_parameters(model)), pixels)
-        result = model.trace(pixels.to(weight.device), differentiable=differentiable)
+        device = pixels.device if model.network is None else device_of(model.network)
+        result = model.trace(pixels.to(device), differentiable=differentiable)
     if not (result.candidates.scores.isfinite().all() and result.detections.boxes.isfinite().all()):
         raise WeightsError(f"{model.name} gave scores or boxes that are NaN or infinite: {_suspect(model)}")
     columns = result.candidates.scores.shape[1]
@@ -71,11 +71,6 @@ def trace(model: str | nn.Module | Model, image: ImageSource, *, differentiable:
             f"{model.name} has {columns} score columns and {len(model.classes)} class names; pass one class name per score column"
         )
     return result
-
-
-def _parameters(model: Model) -> Iterator[nn.Parameter]:
-    """The network's parameters; none for a black box."""
-    return iter(()) if model.network is None else model.network.parameters()
 
 
 def _suspect(model: Model) -> str:
@@ -88,7 +83,7 @@ def detect(
     model: str | nn.Module | Model,
     image: ImageSource | Trace,
     *,
-    text: str | Sequence[str] | None = None,
+    text: TextPrompt | None = None,
     score_threshold: float = 0.3,
     top: int = MOST_DETECTIONS,
     **unknown: Any,
@@ -98,7 +93,7 @@ def detect(
     Args:
         model: A name, a module, or a loaded model.
         image: A path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, or a Trace.
-        text: For models that take texts: a text, or a list of texts.
+        text: For models that take texts: as for `explain`.
         score_threshold: The lowest score.
         top: The largest number of detections; those with the highest scores are kept.
         **unknown: None are accepted; the error suggests the option that was probably meant.
@@ -179,7 +174,7 @@ def explain(
     model: str | nn.Module | Model,
     image: ImageSource | Trace,
     *,
-    text: str | Sequence[str] | None = None,
+    text: TextPrompt | None = None,
     method: str | Any = None,
     target: str | Target | None = None,
     detections: Detections | Mapping[str, Any] | Any = None,
@@ -197,7 +192,7 @@ def explain(
     model: str | nn.Module | Model,
     image: Sequence[ImageSource | Trace],
     *,
-    text: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+    text: TextPrompt | Sequence[Sequence[str | Tensor]] | None = None,
     method: str | Any = None,
     target: str | Target | None = None,
     detections: Detections | Mapping[str, Any] | Sequence[Any] | Any = None,
@@ -214,7 +209,7 @@ def explain(
     model: str | nn.Module | Model,
     image: ImageSource | Trace | Sequence[ImageSource | Trace],
     *,
-    text: str | Sequence[Any] | None = None,
+    text: TextPrompt | Sequence[Any] | None = None,
     method: str | Any = None,
     target: str | Target | None = None,
     detections: Detections | Mapping[str, Any] | Sequence[Any] | Any = None,
@@ -233,8 +228,9 @@ def explain(
     Args:
         model: A name, a module, or a loaded model.
         image: A path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, or a Trace; or a list of them.
-        text: For models that take texts: a text, or a list of texts. With a list of images, a text or a flat list of texts
-            applies to every image; a list of lists, text=[["a"], ["b", "c"]], has one list per image.
+        text: For models that take texts: a text, or a list of texts; for image-text models also a tensor (D,), the embedding of
+            a text, of an ensemble of prompts or of another image, or {"name": embedding}. With a list of images, a text or a flat
+            list of texts applies to every image; a list of lists, text=[["a"], ["b", "c"]], has one list per image.
         method: A name (see `list_methods`) or a method object. None: the model's default, odam for detectors and grad_eclip
             for models that predict for the whole image.
         target: A name (see `list_targets`: score, logit, x1, y1, x2, y2, combined, contrast:CLASS ...) or your own callable
@@ -306,7 +302,7 @@ def _explained(
     result = Explanation(
         chosen,
         maps,
-        trace.image,
+        as_picture(trace.image),
         model.name,
         model.classes,
         name or _name_of(image),

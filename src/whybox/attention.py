@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from whybox.errors import WhyboxError
 from whybox.frame import Size
 from whybox.model import Model
 from whybox.types import Detections, Trace
@@ -50,6 +51,15 @@ class AttentionLayer:
     entry: nn.Module | None = None
     entering: Callable[[Tensor], Tensor] = lambda tokens: tokens
     returning: Callable[[Tensor], Tensor] | None = lambda tokens: tokens
+
+
+def opaque_layer(block: nn.Module, name: str) -> AttentionLayer:
+    """A block whose attention is not known: it has its place in the network's own forward pass, and cannot be run by itself."""
+
+    def refuse(*tokens: Tensor) -> Any:
+        raise WhyboxError(f"{name} is a {type(block).__name__}, whose attention whybox does not know")
+
+    return AttentionLayer(name, 1, 1.0, refuse, refuse, refuse, (block,), normalize=refuse)
 
 
 @dataclass(frozen=True)
@@ -245,6 +255,10 @@ class ImageTextModel(TransformerModel):
     @abstractmethod
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(K,D) L2-normalized embeddings of K texts."""
+
+    def prompt_embeddings(self) -> Tensor:
+        """(K,D) L2-normalized embeddings of the texts that the model is prompted with, also of those given as embeddings."""
+        return self.embed_texts([text.text for text in self.texts])
 
 
 class AttentionModel(Model):

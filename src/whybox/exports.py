@@ -44,6 +44,7 @@ def _row(explained: Explained, index: int, name: str) -> dict[str, Any]:
         "source": int(detections.source[index]),
         "note": explained.notes[index] if explained.notes else "",
         "route": maps.routes[index] if maps.routes else "",
+        "layer": maps.layers[index] if maps.layers else "",
         "map": {"height": native.shape[0], "width": native.shape[1], "low": low, "high": high},
     }
 

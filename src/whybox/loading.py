@@ -30,7 +30,8 @@ def load(
 
     Args:
         model: A name ("torchvision/fcos_resnet50_fpn", "hf/facebook/detr-resnet-50", "open_clip/ViT-B-16", "whybox/scenes"),
-            a folder written by `whybox train`, or a module that you have built, which is used as it is, on its device.
+            a folder written by `whybox train`, or a module that you have built, which is used as it is, on its device; of a
+            DataParallel, compiled or PEFT-wrapped module, the network inside.
         weights: For names: "default", a file (safetensors, or a state dict that loads with weights_only), or None for random
             initialization. For a module: a file that is loaded into it.
         device: The device to move the network to; None: it stays where it is.
@@ -44,6 +45,7 @@ def load(
         WhyboxError: The module is not supported, or the options, weights or device do not fit.
     """
     if isinstance(model, nn.Module):
+        model = unwrapped(model)
         loaded = _wrap(model, **options)
         if isinstance(weights, Path) or weights not in ("default", None):
             load_weights(model, weights)
@@ -56,6 +58,40 @@ def load(
     if device is not None:
         _move(_network(loaded), device)
     return loaded
+
+
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "_FabricModule": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""Classes of torch and Lightning that hold the network to run in an attribute, and run it as it is."""
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside wrappers for several devices, averaging, compilation or adapters (PEFT).
+
+    Raises:
+        WhyboxError: The wrapper does more than run the network: sharded weights, or a learned prompt.
+    """
+    kind = type(module).__name__
+    if kind == "FullyShardedDataParallel":
+        raise WhyboxError("the weights of this FullyShardedDataParallel lie on several devices: pass the unsharded network")
+    if kind in _WRAPPERS and isinstance(getattr(module, _WRAPPERS[kind], None), nn.Module):
+        return unwrapped(getattr(module, _WRAPPERS[kind]))
+    if type(module).__module__.split(".")[0] == "peft" and hasattr(module, "get_base_model"):
+        return unwrapped(_without_adapters_shell(module))
+    return module
+
+
+def _without_adapters_shell(module: Any) -> nn.Module:
+    """The network of a PeftModel, which keeps the adapters that were injected into it."""
+    if any(getattr(config, "is_prompt_learning", False) for config in module.peft_config.values()):
+        raise WhyboxError("this PEFT model learns a prompt outside the network, which cannot be explained: pass its base model")
+    base: nn.Module = module.get_base_model()
+    return base
 
 
 def _move(network: nn.Module, device: str | torch.device) -> None:

@@ -91,6 +91,7 @@ class Method(ABC):
         *,
         options: Mapping[str, Any] | None = None,
         routes: tuple[str, ...] = (),
+        layers: tuple[str, ...] = (),
     ) -> HeatMaps:
         """Wrap N maps as this method's heat maps for a target.
 
@@ -100,12 +101,21 @@ class Method(ABC):
             target: The target that was explained.
             options: The settings to record; None: the method's fields.
             routes: N names of how each gradient was taken; () for methods without gradients.
+            layers: N names of the layer whose features each map is drawn on; () for methods without one.
         """
         settings = asdict(self) if options is None else options
         crop = bool(getattr(self, "crop_padding", True))
         title = self.title or self.name
         return HeatMaps(
-            tuple(native), frame, target_name(target), self.name, settings, routes, crop_padding=crop, method_title=title
+            tuple(native),
+            frame,
+            target_name(target),
+            self.name,
+            settings,
+            routes,
+            crop_padding=crop,
+            method_title=title,
+            layers=layers,
         )
 
     def token_maps(

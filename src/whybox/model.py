@@ -36,6 +36,7 @@ class Model(ABC):
         classes: Names of the score columns, or None.
         first_column: The score column of a data set's first class, for models without class names; torchvision's detectors
             have a background column before it.
+        channels: How many channels its images have; 3 are red, green and blue.
         settings: How it was loaded (preprocessing, thresholds), as a string that is the same in every process.
     """
 
@@ -45,6 +46,7 @@ class Model(ABC):
     gives: frozenset[str]
     classes: Sequence[str] | None = None
     first_column: int = 0
+    channels: int = 3
     settings: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from whybox.errors import WhyboxError
+
 Fingerprint = tuple[Any, ...]
 """A value that differs between two states of a network; see `fingerprint`."""
 
@@ -29,7 +31,7 @@ def exclusive(network: Any) -> Iterator[None]:
     if not isinstance(network, nn.Module):
         yield
         return
-    with _lock_of(network), _without_autocast(network):
+    with _lock_of(network), _without_autocast(network), _offloaded_told(network):
         yield
 
 
@@ -51,6 +53,31 @@ def _without_autocast(network: nn.Module) -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+@contextmanager
+def _offloaded_told(network: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        # Offloaded weights exist inside their module's forward alone; where they are read outside it, torch says so in many ways.
+        if "meta" not in str(error) or not any(weight.device.type == "meta" for weight in network.parameters()):
+            raise
+        raise WhyboxError(
+            f"{type(network).__name__}'s weights are offloaded (device 'meta'), and this needs them outside their own module's "
+            "forward pass: bring the network onto one device first"
+        ) from error
+
+
+def device_of(network: Any) -> torch.device:
+    """The device that the network's inputs have to be on; of offloaded weights, the one that they are brought to."""
+    if not isinstance(network, nn.Module):
+        return torch.device("cpu")
+    devices = (weight.device for weight in network.parameters() if weight.device.type != "meta")
+    hooks = (getattr(part, "_hf_hook", None) for part in network.modules())
+    targets = (getattr(hook, "execution_device", None) for hook in hooks)
+    found = next(devices, None) or next((torch.device(target) for target in targets if target is not None), None)
+    return torch.device("cpu") if found is None else found
 
 
 def fingerprint(network: Any) -> Fingerprint:

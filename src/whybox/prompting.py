@@ -1,12 +1,17 @@
 """Text prompts: checked, given to the model, distributed over images, and notes on what the model did not read of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whybox.attention import ImageTextModel, Text
+from torch import Tensor
+
+from whybox.attention import ImageTextModel, Text, TextEmbedding
 from whybox.errors import WhyboxError
 from whybox.model import Model, PromptedModel
 from whybox.types import Detections, Trace
+
+TextPrompt = str | Tensor | Mapping[str, Any] | Sequence[str | Tensor]
+"""A text, its embedding (D,) or several (K,D), a mapping that names embeddings, or a list of texts and embeddings (D,)."""
 
 LONGEST_QUOTE = 120
 
@@ -16,7 +21,8 @@ def prompted(model: Model, text: Any) -> Model:
 
     Args:
         model: Any model.
-        text: A text or a list of texts; None leaves the model as it is.
+        text: A text, its embedding (D,) as a tensor, or a list of these; (K,D) are K embeddings, a mapping names them. None
+            leaves the model as it is.
 
     Raises:
         WhyboxError: The model needs texts and has none, takes no texts, or `text` is not a text.
@@ -31,20 +37,55 @@ def prompted(model: Model, text: Any) -> Model:
         return model
     if not isinstance(model, PromptedModel) or not model.takes_text:
         raise WhyboxError(f"{model.name} reads no text; leave text out, or load an image-text model such as CLIP")
-    return model.prompt(_checked(text))
+    texts = _checked(text)
+    if any(isinstance(entry, TextEmbedding) for entry in texts) and model.kind != "image-text":
+        raise WhyboxError(f"{model.name} reads its texts together with the image, and takes no embedding: give the text itself")
+    return model.prompt(texts)  # type: ignore[arg-type]
 
 
-def _checked(text: Any) -> list[str]:
-    texts = [text] if isinstance(text, str) else text
-    if isinstance(texts, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in texts):
+def _checked(text: Any) -> list[str | TextEmbedding]:
+    """A list of texts and embeddings, from everything that `text` may be."""
+    if isinstance(text, (str, Tensor, TextEmbedding)):
+        text = [text]
+    if isinstance(text, Mapping):
+        text = [_named(str(name), value) for name, value in text.items()]
+    if isinstance(text, (list, tuple)) and any(isinstance(entry, (list, tuple)) for entry in text):
         raise WhyboxError(f"text={text!r} has lists for several images, and there is one image: {SPELLINGS}")
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(entry, str) for entry in texts):
-        raise WhyboxError(f"text must be a text or a list of texts, got {text!r}")
-    if not texts:
+    if not isinstance(text, (list, tuple)) or not all(isinstance(entry, (str, Tensor, TextEmbedding)) for entry in text):
+        raise WhyboxError(f"text must be a text, an embedding (D,), or a list of them, got {text!r}")
+    if not text:
         raise WhyboxError("text is an empty list; give at least one text")
-    if broken := [entry for entry in texts if any("\ud800" <= letter <= "\udfff" for letter in entry)]:
+    entries = [entry for part in text for entry in (_rows(part) if isinstance(part, Tensor) else [part])]
+    given = [entry for entry in entries if isinstance(entry, Tensor)]
+    names = iter(["embedding"] if len(given) == 1 else [f"embedding {i + 1}" for i in range(len(given))])
+    texts = [_named(next(names), entry) if isinstance(entry, Tensor) else entry for entry in entries]
+    written = [entry for entry in texts if isinstance(entry, str)]
+    if broken := [entry for entry in written if any("\ud800" <= letter <= "\udfff" for letter in entry)]:
         raise WhyboxError(f"text {broken[0]!r} holds half a character (a lone surrogate); remove it")
-    return list(texts)
+    return texts
+
+
+def _rows(values: Tensor) -> list[Tensor]:
+    """The embeddings in a tensor (D,) or (K,D)."""
+    if values.ndim not in (1, 2) or not values.is_floating_point():
+        shape = f"{values.dtype} {tuple(values.shape)}"
+        raise WhyboxError(f"a text's embedding must be floats (D,), or (K,D) for K of them, got {shape}")
+    return [values] if values.ndim == 1 else list(values)
+
+
+def _named(name: str, value: Any) -> str | TextEmbedding:
+    """One entry of a mapping: a text stays as it is and loses its name; an embedding keeps it."""
+    if isinstance(value, (str, TextEmbedding)):
+        return value
+    if not isinstance(value, Tensor) or value.ndim != 1:
+        raise WhyboxError(f"text {name!r} must be a text or an embedding (D,), got {_kind_of(value)}")
+    if not value.isfinite().all() or not value.any():
+        raise WhyboxError(f"the embedding {name!r} is zero, or holds NaN or infinity")
+    return TextEmbedding(name, _rows(value)[0])
+
+
+def _kind_of(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 SPELLINGS = "text=['a', 'b'] asks every image about both texts, text=[['a'], ['b', 'c']] has a list for each image"

@@ -103,6 +103,7 @@ class Pullback(ABC):
             the normalization's statistics held fixed).
         stride: Network pixels per cell of the features.
         features: (C,h,w) the layer's activations, or (n,C,k,l) pooled per row.
+        layer: The layer's name, for reports: which level it is where the model chose one.
     """
 
     rows: Tensor
@@ -110,6 +111,7 @@ class Pullback(ABC):
     route: str
     stride: float
     features: Tensor
+    layer: str = ""
 
     @abstractmethod
     def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
@@ -179,6 +181,7 @@ class DensePullback(_OnePart):
     stride: float
     features: Tensor
     backward: Backward
+    layer: str = ""
 
     def _placement(self, gradient: Tensor) -> Placement:
         return Whole(self._layer_grid)
@@ -200,6 +203,7 @@ class WindowPullback(_OnePart):
     features: Tensor
     backward: Backward
     origin: Tensor
+    layer: str = ""
 
     def _placement(self, gradient: Tensor) -> Placement:
         return Windows(self.origin, (gradient.shape[-2], gradient.shape[-1]), self._layer_grid)
@@ -223,6 +227,7 @@ class PooledPullback(_OnePart):
     backward: Backward
     cells: Tensor
     grid: Size
+    layer: str = ""
 
     def _placement(self, gradient: Tensor) -> Placement:
         return Boxes(self.cells, self.grid)
@@ -249,6 +254,7 @@ class RegionPullback(Pullback):
     features: Tensor
     backward: Backward
     spread: Spread
+    layer: str = ""
 
     def pull(self, values: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
         """A part for each group of windows."""

@@ -143,6 +143,8 @@ def _from_parts(kind: type[Kind], manifest: Mapping[str, Any], tensors: Mapping[
 
 def _maps(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HeatMaps:
     routes = tuple(row["route"] for row in manifest["detections"])
+    # Files of earlier versions do not name the layer.
+    layers = tuple(row.get("layer", "") for row in manifest["detections"])
     return HeatMaps(
         tuple(tensors[f"map.{i}"] for i in range(len(routes))),
         Frame(**{name: tuple(size) for name, size in manifest["frame"].items()}),
@@ -153,6 +155,7 @@ def _maps(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HeatMap
         manifest["scaled"],
         manifest["crop_padding"],
         manifest["method_title"],
+        layers if any(layers) else (),
     )
 
 

@@ -218,6 +218,7 @@ class HeatMaps:
         scaled: True for the view `normalized()`, where every map is min-max scaled to 0..1.
         crop_padding: Whether `at_image` crops the canvas's padding; False stretches the padded map over the image.
         method_title: The method's name as people write it.
+        layers: N names of the layer whose features each map is drawn on; () for methods without one.
     """
 
     native: tuple[Tensor, ...]
@@ -229,6 +230,7 @@ class HeatMaps:
     scaled: bool = False
     crop_padding: bool = True
     method_title: str = ""
+    layers: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.native)
@@ -237,7 +239,8 @@ class HeatMaps:
         """The maps chosen by a number, a slice, a list or a tensor of indices or booleans."""
         chosen = torch.arange(len(self))[index].reshape(-1).tolist()
         routes = tuple(self.routes[i] for i in chosen) if self.routes else ()
-        return replace(self, native=tuple(self.native[i] for i in chosen), routes=routes)
+        layers = tuple(self.layers[i] for i in chosen) if self.layers else ()
+        return replace(self, native=tuple(self.native[i] for i in chosen), routes=routes, layers=layers)
 
     @property
     def values(self) -> Tensor:

@@ -109,7 +109,7 @@ def test_images_of_any_shape(model):
         trace = model.trace(image(0, *shape))
         assert trace.frame.image == shape
         draw = lambda gradient, *_: gradient.on_grid(gradient.whole().gradient.sum(1))
-        maps, _ = draw_maps(model, trace, trace.detections[:1], [ClassScore()], draw)
+        maps, _, _ = draw_maps(model, trace, trace.detections[:1], [ClassScore()], draw)
         assert len(maps[0]) == min(1, len(trace.detections))
 
 

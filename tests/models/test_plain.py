@@ -555,7 +555,7 @@ def test_every_part_of_the_answer_is_checked(answer, message):
         ({"size": 64}, "size must be"),
         ({"size": (0, 10)}, "size must be"),
         ({"resize": "letter"}, "did you mean letterbox"),
-        ({"mean": (0.5,)}, "three numbers"),
+        ({"mean": (0.5,)}, "takes 3 channels"),
         ({"std": (1, 0, 1)}, "std 0"),
     ],
 )

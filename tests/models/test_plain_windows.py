@@ -1,5 +1,7 @@
 """Windows of any local head: the same gradient as autograd through the whole network, or the exact route, which says so."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -491,7 +493,11 @@ PIECES = {
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(sorted(PIECES)), max_size=4), st.sampled_from([(96, 128), (64, 48), (56, 72)]))
+# Two rectifiers in place, one after the other, have no gradient in torch itself.
+@given(
+    st.lists(st.sampled_from(sorted(PIECES)), max_size=4).filter(lambda names: ("relu", "relu") not in pairwise(names)),
+    st.sampled_from([(96, 128), (64, 48), (56, 72)]),
+)
 def test_any_head_gives_the_same_gradient_by_both_routes(pieces, size):
     model = build(Net(lambda: nn.Sequential(*(PIECES[name]() for name in pieces), out(3))).double(), size=size)
     trace = model.trace(picture(*size).double())

@@ -88,7 +88,7 @@ def test_texts_and_models_that_do_not_fit_are_told(model):
         whybox.explain(bare, image())
     with pytest.raises(WhyboxError, match="empty list"):
         whybox.explain(bare, image(), text=[])
-    with pytest.raises(WhyboxError, match="a text or a list of texts"):
+    with pytest.raises(WhyboxError, match="a text, an embedding"):
         whybox.explain(bare, image(), text=[3])
     with pytest.raises(WhyboxError, match=r"2 images and 3 lists of texts; text=\['a', 'b'\] asks every image"):
         whybox.explain(bare, [image(), image()], text=[["a"], ["car"], ["ball"]])

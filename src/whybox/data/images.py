@@ -33,7 +33,11 @@ SIDEWAYS = (5, 6, 7, 8)
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 
 
-def read_image(source: ImageSource) -> Tensor:
+_GREY = (0.299, 0.587, 0.114)
+"""The weights of red, green and blue in grey, of ITU-R BT.601, as PIL has them."""
+
+
+def read_image(source: ImageSource, channels: int = 3) -> Tensor:
     """Read an image.
 
     The bit depth is that of the file, the mode, or the dtype, never guessed from the values: a dark 16-bit image stays dark.
@@ -47,13 +51,17 @@ def read_image(source: ImageSource) -> Tensor:
             - torch, uint8, uint16, or float in 0..1: (3,H,W) or (1,H,W).
 
             Floats outside 0..1 by at most `TOLERANCE` are clamped.
+        channels: What the network takes. 1: colors become grey. Any other number than 3: only a torch tensor (channels,H,W) or
+            a numpy array (H,W,channels) has them.
 
     Returns:
-        (3,H,W) float32 in 0..1, RGB.
+        (channels,H,W) float32 in 0..1; three channels are RGB.
 
     Raises:
         ImageError: It cannot be read, or its values or its shape are not those of an image.
     """
+    if channels != 3:
+        return _of_channels(source, channels)
     if isinstance(source, Tensor):
         return _from_tensor(source)
     if isinstance(source, np.ndarray):
@@ -64,6 +72,30 @@ def read_image(source: ImageSource) -> Tensor:
     if isinstance(source, (str, Path)):
         return _from_path(Path(source))
     raise ImageError(f"an image must be a path, PIL image, numpy array or torch tensor, got {type(source).__name__}")
+
+
+def _of_channels(source: ImageSource, channels: int) -> Tensor:
+    """An image for a network that does not take three channels."""
+    if isinstance(source, Tensor) and source.ndim == 3 and source.shape[0] == channels:
+        return _from_tensor(source, channels)
+    if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == channels and channels != 1:
+        # Band by band, because four bands are read as transparency otherwise, and five not at all.
+        return torch.cat([_from_array(source[:, :, band])[:1] for band in range(channels)])
+    if channels != 1:
+        shape = tuple(source.shape) if isinstance(source, Tensor | np.ndarray) else type(source).__name__
+        raise ImageError(
+            f"the network takes images of {channels} channels: pass a torch tensor ({channels}, H, W) in 0..1, or numpy (H, W, "
+            f"{channels}) uint8; got {shape}"
+        )
+    return (read_image(source) * torch.tensor(_GREY)[:, None, None]).sum(0, keepdim=True)
+
+
+def as_picture(image: Tensor) -> Tensor:
+    """An image (C,H,W) of any number of channels as people can look at it, (3,H,W): grey where it has one or two, the first
+    three of more."""
+    if len(image) == 3:
+        return image
+    return image[:3] if len(image) > 3 else image[:1].expand(3, -1, -1)
 
 
 def read_picture(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
@@ -209,8 +241,8 @@ def _from_array(array: np.ndarray) -> Tensor:
     return pixels.permute(2, 0, 1).expand(3, -1, -1).contiguous()
 
 
-def _from_tensor(tensor: Tensor) -> Tensor:
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+def _from_tensor(tensor: Tensor, channels: int = 3) -> Tensor:
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, channels):
         raise ImageError(f"a torch image must be (3, H, W), got {tuple(tensor.shape)}")
     _check_size(tensor.shape[1], tensor.shape[2], "the image")
     if tensor.dtype in WHITE:
@@ -219,7 +251,7 @@ def _from_tensor(tensor: Tensor) -> Tensor:
         raise ImageError(
             f"a torch image must be float in 0..1, uint8 or uint16, got {tensor.dtype}; for values in 0..255 use .to(torch.uint8)"
         )
-    return _in_range(tensor.detach(), "the image").expand(3, -1, -1).contiguous()
+    return _in_range(tensor.detach(), "the image").expand(channels, -1, -1).contiguous()
 
 
 def _in_range(values: Tensor, name: str) -> Tensor:

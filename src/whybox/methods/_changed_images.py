@@ -46,7 +46,7 @@ def average_maps(
         for weight, image in images:
             changed = model.trace(image)
             moved = follow(detections, trace.candidates, changed.candidates)
-            maps, routes = draw_maps(model, changed, moved, targets, draw, layer="input", route=route)
+            maps, routes, _ = draw_maps(model, changed, moved, targets, draw, layer="input", route=route)
             sums = [_add(total, weight, new) for total, new in zip(sums, maps, strict=True)]
     return sums, routes
 

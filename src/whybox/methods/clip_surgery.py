@@ -131,13 +131,12 @@ class ClipSurgery(Method):
             overall = normalize(widened(transformer_pass.embedding[0]), dim=-1)
             texts = [model.texts[label].text for label in detections.labels.tolist()]
             others = list(self.distractors or (self.neutral,))
-            # One pass of the text encoder for all texts.
-            embedded = model.embed_texts([*texts, *others]).to(features)
-            text_embeddings, other_embeddings = embedded[: len(texts)], embedded[len(texts) :]
+            prompts = model.prompt_embeddings()[detections.labels].to(features)
+            other_embeddings = model.embed_texts(others).to(features)
             assert transformer_pass.grid is not None
             maps = tuple(
                 self._map(features, overall, text, row, other_embeddings).reshape(transformer_pass.grid)
-                for text, row in zip(texts, text_embeddings, strict=True)
+                for text, row in zip(texts, prompts, strict=True)
             )
         return [self.heat_maps(maps, trace.frame, target) for target in targets]
 

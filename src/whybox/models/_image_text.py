@@ -148,6 +148,11 @@ class ImageText(WholeImage, ImageTextModel):
         encoder = self.text_encoder
         return self._embed(encoder, encoder.tokenize(texts, False).inputs)
 
+    def prompt_embeddings(self) -> Tensor:
+        """(K,D) L2-normalized embeddings of the texts that the model is prompted with."""
+        self._refresh()
+        return self._embeddings
+
     def _embed(self, encoder: TextEncoder, inputs: Any) -> Tensor:
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             return normalize(widened(encoder.embed(inputs)), dim=-1)

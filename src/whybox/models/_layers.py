@@ -6,7 +6,7 @@ from functools import partial
 from math import log
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Size
@@ -119,7 +119,7 @@ def exact_pullbacks(
                 trace = live.rows(live.candidates[part.source.clone()], part)
                 features = layer.features(graph=live.differentiable)
             backward = partial(layer.gradient, create_graph=live.differentiable)
-            yield DensePullback(rows, trace, "exact", layer.stride, features, backward)
+            yield DensePullback(rows, trace, "exact", layer.stride, features, backward, layer.name)
 
 
 def strongest_layers(candidates: Candidates, detections: Detections, layers: Sequence[Layer]) -> Tensor:
@@ -134,6 +134,12 @@ def strongest_layers(candidates: Candidates, detections: Detections, layers: Seq
             pairs = zip(level_gradients(value[None], tensors, name=name), tensors, strict=True)
             strengths.append(torch.stack([(gradient * tensor.detach()).abs().sum() for gradient, tensor in pairs]))
     return torch.stack(strengths).argmax(1)
+
+
+def first_channels(network: nn.Module) -> int:
+    """The channels that the first convolution of a network takes; 3 where it has none."""
+    # In the order in which they were made, which is the order in which they run in nearly every network.
+    return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
 
 
 def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -34,8 +34,23 @@ def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
         module: The module.
         weights: False leaves the parameters as they are, for a pass whose graph reaches down to them.
     """
-    with exclusive(module), _without_checkpointing(module), _flags_set(module, weights):
+    with exclusive(module), _without_checkpointing(module), _uncompiled(module), _flags_set(module, weights):
         yield module
+
+
+def _uncompiled(module: nn.Module) -> AbstractContextManager[Any]:
+    """Inside, compiled parts run as they were written: compiled code does not look for hooks that come later."""
+    # Before torch 2.6 there is no such switch.
+    stance = getattr(torch.compiler, "set_stance", None)
+    return stance("force_eager") if compiled(module) and stance is not None else nullcontext()
+
+
+def compiled(network: nn.Module) -> bool:
+    """Whether parts of the network went through torch.compile."""
+    return any(
+        getattr(part, "_compiled_call_impl", None) is not None or type(part).__name__ == "OptimizedModule"
+        for part in network.modules()
+    )
 
 
 @contextmanager
@@ -77,7 +92,9 @@ def _flags_set(module: nn.Module, weights: bool) -> Iterator[None]:
 
 
 @contextmanager
-def capture(module: nn.Module, names: Iterable[str], *, gradients: bool = True) -> Iterator[dict[str, list[Tensor]]]:
+def capture(
+    module: nn.Module, names: Iterable[str], *, gradients: bool = True, apart: bool = False
+) -> Iterator[dict[str, list[Tensor]]]:
     """Record submodules' outputs during a forward pass, as tensors that gradients can be taken at.
 
     A tensor outside any graph becomes a leaf, so nothing before it is differentiated; one inside a graph stays a node.
@@ -87,6 +104,8 @@ def capture(module: nn.Module, names: Iterable[str], *, gradients: bool = True) 
         module: The network.
         names: Dotted paths of submodules; INPUT is the first tensor that `module` is called with.
         gradients: False records plain copies, without a graph.
+        apart: Whether every recorded tensor becomes a leaf, also where it is computed from another recorded one: a gradient at
+            a layer then leaves out what reaches the output through later recorded layers.
 
     Yields:
         A dictionary that the forward pass fills: name -> its feature tensors in call order (several where the submodule
@@ -96,14 +115,17 @@ def capture(module: nn.Module, names: Iterable[str], *, gradients: bool = True) 
         GradientError: A layer gave no features, or inference tensors are in the way.
     """
     captured: dict[str, list[Tensor]] = {name: [] for name in names}
+    runs: dict[str, list[tuple[torch.Size, ...]]] = {name: [] for name in captured}
     handles: list[Any] = []
     try:
         with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             for name, tensors in captured.items():
+                if name != INPUT:
+                    handles.append(_note_runs(module, name, runs[name]))
                 if not gradients:
                     handles.append(_copy_output(module, name, tensors))
                 else:
-                    handles += _watch_input(module, tensors) if name == INPUT else _watch_output(module, name, tensors)
+                    handles += _watch_input(module, tensors) if name == INPUT else _watch_output(module, name, tensors, apart)
             yield captured
     except RuntimeError as error:
         if "nference tensor" not in str(error):
@@ -115,6 +137,16 @@ def capture(module: nn.Module, names: Iterable[str], *, gradients: bool = True) 
     for name, tensors in captured.items():
         if not tensors:
             raise GradientError(f"layer {name!r} gave no features: the forward did not call it, or it returns no float tensor")
+        _check_runs(name, runs[name])
+
+
+def _check_runs(name: str, shapes: Sequence[tuple[torch.Size, ...]]) -> None:
+    """Refuse a layer that ran several times on maps of one size: which run saw the image as it is, nobody can tell."""
+    if len(set(shapes)) < len(shapes):
+        raise GradientError(
+            f"layer {name!r} runs {len(shapes)} times in one pass on maps of one size (test-time augmentation?), and its runs "
+            "cannot be told apart: explain the network without augmentation, or choose a layer that runs once"
+        )
 
 
 @contextmanager
@@ -213,6 +245,13 @@ def map_tensors(output: Any, change: Callable[[Tensor], Tensor], main: Sequence[
     return output
 
 
+def _note_runs(module: nn.Module, name: str, shapes: list[tuple[torch.Size, ...]]) -> Any:
+    def note(part: nn.Module, args: Any, output: Any) -> None:
+        shapes.append(tuple(tensor.shape for tensor in feature_tensors(output)))
+
+    return submodule(module, name).register_forward_hook(note)
+
+
 def _copy_output(module: nn.Module, name: str, tensors: list[Tensor]) -> Any:
     """A hook that records copies; inference tensors become normal tensors."""
 
@@ -223,13 +262,15 @@ def _copy_output(module: nn.Module, name: str, tensors: list[Tensor]) -> Any:
     return submodule(module, name).register_forward_hook(record)
 
 
-def _watch_output(module: nn.Module, name: str, tensors: list[Tensor]) -> list[Any]:
+def _watch_output(module: nn.Module, name: str, tensors: list[Tensor], apart: bool) -> list[Any]:
     """Hooks that record the submodule's output, and re-enable gradients that an enclosing forward has disabled."""
 
     def record(part: nn.Module, args: Any, output: Any) -> Any:
         chosen = {id(tensor) for tensor in feature_tensors(output)}
         _allow_gradients(f"layer {name!r}")
-        return map_tensors(output, lambda tensor: _root(tensor, tensors) if id(tensor) in chosen else tensor, _MAIN_OUTPUTS)
+        return map_tensors(
+            output, lambda tensor: _root(tensor, tensors, apart) if id(tensor) in chosen else tensor, _MAIN_OUTPUTS
+        )
 
     def resume(part: nn.Module, args: Any, output: Any) -> None:
         if tensors:
@@ -270,10 +311,10 @@ def _allow_gradients(place: str) -> None:
     torch.set_grad_enabled(True)
 
 
-def _root(tensor: Tensor, tensors: list[Tensor]) -> Tensor:
+def _root(tensor: Tensor, tensors: list[Tensor], apart: bool = False) -> Tensor:
     """Record the tensor as a leaf, or as a node where it is part of a graph; return the tensor for the network."""
     # The network gets a clone, because a later in-place activation would overwrite the recorded values.
-    root = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
+    root = tensor.clone() if tensor.requires_grad and not apart else tensor.detach().clone().requires_grad_()
     tensors.append(root)
     return root.clone()
 

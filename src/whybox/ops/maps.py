@@ -63,7 +63,7 @@ def draw_heat_maps(
     method: GradientMethod, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]
 ) -> list[HeatMaps]:
     """One HeatMaps per target, drawn by `method` from the gradients at its layer."""
-    maps, routes = draw_maps(
+    maps, routes, layers = draw_maps(
         model,
         trace,
         detections,
@@ -73,7 +73,10 @@ def draw_heat_maps(
         route=method.route,
         frozen_allowed=method.frozen_allowed,
     )
-    return [method.heat_maps(native, trace.frame, target, routes=routes) for native, target in zip(maps, targets, strict=True)]
+    return [
+        method.heat_maps(native, trace.frame, target, routes=routes, layers=layers)
+        for native, target in zip(maps, targets, strict=True)
+    ]
 
 
 def draw_maps(
@@ -86,7 +89,7 @@ def draw_maps(
     layer: str | None = None,
     route: str = "auto",
     frozen_allowed: bool = True,
-) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]:
+) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...], tuple[str, ...]]:
     """Draw maps from the gradients at a layer. Targets share pullbacks: another target costs its backward pass alone.
 
     Args:
@@ -100,13 +103,13 @@ def draw_maps(
         frozen_allowed: As in `Model.pullbacks`.
 
     Returns:
-        For every target N maps on their layers' grids, and the route of each detection's gradient.
+        For every target N maps on their layers' grids; the route of each detection's gradient, and the name of its layer.
 
     Raises:
         GradientError: A target does not depend on the features, or the model has no pullback for a detection.
     """
     maps: list[dict[int, Tensor]] = [{} for _ in targets]
-    routes = [""] * len(detections)
+    routes, layers = [""] * len(detections), [""] * len(detections)
     with torch.inference_mode(False):
         detections = ordinary(detections)
         for pullback in model.pullbacks(trace, detections, layer, route, frozen_allowed=frozen_allowed):
@@ -118,11 +121,11 @@ def draw_maps(
                     for position, value in zip(positions.tolist(), values, strict=True):
                         done[rows[position]] = value
             for row in rows:
-                routes[row] = pullback.route
+                routes[row], layers[row] = pullback.route, pullback.layer
     for done in maps:
         if missing := set(range(len(detections))) - done.keys():
             raise GradientError(f"{model.name} gave no pullback to the features for detection {min(missing)}")
-    return [tuple(done[row] for row in range(len(detections))) for done in maps], tuple(routes)
+    return [tuple(done[row] for row in range(len(detections))) for done in maps], tuple(routes), tuple(layers)
 
 
 def ordinary(detections: Detections) -> Detections:
@@ -154,7 +157,8 @@ def fuse_layers(layers: Sequence[HeatMaps], fusion: Fusion, options: Mapping[str
     """
     native = tuple(_fuse(maps, fusion) for maps in zip(*(layer.native for layer in layers), strict=True))
     routes = tuple("+".join(dict.fromkeys(taken)) for taken in zip(*(layer.routes for layer in layers), strict=True))
-    return replace(layers[0], native=native, routes=routes, options=dict(options))
+    names = tuple("+".join(dict.fromkeys(taken)) for taken in zip(*(layer.layers for layer in layers), strict=True))
+    return replace(layers[0], native=native, routes=routes, layers=names, options=dict(options))
 
 
 def _fuse(maps: Sequence[Tensor], fusion: Fusion) -> Tensor:

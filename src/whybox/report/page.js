@@ -217,6 +217,7 @@
     if (index !== null && one) {
       const map = one.maps[index];
       rows.push(["Raw values", `${write(map.raw[0])} to ${write(map.raw[1])}`], ["Grid", gridOf(map)]);
+      if (map.layer) rows.push(["Layer", map.layer]);
       if (map.route) rows.push(["Gradient", page.routes[map.route] || map.route]);
     }
     if (one?.options) rows.push(["Options", one.options]);

@@ -277,6 +277,7 @@ def _map(maps: HeatMaps) -> dict[str, Any]:
         "raw": [_number(end) for end in value_range(maps.native)],
         "grid": list(maps.native[0].shape),
         "route": maps.routes[0] if maps.routes else "",
+        "layer": maps.layers[0] if maps.layers else "",
     }
 
 

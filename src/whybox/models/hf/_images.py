@@ -9,6 +9,7 @@ from torch import Tensor
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size
+from whybox.network_state import device_of
 
 SizeOption = Literal["keep"] | Size | None
 """None: as the processor has it. "keep": every side rounded to whole patches, nothing cropped. (h,w): resized to it."""
@@ -42,7 +43,7 @@ def preparation(net: Any, processor: Any, patch: Size, size: SizeOption) -> Call
     def prepare(images: Tensor) -> tuple[Tensor, Frame]:
         image = (images.shape[-2], images.shape[-1])
         placing = _own_placing(processor, image) if size is None else _resized_to(_target(image, patch, size), processor)
-        pixels = processed(processor, images, **placing.settings)["pixel_values"].to(net.device, net.dtype)
+        pixels = processed(processor, images, **placing.settings)["pixel_values"].to(device_of(net), net.dtype)
         if tuple(pixels.shape[-2:]) != placing.canvas:
             raise WhyboxError(
                 f"{type(processor).__name__} gave {tuple(pixels.shape[-2:])} pixels where its settings say {placing.canvas}: "
@@ -62,7 +63,7 @@ def patch_preparation(net: Any, processor: Any, patch: int) -> Callable[[Tensor]
     def prepare(images: Tensor) -> tuple[Tensor, Frame]:
         given = processed(processor, images)
         rows, columns = given["spatial_shapes"][0].tolist()
-        patches = given["pixel_values"][:, : rows * columns].to(net.device, net.dtype)
+        patches = given["pixel_values"][:, : rows * columns].to(device_of(net), net.dtype)
         cells = patches.reshape(len(patches), rows, columns, patch, patch, -1)
         pixels = cells.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, rows * patch, columns * patch)
         network = (rows * patch, columns * patch)

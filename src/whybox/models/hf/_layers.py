@@ -7,11 +7,19 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import linear
 
-from whybox.attention import AttentionLayer
+from whybox.attention import AttentionLayer, opaque_layer
 from whybox.errors import WhyboxError
 
 Projections = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """Normalized tokens (B,N,C) -> queries, keys and values (B,N,E)."""
+
+
+def known_or_opaque(make: Callable[[Any, str], AttentionLayer], block: Any, name: str) -> AttentionLayer:
+    """The layer of a block, or an opaque one where the block is not as the library wrote it: replaced, or wrapped."""
+    try:
+        return make(block, name)
+    except (WhyboxError, AttributeError):
+        return opaque_layer(block, name)
 
 
 def pre_norm_layer(block: Any, name: str) -> AttentionLayer:

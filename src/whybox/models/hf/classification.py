@@ -14,7 +14,7 @@ from whybox.models._classifier import Classifier
 from whybox.models._whole_image import ImageEncoder, made_again
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._images import SizeOption, check_processor, mean_color, other_size, preparation
-from whybox.models.hf._layers import pre_norm_layer
+from whybox.models.hf._layers import known_or_opaque, pre_norm_layer
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _image_encoder(net: Any, family: Family, processor: Any, size: SizeOption) -
         net,
         preparation(net, processor, patch, size),
         Transformer(
-            tuple(pre_norm_layer(block, f"layers.{i}") for i, block in enumerate(blocks)),
+            tuple(known_or_opaque(pre_norm_layer, block, f"layers.{i}") for i, block in enumerate(blocks)),
             lambda inputs: None,
             lambda rows: body.layernorm(rows[:, 0]),
             (body.layernorm, net.classifier),

@@ -16,6 +16,7 @@ from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_la
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._attention import attention_modules, shown_attention
 from whybox.models.hf._images import processed
+from whybox.network_state import device_of
 from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
 from whybox.pullback import Pullback
@@ -129,7 +130,7 @@ class HuggingFaceDetection(AttentionModel):
         self.gives = frozenset({"candidates", "features", "input"} | ({"attention"} if self.family.dense else set()))
         self.processor = _default_processor(self.family) if processor is None else processor
         config: Any = module.config
-        self.classes: Sequence[str] = list(config.id2label.values()) if classes is None else classes
+        self.classes: Sequence[str] = hf.class_names(config, _columns(module)) if classes is None else classes
         self.score_threshold = score_threshold
         self.top = self.family.top if top is None else top
         self._paths = _layer_paths(module)
@@ -201,6 +202,10 @@ class HuggingFaceDetection(AttentionModel):
         backbone = self._paths.get("backbone")
         if backbone is None or name == INPUT or name.startswith(f"{backbone}."):
             return nullcontext()
+        part = self.network.get_submodule(backbone)
+        if part._forward_hooks or part._forward_pre_hooks:
+            # The stored output is what a hook made of it, and a replayed module's hooks run: they would act twice.
+            return nullcontext()
         return replay(self.network, backbone, known.output)
 
     def _run(
@@ -224,12 +229,12 @@ class HuggingFaceDetection(AttentionModel):
     def _inputs(self, images: Tensor) -> tuple[dict[str, Tensor], Frame]:
         """The network's input for images of one size."""
         given = processed(self.processor, images)
-        values, mask = given["pixel_values"].to(self.network.device, self.network.dtype), given.get("pixel_mask")
+        values, mask = given["pixel_values"].to(device_of(self.network), self.network.dtype), given.get("pixel_mask")
         network = (values.shape[-2], values.shape[-1])
         resized = network if mask is None else (int(mask[0, :, 0].sum()), int(mask[0, 0].sum()))
         inputs = {"pixel_values": values}
         if mask is not None and "pixel_mask" in inspect.signature(self.network.forward).parameters:
-            inputs["pixel_mask"] = mask.to(self.network.device)
+            inputs["pixel_mask"] = mask.to(device_of(self.network))
         return inputs, Frame((images.shape[-2], images.shape[-1]), resized, network)
 
     def _candidates(self, logits: Tensor, boxes: Tensor, frame: Frame) -> Candidates:
@@ -301,6 +306,17 @@ def _family_name(module: nn.Module) -> str | None:
         if path[:2] == ["transformers", "models"] and path[2] in FAMILIES and kind.__name__.endswith("ForObjectDetection"):
             return path[2]
     return None
+
+
+def _columns(module: Any) -> int:
+    """The number of classes that the network scores; where its head has no known name, that of the configuration."""
+    for name, part in module.named_modules():
+        if name.rpartition(".")[2] in ("class_labels_classifier", "class_predictor", "class_embed", "enc_score_head"):
+            last = [layer for layer in part.modules() if hasattr(layer, "out_features")]
+            if last:
+                family = _family_name(module)
+                return int(last[-1].out_features) - (family is not None and FAMILIES[family].rule == "best")
+    return len(module.config.id2label)
 
 
 def _layer_paths(module: Any) -> dict[str, str]:

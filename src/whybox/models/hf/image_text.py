@@ -23,8 +23,9 @@ from whybox.models.hf._images import (
     preparation,
     to_patches,
 )
-from whybox.models.hf._layers import first_of, pooling_layer, post_norm_layer, pre_norm_layer
+from whybox.models.hf._layers import first_of, known_or_opaque, pooling_layer, post_norm_layer, pre_norm_layer
 from whybox.models.hf._texts import check_texts, check_tokenizer, encode, own_tokens, read_texts
+from whybox.network_state import device_of
 
 Inputs = dict[str, Tensor]
 
@@ -261,11 +262,11 @@ _ENCODERS: dict[str, Callable[[Any, Any, Any, SizeOption], Encoders]] = {
 
 
 def _layers(encoder: Any) -> tuple[AttentionLayer, ...]:
-    return tuple(pre_norm_layer(block, f"layers.{i}") for i, block in enumerate(encoder.encoder.layers))
+    return tuple(known_or_opaque(pre_norm_layer, block, f"layers.{i}") for i, block in enumerate(encoder.encoder.layers))
 
 
 def _bert_layers(encoder: Any) -> tuple[AttentionLayer, ...]:
-    return tuple(post_norm_layer(block, f"layer.{i}") for i, block in enumerate(encoder.encoder.layer))
+    return tuple(known_or_opaque(post_norm_layer, block, f"layer.{i}") for i, block in enumerate(encoder.encoder.layer))
 
 
 def _read(modules: Sequence[nn.Module], rows: Tensor) -> Tensor:
@@ -356,8 +357,7 @@ def _tokenize(
         # On the right padding shifts no position, so a text's embedding does not depend on the others of its batch.
         side = tokenizer.padding_side if full else "right"
         encoded = encode(tokenizer, texts, context, full=full or padded, side=side)
-        # Text towers have no `.device` before transformers 5.
-        device = words.weight.device
+        device = device_of(encoder)
         inputs = {key: encoded[key].to(device) for key in ("input_ids", "attention_mask") if key in encoded}
         highest = int(inputs["input_ids"].max())
         if highest >= words.num_embeddings:

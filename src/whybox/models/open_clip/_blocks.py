@@ -7,15 +7,23 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from whybox.attention import AttentionLayer
+from whybox.attention import AttentionLayer, opaque_layer
 
 
 def block_layers(transformer: Any) -> tuple[AttentionLayer, ...]:
     """The residual blocks of an open_clip Transformer, in order."""
     # With batch_first=False the blocks take (N,B,C).
     order = _unchanged if getattr(transformer, "batch_first", True) else _swapped
-    layers = (_block_layer(block, f"blocks[{i}]") for i, block in enumerate(transformer.resblocks))
+    layers = (_known_or_opaque(block, f"blocks[{i}]") for i, block in enumerate(transformer.resblocks))
     return tuple(replace(layer, entering=order, returning=order) for layer in layers)
+
+
+def _known_or_opaque(block: Any, name: str) -> AttentionLayer:
+    """The layer of a block; an opaque one where the block is not as open_clip wrote it: replaced, or wrapped."""
+    try:
+        return _block_layer(block, name)
+    except AttributeError:
+        return opaque_layer(block, name)
 
 
 def _swapped(tokens: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from whybox.models.open_clip._text_tower import TextTower, text_tower
 from whybox.models.open_clip._timm_tower import timm_tower
 from whybox.models.open_clip._tokens import check_tokenizer, read_texts
 from whybox.models.open_clip._vision_tower import Tower, refused, resnet, vision_transformer
+from whybox.network_state import device_of
 
 PREFIX = "open_clip"
 _KINDS = ("CLIP", "CustomTextCLIP", "CoCa")
@@ -129,7 +130,7 @@ def _tokenize(net: Any, reader: Any, texts: TextTower) -> Callable[[Sequence[str
         if texts.trims and not padded:
             longest = 1 + int(max(rows.max(), words.nonzero()[:, 1].max()))
             ids, words = ids[:, :longest], words[:, :longest]
-        device = net.logit_scale.device
+        device = device_of(net)
         return TokenBatch(ids.to(device), rows.to(device), pad(words, (0, texts.appended)).to(device), read)
 
     return tokenize

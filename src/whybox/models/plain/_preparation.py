@@ -15,13 +15,23 @@ Resize = Literal["letterbox", "corner", "stretch"]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image (3,H,W) in 0..1 becomes the network's input.
+    """How an image (C,H,W) in 0..1 becomes the network's input.
 
-    size: (h, w) of the input; None: the image as it is, padded at the bottom and right to a multiple of `multiple`.
-    resize: "letterbox" keeps the aspect ratio and pads on both sides, "corner" pads at the bottom and right, "stretch" does
-    not keep it. Bilinear, without antialiasing. pad: the padding's grey, in 0..1.
-    The values are multiplied by `scale` (255 where the network wants 0..255), brought to the order blue, green, red if
-    `bgr`, and normalized: minus `mean`, divided by `std`, both in the network's units and channel order.
+    The values are multiplied by `scale`, brought to the order blue, green, red if `bgr`, and normalized: minus `mean`, divided
+    by `std`, both in the network's units and channel order.
+
+    Attributes:
+        size: (h, w) of the input; None: the image as it is, padded at the bottom and right to a multiple of `multiple`.
+        multiple: See `size`.
+        resize: "letterbox" keeps the aspect ratio and pads on both sides, "corner" pads at the bottom and right, "stretch" does
+            not keep it. Bilinear, without antialiasing.
+        pad: The padding's grey, in 0..1.
+        scale: 255 where the network wants 0..255.
+        bgr: Whether the network wants blue first.
+        mean: One number per channel; None: 0.
+        std: One number per channel; None: 1.
+        channels: How many channels the images have; None: as many as `mean` or `std`, else as the network's first convolution
+            takes.
     """
 
     size: Size | None = None
@@ -30,8 +40,9 @@ class Preparation:
     pad: float = 114 / 255
     scale: float = 1.0
     bgr: bool = False
-    mean: Sequence[float] = (0.0, 0.0, 0.0)
-    std: Sequence[float] = (1.0, 1.0, 1.0)
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.resize not in get_args(Resize):
@@ -39,11 +50,21 @@ class Preparation:
         whole = isinstance(self.size, tuple | list) and len(self.size) == 2 and all(isinstance(n, int) for n in self.size)
         if self.size is not None and not (whole and min(self.size) > 0):
             raise WhyboxError(f"size must be (height, width) in pixels, or None, got {self.size!r}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3:
-                raise WhyboxError(f"{name} must hold three numbers, one a channel, got {len(values)}")
-        if self.multiple < 1 or 0 in self.std:
+        counts = {len(values) for values in (self.mean, self.std) if values is not None}
+        if len(counts) > 1 or 0 in counts or (self.channels is not None and counts - {self.channels}):
+            channels = "the image's channels" if self.channels is None else f"{self.channels} channels"
+            raise WhyboxError(f"mean and std must have one number for each of {channels}, got {_lengths(self.mean, self.std)}")
+        if self.channels is not None and (type(self.channels) is not int or self.channels < 1):
+            raise WhyboxError(f"channels must be a whole number from 1 on, got {self.channels!r}")
+        if self.bgr and (self.channels or 3) != 3:
+            raise WhyboxError(f"bgr is about three channels, and there are {self.channels}")
+        if self.multiple < 1 or (self.std is not None and 0 in self.std):
             raise WhyboxError("multiple must be at least 1, and no channel's std 0")
+
+    @property
+    def given_channels(self) -> int | None:
+        """How many channels the options speak of; None where they do not say."""
+        return self.channels or next((len(values) for values in (self.mean, self.std) if values is not None), None)
 
     def frame(self, image: Size) -> Frame:
         """Where an image of that size comes to stand on the canvas."""
@@ -59,13 +80,18 @@ class Preparation:
         return Frame(image, resized, self.size, offset)
 
     def canvas(self, image: Tensor, frame: Frame) -> Tensor:
-        """Image (3,H,W) in 0..1 -> the network's input (3,h,w)."""
+        """Image (C,H,W) in 0..1 -> the network's input (C,h,w)."""
         canvas = frame.image_to_network(image)
         if frame.resized != frame.network:
             inside = frame.image_to_network(image.new_ones((1, *frame.image)))
             canvas = canvas + self.pad * (1 - inside)
         canvas = (canvas.flip(0) if self.bgr else canvas) * self.scale
         mean, std = (
-            torch.tensor(values, dtype=canvas.dtype, device=canvas.device)[:, None, None] for values in (self.mean, self.std)
+            torch.tensor(values, dtype=canvas.dtype, device=canvas.device)[:, None, None]
+            for values in ((0.0,) if self.mean is None else self.mean, (1.0,) if self.std is None else self.std)
         )
         return (canvas - mean) / std
+
+
+def _lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
+    return " and ".join("none" if values is None else str(len(values)) for values in (mean, std))

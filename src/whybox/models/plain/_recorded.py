@@ -91,7 +91,9 @@ class Asked:
         def backward(values: Tensor) -> Tensor:
             return crops.gradient(values, self.leaves, reading.owner, rows)[kept]
 
-        return WindowPullback(asked, narrowed, "windows", feature.stride, feature.values, backward, crops.origin[kept])
+        return WindowPullback(
+            asked, narrowed, "windows", feature.stride, feature.values, backward, crops.origin[kept], feature.name
+        )
 
 
 class PassRecorder(Recorder):
@@ -126,14 +128,6 @@ class PassRecorder(Recorder):
         recording = self.finish(answer)
         roots = tuple(root for name in self.roots for root in self.roots[name])
         return None if self.broken or not recording.raw else Recorded(recording, roots, read)
-
-
-def compiled(network: nn.Module) -> bool:
-    """Whether parts of the network went through torch.compile: its calls are not Python's, and recording would compile anew."""
-    return any(
-        getattr(part, "_compiled_call_impl", None) is not None or type(part).__name__ == "OptimizedModule"
-        for part in network.modules()
-    )
 
 
 def _forget(tensor: Tensor) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,15 +19,17 @@ from whybox.models._layers import (
     choose_layers,
     exact_pullbacks,
     find_layers,
+    first_channels,
     module_path,
     same_rows,
     strongest_layers,
 )
 from whybox.models.plain._preparation import Preparation
-from whybox.models.plain._recorded import Asked, PassRecorder, Recorded, compiled
+from whybox.models.plain._recorded import Asked, PassRecorder, Recorded
 from whybox.models.plain._suppression import Suppression
+from whybox.network_state import device_of
 from whybox.ops.gradients import recording, twice_differentiable
-from whybox.ops.hooks import INPUT, capture, frozen, map_tensors, tensors_in
+from whybox.ops.hooks import INPUT, capture, compiled, frozen, map_tensors, tensors_in
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Trace
 
@@ -79,10 +82,16 @@ class Plain(Model):
         self.features = tuple(features)
         self.preparation, self.suppression = _split_options(options)
         self._takes_batches: dict[int, bool] = {}
+        _check_channels(module, self.preparation.given_channels)
 
     @property
     def layers(self) -> tuple[str, ...]:
         return (*self.features, INPUT)
+
+    @property
+    def channels(self) -> int:  # type: ignore[override]
+        """The channels that the options speak of, or else that the network's first convolution takes."""
+        return self.preparation.given_channels or first_channels(self.network)
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         """One forward pass over an image (3,H,W) in 0..1."""
@@ -156,20 +165,44 @@ class Plain(Model):
         level = torch.tensor([*place, -1], device=rows.device)[levels[rows]]
         open_rows = (level < 0).nonzero()[:, 0]
         if len(open_rows):
-            level[open_rows] = strongest_layers(live.candidates, chosen[open_rows], layers)
+            level[open_rows] = self._strongest(trace, chosen[open_rows], layers)
         for pullback in exact_pullbacks(live, chosen, layers, level):
             yield replace(pullback, rows=rows[pullback.rows])
 
-    def _run(self, image: Tensor, names: Sequence[str], *, gradients: bool, weights: bool = False) -> tuple[Trace, list[Layer]]:
-        """A pass that records the modules `names`. weights: the graph leads down to the network's weights."""
+    def _strongest(self, trace: Trace, detections: Detections, layers: Sequence[Layer]) -> Tensor:
+        """(n,) for each detection the layer where its score's sum |gradient o features| is largest.
+
+        Each layer is counted for what it gives to the head directly: of maps that lie in series, as a backbone's stages, the
+        first would else be credited with all that passes through the later ones, and always win.
+        """
+        if len(layers) == 1:
+            return torch.zeros_like(detections.source)
+        names = list(dict.fromkeys(module_path(layer.name) for layer in layers))
+        wanted = {layer.name for layer in layers}
+        live, cut = self._run(trace.image, names, gradients=True, apart=True)
+        return strongest_layers(live.candidates, detections, [layer for layer in cut if layer.name in wanted])
+
+    def _run(
+        self, image: Tensor, names: Sequence[str], *, gradients: bool, weights: bool = False, apart: bool = False
+    ) -> tuple[Trace, list[Layer]]:
+        """A pass that records the modules `names`.
+
+        Args:
+            image: (C,H,W).
+            names: Module paths.
+            gradients: Whether there is a graph from the features on.
+            weights: Whether the graph leads down to the network's weights.
+            apart: As for `capture`.
+        """
         frame = self._frame(image)
-        frozen_here, watched = frozen(self.network, weights=not weights), capture(self.network, names, gradients=gradients)
+        frozen_here = frozen(self.network, weights=not weights)
+        watched = capture(self.network, names, gradients=gradients, apart=apart)
         with frozen_here, twice_differentiable(weights), watched as captured:
             output = self.network(self._input(image, frame)[None])
             layers = [layer for name in names for layer in find_layers(name, captured[name], frame.network)]
             candidates = self._candidates(self.read(output), frame, len(layers))
             if tuple(names) == self.features:
-                _check_levels(candidates.level, len(layers))
+                _check_levels(candidates.level, layers)
         if gradients:
             self._check_connected(output, candidates, names)
         return self._trace(image, frame, candidates if gradients else _detached(candidates), layers, weights), layers
@@ -185,7 +218,7 @@ class Plain(Model):
             layers = [layer for name in self.features for layer in find_layers(name, captured[name], frame.network)]
             read = partial(self._candidates, frame=frame, levels=len(layers))
             candidates = read(answer)
-            _check_levels(candidates.level, len(layers))
+            _check_levels(candidates.level, layers)
             recorded = recorder.recorded(answer, read) if _connected(candidates) else None
         return replace(self._trace(image, frame, _detached(candidates), layers, False), state=recorded)
 
@@ -202,7 +235,7 @@ class Plain(Model):
     def _input(self, image: Tensor, frame: Frame) -> Tensor:
         canvas = self.preparation.canvas(image, frame)
         weight = next((weight for weight in self.network.parameters() if weight.is_floating_point()), canvas)
-        return canvas.to(weight.device, weight.dtype)
+        return canvas.to(device_of(self.network), weight.dtype)
 
     def _outputs(self, canvases: Tensor) -> list[Any]:
         """The module's output for each canvas, as for a batch of one."""
@@ -253,6 +286,15 @@ def _split_options(options: Mapping[str, Any]) -> tuple[Preparation, Suppression
     )
 
 
+def _check_channels(network: nn.Module, given: int | None) -> None:
+    """Refuse options for images of more or fewer channels than any convolution of the network takes."""
+    taken = [part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)]
+    if given is not None and taken and given not in taken:
+        raise WhyboxError(
+            f"mean, std or channels say {given} channels, and the network's first convolution takes {taken[0]} channels"
+        )
+
+
 def _read_fields(read: Any) -> dict[str, Any]:
     """What the user's function returned, by name; every value a tensor, or a mapping of tensors by name."""
     if isinstance(read, tuple | list) and len(read) in (2, 3):
@@ -293,10 +335,25 @@ def _named(trace: Trace, layer: str, levels: Tensor) -> Tensor:
     return torch.tensor([*among, False], device=levels.device)[levels]
 
 
-def _check_levels(level: Tensor, count: int) -> None:
-    """-1 in all rows says that the levels are not known."""
-    if len(level) and not (level == -1).all() and not 0 <= int(level.min()) <= int(level.max()) < count:
-        raise WhyboxError(f"candidates(): level runs from {int(level.min())} to {int(level.max())}, of {count} feature maps")
+def _check_levels(level: Tensor, layers: Sequence[Layer]) -> None:
+    """Refuse levels without a feature map, and those of a dense head whose maps are others than the named features; -1 in all
+    rows says that the levels are not known."""
+    if not len(level) or (level == -1).all():
+        return
+    if not 0 <= int(level.min()) <= int(level.max()) < len(layers):
+        raise WhyboxError(
+            f"candidates(): level runs from {int(level.min())} to {int(level.max())}, of {len(layers)} feature maps; name the "
+            "maps of all levels in features=, in order, or leave level out"
+        )
+    rows = torch.bincount(level, minlength=len(layers)).tolist()
+    cells = [features.shape[-2] * features.shape[-1] for features in (layer.features() for layer in layers)]
+    # Levels of half the size each, all rows kept: there are as many rows per cell on every level, or these are other maps.
+    dense = len(rows) > 1 and all(low and 2.5 < high / low < 6 for high, low in pairwise(rows))
+    if dense and len({count / of for count, of in zip(rows, cells, strict=True)}) == 1 and rows[0] % cells[0]:
+        raise WhyboxError(
+            f"candidates(): level 0 has {rows[0]} rows, and {layers[0].name!r} has {cells[0]} cells: the named features are not "
+            "the maps that the head's levels read; name those in features=, in order, or leave level out"
+        )
 
 
 def _connected(candidates: Candidates) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.model import Model
-from whybox.models._layers import choose_layers, exact_pullbacks, find_layers, module_path, same_rows
+from whybox.models._layers import choose_layers, exact_pullbacks, find_layers, first_channels, module_path, same_rows
 from whybox.ops.gradients import gradients_on, recording
 from whybox.ops.hooks import INPUT, capture, frozen
 from whybox.pullback import Pullback
@@ -56,6 +56,11 @@ def frame_of(image: Tensor, batch: Any, index: int = 0) -> Frame:
 def feature_maps(features: OrderedDict[str, Tensor], frame: Frame) -> tuple[FeatureMap, ...]:
     """The levels of one image, with their strides in network pixels."""
     return tuple(FeatureMap(value[0], frame.network[1] / value.shape[-1], name) for name, value in features.items())
+
+
+def level_name(feature: FeatureMap) -> str:
+    """A pyramid level in reports: "fpn[p6]"."""
+    return f"fpn[{feature.name}]"
 
 
 def body_layers(net: nn.Module) -> tuple[str, ...]:
@@ -182,6 +187,11 @@ class TorchvisionDetector(Model):
         self.network = net
         self.name = name
         self.classes = classes
+
+    @property
+    def channels(self) -> int:  # type: ignore[override]
+        """The channels that the backbone's first convolution takes."""
+        return first_channels(self.network.backbone)
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """Candidates of a batch (B,3,H,W), in one forward pass."""

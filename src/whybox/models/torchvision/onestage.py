@@ -22,6 +22,7 @@ from whybox.models.torchvision._common import (
     feature_maps,
     frame_of,
     is_stock,
+    level_name,
     module_pullbacks,
     module_type,
     untouched,
@@ -210,7 +211,7 @@ class OneStage(TorchvisionDetector):
             raw = self._rows_of_level(trace, leaf, level, rows, detections.source)
             narrow = self._narrow(trace, detections, raw, rows, level)
         pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}", create_graph=trace.differentiable)[:, 0]
-        return DensePullback(chosen, narrow, "exact", feature.stride, feature.values, pull)
+        return DensePullback(chosen, narrow, "exact", feature.stride, feature.values, pull, level_name(feature))
 
     def _rows_of_level(self, trace: Trace, leaf: Tensor, level: int, rows: Tensor, source: Tensor) -> Raw:
         """The head's outputs for some rows, (n, columns) each. rows: within the level; source: among all candidates."""
@@ -248,7 +249,7 @@ class OneStage(TorchvisionDetector):
             return total
 
         route = "frozen" if any(branch.frozen for branch in branches) else "windows"
-        return WindowPullback(chosen, narrow, route, feature.stride, feature.values, pull, cells - radius)
+        return WindowPullback(chosen, narrow, route, feature.stride, feature.values, pull, cells - radius, level_name(feature))
 
 
 def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: frozenset[str], differentiable: bool) -> Raw:

@@ -21,6 +21,7 @@ from whybox.models.torchvision._common import (
     feature_maps,
     frame_of,
     is_stock,
+    level_name,
     module_pullbacks,
     module_type,
 )
@@ -208,7 +209,7 @@ class TwoStage(TorchvisionDetector):
                 pooled = self._pool_rows(trace, proposals, level=level, leaf=leaf)
             narrow = self._narrow(trace, detections, pooled, proposals)
         pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}", create_graph=trace.differentiable)[:, 0]
-        return DensePullback(rows, narrow, "exact", feature.stride, feature.values, pull)
+        return DensePullback(rows, narrow, "exact", feature.stride, feature.values, pull, level_name(feature))
 
     def _pooled(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> PooledPullback:
         """At the pooled features; the 7x7 maps are pasted back over their proposals."""
@@ -222,7 +223,7 @@ class TwoStage(TorchvisionDetector):
             narrow = self._narrow(trace, detections, leaf, proposals)
         cells = proposals * self.network.roi_heads.box_roi_pool.scales[level]
         backward = lambda values: _joint_gradient(values, leaf, trace.differentiable)
-        return PooledPullback(rows, narrow, "exact", feature.stride, pooled, backward, cells, feature.grid)
+        return PooledPullback(rows, narrow, "exact", feature.stride, pooled, backward, cells, feature.grid, "roi")
 
     def _windows(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
         """One backward pass to the pooled features of all rows, then RoIAlign's transpose to a window around each region.
@@ -243,7 +244,9 @@ class TwoStage(TorchvisionDetector):
                 placement = Windows(origin, (height, width), feature.grid)
                 yield part, FeatureGradient(spread_pooled(gradient[part], down, across), feature.values, placement)
 
-        return RegionPullback(rows, pooled.trace, "windows", feature.stride, feature.values, pooled.backward, spread)
+        return RegionPullback(
+            rows, pooled.trace, "windows", feature.stride, feature.values, pooled.backward, spread, level_name(feature)
+        )
 
 
 def _joint_gradient(values: Tensor, features: Tensor, differentiable: bool) -> Tensor:
