@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from whybox.cli import options as read
-from whybox.cli.evaluate import Address, Engine, Limit, NumWorkers, OnProblem, Seed
-from whybox.cli.options import MODEL, Device, Top, Weights
+from whybox.cli.evaluate import Address, Engine, Limit, NumWorkers, ObjectsPerImage, OnProblem, Seed, TopBefore
+from whybox.cli.options import MODEL, Device, Weights
 from whybox.cli.output import bar, warn
 
 
@@ -26,7 +26,8 @@ def reproduce(
     masks: Annotated[int | None, typer.Option(help="Number of D-RISE masks. Default: 5000, as in the paper.")] = None,
     iou: Annotated[float, typer.Option(help="IoU threshold of a well-detected object.")] = 0.9,
     score_threshold: Annotated[float, typer.Option(help="Minimum score of a detection.")] = 0.1,
-    top: Top = 100,
+    objects_per_image: ObjectsPerImage = None,
+    top: TopBefore = None,
     limit: Limit = None,
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(help="Perturbed images per forward pass.")] = 8,
@@ -54,6 +55,7 @@ def reproduce(
     settings: dict[str, Any] = {
         "iou": iou,
         "score_threshold": score_threshold,
+        "objects_per_image": objects_per_image,
         "top": top,
         "limit": limit,
         "seed": seed,

@@ -142,7 +142,8 @@ def evaluate(
     select: str = "well_detected",
     iou: float = 0.9,
     score_threshold: float = 0.1,
-    top: int = 100,
+    objects_per_image: int | None = None,
+    top: int | None = None,
     seed: int = 0,
     limit: int | None = None,
     batch: int = 8,
@@ -173,7 +174,10 @@ def evaluate(
             `score_threshold`.
         iou: IoU threshold of "well_detected", 0 to 1.
         score_threshold: Lowest score of a detection, 0 to 1.
-        top: Maximum number of detections, or texts, per image.
+        objects_per_image: Maximum number of explained objects, or texts, per image, drawn at random (by `seed`) among those
+            that `select` chose, whatever their scores. None: all.
+        top: Maximum number of detections per image, or texts: those with the highest scores, before detections are matched
+            with objects, so that sure detections are preferred. None: for "well_detected" and for texts all, else 100.
         seed: Seed of everything random.
         limit: Evaluate only the first images; None: all.
         batch: Perturbed images per forward pass.
@@ -200,8 +204,8 @@ def evaluate(
     measuring = Workers(engine, workers, address)
     loaded = api.load(model)
     settings: dict[str, Any] = {"methods": methods, "metrics": metrics, "target": target, "select": select, "iou": iou}
-    settings |= {"score_threshold": score_threshold, "top": top, "seed": seed, "limit": limit, "batch": batch}
-    settings |= {"threads": threads, "route": route, "prompts": prompts, "template": template}
+    settings |= {"score_threshold": score_threshold, "objects_per_image": objects_per_image, "top": top}
+    settings |= {"seed": seed, "limit": limit, "batch": batch, "threads": threads, "route": route, "prompts": prompts, "template": template}
     setup = Setup(loaded, api.open_data(data, on_problem=on_problem), _plan(settings, loaded))
     _check(setup, on_warning)
     if out is not None and not isinstance(out, (str, Path)):
@@ -279,8 +283,21 @@ def _check(setup: Setup, on_warning: OnWarning) -> None:
     if (more := len(setup.data.problems) - MOST_LISTED) > 0:
         on_warning(f"{more} more problems; all are listed in summary.json and in the report")
     check_prompts(setup.model, setup.data.classes, setup.plan)
+    if remark := _prefers_sure(setup):
+        on_warning(remark)
     if not setup.model.takes_text and (missing := lacking(setup.data.classes, setup.model.classes)):
         on_warning(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
+
+
+def _prefers_sure(setup: Setup) -> str:
+    """What a limit before matching does to the selection of well-detected objects; "" without one."""
+    plan = setup.plan
+    if setup.model.whole_image or plan.select != "well_detected" or plan.top is None:
+        return ""
+    return (
+        f"top {plan.top} keeps each image's detections with the highest scores before they are matched with objects, so sure "
+        f"detections are preferred; objects_per_image {plan.top} draws among all matched objects"
+    )
 
 
 def _plan(settings: Mapping[str, Any], model: Model) -> Plan:
@@ -379,7 +396,8 @@ def _remarks(setup: Setup, results: Results, records: Sequence[ImageRecord], met
         ways = {"well_detected": f"lower iou ({plan.iou:g}) or score_threshold ({plan.score_threshold:g}), or select all"}
         return [f"No detection was selected, so nothing was measured: {ways.get(plan.select, 'lower score_threshold')}."]
     given = {"box", "predict", "redraw", "randomized"} if plan.select != "failures" else {"predict", "redraw", "randomized"}
-    return left_out(results, metrics, frozenset(given))
+    sure = _prefers_sure(setup)
+    return [*left_out(results, metrics, frozenset(given)), *([f"{sure[:1].upper()}{sure[1:]}."] if sure else [])]
 
 
 def _remarks_on_texts(results: Results, records: Sequence[ImageRecord], metrics: Mapping[str, Metric]) -> list[str]:
@@ -418,15 +436,23 @@ def _selection(setup: Setup) -> str:
     plan, classes = setup.plan, len(setup.data.classes)
     if setup.model.takes_text:
         of_classes = f"“{plan.template}” of the classes in each image, among {classes}"
-        return of_classes if plan.prompts == "class" else "the objects' own phrases, among those of the image"
+        chosen = of_classes if plan.prompts == "class" else "the objects' own phrases, among those of the image"
+        return f"{chosen}{_limits(plan, 'texts')}"
     if setup.model.whole_image:
-        return f"the classes in each image, among {len(setup.model.classes or ())}"
+        return f"the classes in each image, among {len(setup.model.classes or ())}{_limits(plan, 'classes')}"
     chosen = {
         "well_detected": f"detections that match an object of their class with an IoU over {plan.iou:g}, one to one",
         "all": "all detections",
         "failures": "detections that match no object",
     }[plan.select]
-    return f"{chosen}; score at least {plan.score_threshold:g}"
+    return f"{chosen}; score at least {plan.score_threshold:g}{_limits(plan, 'detections')}"
+
+
+def _limits(plan: Plan, noun: str) -> str:
+    """The limits on the number of objects of an image, for the report."""
+    surest = "" if plan.top is None else f"; each image's {plan.top} {noun} with the highest scores alone"
+    drawn = "" if plan.objects_per_image is None else f"; at most {plan.objects_per_image} an image, drawn at random"
+    return surest + drawn
 
 
 def _detector_fact(accuracy: Mapping[str, Any]) -> tuple[str, str]:
