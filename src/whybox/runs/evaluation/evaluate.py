@@ -205,7 +205,8 @@ def evaluate(
     loaded = api.load(model)
     settings: dict[str, Any] = {"methods": methods, "metrics": metrics, "target": target, "select": select, "iou": iou}
     settings |= {"score_threshold": score_threshold, "objects_per_image": objects_per_image, "top": top}
-    settings |= {"seed": seed, "limit": limit, "batch": batch, "threads": threads, "route": route, "prompts": prompts, "template": template}
+    settings |= {"seed": seed, "limit": limit, "batch": batch, "threads": threads, "route": route}
+    settings |= {"prompts": prompts, "template": template}
     setup = Setup(loaded, api.open_data(data, on_problem=on_problem), _plan(settings, loaded))
     _check(setup, on_warning)
     if out is not None and not isinstance(out, (str, Path)):

@@ -219,9 +219,7 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
     return found[kept], matched[kept]
 
 
-def draw_objects(
-    found: Detections, matched: Tensor, truth: Truth, image: str, plan: Plan
-) -> tuple[Detections, Tensor]:
+def draw_objects(found: Detections, matched: Tensor, truth: Truth, image: str, plan: Plan) -> tuple[Detections, Tensor]:
     """Draw the objects to explain at random among the selected ones, whatever their scores.
 
     Args:
