@@ -9,6 +9,7 @@ from torch import nn
 
 from whybox import registry
 from whybox.catalog import BUILT_IN, HUB, unknown_model
+from whybox.data._renamed import renamed
 from whybox.errors import WhyboxError, unknown
 from whybox.model import Model
 from whybox.options import check_names, check_options, keywords_of, read_options
@@ -151,21 +152,29 @@ def _network(model: Model) -> nn.Module:
     return network
 
 
-def open_data(data: str | DataSet, *, on_problem: str = "skip", **options: Any) -> DataSet:
+def open_data(
+    data: str | DataSet, *, on_problem: str = "skip", rename: Mapping[str, str] | None = None, **options: Any
+) -> DataSet:
     """Open a data set by name.
 
     Args:
         data: "scenes:count=40", "coco:FOLDER:split=val", "coco:FILE.json", "crowdhuman:FOLDER"; or your own `DataSet`.
         on_problem: "skip" leaves out invalid entries and lists them in `problems`; "refuse" raises an error.
+        rename: New names for classes, such as those of a model: {"motorbike": "motorcycle", "sofa": "couch"}.
         **options: Options of a data set that is opened by name, as an alternative to writing them in the name.
 
     Returns:
-        The data set; one that was given is returned unchanged.
+        The data set; one that was given is returned unchanged, but for `rename`.
 
     Raises:
-        UnknownNameError: No data set has this name.
+        UnknownNameError: No data set has this name, or the data set has no class of a name in `rename`.
         WhyboxError: The data set has no such option, or the option's value has the wrong type.
     """
+    opened = _opened(data, on_problem, options)
+    return opened if rename is None else renamed(opened, rename)
+
+
+def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) -> DataSet:
     if on_problem not in ("skip", "refuse"):
         raise unknown("on_problem", str(on_problem), ("skip", "refuse"))
     if not isinstance(data, (str, Path)):

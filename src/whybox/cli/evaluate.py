@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whybox.cli import options as read
-from whybox.cli.options import AsJson, Device, Weights
+from whybox.cli.options import AsJson, Device, Rename, Weights
 from whybox.cli.output import bar, print_json, print_table, warn
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def evaluate(
     workers: NumWorkers = 1,
     address: Address = None,
     on_problem: OnProblem = "skip",
+    rename: Rename = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -85,7 +86,7 @@ def evaluate(
     from whybox.runs.evaluation.evaluate import evaluate as run
 
     network = api.load(model, weights=read.read_weights(weights), device=device)
-    opened = api.open_data(data, on_problem=on_problem)
+    opened = api.open_data(data, on_problem=on_problem, rename=read.read_pairs("--rename", rename))
     plan: dict[str, Any] = {"metrics": read.read_list(metrics), "prompts": prompts, "template": template}
     # What the user leaves out is left to the plan, whose defaults depend on the model.
     plan |= {} if methods is None else {"methods": read.read_list(methods)}

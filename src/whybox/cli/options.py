@@ -24,6 +24,10 @@ Texts = Annotated[
     list[str] | None,
     typer.Option("--text", help="For models with text input: a text to explain; can be repeated.", metavar="TEXT"),
 ]
+Rename = Annotated[
+    str | None,
+    typer.Option(help="New names for classes of the data, those of the model.", metavar="OLD=NEW,OLD=NEW"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON only.")]
 
 MODEL = "torchvision/fcos_resnet50_fpn"
@@ -57,6 +61,29 @@ def read_list(text: str) -> tuple[str, ...]:
     if not words:
         raise WhyboxError(f"expected comma-separated names, got {text!r}")
     return words
+
+
+def read_pairs(option: str, text: str | None) -> dict[str, str]:
+    """Read a comma-separated list of OLD=NEW.
+
+    Args:
+        option: The option's name, for the error.
+        text: As the user wrote it; None: nothing.
+
+    Returns:
+        The second names by the first.
+
+    Raises:
+        WhyboxError: An entry has no equals sign, or nothing before or after it.
+    """
+    pairs = {}
+    for entry in (text or "").split(","):
+        old, _, new = (part.strip() for part in entry.partition("="))
+        if old and new:
+            pairs[old] = new
+        elif entry.strip():
+            raise WhyboxError(f"{option} {entry.strip()!r}: expected OLD=NEW, as in motorbike=motorcycle,sofa=couch")
+    return pairs
 
 
 def read_boxes(texts: Sequence[str]) -> tuple[tuple[float, ...], ...]:

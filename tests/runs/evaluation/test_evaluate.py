@@ -19,20 +19,23 @@ import pytest
 import torch
 
 import whybox
-from runs.small import PLAN, Broken, make_model, save_model, write_annotated
+from runs.small import PLAN, Broken, make_model, make_network, save_model, write_annotated
 from whybox import api
 from whybox.accuracy.coco import coco_ap
+from whybox.data.scenes import CLASSES
 from whybox.errors import WhyboxError
+from whybox.frame import Frame
 from whybox.methods.control_blob import ControlBlob, control_blob_map
 from whybox.methods.odam import Odam
 from whybox.metrics.deletion import Deletion
 from whybox.metrics.energy_pointing_game import EnergyPointingGame
+from whybox.model import Model
 from whybox.runs.evaluation.compare import compare
 from whybox.runs.evaluation.evaluate import evaluate
 from whybox.runs.evaluation.measure import draw_objects, select
 from whybox.runs.evaluation.plan import Plan
 from whybox.truth import Metric, MetricInput, MetricResult, Truth
-from whybox.types import Detections
+from whybox.types import Candidates, Detections, Trace
 
 SAME = ("results.parquet", "curves.parquet", "summary.json", "table.md", "index.html")
 """Files that must not depend on who measured, or on how often the run was broken off."""
@@ -248,6 +251,73 @@ def test_an_image_that_comes_back_is_measured_with_the_others(tmp_path):
     again = evaluate(make_model(), data, out=tmp_path / "run", **small)
     assert [one["image"] for one in again.results.objects] == [one["image"] for one in whole.results.objects]
     assert np.array_equal(again.results.values, whole.results.values, equal_nan=True)
+
+
+class Perfect(Model):
+    """A detector without class names that finds what is annotated in the 4 pictures, which it knows by their pixels."""
+
+    name, gives, layers = "perfect", frozenset({"candidates"}), ()
+
+    def __init__(self, data, columns):
+        self.answers = {self._key(data[i].image): data[i].truth for i in range(len(data))}
+        self.columns = columns
+
+    def _key(self, picture):
+        return np.asarray(picture).tobytes()
+
+    def trace(self, image, *, differentiable=False):
+        truth = self.answers[self._key((image * 255).round().byte().permute(1, 2, 0).numpy())]
+        scores = torch.nn.functional.one_hot(truth.labels, self.columns).float()
+        source = torch.arange(len(truth))
+        found = Detections(truth.boxes, scores.amax(1), truth.labels, source)
+        return Trace(image, Frame.same(tuple(image.shape[-2:])), (), Candidates(truth.boxes, scores, 0 * source), found)
+
+    def predict(self, images):
+        return [self.trace(image).candidates for image in images]
+
+    def pullbacks(self, trace, detections, layer, route, *, frozen_allowed=True):
+        raise NotImplementedError
+
+
+def test_columns_without_names_are_matched_in_their_order_and_that_is_said(annotated):
+    data = api.open_data(annotated)
+    lines = []
+    small = {"methods": "control_box", "metrics": "leakage", "iou": 0.5}
+    done = evaluate(Perfect(data, len(CLASSES)), data, **small, on_warning=lines.append)
+    assert done.accuracy["ap50"] == 1
+    assert set(done.accuracy["ap50_per_class"]) <= set(CLASSES)
+    assert {one["class"] for one in done.results.objects} <= set(CLASSES)
+    (told,) = lines
+    assert told.startswith("perfect has no class names: its score columns were matched with the data's classes in their order")
+    assert f"{told}." in done.report.remarks
+
+
+def test_columns_without_names_of_another_number_are_refused(annotated, tmp_path):
+    """One more column, the background's, say: every label would be off by one, and AP 0."""
+    data = api.open_data(annotated)
+    with pytest.raises(WhyboxError, match=r"perfect has 7 score columns without names, and coco:\S+ has 6 classes.* classes=\["):
+        evaluate(Perfect(data, 7), data, methods="control_box", metrics="leakage", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_torchvisions_background_column_is_taken_into_account(annotated, whole):
+    done = evaluate(api.load(make_network()), annotated, **{**PLAN, "metrics": "leakage"}, on_warning=[].append)
+    assert done.accuracy == whole.accuracy
+    assert [one["class"] for one in done.results.objects] == [one["class"] for one in whole.results.objects]
+
+
+def test_classes_under_other_names_are_renamed(annotated, whole):
+    names = ["background", *("oak" if name == "tree" else name for name in CLASSES)]
+    model = api.load(make_network(), classes=names)
+    small = {**PLAN, "methods": "odam", "metrics": "leakage"}
+    lines = []
+    left_out = evaluate(model, annotated, **small, on_warning=lines.append)
+    assert any("does not know tree: objects of these classes are left out" in line for line in lines)
+    assert any("does not know tree" in remark for remark in left_out.report.remarks)
+    done = evaluate(model, annotated, **small, rename={"tree": "oak"})
+    assert done.accuracy["ap50"] == whole.accuracy["ap50"] != left_out.accuracy["ap50"]
+    with pytest.raises(WhyboxError, match="unknown class of the model in rename 'oack'; did you mean oak"):
+        evaluate(model, annotated, **small, rename={"tree": "oack"})
 
 
 def test_nothing_selected_says_what_to_do(annotated):

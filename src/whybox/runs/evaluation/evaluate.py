@@ -39,7 +39,7 @@ from whybox.runs.evaluation.summary import (
     without_words,
 )
 from whybox.runs.evaluation.texts import check_prompts, leading, prompted
-from whybox.runs.labels import lacking
+from whybox.runs.labels import column_names, match_classes
 from whybox.truth import DataSet, Metric
 from whybox.types import Target, target_name
 from whybox.versions import version_of
@@ -153,6 +153,7 @@ def evaluate(
     template: str = TEMPLATE,
     out: str | Path | None = None,
     on_problem: str = "skip",
+    rename: Mapping[str, str] | None = None,
     engine: str = "local",
     workers: int = 1,
     address: str | None = None,
@@ -189,6 +190,7 @@ def evaluate(
         out: A folder. An interrupted evaluation with the same settings is resumed there, with bit-identical results; with a
             larger `limit` it is extended. None: only the result is returned.
         on_problem: "skip" leaves out broken annotations and lists them; "refuse" stops at the first.
+        rename: New names for classes of the data, those of the model: {"motorbike": "motorcycle"}.
         engine: "local" or "ray".
         workers: Number of processes, or of actors of the cluster.
         address: Address of a running Ray cluster.
@@ -207,19 +209,26 @@ def evaluate(
     settings |= {"score_threshold": score_threshold, "objects_per_image": objects_per_image, "top": top}
     settings |= {"seed": seed, "limit": limit, "batch": batch, "threads": threads, "route": route}
     settings |= {"prompts": prompts, "template": template}
-    setup = Setup(loaded, api.open_data(data, on_problem=on_problem), _plan(settings, loaded))
-    _check(setup, on_warning)
+    setup = Setup(loaded, api.open_data(data, on_problem=on_problem, rename=rename), _plan(settings, loaded))
+    notes = _check(setup, on_warning)
     if out is not None and not isinstance(out, (str, Path)):
         raise WhyboxError(f"out must be a folder's name, got {out!r}")
     if out is None:
         with tempfile.TemporaryDirectory(prefix="whybox-") as folder:
             # One path for both: results are read back from the files that they were kept in.
-            return _evaluate(setup, measuring, Path(folder) / "run", on_progress, on_warning, keep=False)
-    return _evaluate(setup, measuring, Path(out), on_progress, on_warning, keep=True)
+            return _evaluate(setup, measuring, Path(folder) / "run", on_progress, on_warning, notes, keep=False)
+    return _evaluate(setup, measuring, Path(out), on_progress, on_warning, notes, keep=True)
 
 
 def _evaluate(
-    setup: Setup, measuring: Workers, out: Path, on_progress: OnProgress, on_warning: OnWarning, *, keep: bool
+    setup: Setup,
+    measuring: Workers,
+    out: Path,
+    on_progress: OnProgress,
+    on_warning: OnWarning,
+    notes: Sequence[str],
+    *,
+    keep: bool,
 ) -> Evaluation:
     model = prompted(setup.model, setup.data.classes, setup.plan)
     columns = [describe(spec, metric) for spec, metric in make_metrics(setup.plan).items()]
@@ -236,7 +245,7 @@ def _evaluate(
         on_progress(record["image"], 1)
     for line in reported.lines():
         on_warning(line)
-    done = finish(setup, folder, keep=keep)
+    done = finish(setup, folder, keep=keep, notes=notes)
     if len(done.failed) == len(images):
         raise WhyboxError(f"none of {len(images)} images could be measured; {done.failed[0][0]}: {done.failed[0][1]}")
     return done
@@ -271,8 +280,12 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
 
 
-def _check(setup: Setup, on_warning: OnWarning) -> None:
-    """Refuse what cannot work before the first image is read, and report problems of the data set."""
+def _check(setup: Setup, on_warning: OnWarning) -> tuple[str, ...]:
+    """Refuse what cannot work before the first image is read, and report problems of the data set.
+
+    Returns:
+        What the report has to say on how the classes were matched.
+    """
     make_methods(setup.plan, setup.model)
     make_metrics(setup.plan)
     if not len(setup.data):
@@ -286,8 +299,12 @@ def _check(setup: Setup, on_warning: OnWarning) -> None:
     check_prompts(setup.model, setup.data.classes, setup.plan)
     if remark := _prefers_sure(setup):
         on_warning(remark)
-    if not setup.model.takes_text and (missing := lacking(setup.data.classes, setup.model.classes)):
-        on_warning(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
+    if setup.model.takes_text:
+        return ()
+    sentences = match_classes(setup.model, setup.data)
+    for line in sentences:
+        on_warning(line)
+    return sentences
 
 
 def _prefers_sure(setup: Setup) -> str:
@@ -329,23 +346,24 @@ def _defaults(model: Model) -> dict[str, Any]:
     return {"methods": methods, "metrics": STANDARD, "target": model.default_target}
 
 
-def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
+def finish(setup: Setup, folder: RunFolder, *, keep: bool = True, notes: Sequence[str] = ()) -> Evaluation:
     """Make the tables, the figures and the report from the records of the images.
 
     Args:
         setup: The model, the data and the plan.
         folder: The folder with the records.
         keep: Whether the tables, figures and report are written to the folder.
+        notes: Sentences for the report without a full stop, on how the data was matched with the model.
 
     Returns:
         The evaluation of the images measured so far.
     """
     records = list(folder.records(list(setup.data.names)[: setup.plan.limit]))
-    plan, classes = setup.plan, setup.model.classes
+    plan, classes = setup.plan, column_names(setup.model, setup.data.classes)
     results = gather(records, plan.rows(), plan.columns(), classes)
     whole = setup.model.whole_image
     accuracy = leading(results.objects) if whole else detector_accuracy(records, classes, setup.data.name)
-    report = _report(setup, results, records, accuracy, folder)
+    report = _report(setup, results, records, accuracy, folder, notes)
     done = Evaluation(results, report, failures(records), accuracy, folder.path if keep else None)
     if keep:
         _write(done, folder.path)
@@ -362,7 +380,12 @@ def _write(done: Evaluation, folder: Path) -> None:
 
 
 def _report(
-    setup: Setup, results: Results, records: Sequence[ImageRecord], accuracy: Mapping[str, Any], folder: RunFolder
+    setup: Setup,
+    results: Results,
+    records: Sequence[ImageRecord],
+    accuracy: Mapping[str, Any],
+    folder: RunFolder,
+    notes: Sequence[str],
 ) -> EvaluationReport:
     plan, metrics = setup.plan, make_metrics(setup.plan)
     columns = table_columns(results, metrics)
@@ -381,7 +404,7 @@ def _report(
         versus=versus_controls(results, columns, cells, plan.seed),
         curves=mean_curves(results, columns, plan.seed),
         examples=shown,
-        remarks=[*_remarks(setup, results, records, metrics), *missing],
+        remarks=[*_remarks(setup, results, records, metrics), *(f"{note}." for note in notes), *missing],
         seconds=results.seconds if setup.model.whole_image else {},
         failed=failures(records),
         problems=setup.data.problems,

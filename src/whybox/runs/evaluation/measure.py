@@ -27,7 +27,7 @@ from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.runs.evaluation.plan import Plan, make_methods, make_metrics
 from whybox.runs.evaluation.randomization import cascade
 from whybox.runs.evaluation.texts import ask_about, group_by_text, prompted, rank_of, read_again, texts_in
-from whybox.runs.labels import to_columns
+from whybox.runs.labels import check_columns, to_columns
 from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
 from whybox.types import Detections, HeatMaps, Trace, min_max
 
@@ -95,6 +95,7 @@ class Measurer:
         """The record of an image for a detector."""
         truth = to_columns(sample.truth, self.data.classes, self.model.classes, first_column=self.model.first_column)
         trace = api.trace(self.model, sample.image)
+        check_columns(self.model, trace.candidates.scores.shape[1], self.data)
         most = self.plan.most_detections(len(trace.detections))
         detections = api.detect(self.model, trace, score_threshold=self.plan.score_threshold, top=most)
         detections, matched = select(detections, truth, trace.frame.image, self.plan)
