@@ -12,6 +12,7 @@ from whybox.catalog import BUILT_IN, HUB, unknown_model
 from whybox.data._renamed import renamed
 from whybox.errors import WhyboxError, unknown
 from whybox.model import Model
+from whybox.model_files import made_in_file, names_file
 from whybox.options import check_names, check_options, keywords_of, read_options
 from whybox.specs import parse_value, split_spec
 from whybox.truth import DataSet
@@ -31,9 +32,11 @@ def load(
 
     Args:
         model: A name ("torchvision/fcos_resnet50_fpn", "hf/facebook/detr-resnet-50", "open_clip/ViT-B-16", "whybox/scenes"),
-            a folder written by `whybox train`, or a module that you have built, which is used as it is, on its device.
+            a folder written by `whybox train`, a function in a file of yours ("my_model.py:build") that returns a module, a
+            Model, or a module and a dictionary of these options, or a module that you have built, which is used as it is, on
+            its device.
         weights: For names: "default", a file (safetensors, or a state dict that loads with weights_only), or None for random
-            initialization. For a module: a file that is loaded into it.
+            initialization. For a module, also one that a function returns: a file that is loaded into it.
         device: The device to move the network to; None: it stays where it is.
         **options: Options of the model family; `candidates=`, `features=` and `size=` wrap any nn.Module: see the page "plain".
 
@@ -45,9 +48,9 @@ def load(
         WhyboxError: The module is not supported, or the options, weights or device do not fit.
     """
     if isinstance(model, nn.Module):
-        loaded = _wrap(model, **options)
-        if isinstance(weights, Path) or weights not in ("default", None):
-            load_weights(model, weights)
+        loaded = _of_module(model, weights, **options)
+    elif isinstance(model, (str, Path)) and names_file(str(model)):
+        loaded = _from_file(str(model), weights, options)
     elif isinstance(model, (str, Path)):
         loaded = _by_name(str(model), weights, **options)
     elif isinstance(model, Model):
@@ -57,6 +60,25 @@ def load(
     if device is not None:
         _move(_network(loaded), device)
     return loaded
+
+
+def _of_module(module: nn.Module, weights: str | Path | None, **options: Any) -> Model:
+    model = _wrap(module, **options)
+    if isinstance(weights, Path) or weights not in ("default", None):
+        load_weights(module, weights)
+    return model
+
+
+def _from_file(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> Model:
+    """The model that a function of the user's returns; options given here take the place of those that it returns."""
+    made, returned = made_in_file(name)
+    if isinstance(made, nn.Module):
+        return _of_module(made, weights, **{"name": f"{Path(name).name}", **returned, **options})
+    if options:
+        raise WhyboxError(f"{name} returned a loaded model, which takes no options ({', '.join(options)})")
+    if isinstance(weights, Path) or weights not in ("default", None):
+        load_weights(_network(made), weights)
+    return made
 
 
 def _move(network: nn.Module, device: str | torch.device) -> None:

@@ -22,8 +22,8 @@ ROWS = [
         *("models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"),
     },
     {
-        *("registry", "catalog", "loading", "method_choice", "metric_choice", "missed", "selection", "prompting", "words"),
-        *("explained", "pictures", "exports", "saved", "explanation", "api"),
+        *("registry", "catalog", "model_files", "loading", "method_choice", "metric_choice", "missed", "selection"),
+        *("prompting", "words", "explained", "pictures", "exports", "saved", "explanation", "api"),
     },
     {"runs", "training", "viewer", "study"},
     {"cli"},
@@ -34,6 +34,7 @@ WITHIN_ROW = {
     ("catalog", "registry"),
     ("loading", "registry"),
     ("loading", "catalog"),
+    ("loading", "model_files"),
     ("method_choice", "registry"),
     ("metric_choice", "registry"),
     ("missed", "explained"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whybox.cli import options as read
-from whybox.cli.options import AsJson, Device, Rename, Weights
+from whybox.cli.options import AsJson, Device, ModelName, Rename, Weights
 from whybox.cli.output import bar, print_json, print_table, warn
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: ski
 def evaluate(
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it is resumed.")],
     data: Data = "scenes:count=20",
-    model: Annotated[
-        str, typer.Option(help="A name from `whybox models`, or a folder that `whybox train` wrote.")
-    ] = "whybox/scenes",
+    model: ModelName = "whybox/scenes",
     weights: Weights = "default",
     methods: Methods = None,
     metrics: Metrics = "standard",

@@ -10,7 +10,12 @@ from whybox.errors import WhyboxError
 from whybox.specs import parse_value
 
 Images = Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
-ModelName = Annotated[str, typer.Option("--model", help="A name from `whybox models`, or a folder that `whybox train` wrote.")]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", help="A name from `whybox models`, a folder that `whybox train` wrote, or FILE.py:FUNCTION that makes a model."
+    ),
+]
 Weights = Annotated[
     str, typer.Option(help="default, none (random weights) or a file: safetensors or a state dict.", metavar="PATH")
 ]

@@ -7,7 +7,7 @@ import typer
 
 from whybox.cli import options as read
 from whybox.cli.evaluate import Address, Engine, Limit, NumWorkers, ObjectsPerImage, OnProblem, Seed, TopBefore
-from whybox.cli.options import MODEL, Device, Weights
+from whybox.cli.options import MODEL, Device, ModelName, Weights
 from whybox.cli.output import bar, warn
 
 
@@ -15,7 +15,7 @@ def reproduce(
     table: Annotated[str, typer.Argument(help="odam-table1, odam-table2, odam-table3 or odam-table6.", show_default=False)],
     data: Annotated[str | None, typer.Option(help="COCO: coco:FOLDER:split=val2017; or another data set.")] = None,
     crowd: Annotated[str | None, typer.Option(help="For the CrowdHuman columns: crowdhuman:FOLDER.")] = None,
-    model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder that `whybox train` wrote.")] = MODEL,
+    model: ModelName = MODEL,
     weights: Weights = "default",
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; an interrupted run in it is resumed. Default: whybox-TABLE.")
