@@ -220,6 +220,24 @@ def test_a_metric_without_what_a_table_needs_is_named(annotated):
         evaluate(make_model(), annotated, metrics=[Bare()])
 
 
+@dataclass(frozen=True)
+class Saying(Odam):
+    """ODAM that remarks on two of the four images."""
+
+    name: ClassVar[str] = "saying"
+
+    def remark(self, trace):
+        return "" if trace.image.mean() < 0.4 else "the image is bright"
+
+
+def test_the_report_says_what_a_method_remarks(annotated):
+    small = {**PLAN, "methods": ["odam", Saying()], "metrics": "leakage"}
+    done = evaluate(make_model(), annotated, **small)
+    assert done.report.remarks.count("saying: the image is bright.") == 1
+    silent = evaluate(make_model(), annotated, **small | {"methods": "odam"})
+    assert not any("the image is bright" in remark for remark in silent.report.remarks)
+
+
 def test_other_annotations_or_settings_are_refused_and_more_images_are_not(tmp_path):
     data = write_annotated(tmp_path)
     small = {**PLAN, "metrics": ("leakage",), "methods": ("odam",)}

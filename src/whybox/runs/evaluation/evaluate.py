@@ -35,6 +35,7 @@ from whybox.runs.evaluation.summary import (
     mean_curves,
     table_columns,
     table_rows,
+    told_by_methods,
     versus_controls,
     without_words,
 )
@@ -394,6 +395,7 @@ def _report(
     def picture(index: int) -> Image.Image:
         return setup.data[index].image.convert("RGB")
 
+    said = [*told_by_methods(records), *(f"{note}." for note in notes)]
     shown, missing = examples(results, columns, picture, folder.picture)
     return EvaluationReport(
         title=f"{setup.model.name} on {setup.data.name}",
@@ -404,7 +406,7 @@ def _report(
         versus=versus_controls(results, columns, cells, plan.seed),
         curves=mean_curves(results, columns, plan.seed),
         examples=shown,
-        remarks=[*_remarks(setup, results, records, metrics), *(f"{note}." for note in notes), *missing],
+        remarks=[*_remarks(setup, results, records, metrics), *said, *missing],
         seconds=results.seconds if setup.model.whole_image else {},
         failed=failures(records),
         problems=setup.data.problems,

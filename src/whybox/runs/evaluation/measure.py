@@ -142,7 +142,8 @@ class Measurer:
         for name, metric in self.metrics.items():
             if metric.needs <= available.gives:
                 results[name] = _plain(_measure(metric, maps, available))
-        return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))]}
+        told = {"remark": remark} if (remark := method.remark(trace)) else {}
+        return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))], **told}
 
     def _current(self, trace: Trace) -> Trace:
         """The trace, also where a metric has randomized the weights since and has restored their bits."""
