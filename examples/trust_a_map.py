@@ -9,7 +9,7 @@ done = whybox.evaluate(
     methods=["odam", "gradcam"],
     metrics=["energy_pointing_game", "odi", "leakage", "compactness"],
     iou=0.8,
-    top=6,
+    objects_per_image=6,
 )
 print(done.table())
 

@@ -301,3 +301,18 @@ def test_a_methods_name_may_carry_its_settings(model):
         whybox.explain(model, image(), method="drise:masks=8", masks=9)
     with pytest.raises(WhyboxError, match="no option 'mask'"):
         whybox.explain(model, image(), method="drise:mask=8")
+
+
+def test_notes_say_what_a_method_had_to_assume():
+    told = "the candidates give no factors of their scores, so drise counts the objectness as 1"
+    options = {"method": "drise", "masks": 4, "score_threshold": 0.0, "top": 2}
+    bare = whybox.load(detector("retinanet_resnet50_fpn"))
+    assert whybox.explain(bare, image(), **options).notes == (told, told)
+    drawn = {"boxes": torch.tensor([[10.0, 10, 60, 60]]), "labels": [1]}
+    (note,) = whybox.explain(bare, image(), **options, detections=drawn).notes
+    assert note.startswith("best candidate: ")
+    assert note.endswith(f"; {told}")
+
+
+def test_a_detector_with_factors_is_not_told_of_them(model):
+    assert set(whybox.explain(model, image(), method="drise", masks=4, score_threshold=0.0, top=2).notes) == {""}

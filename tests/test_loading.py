@@ -45,3 +45,30 @@ def test_an_open_data_set_takes_no_options():
 def test_an_unknown_name_is_compared_without_its_options(ring):
     with pytest.raises(UnknownNameError, match=r"unknown data 'rinng'; did you mean ring\?"):
         whybox.open_data("rinng:count=3:seed=1234:on_nothing=whatever")
+
+
+def test_classes_of_the_data_take_other_names():
+    data = whybox.open_data("scenes:count=2")
+    other = whybox.open_data("scenes:count=2", rename={"tree": "oak"})
+    assert other.classes == tuple("oak" if name == "tree" else name for name in data.classes)
+    assert (other.name, list(other.names), len(other), other.problems) == (data.name, list(data.names), 2, data.problems)
+    assert other[1].truth.labels.tolist() == data[1].truth.labels.tolist()
+    # An evaluation under other names is another one.
+    assert other.digest != data.digest
+    assert whybox.open_data(data, rename={}) is data
+
+
+def test_classes_that_get_one_name_are_one_class():
+    data = whybox.open_data("scenes:variant=crowd:count=2")
+    first, last = data.classes[0], data.classes[-1]
+    other = whybox.open_data(data, rename={last: first})
+    assert other.classes == data.classes[:-1]
+    labels = data[1].truth.labels
+    assert other[1].truth.labels.tolist() == [0 if label == len(data.classes) - 1 else label for label in labels.tolist()]
+
+
+def test_a_misspelt_name_in_rename_is_told():
+    with pytest.raises(UnknownNameError, match=r"unknown class of the data in rename 'tre'; did you mean tree"):
+        whybox.open_data("scenes:count=1", rename={"tre": "oak"})
+    with pytest.raises(whybox.WhyboxError, match="rename must give new class names by old ones"):
+        whybox.open_data("scenes:count=1", rename=["tree"])

@@ -298,6 +298,8 @@ def _explained(
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
     if method.same_for_all:
         notes = tuple(f"the map of {method.name} does not depend on the target" for _ in notes)
+    if remark := method.remark(trace):
+        notes = tuple(f"{note}; {remark}" if note else remark for note in notes)
     texts = texts_read(model, chosen)
     result = Explanation(
         chosen,

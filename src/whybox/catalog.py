@@ -128,7 +128,8 @@ def _what_works(name: str) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     prefixes = ", ".join(f"{prefix}/" for prefix in (BUILT_IN, *registry.loaders()))
-    return f"a name starts with one of {prefixes}, as in {', '.join((*shipped_models(), *WELL_KNOWN[:1]))}; see whybox models"
+    examples = ", ".join((*shipped_models(), *WELL_KNOWN[:1]))
+    return f"a name starts with one of {prefixes}, as in {examples}, or is FILE.py:FUNCTION; see whybox models"
 
 
 def _close_to(name: str) -> list[str]:

@@ -9,11 +9,14 @@ from torch import nn
 
 from whybox import registry
 from whybox.catalog import BUILT_IN, HUB, unknown_model
+from whybox.data._renamed import renamed
 from whybox.errors import WhyboxError, unknown
 from whybox.model import Model
+from whybox.model_files import made_in_file, names_file
 from whybox.options import check_names, check_options, keywords_of, read_options
 from whybox.specs import parse_value, split_spec
 from whybox.truth import DataSet
+from whybox.unwrapping import unwrapped
 from whybox.weights import load_weights
 
 _PLAIN = "plain"
@@ -30,10 +33,11 @@ def load(
 
     Args:
         model: A name ("torchvision/fcos_resnet50_fpn", "hf/facebook/detr-resnet-50", "open_clip/ViT-B-16", "whybox/scenes"),
-            a folder written by `whybox train`, or a module that you have built, which is used as it is, on its device; of a
-            DataParallel, compiled or PEFT-wrapped module, the network inside.
+            a folder written by `whybox train`, a function in a file of yours ("my_model.py:build") that returns a module, a
+            Model, or a module and a dictionary of these options, or a module that you have built, which is used as it is, on
+            its device; of a DataParallel, compiled or PEFT-wrapped module, the network inside.
         weights: For names: "default", a file (safetensors, or a state dict that loads with weights_only), or None for random
-            initialization. For a module: a file that is loaded into it.
+            initialization. For a module, also one that a function returns: a file that is loaded into it.
         device: The device to move the network to; None: it stays where it is.
         **options: Options of the model family; `candidates=`, `features=` and `size=` wrap any nn.Module: see the page "plain".
 
@@ -45,10 +49,9 @@ def load(
         WhyboxError: The module is not supported, or the options, weights or device do not fit.
     """
     if isinstance(model, nn.Module):
-        model = unwrapped(model)
-        loaded = _wrap(model, **options)
-        if isinstance(weights, Path) or weights not in ("default", None):
-            load_weights(model, weights)
+        loaded = _of_module(model, weights, **options)
+    elif isinstance(model, (str, Path)) and names_file(str(model)):
+        loaded = _from_file(str(model), weights, options)
     elif isinstance(model, (str, Path)):
         loaded = _by_name(str(model), weights, **options)
     elif isinstance(model, Model):
@@ -60,38 +63,24 @@ def load(
     return loaded
 
 
-_WRAPPERS = {
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "AveragedModel": "module",
-    "_FabricModule": "module",
-    "OptimizedModule": "_orig_mod",
-}
-"""Classes of torch and Lightning that hold the network to run in an attribute, and run it as it is."""
+def _of_module(module: nn.Module, weights: str | Path | None, **options: Any) -> Model:
+    module = unwrapped(module)
+    model = _wrap(module, **options)
+    if isinstance(weights, Path) or weights not in ("default", None):
+        load_weights(module, weights)
+    return model
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside wrappers for several devices, averaging, compilation or adapters (PEFT).
-
-    Raises:
-        WhyboxError: The wrapper does more than run the network: sharded weights, or a learned prompt.
-    """
-    kind = type(module).__name__
-    if kind == "FullyShardedDataParallel":
-        raise WhyboxError("the weights of this FullyShardedDataParallel lie on several devices: pass the unsharded network")
-    if kind in _WRAPPERS and isinstance(getattr(module, _WRAPPERS[kind], None), nn.Module):
-        return unwrapped(getattr(module, _WRAPPERS[kind]))
-    if type(module).__module__.split(".")[0] == "peft" and hasattr(module, "get_base_model"):
-        return unwrapped(_without_adapters_shell(module))
-    return module
-
-
-def _without_adapters_shell(module: Any) -> nn.Module:
-    """The network of a PeftModel, which keeps the adapters that were injected into it."""
-    if any(getattr(config, "is_prompt_learning", False) for config in module.peft_config.values()):
-        raise WhyboxError("this PEFT model learns a prompt outside the network, which cannot be explained: pass its base model")
-    base: nn.Module = module.get_base_model()
-    return base
+def _from_file(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> Model:
+    """The model that a function of the user's returns; options given here take the place of those that it returns."""
+    made, returned = made_in_file(name)
+    if isinstance(made, nn.Module):
+        return _of_module(made, weights, **{"name": f"{Path(name).name}", **returned, **options})
+    if options:
+        raise WhyboxError(f"{name} returned a loaded model, which takes no options ({', '.join(options)})")
+    if isinstance(weights, Path) or weights not in ("default", None):
+        load_weights(_network(made), weights)
+    return made
 
 
 def _move(network: nn.Module, device: str | torch.device) -> None:
@@ -187,21 +176,29 @@ def _network(model: Model) -> nn.Module:
     return network
 
 
-def open_data(data: str | DataSet, *, on_problem: str = "skip", **options: Any) -> DataSet:
+def open_data(
+    data: str | DataSet, *, on_problem: str = "skip", rename: Mapping[str, str] | None = None, **options: Any
+) -> DataSet:
     """Open a data set by name.
 
     Args:
         data: "scenes:count=40", "coco:FOLDER:split=val", "coco:FILE.json", "crowdhuman:FOLDER"; or your own `DataSet`.
         on_problem: "skip" leaves out invalid entries and lists them in `problems`; "refuse" raises an error.
+        rename: New names for classes, such as those of a model: {"motorbike": "motorcycle", "sofa": "couch"}.
         **options: Options of a data set that is opened by name, as an alternative to writing them in the name.
 
     Returns:
-        The data set; one that was given is returned unchanged.
+        The data set; one that was given is returned unchanged, but for `rename`.
 
     Raises:
-        UnknownNameError: No data set has this name.
+        UnknownNameError: No data set has this name, or the data set has no class of a name in `rename`.
         WhyboxError: The data set has no such option, or the option's value has the wrong type.
     """
+    opened = _opened(data, on_problem, options)
+    return opened if rename is None else renamed(opened, rename)
+
+
+def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) -> DataSet:
     if on_problem not in ("skip", "refuse"):
         raise unknown("on_problem", str(on_problem), ("skip", "refuse"))
     if not isinstance(data, (str, Path)):

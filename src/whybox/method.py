@@ -72,6 +72,17 @@ class Method(ABC):
         """
         return True
 
+    def remark(self, trace: Trace) -> str:
+        """What a reader of the maps of this pass has to know: it joins the explanation's notes and the evaluation's report.
+
+        Args:
+            trace: The pass that is explained.
+
+        Returns:
+            A sentence without a full stop; "" for nothing.
+        """
+        return ""
+
     @abstractmethod
     def __call__(self, model: Any, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
         """One HeatMaps per target, each with N maps.

@@ -172,3 +172,10 @@ def test_tensors_with_gradient_are_taken():
     boxes = torch.tensor([[10.0, 10, 50, 50]], requires_grad=True)
     found = {"boxes": boxes, "scores": boxes[:, 0] / 20, "labels": torch.tensor([0])}
     assert coco_ap([found], [TRUTH], CLASSES).ap50_per_class["cat"] == pytest.approx(1)
+
+
+def test_an_object_without_a_class_name_is_refused():
+    """pycocotools would leave it out."""
+    truth = {"boxes": TRUTH["boxes"], "labels": np.array([1, 2])}
+    with pytest.raises(WhyboxError, match="labels of the truth run from 1 to 2, and there are 2 class names"):
+        coco_ap([found(TRUTH["boxes"].tolist(), [0.9, 0.8], [1, 2])], [truth], CLASSES)

@@ -61,6 +61,9 @@ def test_an_image_that_breaks_on_the_way(whybox, network, folder):
         ((*SCENES, "--top", "0"), "top and limit must be at least 1"),
         ((*SCENES, "--score-threshold", "2"), "must lie between 0 and 1"),
         ((*SCENES, "--option", "masks=3"), "has no option 'masks'"),
+        ((*SCENES, "--rename", "tree"), "--rename 'tree': expected OLD=NEW"),
+        ((*SCENES, "--rename", "tre=oak"), "unknown class of the data in rename 'tre'; did you mean tree"),
+        ((*SCENES, "--rename", "tree=oak, person=ball"), "unknown class of the model in rename 'oak'"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_folder(whybox, tmp_path, words, line):

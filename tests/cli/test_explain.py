@@ -21,6 +21,14 @@ def test_one_image_one_folder(whybox, network, pictures):
     assert (len(read), read.name, read.maps.target) == (2, "one.png", "score")
 
 
+def test_a_model_that_a_function_in_a_file_makes(whybox, network, pictures):
+    (pictures / "own_net.py").write_text(f"import whybox\ndef build():\n    return whybox.load({network!r})\n")
+    found = [whybox("detect", "one.png", "--model", name, *ALL, "--json") for name in ("own_net.py:build", network)]
+    assert found[0] == found[1]
+    code, _, err = whybox("explain", "one.png", "--model", "own_net.py:biuld", "--out", "out")
+    assert (code, err) == (2, "whybox: unknown function in own_net.py 'biuld'; did you mean build?\n")
+
+
 def test_json_is_all_that_is_printed(whybox, network, pictures):
     code, out, err = whybox("explain", "one.png", "--model", network, "--out", "out", *ALL, "--top", "2", "--json")
     told = json.loads(out)

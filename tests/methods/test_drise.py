@@ -1,5 +1,7 @@
 """D-RISE on detectors whose answers are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -216,3 +218,12 @@ def test_impossible_options_are_refused(options, message):
 def test_a_canvas_smaller_than_the_image_is_refused():
     with pytest.raises(WhyboxError, match="canvas must be at least the image's longer side, 64, got 32"):
         explain(DRise(masks=5, canvas=32))
+
+
+def test_it_is_told_where_candidates_give_no_factors():
+    model = Seeing()
+    trace = traced(model)
+    assert DRise().remark(trace) == ""
+    bare = replace(trace, candidates=replace(trace.candidates, factors={}))
+    assert DRise().remark(bare) == "the candidates give no factors of their scores, so drise counts the objectness as 1"
+    assert DRise(objectness=False).remark(bare) == ""

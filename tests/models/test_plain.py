@@ -2,11 +2,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms, box_convert, box_iou
 
 from whybox.errors import GradientError, UnknownNameError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model
+from whybox.models.plain._box_form import doubt_about
 from whybox.models.plain.family import Plain, Preparation, Suppression, matches, wrap
 from whybox.types import Candidates, Detections
 
@@ -568,3 +569,64 @@ def test_a_level_that_does_not_exist_is_refused():
     model = build(candidates=lambda output: (*read(output)[:2], torch.full((len(read(output)[1]),), 7)))
     with pytest.raises(WhyboxError, match="level runs from 7 to 7, of 2 feature maps"):
         model.trace(image())
+
+
+def as_centers(output):
+    """The boxes as center and size."""
+    boxes, scores = read(output)
+    return box_convert(boxes, "xyxy", "cxcywh"), scores
+
+
+def as_corner_and_size(output):
+    boxes, scores = read(output)
+    return box_convert(boxes, "xyxy", "xywh"), scores
+
+
+def as_shares(output):
+    """The boxes in 0..1, some beyond the edge a little."""
+    boxes, scores = read(output)
+    return boxes / torch.tensor([96, 64, 96, 64]), scores
+
+
+@pytest.mark.parametrize(
+    ("candidates", "told"),
+    [
+        (as_centers, r"^net: \d+ of the 100 best boxes of candidates\(\) have x2 < x1 or y2 < y1; they must be xyxy"),
+        (as_corner_and_size, r"^net: \d+ of the 100 best boxes of candidates\(\) have x2 < x1 or y2 < y1; they must be xyxy"),
+        (as_shares, r"^net: candidates\(\) returned boxes within 0..1 for an input of 96 x 64 pixels; .* multiply x by"),
+    ],
+)
+def test_boxes_in_another_form_are_warned_of_once(candidates, told):
+    model = build(candidates=candidates, name="net")
+    with pytest.warns(UserWarning, match=told):
+        model.trace(image())
+    # Warnings are errors here: neither a second image nor the masked ones of a black-box method may give another.
+    model.trace(image(50, 60))
+    model.predict(image()[None])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (640, 640), None])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.99])
+def test_a_detector_of_pixels_is_never_warned_of(size, threshold):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model = build(size=size, score_threshold=threshold, **({} if size else {"multiple": 32}))
+        for module in model.network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
+        model.trace(image(90 + seed, 120))
+
+
+def test_few_odd_boxes_are_not_doubted():
+    """Padding rows of zeros, a box in the corner, one in five with its corners swapped; nothing sure; no candidate."""
+    canvas, corner = (640, 640), torch.tensor([[0.0, 0, 1, 1]])
+    pixels = torch.tensor([[100.0, 100, 300, 200], [50, 60, 80, 90], [5, 5, 9, 9], [30, 30, 90, 90]])
+    swapped = torch.tensor([[300.0, 100, 100, 200]])
+    one = torch.ones
+    assert doubt_about(torch.zeros(300, 4), one(300, 2), canvas, 0.05) == ""
+    assert doubt_about(torch.cat([pixels, corner]), one(5, 2), canvas, 0.05) == ""
+    assert doubt_about(torch.cat([pixels, swapped]), one(5, 2), canvas, 0.05) == ""
+    assert "within 0..1" in doubt_about(corner, one(1, 2), canvas, 0.05)
+    assert doubt_about(corner, one(1, 2), (8, 8), 0.05) == ""
+    assert doubt_about(swapped, 0.01 * one(1, 2), canvas, 0.05) == ""
+    assert doubt_about(torch.zeros(0, 4), torch.zeros(0, 2), canvas, 0.05) == ""

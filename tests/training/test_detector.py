@@ -214,3 +214,23 @@ def test_the_shipped_weights_find_what_their_card_claims():
     crowd = evaluate(network, held_out["crowd"], classes)
     people = claimed["crowd"]["ap50_per_class"]["person"]
     assert crowd.ap50_per_class["person"] == pytest.approx(people, abs=0.05), "other classes are too few in 15 crowds"
+
+
+class Says(torch.nn.Module):
+    """A detector that gives every image one box of one label."""
+
+    def __init__(self, label):
+        super().__init__()
+        self.weight, self.label = torch.nn.Parameter(torch.zeros(1)), label
+
+    def forward(self, images):
+        one = {"boxes": torch.tensor([[4.0, 4, 20, 20]]), "labels": torch.tensor([self.label]), "scores": torch.ones(1)}
+        return [one for _ in images]
+
+
+def test_a_label_that_no_class_has_is_refused_in_scores():
+    box = np.array([[4.0, 4, 20, 20]], np.float32)
+    example = Example(np.zeros((32, 32, 3), np.uint8), box, np.array([1]), np.array([False]))
+    assert evaluate(Says(2), [example], ["cat", "dog"]).ap50 == pytest.approx(1)
+    with pytest.raises(WhyboxError, match=r"predicts label 3, and the data has 2 classes, labels 1 to 2"):
+        evaluate(Says(3), [example], ["cat", "dog"])

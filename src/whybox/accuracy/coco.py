@@ -92,10 +92,11 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
         The measures.
 
     Raises:
-        WhyboxError: The numbers of images differ.
+        WhyboxError: The numbers of images differ, or an object's label has no class name.
     """
     if len(detections) != len(truths):
         raise WhyboxError(f"{len(detections)} images with detections but {len(truths)} with truth; expected as many")
+    _check_labels(truths, len(classes))
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -116,6 +117,16 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
         evaluation.accumulate()
         evaluation.summarize()
     return _summary(evaluation, classes, len(truths))
+
+
+def _check_labels(truths: Sequence[Mapping[str, Any]], count: int) -> None:
+    """Refuse objects without a class name, which pycocotools would leave out in silence."""
+    labels = np.concatenate([to_array(content["labels"]).reshape(-1) for content in truths] or [np.zeros(0)])
+    if labels.size and not 0 <= labels.min() <= labels.max() < count:
+        raise WhyboxError(
+            f"labels of the truth run from {int(labels.min())} to {int(labels.max())}, and there are {count} class names, of "
+            "which label 0 is the first"
+        )
 
 
 def _summary(evaluation: Any, classes: Sequence[str], images: int) -> CocoAP:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from whybox.cli.options import AsJson, Device, ModelName, Threshold, Weights, read_options, read_weights
+from whybox.cli.options import AsJson, Device, ModelName, Rename, Threshold, Weights, read_options, read_pairs, read_weights
 from whybox.cli.output import bar, free_folder, print_json, print_table, warn
 
 MOST_PROBLEMS = 5
@@ -22,6 +22,7 @@ def errors(
     score_threshold: Threshold = 0.3,
     limit: Annotated[int | None, typer.Option(help="Use only the first N images.")] = None,
     top: Annotated[int, typer.Option(help="Maximum number of errors on the page, highest scores of each type first.")] = 100,
+    rename: Rename = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +40,7 @@ def errors(
     search = Search(method, score_threshold, limit, top, settings)
     # Refused now, before data and model are loaded.
     check_new_folder(folder)
-    images = api.open_data(data)
+    images = api.open_data(data, rename=read_pairs("--rename", rename))
     for line in images.problems[:MOST_PROBLEMS]:
         warn(line)
     if len(images.problems) > MOST_PROBLEMS:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whybox.cli import options as read
-from whybox.cli.options import AsJson, Device, Top, Weights
+from whybox.cli.options import AsJson, Device, ModelName, Rename, Weights
 from whybox.cli.output import bar, print_json, print_table, warn
 
 if TYPE_CHECKING:
@@ -26,6 +26,17 @@ Engine = Annotated[str, typer.Option(help="local or ray.")]
 NumWorkers = Annotated[int, typer.Option(help="Number of local processes, or of Ray actors.")]
 Address = Annotated[str | None, typer.Option(help="Address of a running Ray cluster. Default: start a local one.")]
 Limit = Annotated[int | None, typer.Option(help="Use only the first N images.")]
+ObjectsPerImage = Annotated[
+    int | None,
+    typer.Option(help="Maximum number of explained objects per image, drawn at random after matching.", show_default="all"),
+]
+TopBefore = Annotated[
+    int | None,
+    typer.Option(
+        help="Maximum number of detections per image before matching, highest scores first: prefers sure detections.",
+        show_default="all for --select well_detected, else 100",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: skip (and report them) or refuse.")]
 
@@ -33,9 +44,7 @@ OnProblem = Annotated[str, typer.Option(help="Broken annotations and images: ski
 def evaluate(
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it is resumed.")],
     data: Data = "scenes:count=20",
-    model: Annotated[
-        str, typer.Option(help="A name from `whybox models`, or a folder that `whybox train` wrote.")
-    ] = "whybox/scenes",
+    model: ModelName = "whybox/scenes",
     weights: Weights = "default",
     methods: Methods = None,
     metrics: Metrics = "standard",
@@ -53,7 +62,8 @@ def evaluate(
     ] = "well_detected",
     iou: Annotated[float, typer.Option(help="IoU threshold of --select well_detected.")] = 0.9,
     score_threshold: Annotated[float, typer.Option(help="Minimum score of a detection.")] = 0.1,
-    top: Top = 100,
+    objects_per_image: ObjectsPerImage = None,
+    top: TopBefore = None,
     limit: Limit = None,
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(help="Perturbed images per forward pass.")] = 8,
@@ -62,6 +72,7 @@ def evaluate(
     workers: NumWorkers = 1,
     address: Address = None,
     on_problem: OnProblem = "skip",
+    rename: Rename = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -73,13 +84,13 @@ def evaluate(
     from whybox.runs.evaluation.evaluate import evaluate as run
 
     network = api.load(model, weights=read.read_weights(weights), device=device)
-    opened = api.open_data(data, on_problem=on_problem)
+    opened = api.open_data(data, on_problem=on_problem, rename=read.read_pairs("--rename", rename))
     plan: dict[str, Any] = {"metrics": read.read_list(metrics), "prompts": prompts, "template": template}
     # What the user leaves out is left to the plan, whose defaults depend on the model.
     plan |= {} if methods is None else {"methods": read.read_list(methods)}
     plan |= {} if target is None else {"target": target}
-    plan |= {"select": select, "iou": iou, "score_threshold": score_threshold, "top": top, "limit": limit}
-    plan |= {"seed": seed, "batch": batch, "threads": threads}
+    plan |= {"select": select, "iou": iou, "score_threshold": score_threshold, "limit": limit}
+    plan |= {"objects_per_image": objects_per_image, "top": top, "seed": seed, "batch": batch, "threads": threads}
     with bar(min(len(opened), limit or len(opened)), "evaluating") as on_progress:
         done = run(
             network,

@@ -10,7 +10,12 @@ from whybox.errors import WhyboxError
 from whybox.specs import parse_value
 
 Images = Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
-ModelName = Annotated[str, typer.Option("--model", help="A name from `whybox models`, or a folder that `whybox train` wrote.")]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", help="A name from `whybox models`, a folder that `whybox train` wrote, or FILE.py:FUNCTION that makes a model."
+    ),
+]
 Weights = Annotated[
     str, typer.Option(help="default, none (random weights) or a file: safetensors or a state dict.", metavar="PATH")
 ]
@@ -23,6 +28,10 @@ Classes = Annotated[
 Texts = Annotated[
     list[str] | None,
     typer.Option("--text", help="For models with text input: a text to explain; can be repeated.", metavar="TEXT"),
+]
+Rename = Annotated[
+    str | None,
+    typer.Option(help="New names for classes of the data, those of the model.", metavar="OLD=NEW,OLD=NEW"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON only.")]
 
@@ -57,6 +66,29 @@ def read_list(text: str) -> tuple[str, ...]:
     if not words:
         raise WhyboxError(f"expected comma-separated names, got {text!r}")
     return words
+
+
+def read_pairs(option: str, text: str | None) -> dict[str, str]:
+    """Read a comma-separated list of OLD=NEW.
+
+    Args:
+        option: The option's name, for the error.
+        text: As the user wrote it; None: nothing.
+
+    Returns:
+        The second names by the first.
+
+    Raises:
+        WhyboxError: An entry has no equals sign, or nothing before or after it.
+    """
+    pairs = {}
+    for entry in (text or "").split(","):
+        old, _, new = (part.strip() for part in entry.partition("="))
+        if old and new:
+            pairs[old] = new
+        elif entry.strip():
+            raise WhyboxError(f"{option} {entry.strip()!r}: expected OLD=NEW, as in motorbike=motorcycle,sofa=couch")
+    return pairs
 
 
 def read_boxes(texts: Sequence[str]) -> tuple[tuple[float, ...], ...]:

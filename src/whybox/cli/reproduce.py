@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from whybox.cli import options as read
-from whybox.cli.evaluate import Address, Engine, Limit, NumWorkers, OnProblem, Seed
-from whybox.cli.options import MODEL, Device, Top, Weights
+from whybox.cli.evaluate import Address, Engine, Limit, NumWorkers, ObjectsPerImage, OnProblem, Seed, TopBefore
+from whybox.cli.options import MODEL, Device, ModelName, Weights
 from whybox.cli.output import bar, warn
 
 
@@ -15,7 +15,7 @@ def reproduce(
     table: Annotated[str, typer.Argument(help="odam-table1, odam-table2, odam-table3 or odam-table6.", show_default=False)],
     data: Annotated[str | None, typer.Option(help="COCO: coco:FOLDER:split=val2017; or another data set.")] = None,
     crowd: Annotated[str | None, typer.Option(help="For the CrowdHuman columns: crowdhuman:FOLDER.")] = None,
-    model: Annotated[str, typer.Option(help="A name from `whybox models`, or a folder that `whybox train` wrote.")] = MODEL,
+    model: ModelName = MODEL,
     weights: Weights = "default",
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; an interrupted run in it is resumed. Default: whybox-TABLE.")
@@ -26,7 +26,8 @@ def reproduce(
     masks: Annotated[int | None, typer.Option(help="Number of D-RISE masks. Default: 5000, as in the paper.")] = None,
     iou: Annotated[float, typer.Option(help="IoU threshold of a well-detected object.")] = 0.9,
     score_threshold: Annotated[float, typer.Option(help="Minimum score of a detection.")] = 0.1,
-    top: Top = 100,
+    objects_per_image: ObjectsPerImage = None,
+    top: TopBefore = None,
     limit: Limit = None,
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(help="Perturbed images per forward pass.")] = 8,
@@ -54,6 +55,7 @@ def reproduce(
     settings: dict[str, Any] = {
         "iou": iou,
         "score_threshold": score_threshold,
+        "objects_per_image": objects_per_image,
         "top": top,
         "limit": limit,
         "seed": seed,

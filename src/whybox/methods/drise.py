@@ -147,6 +147,12 @@ class DRise(Method):
         if not 0 < self.probability < 1:
             raise WhyboxError(f"probability must lie between 0 and 1, got {self.probability}")
 
+    def remark(self, trace: Trace) -> str:
+        """That O is 1, where the candidates do not say what their scores are made of."""
+        if not self.objectness or trace.candidates.factors:
+            return ""
+        return "the candidates give no factors of their scores, so drise counts the objectness as 1"
+
     def __call__(self, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[HeatMaps]:
         """Draw one map per detection; the only target is "score".
 

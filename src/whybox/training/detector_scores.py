@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from whybox.accuracy.coco import CocoAP, coco_ap
+from whybox.errors import WhyboxError
 from whybox.training.examples import Example
 
 
@@ -25,6 +26,9 @@ def evaluate(
 
     Returns:
         The average precisions.
+
+    Raises:
+        WhyboxError: The network predicts a label that no class has.
     """
     was_training, device = network.training, next(network.parameters()).device
     network.eval()
@@ -36,7 +40,17 @@ def evaluate(
         images = [torch.tensor(example.image, device=device).permute(2, 0, 1) / 255 for example in chosen]
         # torchvision's label 0 is the background.
         for prediction in network(images):
+            _check_labels(prediction["labels"], len(classes))
             detections.append({key: value.cpu() - int(key == "labels") for key, value in prediction.items()})
         truths += [{"boxes": item.boxes, "labels": item.labels, "iscrowd": item.iscrowd} for item in chosen]
     network.train(was_training)
     return coco_ap(detections, truths, classes)
+
+
+def _check_labels(labels: Tensor, count: int) -> None:
+    """Refuse labels without a class name, whose boxes would be left out of the score in silence."""
+    if len(labels) and int(labels.max()) > count:
+        raise WhyboxError(
+            f"the network predicts label {int(labels.max())}, and the data has {count} classes, labels 1 to {count}: score it on "
+            "data of the classes that it was trained on"
+        )

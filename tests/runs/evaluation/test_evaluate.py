@@ -19,19 +19,23 @@ import pytest
 import torch
 
 import whybox
-from runs.small import PLAN, Broken, make_model, save_model, write_annotated
+from runs.small import PLAN, Broken, make_model, make_network, save_model, write_annotated
 from whybox import api
 from whybox.accuracy.coco import coco_ap
+from whybox.data.scenes import CLASSES
 from whybox.errors import WhyboxError
+from whybox.frame import Frame
 from whybox.methods.control_blob import ControlBlob, control_blob_map
 from whybox.methods.odam import Odam
 from whybox.metrics.deletion import Deletion
 from whybox.metrics.energy_pointing_game import EnergyPointingGame
+from whybox.model import Model
 from whybox.runs.evaluation.compare import compare
 from whybox.runs.evaluation.evaluate import evaluate
-from whybox.runs.evaluation.measure import select
+from whybox.runs.evaluation.measure import draw_objects, select
 from whybox.runs.evaluation.plan import Plan
 from whybox.truth import Metric, MetricInput, MetricResult, Truth
+from whybox.types import Candidates, Detections, Trace
 
 SAME = ("results.parquet", "curves.parquet", "summary.json", "table.md", "index.html")
 """Files that must not depend on who measured, or on how often the run was broken off."""
@@ -216,6 +220,24 @@ def test_a_metric_without_what_a_table_needs_is_named(annotated):
         evaluate(make_model(), annotated, metrics=[Bare()])
 
 
+@dataclass(frozen=True)
+class Saying(Odam):
+    """ODAM that remarks on two of the four images."""
+
+    name: ClassVar[str] = "saying"
+
+    def remark(self, trace):
+        return "" if trace.image.mean() < 0.4 else "the image is bright"
+
+
+def test_the_report_says_what_a_method_remarks(annotated):
+    small = {**PLAN, "methods": ["odam", Saying()], "metrics": "leakage"}
+    done = evaluate(make_model(), annotated, **small)
+    assert done.report.remarks.count("saying: the image is bright.") == 1
+    silent = evaluate(make_model(), annotated, **small | {"methods": "odam"})
+    assert not any("the image is bright" in remark for remark in silent.report.remarks)
+
+
 def test_other_annotations_or_settings_are_refused_and_more_images_are_not(tmp_path):
     data = write_annotated(tmp_path)
     small = {**PLAN, "metrics": ("leakage",), "methods": ("odam",)}
@@ -249,8 +271,75 @@ def test_an_image_that_comes_back_is_measured_with_the_others(tmp_path):
     assert np.array_equal(again.results.values, whole.results.values, equal_nan=True)
 
 
+class Perfect(Model):
+    """A detector without class names that finds what is annotated in the 4 pictures, which it knows by their pixels."""
+
+    name, gives, layers = "perfect", frozenset({"candidates"}), ()
+
+    def __init__(self, data, columns):
+        self.answers = {self._key(data[i].image): data[i].truth for i in range(len(data))}
+        self.columns = columns
+
+    def _key(self, picture):
+        return np.asarray(picture).tobytes()
+
+    def trace(self, image, *, differentiable=False):
+        truth = self.answers[self._key((image * 255).round().byte().permute(1, 2, 0).numpy())]
+        scores = torch.nn.functional.one_hot(truth.labels, self.columns).float()
+        source = torch.arange(len(truth))
+        found = Detections(truth.boxes, scores.amax(1), truth.labels, source)
+        return Trace(image, Frame.same(tuple(image.shape[-2:])), (), Candidates(truth.boxes, scores, 0 * source), found)
+
+    def predict(self, images):
+        return [self.trace(image).candidates for image in images]
+
+    def pullbacks(self, trace, detections, layer, route, *, frozen_allowed=True):
+        raise NotImplementedError
+
+
+def test_columns_without_names_are_matched_in_their_order_and_that_is_said(annotated):
+    data = api.open_data(annotated)
+    lines = []
+    small = {"methods": "control_box", "metrics": "leakage", "iou": 0.5}
+    done = evaluate(Perfect(data, len(CLASSES)), data, **small, on_warning=lines.append)
+    assert done.accuracy["ap50"] == 1
+    assert set(done.accuracy["ap50_per_class"]) <= set(CLASSES)
+    assert {one["class"] for one in done.results.objects} <= set(CLASSES)
+    (told,) = lines
+    assert told.startswith("perfect has no class names: its score columns were matched with the data's classes in their order")
+    assert f"{told}." in done.report.remarks
+
+
+def test_columns_without_names_of_another_number_are_refused(annotated, tmp_path):
+    """One more column, the background's, say: every label would be off by one, and AP 0."""
+    data = api.open_data(annotated)
+    with pytest.raises(WhyboxError, match=r"perfect has 7 score columns without names, and coco:\S+ has 6 classes.* classes=\["):
+        evaluate(Perfect(data, 7), data, methods="control_box", metrics="leakage", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_torchvisions_background_column_is_taken_into_account(annotated, whole):
+    done = evaluate(api.load(make_network()), annotated, **{**PLAN, "metrics": "leakage"}, on_warning=[].append)
+    assert done.accuracy == whole.accuracy
+    assert [one["class"] for one in done.results.objects] == [one["class"] for one in whole.results.objects]
+
+
+def test_classes_under_other_names_are_renamed(annotated, whole):
+    names = ["background", *("oak" if name == "tree" else name for name in CLASSES)]
+    model = api.load(make_network(), classes=names)
+    small = {**PLAN, "methods": "odam", "metrics": "leakage"}
+    lines = []
+    left_out = evaluate(model, annotated, **small, on_warning=lines.append)
+    assert any("does not know tree: objects of these classes are left out" in line for line in lines)
+    assert any("does not know tree" in remark for remark in left_out.report.remarks)
+    done = evaluate(model, annotated, **small, rename={"tree": "oak"})
+    assert done.accuracy["ap50"] == whole.accuracy["ap50"] != left_out.accuracy["ap50"]
+    with pytest.raises(WhyboxError, match="unknown class of the model in rename 'oack'; did you mean oak"):
+        evaluate(model, annotated, **small, rename={"tree": "oack"})
+
+
 def test_nothing_selected_says_what_to_do(annotated):
-    done = evaluate(make_model(), annotated, **{**PLAN, "select": "well_detected", "score_threshold": 1.0})
+    done = evaluate(make_model(), annotated, **{**PLAN, "select": "well_detected", "score_threshold": 1.0, "top": None})
     assert "lower iou (0.9) or score_threshold (1)" in done.report.remarks[0]
 
 
@@ -361,6 +450,64 @@ def test_a_failing_image_is_named_and_the_run_goes_on(tmp_path, annotated):
     assert len({one["image"] for one in mended.results.objects}) == 4
 
 
+def _matched_image(scores):
+    """Objects 10 pixels apart, each found exactly, in the order of `scores`."""
+    boxes = torch.tensor([[10.0 * i, 0, 10.0 * i + 8, 8] for i in range(len(scores))])
+    labels = torch.zeros(len(scores), dtype=torch.long)
+    truth = Truth(boxes, labels, tuple(f"#{i}" for i in range(len(scores))), torch.zeros(len(scores), dtype=torch.bool))
+    return Detections(boxes, torch.tensor(scores), labels, torch.arange(len(scores))), truth
+
+
+def test_objects_are_drawn_after_matching_and_whatever_their_scores():
+    found, truth = _matched_image([0.95 - 0.05 * i for i in range(12)])
+    plan = Plan(iou=0.5, objects_per_image=3)
+    drawn = []
+    for image in range(200):
+        objects, matched = draw_objects(*select(found, truth, (20, 200), plan), truth, f"{image}.png", plan)
+        assert len(objects) == 3
+        assert torch.equal(objects.boxes, truth.boxes[matched])
+        drawn += matched.tolist()
+    counts = np.bincount(drawn, minlength=12)
+    # 600 objects of 12: 50 each, with a standard deviation of 6.
+    assert 25 < counts.min() <= counts.max() < 75
+
+
+def test_two_models_are_measured_on_the_same_drawn_objects():
+    found, truth = _matched_image([0.9] * 8)
+    plan = Plan(iou=0.5, objects_per_image=3)
+    _, first = draw_objects(*select(found, truth, (20, 200), plan), truth, "a.png", plan)
+    other = found[torch.tensor([7, 2, 5, 0, 1, 3, 4, 6])]
+    _, second = draw_objects(*select(other, truth, (20, 200), plan), truth, "a.png", plan)
+    assert sorted(first.tolist()) == sorted(second.tolist())
+    _, third = draw_objects(*select(found, truth, (20, 200), plan), truth, "a.png", replace(plan, seed=1))
+    assert sorted(first.tolist()) != sorted(third.tolist())
+
+
+def test_matched_objects_do_not_depend_on_a_limit_before_matching(annotated):
+    small = {**PLAN, "methods": "odam", "metrics": "leakage", "select": "well_detected", "iou": 0.5, "limit": 2}
+    del small["top"]
+    lines = []
+    every = evaluate(make_model(), annotated, **small)
+    some = evaluate(make_model(), annotated, **small, objects_per_image=1, on_warning=lines.append)
+    surest = evaluate(make_model(), annotated, **small, top=1, on_warning=lines.append)
+    of_image = [[one for one in every.results.objects if one["image"] == name] for name in ("0.png", "1.png")]
+    assert all(len(objects) > 1 for objects in of_image)
+    assert [one["image"] for one in some.results.objects] == ["0.png", "1.png"]
+    facts = [dict(done.report.facts)["Selection"] for done in (every, some, surest)]
+    assert "an image" not in facts[0]
+    assert facts[1].endswith("; at most 1 an image, drawn at random")
+    assert facts[2].endswith("; each image's 1 detections with the highest scores alone")
+    assert len(lines) == 1
+    assert "sure detections are preferred; objects_per_image 1 draws among all matched objects" in lines[0]
+    assert any("Top 1 keeps" in remark for remark in surest.report.remarks)
+
+
+def test_without_top_more_than_a_hundred_detections_are_matched():
+    assert Plan().most_detections(300) == 300
+    assert Plan(select="all").most_detections(300) == 100
+    assert Plan(top=7).most_detections(300) == 7
+
+
 def test_another_plan_or_model_does_not_mix_into_a_folder(tmp_path, annotated):
     small = {**PLAN, "metrics": ("leakage",), "methods": ("odam",), "limit": 1}
     evaluate(make_model(), annotated, out=tmp_path / "run", **small)
@@ -389,6 +536,7 @@ def test_another_plan_or_model_does_not_mix_into_a_folder(tmp_path, annotated):
         ({"workers": 0}, "workers must be a whole number from 1 on"),
         ({"workers": "2"}, "workers must be a whole number from 1 on"),
         ({"top": 2.5}, "top must be a whole number"),
+        ({"objects_per_image": 0}, "objects_per_image must be at least 1"),
         ({"seed": None}, "seed must be a whole number"),
         ({"target": 3}, "target must be a name"),
         ({"metrics": ("deletion:points=x",)}, "points must be a whole number, got 'x'"),

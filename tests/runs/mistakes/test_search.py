@@ -107,7 +107,7 @@ def run(answers, content, said, **settings):
 
 def test_one_image_by_hand(said):
     _, _, errors = run([(ANSWERS, 5)], [OBJECTS], said)
-    assert said == ["rote does not know bird: objects of these classes do not count"]
+    assert said == ["rote does not know bird: objects of these classes are left out"]
     assert (errors.images, errors.objects, errors.correct) == (1, 3, 1)
     assert [(one.kind, one.name) for one in errors.mistakes] == [
         ("duplicate", "cat"),
@@ -122,6 +122,20 @@ def test_one_image_by_hand(said):
     assert missed.iou == pytest.approx(24 / 26)
     assert "too low there" in missed.note
     assert "the object" in missed.note
+
+
+def test_columns_without_names_are_matched_in_their_order(said):
+    class Unnamed(Rote):
+        classes = None
+
+    content = [[(1, FIRST), (2, SECOND)]]
+    model, data = Unnamed([([(1, 0.9, FIRST), (2, 0.8, SECOND)], 2)]), Pictures(content)
+    errors = find_errors(model, data, Search("control_box"), on_warning=said.append)
+    assert (errors.correct, errors.ap50) == (2, 1)
+    assert said == list(errors.notes) == errors.as_dict()["notes"]
+    assert "matched with the data's classes in their order, from dog (column 0) to bird (column 2)" in said[0]
+    with pytest.raises(WhyboxError, match="3 score columns without names, and by hand has 2 classes"):
+        find_errors(model, Pictures(content, classes=("dog", "cat")), Search("control_box"), on_warning=said.append)
 
 
 def test_ap50_counts_every_detection_and_is_pycocotools(said):

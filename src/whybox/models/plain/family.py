@@ -1,5 +1,6 @@
 """Any detector, through one small function of the user's that reads boxes and scores off the network's output."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -24,6 +25,7 @@ from whybox.models._layers import (
     same_rows,
     strongest_layers,
 )
+from whybox.models.plain._box_form import doubt_about
 from whybox.models.plain._preparation import Preparation
 from whybox.models.plain._recorded import Asked, PassRecorder, Recorded
 from whybox.models.plain._suppression import Suppression
@@ -83,6 +85,7 @@ class Plain(Model):
         self.preparation, self.suppression = _split_options(options)
         self._takes_batches: dict[int, bool] = {}
         _check_channels(module, self.preparation.given_channels)
+        self._doubted = False
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -94,7 +97,12 @@ class Plain(Model):
         return self.preparation.given_channels or first_channels(self.network)
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
-        """One forward pass over an image (3,H,W) in 0..1."""
+        """One forward pass over an image (3,H,W) in 0..1. Warns once where the boxes do not look like xyxy in pixels."""
+        result = self._traced(image, differentiable)
+        self._doubt_boxes(result)
+        return result
+
+    def _traced(self, image: Tensor, differentiable: bool) -> Trace:
         if differentiable:
             trace, layers = self._run(image, self.features, gradients=True, weights=True)
             return replace(trace, state=tuple(layers))
@@ -103,6 +111,13 @@ class Plain(Model):
             with suppress(Exception):
                 return self._run_recorded(image)
         return self._run(image, self.features, gradients=False)[0]
+
+    def _doubt_boxes(self, trace: Trace) -> None:
+        boxes, frame = trace.frame.boxes_to_network(trace.candidates.boxes.detach()), trace.frame
+        told = doubt_about(boxes, trace.candidates.scores.detach(), frame.network, self.suppression.score_threshold)
+        if told and not self._doubted:
+            self._doubted = True
+            warnings.warn(f"{self.name}: {told}", stacklevel=4)
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """The raw candidates for images (B,3,H,W) in 0..1 of one size, without a graph.

@@ -35,11 +35,12 @@ from whybox.runs.evaluation.summary import (
     mean_curves,
     table_columns,
     table_rows,
+    told_by_methods,
     versus_controls,
     without_words,
 )
 from whybox.runs.evaluation.texts import check_prompts, leading, prompted
-from whybox.runs.labels import lacking
+from whybox.runs.labels import column_names, match_classes
 from whybox.truth import DataSet, Metric
 from whybox.types import Target, target_name
 from whybox.versions import version_of
@@ -142,7 +143,8 @@ def evaluate(
     select: str = "well_detected",
     iou: float = 0.9,
     score_threshold: float = 0.1,
-    top: int = 100,
+    objects_per_image: int | None = None,
+    top: int | None = None,
     seed: int = 0,
     limit: int | None = None,
     batch: int = 8,
@@ -152,6 +154,7 @@ def evaluate(
     template: str = TEMPLATE,
     out: str | Path | None = None,
     on_problem: str = "skip",
+    rename: Mapping[str, str] | None = None,
     engine: str = "local",
     workers: int = 1,
     address: str | None = None,
@@ -173,7 +176,10 @@ def evaluate(
             `score_threshold`.
         iou: IoU threshold of "well_detected", 0 to 1.
         score_threshold: Lowest score of a detection, 0 to 1.
-        top: Maximum number of detections, or texts, per image.
+        objects_per_image: Maximum number of explained objects, or texts, per image, drawn at random (by `seed`) among those
+            that `select` chose, whatever their scores. None: all.
+        top: Maximum number of detections per image, or texts: those with the highest scores, before detections are matched
+            with objects, so that sure detections are preferred. None: for "well_detected" and for texts all, else 100.
         seed: Seed of everything random.
         limit: Evaluate only the first images; None: all.
         batch: Perturbed images per forward pass.
@@ -185,6 +191,7 @@ def evaluate(
         out: A folder. An interrupted evaluation with the same settings is resumed there, with bit-identical results; with a
             larger `limit` it is extended. None: only the result is returned.
         on_problem: "skip" leaves out broken annotations and lists them; "refuse" stops at the first.
+        rename: New names for classes of the data, those of the model: {"motorbike": "motorcycle"}.
         engine: "local" or "ray".
         workers: Number of processes, or of actors of the cluster.
         address: Address of a running Ray cluster.
@@ -200,21 +207,29 @@ def evaluate(
     measuring = Workers(engine, workers, address)
     loaded = api.load(model)
     settings: dict[str, Any] = {"methods": methods, "metrics": metrics, "target": target, "select": select, "iou": iou}
-    settings |= {"score_threshold": score_threshold, "top": top, "seed": seed, "limit": limit, "batch": batch}
-    settings |= {"threads": threads, "route": route, "prompts": prompts, "template": template}
-    setup = Setup(loaded, api.open_data(data, on_problem=on_problem), _plan(settings, loaded))
-    _check(setup, on_warning)
+    settings |= {"score_threshold": score_threshold, "objects_per_image": objects_per_image, "top": top}
+    settings |= {"seed": seed, "limit": limit, "batch": batch, "threads": threads, "route": route}
+    settings |= {"prompts": prompts, "template": template}
+    setup = Setup(loaded, api.open_data(data, on_problem=on_problem, rename=rename), _plan(settings, loaded))
+    notes = _check(setup, on_warning)
     if out is not None and not isinstance(out, (str, Path)):
         raise WhyboxError(f"out must be a folder's name, got {out!r}")
     if out is None:
         with tempfile.TemporaryDirectory(prefix="whybox-") as folder:
             # One path for both: results are read back from the files that they were kept in.
-            return _evaluate(setup, measuring, Path(folder) / "run", on_progress, on_warning, keep=False)
-    return _evaluate(setup, measuring, Path(out), on_progress, on_warning, keep=True)
+            return _evaluate(setup, measuring, Path(folder) / "run", on_progress, on_warning, notes, keep=False)
+    return _evaluate(setup, measuring, Path(out), on_progress, on_warning, notes, keep=True)
 
 
 def _evaluate(
-    setup: Setup, measuring: Workers, out: Path, on_progress: OnProgress, on_warning: OnWarning, *, keep: bool
+    setup: Setup,
+    measuring: Workers,
+    out: Path,
+    on_progress: OnProgress,
+    on_warning: OnWarning,
+    notes: Sequence[str],
+    *,
+    keep: bool,
 ) -> Evaluation:
     model = prompted(setup.model, setup.data.classes, setup.plan)
     columns = [describe(spec, metric) for spec, metric in make_metrics(setup.plan).items()]
@@ -231,7 +246,7 @@ def _evaluate(
         on_progress(record["image"], 1)
     for line in reported.lines():
         on_warning(line)
-    done = finish(setup, folder, keep=keep)
+    done = finish(setup, folder, keep=keep, notes=notes)
     if len(done.failed) == len(images):
         raise WhyboxError(f"none of {len(images)} images could be measured; {done.failed[0][0]}: {done.failed[0][1]}")
     return done
@@ -266,8 +281,12 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
 
 
-def _check(setup: Setup, on_warning: OnWarning) -> None:
-    """Refuse what cannot work before the first image is read, and report problems of the data set."""
+def _check(setup: Setup, on_warning: OnWarning) -> tuple[str, ...]:
+    """Refuse what cannot work before the first image is read, and report problems of the data set.
+
+    Returns:
+        What the report has to say on how the classes were matched.
+    """
     make_methods(setup.plan, setup.model)
     make_metrics(setup.plan)
     if not len(setup.data):
@@ -279,8 +298,25 @@ def _check(setup: Setup, on_warning: OnWarning) -> None:
     if (more := len(setup.data.problems) - MOST_LISTED) > 0:
         on_warning(f"{more} more problems; all are listed in summary.json and in the report")
     check_prompts(setup.model, setup.data.classes, setup.plan)
-    if not setup.model.takes_text and (missing := lacking(setup.data.classes, setup.model.classes)):
-        on_warning(f"{setup.model.name} does not know {', '.join(missing)}: objects of these classes are left out")
+    if remark := _prefers_sure(setup):
+        on_warning(remark)
+    if setup.model.takes_text:
+        return ()
+    sentences = match_classes(setup.model, setup.data)
+    for line in sentences:
+        on_warning(line)
+    return sentences
+
+
+def _prefers_sure(setup: Setup) -> str:
+    """What a limit before matching does to the selection of well-detected objects; "" without one."""
+    plan = setup.plan
+    if setup.model.whole_image or plan.select != "well_detected" or plan.top is None:
+        return ""
+    return (
+        f"top {plan.top} keeps each image's detections with the highest scores before they are matched with objects, so sure "
+        f"detections are preferred; objects_per_image {plan.top} draws among all matched objects"
+    )
 
 
 def _plan(settings: Mapping[str, Any], model: Model) -> Plan:
@@ -311,23 +347,24 @@ def _defaults(model: Model) -> dict[str, Any]:
     return {"methods": methods, "metrics": STANDARD, "target": model.default_target}
 
 
-def finish(setup: Setup, folder: RunFolder, *, keep: bool = True) -> Evaluation:
+def finish(setup: Setup, folder: RunFolder, *, keep: bool = True, notes: Sequence[str] = ()) -> Evaluation:
     """Make the tables, the figures and the report from the records of the images.
 
     Args:
         setup: The model, the data and the plan.
         folder: The folder with the records.
         keep: Whether the tables, figures and report are written to the folder.
+        notes: Sentences for the report without a full stop, on how the data was matched with the model.
 
     Returns:
         The evaluation of the images measured so far.
     """
     records = list(folder.records(list(setup.data.names)[: setup.plan.limit]))
-    plan, classes = setup.plan, setup.model.classes
+    plan, classes = setup.plan, column_names(setup.model, setup.data.classes)
     results = gather(records, plan.rows(), plan.columns(), classes)
     whole = setup.model.whole_image
     accuracy = leading(results.objects) if whole else detector_accuracy(records, classes, setup.data.name)
-    report = _report(setup, results, records, accuracy, folder)
+    report = _report(setup, results, records, accuracy, folder, notes)
     done = Evaluation(results, report, failures(records), accuracy, folder.path if keep else None)
     if keep:
         _write(done, folder.path)
@@ -344,7 +381,12 @@ def _write(done: Evaluation, folder: Path) -> None:
 
 
 def _report(
-    setup: Setup, results: Results, records: Sequence[ImageRecord], accuracy: Mapping[str, Any], folder: RunFolder
+    setup: Setup,
+    results: Results,
+    records: Sequence[ImageRecord],
+    accuracy: Mapping[str, Any],
+    folder: RunFolder,
+    notes: Sequence[str],
 ) -> EvaluationReport:
     plan, metrics = setup.plan, make_metrics(setup.plan)
     columns = table_columns(results, metrics)
@@ -353,6 +395,7 @@ def _report(
     def picture(index: int) -> Image.Image:
         return setup.data[index].image.convert("RGB")
 
+    said = [*told_by_methods(records), *(f"{note}." for note in notes)]
     shown, missing = examples(results, columns, picture, folder.picture)
     return EvaluationReport(
         title=f"{setup.model.name} on {setup.data.name}",
@@ -363,7 +406,7 @@ def _report(
         versus=versus_controls(results, columns, cells, plan.seed),
         curves=mean_curves(results, columns, plan.seed),
         examples=shown,
-        remarks=[*_remarks(setup, results, records, metrics), *missing],
+        remarks=[*_remarks(setup, results, records, metrics), *said, *missing],
         seconds=results.seconds if setup.model.whole_image else {},
         failed=failures(records),
         problems=setup.data.problems,
@@ -379,7 +422,8 @@ def _remarks(setup: Setup, results: Results, records: Sequence[ImageRecord], met
         ways = {"well_detected": f"lower iou ({plan.iou:g}) or score_threshold ({plan.score_threshold:g}), or select all"}
         return [f"No detection was selected, so nothing was measured: {ways.get(plan.select, 'lower score_threshold')}."]
     given = {"box", "predict", "redraw", "randomized"} if plan.select != "failures" else {"predict", "redraw", "randomized"}
-    return left_out(results, metrics, frozenset(given))
+    sure = _prefers_sure(setup)
+    return [*left_out(results, metrics, frozenset(given)), *([f"{sure[:1].upper()}{sure[1:]}."] if sure else [])]
 
 
 def _remarks_on_texts(results: Results, records: Sequence[ImageRecord], metrics: Mapping[str, Metric]) -> list[str]:
@@ -418,15 +462,23 @@ def _selection(setup: Setup) -> str:
     plan, classes = setup.plan, len(setup.data.classes)
     if setup.model.takes_text:
         of_classes = f"“{plan.template}” of the classes in each image, among {classes}"
-        return of_classes if plan.prompts == "class" else "the objects' own phrases, among those of the image"
+        chosen = of_classes if plan.prompts == "class" else "the objects' own phrases, among those of the image"
+        return f"{chosen}{_limits(plan, 'texts')}"
     if setup.model.whole_image:
-        return f"the classes in each image, among {len(setup.model.classes or ())}"
+        return f"the classes in each image, among {len(setup.model.classes or ())}{_limits(plan, 'classes')}"
     chosen = {
         "well_detected": f"detections that match an object of their class with an IoU over {plan.iou:g}, one to one",
         "all": "all detections",
         "failures": "detections that match no object",
     }[plan.select]
-    return f"{chosen}; score at least {plan.score_threshold:g}"
+    return f"{chosen}; score at least {plan.score_threshold:g}{_limits(plan, 'detections')}"
+
+
+def _limits(plan: Plan, noun: str) -> str:
+    """The limits on the number of objects of an image, for the report."""
+    surest = "" if plan.top is None else f"; each image's {plan.top} {noun} with the highest scores alone"
+    drawn = "" if plan.objects_per_image is None else f"; at most {plan.objects_per_image} an image, drawn at random"
+    return surest + drawn
 
 
 def _detector_fact(accuracy: Mapping[str, Any]) -> tuple[str, str]:

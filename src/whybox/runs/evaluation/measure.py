@@ -22,11 +22,12 @@ from whybox.explained import class_name
 from whybox.explanation import Explanation
 from whybox.frame import Size, resize_maps
 from whybox.model import Model
+from whybox.network_state import fingerprint
 from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.runs.evaluation.plan import Plan, make_methods, make_metrics
 from whybox.runs.evaluation.randomization import cascade
 from whybox.runs.evaluation.texts import ask_about, group_by_text, prompted, rank_of, read_again, texts_in
-from whybox.runs.labels import to_columns
+from whybox.runs.labels import check_columns, to_columns
 from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
 from whybox.types import Detections, HeatMaps, Trace, min_max
 
@@ -94,8 +95,11 @@ class Measurer:
         """The record of an image for a detector."""
         truth = to_columns(sample.truth, self.data.classes, self.model.classes, first_column=self.model.first_column)
         trace = api.trace(self.model, sample.image)
-        detections = api.detect(self.model, trace, score_threshold=self.plan.score_threshold, top=self.plan.top)
+        check_columns(self.model, trace.candidates.scores.shape[1], self.data)
+        most = self.plan.most_detections(len(trace.detections))
+        detections = api.detect(self.model, trace, score_threshold=self.plan.score_threshold, top=most)
         detections, matched = select(detections, truth, trace.frame.image, self.plan)
+        detections, matched = draw_objects(detections, matched, truth, sample.name, self.plan)
         inputs = self._inputs(sample, trace, detections, truth, matched)
         # For the accuracy of the detector itself.
         kept = {"found": self._all_detections(trace), "truth": _annotated(truth)}
@@ -106,6 +110,7 @@ class Measurer:
         trace = api.trace(self.model, sample.image)
         objects = group_by_text(truth, trace.frame.image)
         detections, matched = texts_in(trace, objects, self.plan.top)
+        detections, matched = draw_objects(detections, matched, objects, sample.name, self.plan)
         inputs = replace(self._inputs(sample, trace, detections, objects, matched), whole=True)
         if self.model.takes_text:
             inputs = replace(inputs, score_texts=partial(self._score_texts, trace))
@@ -125,7 +130,7 @@ class Measurer:
         """One method's maps of the detections, and their metrics."""
         method, started = self.methods[spec], time.perf_counter()
         # The trace is shared by all methods and is not part of a map's time.
-        explained = self._explain(method, trace, inputs.detections)
+        explained = self._explain(method, self._current(trace), inputs.detections)
         seconds, maps = time.perf_counter() - started, explained.maps
         available = replace(inputs, redraw=partial(self._redraw, method, inputs))
         if self.model.network is not None:
@@ -137,7 +142,14 @@ class Measurer:
         for name, metric in self.metrics.items():
             if metric.needs <= available.gives:
                 results[name] = _plain(_measure(metric, maps, available))
-        return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))]}
+        told = {"remark": remark} if (remark := method.remark(trace)) else {}
+        return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))], **told}
+
+    def _current(self, trace: Trace) -> Trace:
+        """The trace, also where a metric has randomized the weights since and has restored their bits."""
+        # Restoring is an in-place change as well, so that the network would count as another one.
+        restored = any("randomized" in metric.needs for metric in self.metrics.values())
+        return replace(trace, fingerprint=fingerprint(self.model.network)) if restored else trace
 
     def _explain(self, method: Any, trace: Trace, detections: Detections) -> Explanation:
         return api.explain(self.model, trace, method=method, target=self.plan.target, detections=detections)
@@ -209,6 +221,30 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
     return found[kept], matched[kept]
 
 
+def draw_objects(found: Detections, matched: Tensor, truth: Truth, image: str, plan: Plan) -> tuple[Detections, Tensor]:
+    """Draw the objects to explain at random among the selected ones, whatever their scores.
+
+    Args:
+        found: The N selected detections, or texts.
+        matched: For each the row (N,) of its object in `truth`, -1 for none.
+        truth: The annotated objects.
+        image: The image's name.
+        plan: Its `objects_per_image` and `seed` decide.
+
+    Returns:
+        The M drawn detections, in their order, and for each the row (M,) of its object.
+    """
+    most = plan.objects_per_image
+    if most is None or len(found) <= most:
+        return found, matched
+    # By the object and not by the detection: another model's detection of the object has the same number.
+    rows = matched.tolist()
+    lots = [_seed(plan.seed, image, f"object {truth.ids[row]}" if row >= 0 else f"detection {i}") for i, row in enumerate(rows)]
+    drawn = sorted(sorted(range(len(lots)), key=lots.__getitem__)[:most])
+    kept = torch.tensor(drawn, device=matched.device)
+    return found[kept.to(found.boxes.device)], matched[kept]
+
+
 def _measure(metric: Metric, maps: HeatMaps, inputs: MetricInput) -> MetricResult:
     """The metric of all maps, a few detections at a time; metrics that recompute maps run once, for all of them."""
     if metric.needs & {"redraw", "randomized"}:
@@ -234,8 +270,8 @@ def _judge(metric: Metric, maps: Tensor, inputs: MetricInput) -> MetricResult:
     return measured
 
 
-def _seed(seed: int, image: str, index: int) -> int:
-    """A seed for one detection that depends only on the run's seed, the image's name and the detection's index."""
+def _seed(seed: int, image: str, index: int | str) -> int:
+    """A seed for one detection that depends only on the run's seed, the image's name and the detection's index or name."""
     digest = hashlib.sha256(f"{seed}/{image}/{index}".encode()).digest()
     # 7 bytes fit int64, the type of the tensor of seeds, without a sign.
     return int.from_bytes(digest[:7], "big")

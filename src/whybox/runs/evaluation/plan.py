@@ -13,6 +13,7 @@ from whybox import api, registry
 from whybox.errors import UnknownNameError, WhyboxError, unknown
 from whybox.metric_choice import canonical, make_metric, written_out
 from whybox.model import Model
+from whybox.selection import MOST_DETECTIONS
 from whybox.specs import parse_spec
 from whybox.truth import DataSet, Metric
 from whybox.types import Target
@@ -35,6 +36,8 @@ def is_control(spec: str) -> bool:
 SELECTIONS = ("well_detected", "all", "failures")
 PROMPTS = ("class", "phrase")
 TEMPLATE = "a photo of a {}"
+OPTIONAL = ("objects_per_image", "top", "limit")
+"""Numbers of a plan that may be None, for no limit."""
 METHODS = ("odam", "gradcam", "gradcam_pp", "drise:masks=500")
 """The default methods of detectors. D-RISE's paper takes 5000 masks; with a tenth of them a run takes minutes on a CPU."""
 METHODS_OF_WHOLE = ("grad_eclip", "game", "maskclip", "raw_attention")
@@ -54,7 +57,11 @@ class Plan:
             "failures": those that match none over .5.
         iou: IoU threshold of "well_detected", 0 to 1.
         score_threshold: Lowest score of a detection, 0 to 1.
-        top: Maximum number of explained detections, or texts, per image.
+        objects_per_image: Maximum number of explained objects, or texts, per image, drawn at random among all that `select`
+            chose, whatever their scores; None: all. The draw depends on `seed`, the image and the annotated object alone, so
+            that two models with the same objects are measured on the same ones.
+        top: Maximum number of detections per image, or texts: those with the highest scores, before detections are matched
+            with objects. None: for "well_detected" and for texts all, else 100.
         seed: Seed of everything random.
         limit: Evaluate only the first images; None: all.
         batch: Perturbed images per forward pass; another number may change the last bits of a sum.
@@ -74,7 +81,8 @@ class Plan:
     select: str = "well_detected"
     iou: float = 0.9
     score_threshold: float = 0.1
-    top: int = 100
+    objects_per_image: int | None = None
+    top: int | None = None
     seed: int = 0
     limit: int | None = None
     batch: int = 8
@@ -89,10 +97,10 @@ class Plan:
         # One row or column per method or metric, however its name was written. The dataclass is frozen, hence __setattr__.
         object.__setattr__(self, "methods", tuple(_method_spec(spec) for spec in self.methods))
         object.__setattr__(self, "metrics", tuple(canonical(spec) for spec in self.metrics))
-        for name in ("top", "seed", "batch", "threads", "limit"):
+        for name in ("seed", "batch", "threads", *OPTIONAL):
             value = getattr(self, name)
             # Not isinstance: True is an int.
-            if type(value) is not int and not (name == "limit" and value is None):
+            if type(value) is not int and not (name in OPTIONAL and value is None):
                 raise WhyboxError(f"{name} must be a whole number, got {value!r}")
         for name in ("iou", "score_threshold"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), (int, float)):
@@ -108,13 +116,11 @@ class Plan:
         for name in ("iou", "score_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise WhyboxError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        for name in ("top", "batch", "threads"):
-            if getattr(self, name) < 1:
-                raise WhyboxError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("batch", "threads", *OPTIONAL):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise WhyboxError(f"{name} must be at least 1, got {value}")
         if self.seed < 0:
             raise WhyboxError(f"seed must be 0 or more, got {self.seed}")
-        if self.limit is not None and self.limit < 1:
-            raise WhyboxError(f"limit must be at least 1, got {self.limit}")
         if not (self.methods or self.own_methods) or not (self.metrics or self.own_metrics):
             raise WhyboxError("name at least one method and one metric")
         _check_names("method", (*self.methods, *CONTROLS), self.own_methods, ("name", "needs"))
@@ -123,6 +129,20 @@ class Plan:
             if not isinstance(metric, Metric):
                 raise WhyboxError(f"your metric {type(metric).__name__} must derive from whybox.Metric")
         _check_names("metric", known, self.own_metrics, ("name", "higher_is_better"))
+
+    def most_detections(self, found: int) -> int:
+        """The number of detections of an image that are matched with objects.
+
+        Args:
+            found: The number of the image's detections.
+
+        Returns:
+            `top` where it is set; else all for "well_detected", where a limit before matching would prefer sure detections,
+            and 100 for the other selections.
+        """
+        if self.top is not None:
+            return self.top
+        return found if self.select == "well_detected" else MOST_DETECTIONS
 
     def rows(self) -> tuple[str, ...]:
         """The rows of the table.

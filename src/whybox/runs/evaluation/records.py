@@ -152,8 +152,8 @@ def _slim(record: ImageRecord) -> ImageRecord:
     for part in ("found", "truth"):
         if part in record:
             slim[part] = {name: np.asarray(values) for name, values in record[part].items()}
-    rows = record.get("rows", {}).items()
-    return slim | {"rows": {row: {"seconds": kept["seconds"], "metrics": _arrays(kept["metrics"])} for row, kept in rows}}
+    rows = {row: {name: kept[name] for name in kept.keys() - {"pictures"}} for row, kept in record.get("rows", {}).items()}
+    return slim | {"rows": {row: {**kept, "metrics": _arrays(kept["metrics"])} for row, kept in rows.items()}}
 
 
 def _arrays(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -237,6 +237,23 @@ def left_out(results: Results, metrics: Mapping[str, Metric], gives: frozenset[s
     return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in by_reason.items()]
 
 
+def told_by_methods(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What methods remarked on the explained images.
+
+    Args:
+        records: The images' records.
+
+    Returns:
+        A sentence for each remark, with the methods that made it.
+    """
+    methods: dict[str, dict[str, None]] = {}
+    for record in records:
+        for row, kept in record.get("rows", {}).items():
+            if remark := kept.get("remark"):
+                methods.setdefault(remark, {})[row] = None
+    return [f"{', '.join(titles(list(rows)).values())}: {remark}." for remark, rows in methods.items()]
+
+
 def without_words(results: Results, metrics: Mapping[str, Metric]) -> list[str]:
     """Name the methods without values of word metrics, where other methods have them.
 

@@ -143,13 +143,13 @@ def group_by_text(truth: Truth, size: Size) -> Truth:
     )
 
 
-def texts_in(trace: Trace, truth: Truth, top: int) -> tuple[Detections, Tensor]:
+def texts_in(trace: Trace, truth: Truth, top: int | None) -> tuple[Detections, Tensor]:
     """The texts of a grouped truth as detections.
 
     Args:
         trace: The image's trace.
         truth: The result of `group_by_text`.
-        top: Maximum number of texts; those with the highest scores are kept.
+        top: Maximum number of texts; those with the highest scores are kept. None: all.
 
     Returns:
         The T texts as detections, and for each the row (T,) of its object in `truth`.

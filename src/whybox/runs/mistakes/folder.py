@@ -149,6 +149,7 @@ def _page(errors: Errors, cards: Sequence[Card]) -> str:
     ]
     if total > len(cards):
         remarks.append(f"{len(cards)} of {total} errors have a card, the highest scores of each type; all are in errors.json.")
+    remarks += [f"{note}." for note in errors.notes]
     if errors.failed:
         remarks.append(f"Images that failed: {', '.join(name for name, _ in errors.failed)}.")
     facts = f"{errors.model} · {errors.data} · {_count(errors.images, 'image')} · {errors.search.method}"

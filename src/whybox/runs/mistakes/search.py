@@ -17,7 +17,7 @@ from whybox.explained import class_name
 from whybox.missed import SAME, match_drawn
 from whybox.model import Model
 from whybox.progress import OnProgress, OnWarning, no_progress
-from whybox.runs.labels import lacking, to_columns
+from whybox.runs.labels import check_columns, column_names, match_classes, to_columns
 from whybox.runs.mistakes.mistake import Mistake, Named, surest_first
 from whybox.truth import DataSet, Truth
 from whybox.types import Detections, Trace
@@ -66,6 +66,7 @@ class Errors:
         ap50: AP at IoU .50 over all detections of the model, regardless of score, 0 to 1.
         gains: By error type, how much `ap50` would rise without its errors (dAP of TIDE).
         failed: (image, reason) for each image that could not be evaluated.
+        notes: Sentences without a full stop on how the data's classes were matched with the model's.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Errors:
     ap50: float
     gains: Mapping[str, float]
     failed: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -106,6 +108,7 @@ class Errors:
             "ap50_gains": {kind: rounded(gain) for kind, gain in self.gains.items()},
             "errors": [mistake.as_dict() for mistake in self.mistakes],
             "failed": [{"image": name, "error": reason} for name, reason in self.failed],
+            "notes": list(self.notes),
         }
 
 
@@ -119,18 +122,21 @@ def find_errors(
         data: Annotated images.
         search: The settings.
         on_progress: Called with an image's name after each image.
-        on_warning: Called with a line for each image that fails, and for classes that the model does not know.
+        on_warning: Called with a line for each image that fails, for classes that the model does not know, and for columns
+            without names.
 
     Returns:
         The errors, counts and gains in AP50, without maps.
 
     Raises:
-        WhyboxError: The method or its options are invalid, or the model knows none of the data set's classes.
+        WhyboxError: The method or its options are invalid, or the model knows none of the data set's classes, or has no names
+            for its columns and another number of them.
     """
     # The maps are drawn later, but an invalid method should fail before the first image.
     api.make_method(search.method, model, **search.options)
-    if missing := lacking(data.classes, model.classes):
-        on_warning(f"{model.name} does not know {', '.join(missing)}: objects of these classes do not count")
+    notes = match_classes(model, data)
+    for line in notes:
+        on_warning(line)
     names = data.names[: search.limit]
     sorted_images: list[Sorted] = []
     mistakes: list[Mistake] = []
@@ -161,6 +167,7 @@ def find_errors(
         ap50(sorted_images),
         ap50_gains(sorted_images),
         tuple(failed),
+        notes,
     )
 
 
@@ -168,6 +175,7 @@ def _sort_image(model: Model, data: DataSet, index: int, search: Search) -> tupl
     """All classified detections of an image, those above the score threshold, and the errors among the latter."""
     sample = data[index]
     trace = api.trace(model, sample.image)
+    check_columns(model, trace.candidates.scores.shape[1], data)
     truth = to_columns(sample.truth, data.classes, model.classes, first_column=model.first_column)
     truth = _inside(truth, trace.frame.image)
     everything = _on_cpu(trace.detections)
@@ -196,7 +204,7 @@ def _on_cpu(detections: Detections) -> Detections:
 
 def _names(model: Model, data: DataSet) -> Callable[[int], str]:
     """The class name of a label: the model's, or the data set's if the model has none."""
-    known = ("background",) * model.first_column + tuple(data.classes) if model.classes is None else model.classes
+    known = column_names(model, data.classes)
     return lambda label: class_name(label, known)
 
 

@@ -1,0 +1,40 @@
+"""The network inside wrappers: for several devices, averaging, compilation, adapters."""
+
+from typing import Any
+
+from torch import nn
+
+from whybox.errors import WhyboxError
+
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "_FabricModule": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""Classes of torch and Lightning that hold the network to run in an attribute, and run it as it is."""
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside wrappers for several devices, averaging, compilation or adapters (PEFT).
+
+    Raises:
+        WhyboxError: The wrapper does more than run the network: sharded weights, or a learned prompt.
+    """
+    kind = type(module).__name__
+    if kind == "FullyShardedDataParallel":
+        raise WhyboxError("the weights of this FullyShardedDataParallel lie on several devices: pass the unsharded network")
+    if kind in _WRAPPERS and isinstance(getattr(module, _WRAPPERS[kind], None), nn.Module):
+        return unwrapped(getattr(module, _WRAPPERS[kind]))
+    if type(module).__module__.split(".")[0] == "peft" and hasattr(module, "get_base_model"):
+        return unwrapped(_without_adapters_shell(module))
+    return module
+
+
+def _without_adapters_shell(module: Any) -> nn.Module:
+    """The network of a PeftModel, which keeps the adapters that were injected into it."""
+    if any(getattr(config, "is_prompt_learning", False) for config in module.peft_config.values()):
+        raise WhyboxError("this PEFT model learns a prompt outside the network, which cannot be explained: pass its base model")
+    base: nn.Module = module.get_base_model()
+    return base
