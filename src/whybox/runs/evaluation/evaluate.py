@@ -217,7 +217,7 @@ def _evaluate(
     setup: Setup, measuring: Workers, out: Path, on_progress: OnProgress, on_warning: OnWarning, *, keep: bool
 ) -> Evaluation:
     model = prompted(setup.model, setup.data.classes, setup.plan)
-    columns = [describe(spec, metric) for spec, metric in make_metrics(setup.plan).items()]
+    columns = describe(make_metrics(setup.plan))
     folder = RunFolder.open(out, identity(setup.plan, model, setup.data), columns)
     images = list(setup.data.names)[: setup.plan.limit]
     left = folder.left(images)

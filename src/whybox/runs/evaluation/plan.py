@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -311,12 +313,57 @@ def titles(specs: Sequence[str]) -> dict[str, str]:
         specs: Names with settings.
 
     Returns:
-        Titles by spec.
+        Titles by spec, no two of them equal.
     """
     named, known = {}, registry.methods()
     for spec in specs:
         name, options = parse_spec(spec)
-        settings = ", ".join(f"{key} {value}" for key, value in options.items())
         title = known[name].title or name if name in known else name
-        named[spec] = f"{title} ({settings})" if settings else title
-    return named
+        named[spec] = _add_words(title, [_words(option) for option in options.items()])
+    return tell_apart(named)
+
+
+def tell_apart(named: Mapping[str, str]) -> dict[str, str]:
+    """Make titles unique: the fewest settings that tell those with the same title apart are added to them.
+
+    Args:
+        named: Titles by spec.
+
+    Returns:
+        Titles by spec, no two of them equal.
+    """
+    groups: dict[str, list[str]] = {}
+    for spec, title in named.items():
+        groups.setdefault(title, []).append(spec)
+    longer = dict(named)
+    for title, specs in groups.items():
+        if len(specs) > 1:
+            longer |= {spec: _add_words(title, words) for spec, words in _settings_apart(specs).items()}
+    # Different settings may still read the same, and a user's metric may have any title: then the name itself is added.
+    repeated = {title for title, count in Counter(longer.values()).items() if count > 1}
+    return {spec: _add_words(named[spec], [spec]) if title in repeated else title for spec, title in longer.items()}
+
+
+def _settings_apart(specs: Sequence[str]) -> dict[str, list[str]]:
+    """By spec, the words for its settings among the fewest that differ between all of them; all of its settings if none do."""
+    settings = {spec: parse_spec(spec)[1] for spec in specs}
+    names = list(dict.fromkeys(name for options in settings.values() for name in options))
+    for count in range(1, len(names)):
+        for some in combinations(names, count):
+            chosen = {spec: [_words(option) for option in settings[spec].items() if option[0] in some] for spec in specs}
+            if len({tuple(sorted(words)) for words in chosen.values()}) == len(specs):
+                return chosen
+    return {spec: [_words(option) for option in settings[spec].items()] for spec in specs}
+
+
+def _words(option: tuple[str, Any]) -> str:
+    name, value = option
+    return f"{name} {str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _add_words(title: str, words: Sequence[str]) -> str:
+    """The title with words in parentheses, in those at its end where it has some."""
+    if not words:
+        return title
+    before = f"{title[:-1]}, " if title.endswith(")") else f"{title} ("
+    return f"{before}{', '.join(words)})"
