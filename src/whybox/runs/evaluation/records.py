@@ -13,8 +13,9 @@ import numpy as np
 from whybox.errors import WhyboxError
 from whybox.files import check_new_folder, file_stem, write_whole
 from whybox.report.results import Column
+from whybox.runs.evaluation.identity import changed
 from whybox.runs.evaluation.measure import ImageRecord
-from whybox.runs.evaluation.plan import changed, tell_apart
+from whybox.runs.evaluation.plan import tell_apart
 
 MARK = "run.json"
 SCHEMA = 1
@@ -37,7 +38,7 @@ class RunFolder:
 
         Args:
             path: A new or empty folder, or that of an earlier run.
-            identity: The identity of the run, see `plan.identity`.
+            identity: The identity of the run, see `identity`.
             columns: Descriptions of the metrics, stored for readers that do not have the metrics.
 
         Returns:
