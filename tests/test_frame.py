@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, interpolate
 from torchvision.models.detection.transform import resize_boxes
 
 from whybox.frame import Frame, paste_boxes, paste_windows, resize_maps, take_windows
@@ -123,3 +123,49 @@ def test_a_constant_map_stays_constant_when_it_is_resized():
     """One cell of .37 on a padded canvas: interpolated twice, rounding alone would make five values of it."""
     maps = Frame((333, 500), (800, 1201), (800, 1216)).maps_to_image(torch.full((1, 1, 1), 0.37))
     assert maps.unique().tolist() == [pytest.approx(0.37)]
+
+
+BOX_MAP = torch.zeros(1, 60, 80)
+BOX_MAP[:, 13:40, 22:61] = 1
+
+
+@pytest.mark.parametrize("size", [(133, 177), (480, 641), (61, 80), (48, 64), (37, 300)])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_flat_parts_stay_flat_when_they_are_resized(size, mode):
+    """A box has two values and a rim that lies between them; .37 and -.1 are not exact in binary."""
+    for low, high in ((0.0, 1.0), (-0.1, 0.37)):
+        resized = resize_maps(low + (high - low) * BOX_MAP, size, mode=mode, bounded=True)[0]
+        edge = [torch.tensor([13, 40]) * size[0] / 60, torch.tensor([22, 61]) * size[1] / 80]
+        y, x = (torch.arange(length) + 0.5 for length in size)
+        away = [
+            (at[:, None] - ends).abs().amin(1) > max(1, length / whole)
+            for at, ends, length, whole in zip((y, x), edge, size, (60, 80), strict=True)
+        ]
+        inside = [(at > ends[0]) & (at < ends[1]) for at, ends in zip((y, x), edge, strict=True)]
+        plateau = resized[inside[0] & away[0]][:, inside[1] & away[1]]
+        ground = resized[~inside[0] & away[0]]
+        assert plateau.unique().tolist() == [float((low + (high - low) * BOX_MAP).max())]
+        assert ground.unique().tolist() == [float(torch.tensor(low))]
+        assert resized.max() == plateau.max()
+        assert resized.min() == ground.min()
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_a_smooth_map_is_interpolated_as_ever(mode):
+    at = torch.linspace(-1, 1, 40)
+    maps = (at[:, None] + 2 * at + 0.3 * at[:, None] * at)[None]
+    plain = interpolate(maps[:, None], size=(93, 117), mode=mode, align_corners=False)[:, 0]
+    resized = resize_maps(maps, (93, 117), mode=mode, bounded=True)
+    # At its corners bicubic interpolation overshoots this map too.
+    assert torch.allclose(resized[:, 6:-6, 6:-6], plain[:, 6:-6, 6:-6], rtol=0, atol=1e-6)
+    assert torch.equal(resize_maps(maps, (93, 117), mode="bicubic"), plain) or mode == "bilinear"
+
+
+def test_bounds_leave_the_gradient_of_the_interpolation():
+    maps = BOX_MAP.clone().requires_grad_()
+    weights = torch.rand(1, 133, 177)
+    resized = resize_maps(maps, (133, 177))
+    plain = interpolate(maps[:, None], size=(133, 177), mode="bilinear", align_corners=False)[:, 0]
+    assert torch.equal(resized.detach(), resize_maps(BOX_MAP, (133, 177)))
+    (found,), (wanted,) = (torch.autograd.grad((values * weights).sum(), maps) for values in (resized, plain))
+    assert torch.equal(found, wanted)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate, max_pool2d, pad
 
 Size = tuple[int, int]
 """(height, width)"""
@@ -112,13 +112,17 @@ class Frame:
         return torch.stack([width, height, width, height]).to(like.dtype)
 
 
-def resize_maps(maps: Tensor, size: Size, *, mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear") -> Tensor:
-    """Resize maps (N,h,w) -> (N,*size). Differentiable.
+def resize_maps(
+    maps: Tensor, size: Size, *, mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear", bounded: bool = False
+) -> Tensor:
+    """Resize maps (N,h,w) -> (N,*size). Differentiable, with the gradient of the interpolation.
 
     Args:
         maps: (N,h,w).
         size: (height, width) of the result.
         mode: "bilinear" or "bicubic", with half-pixel centers and no antialiasing, or "nearest".
+        bounded: For "bicubic": no value lies outside those of the 4x4 cells that it is computed from, and between four equal
+            cells it is exactly theirs, so that flat parts of a map stay flat. "bilinear" always is.
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
@@ -126,10 +130,44 @@ def resize_maps(maps: Tensor, size: Size, *, mode: Literal["bilinear", "bicubic"
         return maps.new_zeros((0, *size))
     if mode == "nearest":
         return interpolate(maps[:, None], size=size, mode=mode)[:, 0]
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     resized = interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
-    # Interpolation rounds: a constant map would come out with tiny differences that min-max scaling amplifies.
-    return torch.where(low == high, low, resized)
+    if mode == "bicubic" and not bounded:
+        return resized
+    # Interpolation rounds: equal cells would come out with tiny differences, which rank pixels and which min-max scaling
+    # amplifies. Bicubic interpolation also overshoots beside a step.
+    within = resized.detach().clone() if resized.requires_grad else resized
+    with torch.no_grad():
+        # One map at a time stays in the processor's cache: all at once take three times as long.
+        for i, values in enumerate(maps.detach()):
+            within[i].clamp_(*_bounds(values, size, wide=mode == "bicubic"))
+    return resized + (within - resized).detach() if resized.requires_grad else within
+
+
+def _bounds(values: Tensor, size: Size, *, wide: bool) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest value (*size) that a map (h,w) may have in each pixel when it is resized.
+
+    Args:
+        values: (h,w).
+        size: (height, width) of the result.
+        wide: False: those of the 2x2 cells around a pixel's center. True: of 4x4 cells, or of the 2x2 where these are equal.
+    """
+    low, high = _extremes(values, 1)
+    if wide:
+        flat = low == high
+        wide_low, wide_high = _extremes(values, 2)
+        low, high = torch.where(flat, low, wide_low), torch.where(flat, high, wide_high)
+    rows, columns = (
+        ((torch.arange(new, device=values.device) + 0.5) * (old / new) - 0.5).floor().long() + 1
+        for old, new in zip(values.shape[-2:], size, strict=True)
+    )
+    # Columns first: whole rows are copied fast.
+    return low.index_select(-1, columns).index_select(-2, rows), high.index_select(-1, columns).index_select(-2, rows)
+
+
+def _extremes(values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """(h+1,w+1): the lowest and the highest of the 2*reach x 2*reach cells around each corner of a cell, the edges repeated."""
+    padded = pad(values[None], [reach] * 4, mode="replicate")
+    return -max_pool2d(-padded, 2 * reach, 1)[0], max_pool2d(padded, 2 * reach, 1)[0]
 
 
 def paste_windows(windows: Tensor, origin: Tensor, grid: Size) -> Tensor:

@@ -239,6 +239,35 @@ def test_network_resolution_changes_the_pixels_that_the_network_sees():
     torch.testing.assert_close(shown.values, torch.full((3,), 0.5))
 
 
+@pytest.mark.parametrize(("resolution", "factor", "plateau"), [("image", 1, 256), ("network", 2, 900)])
+def test_a_drawn_box_is_a_random_order_of_its_pixels(resolution, factor, plateau):
+    """An object that is seen by the second row of the box's pixels alone, where a bicubic map would overshoot.
+
+    The box has 16x16 pixels. Twice as large it has 30x30 and a rim, whose values are lower.
+    """
+    count, box = 40, torch.tensor([[2.0, 2, 18, 18]])
+    case = toy(box.repeat(count, 1), truth=box, matched=[0] * count)
+    frame = Frame((SIDE, SIDE), (factor * SIDE, factor * SIDE), (64, 64))
+    image = resize_maps(case.image, frame.resized)
+    seen = torch.zeros(frame.resized, dtype=torch.bool)
+    first, last = 2 * factor + 1, 18 * factor - 1
+    seen[first:last, first:last] = True
+    seen[first + 1 : last - 1, first + 1 : last - 1] = False
+
+    def predict(images):
+        shares = (images == image).all(1)[:, seen].float().mean(1)
+        return [Candidates(box * factor, torch.tensor([[0.0, one]]), torch.zeros(1, dtype=torch.long)) for one in shares]
+
+    case = replace(case, frame=frame, predict=predict)
+    drawn = torch.zeros((count, SIDE, SIDE))
+    drawn[:, 2:18, 2:18] = 1
+    curves = Insertion(resolution=resolution)(drawn, case).curves
+    area = (16 * factor) ** 2 // 100 * 100
+    expected = share_of(range(0, area + 1, area // 10), plateau)
+    error = curves.std(0) / count**0.5
+    assert ((curves.mean(0) - expected).abs() <= 4 * error + 1e-6).all()
+
+
 @pytest.mark.parametrize("metric", [Deletion(), Insertion(), Deletion(resolution="network", extent="image")], ids=str)
 def test_no_detection(metric):
     result = metric(torch.zeros((0, SIDE, SIDE)), toy()[[]])

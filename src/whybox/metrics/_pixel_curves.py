@@ -68,7 +68,7 @@ class PixelCurves(Metric):
         floor: Only candidates with a class probability above it count.
         most: Only that many of the best candidates of an image count; None: all.
         resolution: "image" replaces pixels of the user's image, which the model then resizes as usual; "network" resizes it
-            first (bilinear, the map bicubic) and replaces the pixels that the network sees.
+            first (bilinear, the map bicubic within the values around) and replaces the pixels that the network sees.
     """
 
     fill: Fill = "random"
@@ -246,9 +246,12 @@ def find_objects(inputs: MetricInput, track: Track, resolution: Resolution) -> O
 
 
 def _fit(values: Tensor, size: Size) -> Tensor:
-    """A map (H,W) at another size, bicubic as in the ODAM reference implementation."""
+    """A map (H,W) at another size, bicubic as in the ODAM reference implementation, without its overshoot.
+
+    The overshoot would rank the pixels along the rim of a drawn box first, and the control would be no random order.
+    """
     grid = values if values.is_floating_point() else values.float()
-    return resize_maps(grid[None], size, mode="bicubic")[0]
+    return resize_maps(grid[None], size, mode="bicubic", bounded=True)[0]
 
 
 def _predict(inputs: MetricInput, images: Tensor) -> list[Candidates]:

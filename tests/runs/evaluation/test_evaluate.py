@@ -150,6 +150,18 @@ def test_without_a_folder_only_the_result_comes(annotated):
         done.mean("odam", "vea")
 
 
+def test_every_column_and_every_row_has_its_own_title(annotated, tmp_path):
+    plan = {**PLAN, "metrics": "leakage,leakage:floor=zero,odi,odi:overlap=exclude", "limit": 1}
+    done = evaluate(make_model(), annotated, out=tmp_path / "run", **{**plan, "methods": "odam,odam:smoothing=global"})
+    found = compare(tmp_path / "run", tmp_path / "run")
+    for part in (done.report.columns, done.report.rows, found.columns, found.rows):
+        named = [one.title for one in part]
+        assert len(set(named)) == len(named) > 3
+    for name in ("table.md", "index.html"):
+        text = (tmp_path / "run" / name).read_text()
+        assert "overlap exclude" in text
+
+
 @dataclass(frozen=True)
 class Mean(Metric):
     """A user's own metric."""

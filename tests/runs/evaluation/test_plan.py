@@ -5,7 +5,7 @@ import pytest
 from whybox.api import open_data
 from whybox.errors import WhyboxError
 from whybox.metric_choice import make_metric, metric_sets
-from whybox.runs.evaluation.plan import CONTROLS, Plan, titles
+from whybox.runs.evaluation.plan import CONTROLS, Plan, tell_apart, titles
 
 
 def test_groups_are_written_out_once_and_controls_join():
@@ -24,6 +24,22 @@ def test_every_set_names_metrics_that_exist():
 
 def test_titles_name_the_settings():
     assert titles(["odam", "drise:masks=500", *CONTROLS])["drise:masks=500"] == "D-RISE (masks 500)"
+
+
+def test_titles_are_unique():
+    named = titles(["odam", "odam:smoothing=global", "control_blob", "control_blob:sigma=0.5", "ODAM"])
+    assert len(set(named.values())) == len(named)
+    assert named["odam:smoothing=global"] == "ODAM (smoothing global)"
+
+
+def test_equal_titles_get_the_fewest_settings_that_tell_them_apart():
+    specs = ["vea", "vea:auc=mean:region=box", "vea:auc=trapezoid:region=box"]
+    assert list(tell_apart(dict.fromkeys(specs[:2], "VEA")).values()) == ["VEA", "VEA (auc mean)"]
+    assert list(tell_apart(dict.fromkeys(specs, "VEA")).values()) == ["VEA", "VEA (auc mean)", "VEA (auc trapezoid)"]
+    crossed = ["m:a=1:b=1", "m:a=1:b=2", "m:a=2:b=1"]
+    assert list(tell_apart(dict.fromkeys(crossed, "M (box)")).values())[1] == "M (box, a 1, b 2)"
+    assert list(tell_apart({"own": "Leakage", "leakage": "Leakage"}).values()) == ["Leakage (own)", "Leakage (leakage)"]
+    assert tell_apart({"leakage": "Leakage", "odi": "ODI"}) == {"leakage": "Leakage", "odi": "ODI"}
 
 
 def test_an_option_of_two_kinds_takes_both():

@@ -23,8 +23,9 @@ from whybox.report.results import Cell, EvaluationReport
 from whybox.report.table import table_markdown
 from whybox.runs.evaluation.detector_accuracy import detector_accuracy
 from whybox.runs.evaluation.engines import ENGINES, Setup, measure_here, measure_in_processes, measure_on_ray
+from whybox.runs.evaluation.identity import identity
 from whybox.runs.evaluation.measure import ImageRecord
-from whybox.runs.evaluation.plan import METHODS, METHODS_OF_WHOLE, TEMPLATE, Plan, identity, make_methods, make_metrics
+from whybox.runs.evaluation.plan import METHODS, METHODS_OF_WHOLE, TEMPLATE, Plan, make_methods, make_metrics
 from whybox.runs.evaluation.records import RunFolder, failures
 from whybox.runs.evaluation.results import Results, gather, write_json, write_parquet
 from whybox.runs.evaluation.summary import (
@@ -232,7 +233,7 @@ def _evaluate(
     keep: bool,
 ) -> Evaluation:
     model = prompted(setup.model, setup.data.classes, setup.plan)
-    columns = [describe(spec, metric) for spec, metric in make_metrics(setup.plan).items()]
+    columns = describe(make_metrics(setup.plan))
     folder = RunFolder.open(out, identity(setup.plan, model, setup.data), columns)
     images = list(setup.data.names)[: setup.plan.limit]
     left = folder.left(images)

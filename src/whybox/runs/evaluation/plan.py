@@ -1,21 +1,18 @@
-"""The plan of an evaluation: all settings that its numbers depend on, and the identity by which a run is resumed."""
+"""The plan of an evaluation, and what its methods and metrics are called."""
 
-import hashlib
-import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
+from itertools import combinations
 from typing import Any
 
-import torch
-
-import whybox
 from whybox import api, registry
 from whybox.errors import UnknownNameError, WhyboxError, unknown
 from whybox.metric_choice import canonical, make_metric, written_out
 from whybox.model import Model
 from whybox.selection import MOST_DETECTIONS
 from whybox.specs import parse_spec
-from whybox.truth import DataSet, Metric
+from whybox.truth import Metric
 from whybox.types import Target
 
 CONTROLS = ("control_blob", "control_box")
@@ -229,101 +226,6 @@ def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
     return made
 
 
-def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
-    """The identity of a run: everything that may not change between its start and its end.
-
-    The limit and the images' names are left out, so that a run can be extended.
-
-    Args:
-        plan: The plan.
-        model: The model, prompted with the texts of all images, so that they count.
-        data: The data set.
-
-    Returns:
-        Terms by name, with values that JSON can hold.
-    """
-    named = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name != "limit"}
-    terms = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
-    own_objects = {name: [_describe(part) for part in terms[name]] for name in ("own_methods", "own_metrics")}
-    target = {"target": plan.target if isinstance(plan.target, str) else _describe(plan.target)}
-    # A data set of the user's may have no digest of its annotations: then its class names have to do.
-    annotations = getattr(data, "digest", "") or _digest("\n".join(data.classes).encode())
-    of_model = {"model": model.name, "weights": _weights_digest(model), "model_settings": _settings_digest(model)}
-    where = {"device": _device(model), "torch": torch.__version__, "whybox": whybox.__version__}
-    return {**terms, **own_objects, **target, **of_model, **where, "data": data.name, "annotations": annotations}
-
-
-def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names of the terms in which two identities differ.
-
-    Args:
-        before: The identity of an earlier run, as read from its run.json.
-        now: The identity to compare it with.
-
-    Returns:
-        Names to print, without underscores.
-    """
-    return [name.replace("_", " ") for name in now if before.get(name) != now[name]]
-
-
-def _describe(part: Any) -> str:
-    """The user's object as text that is the same in every process: its class, or function, and its plain attributes."""
-    # Not repr: by default it holds the object's address. Functions and classes have a __qualname__, instances do not.
-    named = part if hasattr(part, "__qualname__") else type(part)
-    plain = {name: value for name, value in getattr(part, "__dict__", {}).items() if _is_plain(value)}
-    return f"{named.__module__}.{named.__qualname__}({', '.join(f'{name}={value!r}' for name, value in sorted(plain.items()))})"
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(_is_plain(entry) for entry in value)
-    if isinstance(value, dict):
-        return all(_is_plain(entry) for entry in value.values())
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _device(model: Model) -> str:
-    """The type of the network's device, "cpu" or "cuda": sums differ in their last bits from one to another."""
-    network = model.network
-    weights = network.parameters() if isinstance(network, torch.nn.Module) else ()
-    return next((weight.device.type for weight in weights), "")
-
-
-def _weights_digest(model: Model) -> str:
-    network = model.network
-    if not isinstance(network, torch.nn.Module):
-        return ""
-    digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        digest.update(name.encode())
-        # Viewed as bytes: numpy has no bfloat16.
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _settings_digest(model: Model) -> str:
-    """A digest of what a model is besides its weights: the plain attributes of every module, such as sizes and thresholds."""
-    network = model.network
-    modules = list(network.named_modules()) if isinstance(network, torch.nn.Module) else []
-    lines = [repr(model.identity)]
-    for where, part in [("", model), *modules]:
-        for name, value in sorted(getattr(part, "__dict__", {}).items()):
-            # The mode depends on what ran before, and every pass here sets it.
-            if name.startswith("_") or name == "training":
-                continue
-            if is_dataclass(value) and not isinstance(value, type):
-                value = {field.name: getattr(value, field.name) for field in fields(value)}
-            elif callable(getattr(value, "to_dict", None)):  # the configurations of transformers
-                value = json.dumps(value.to_dict(), default=str, sort_keys=True)
-            if _is_plain(value):
-                lines.append(f"{where}.{name}={value!r}")
-    return _digest("\n".join(lines).encode())
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def titles(specs: Sequence[str]) -> dict[str, str]:
     """The titles of methods for tables: the method's name as people write it, followed by its settings.
 
@@ -331,12 +233,57 @@ def titles(specs: Sequence[str]) -> dict[str, str]:
         specs: Names with settings.
 
     Returns:
-        Titles by spec.
+        Titles by spec, no two of them equal.
     """
     named, known = {}, registry.methods()
     for spec in specs:
         name, options = parse_spec(spec)
-        settings = ", ".join(f"{key} {value}" for key, value in options.items())
         title = known[name].title or name if name in known else name
-        named[spec] = f"{title} ({settings})" if settings else title
-    return named
+        named[spec] = _add_words(title, [_words(option) for option in options.items()])
+    return tell_apart(named)
+
+
+def tell_apart(named: Mapping[str, str]) -> dict[str, str]:
+    """Make titles unique: the fewest settings that tell those with the same title apart are added to them.
+
+    Args:
+        named: Titles by spec.
+
+    Returns:
+        Titles by spec, no two of them equal.
+    """
+    groups: dict[str, list[str]] = {}
+    for spec, title in named.items():
+        groups.setdefault(title, []).append(spec)
+    longer = dict(named)
+    for title, specs in groups.items():
+        if len(specs) > 1:
+            longer |= {spec: _add_words(title, words) for spec, words in _settings_apart(specs).items()}
+    # Different settings may still read the same, and a user's metric may have any title: then the name itself is added.
+    repeated = {title for title, count in Counter(longer.values()).items() if count > 1}
+    return {spec: _add_words(named[spec], [spec]) if title in repeated else title for spec, title in longer.items()}
+
+
+def _settings_apart(specs: Sequence[str]) -> dict[str, list[str]]:
+    """By spec, the words for its settings among the fewest that differ between all of them; all of its settings if none do."""
+    settings = {spec: parse_spec(spec)[1] for spec in specs}
+    names = list(dict.fromkeys(name for options in settings.values() for name in options))
+    for count in range(1, len(names)):
+        for some in combinations(names, count):
+            chosen = {spec: [_words(option) for option in settings[spec].items() if option[0] in some] for spec in specs}
+            if len({tuple(sorted(words)) for words in chosen.values()}) == len(specs):
+                return chosen
+    return {spec: [_words(option) for option in settings[spec].items()] for spec in specs}
+
+
+def _words(option: tuple[str, Any]) -> str:
+    name, value = option
+    return f"{name} {str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _add_words(title: str, words: Sequence[str]) -> str:
+    """The title with words in parentheses, in those at its end where it has some."""
+    if not words:
+        return title
+    before = f"{title[:-1]}, " if title.endswith(")") else f"{title} ("
+    return f"{before}{', '.join(words)})"

@@ -13,8 +13,9 @@ import numpy as np
 from whybox.errors import WhyboxError
 from whybox.files import check_new_folder, file_stem, write_whole
 from whybox.report.results import Column
+from whybox.runs.evaluation.identity import changed
 from whybox.runs.evaluation.measure import ImageRecord
-from whybox.runs.evaluation.plan import changed
+from whybox.runs.evaluation.plan import tell_apart
 
 MARK = "run.json"
 SCHEMA = 1
@@ -37,7 +38,7 @@ class RunFolder:
 
         Args:
             path: A new or empty folder, or that of an earlier run.
-            identity: The identity of the run, see `plan.identity`.
+            identity: The identity of the run, see `identity`.
             columns: Descriptions of the metrics, stored for readers that do not have the metrics.
 
         Returns:
@@ -207,7 +208,9 @@ def read_columns(mark: Mapping[str, Any]) -> tuple[Column, ...]:
     Returns:
         The table's columns.
     """
+    # Not the stored titles alone: an older version wrote the same one for two settings of a metric.
+    named = tell_apart({stored["key"]: stored["title"] for stored in mark["columns"]})
     # JSON has only lists.
     types = {"range": tuple, "needs": frozenset}
     each = ({name: types.get(name, lambda same: same)(value) for name, value in stored.items()} for stored in mark["columns"])
-    return tuple(Column(**column) for column in each)
+    return tuple(Column(**column | {"title": named[column["key"]]}) for column in each)

@@ -9,7 +9,7 @@ from PIL import Image
 from whybox.report.overlay import blend
 from whybox.report.results import Cell, Column, Curve, Example, Key, Panel, Row
 from whybox.runs.evaluation.measure import read_picture
-from whybox.runs.evaluation.plan import is_control, titles
+from whybox.runs.evaluation.plan import is_control, tell_apart, titles
 from whybox.runs.evaluation.results import Floats, Results
 from whybox.runs.statistics import bootstrap_mean, bootstrap_means
 from whybox.truth import Metric
@@ -42,20 +42,23 @@ def table_columns(results: Results, metrics: Mapping[str, Metric]) -> tuple[Colu
     Returns:
         A column for each.
     """
-    return tuple(describe(spec, metrics[spec]) for spec in results.columns if results.common(spec).any())
+    return tuple(column for column in describe(metrics) if results.common(column.key).any())
 
 
-def describe(spec: str, metric: Metric) -> Column:
-    """Describe a metric as a column of a table.
+def describe(metrics: Mapping[str, Metric]) -> tuple[Column, ...]:
+    """Describe metrics as columns of a table.
 
     Args:
-        spec: Its name with settings.
-        metric: The metric.
+        metrics: The metrics by spec.
 
     Returns:
-        The column.
+        A column for each, no two with the same title.
     """
-    return Column(spec, metric.title, metric.higher_is_better, metric.range, metric.source, metric.needs, across=metric.across)
+    named = tell_apart({spec: metric.title for spec, metric in metrics.items()})
+    return tuple(
+        Column(spec, named[spec], metric.higher_is_better, metric.range, metric.source, metric.needs, across=metric.across)
+        for spec, metric in metrics.items()
+    )
 
 
 def mean_cells(results: Results, columns: Sequence[Column], seed: int) -> dict[Key, Cell]:
