@@ -22,7 +22,8 @@ ROWS = [
         *("models", "methods", "metrics", "accuracy", "nms", "losses", "data", "zoo", "report"),
     },
     {
-        *("registry", "catalog", "model_files", "loading", "method_choice", "metric_choice", "missed", "selection"),
+        *("registry", "catalog", "model_files", "unwrapping", "loading", "method_choice", "metric_choice", "missed"),
+        *("selection",),
         *("prompting", "words", "explained", "pictures", "exports", "saved", "explanation", "api"),
     },
     {"runs", "training", "viewer", "study"},
