@@ -142,7 +142,9 @@ class Measurer:
         for name, metric in self.metrics.items():
             if metric.needs <= available.gives:
                 results[name] = _plain(_measure(metric, maps, available))
-        told = {"remark": remark} if (remark := method.remark(trace)) else {}
+        told: dict[str, Any] = {"remark": remark} if (remark := method.remark(trace)) else {}
+        if any(maps.layers):
+            told["layers"] = list(maps.layers)
         return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))], **told}
 
     def _current(self, trace: Trace) -> Trace:

@@ -1,7 +1,7 @@
 """The results of an evaluation as arrays, and as Parquet tables with one row per object, method and metric."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Results:
         curves: By (row, column), (N,P), rows of NaN where a curve is not defined.
         at: By column, the x values (P,) of its curves.
         seconds: By row, the seconds of one map.
+        layers: By row, N names of the layer that each map is drawn on; only methods that draw on one have a row here.
     """
 
     rows: tuple[str, ...]
@@ -36,6 +37,7 @@ class Results:
     curves: Mapping[tuple[str, str], Floats]
     at: Mapping[str, Floats]
     seconds: Mapping[str, float]
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.objects)
@@ -108,7 +110,7 @@ def gather(records: Sequence[ImageRecord], rows: Sequence[str], columns: Sequenc
                         curves[row, column] = np.full((len(objects), len(measures["at"])), np.nan)
                     curves[row, column][start:stop] = measures["curves"]
         start = stop
-    return Results(tuple(rows), tuple(columns), objects, values, curves, at, _seconds(measured, rows))
+    return Results(tuple(rows), tuple(columns), objects, values, curves, at, _seconds(measured, rows), _layers(measured, rows))
 
 
 def _object(record: ImageRecord, place: int, classes: Sequence[str] | None) -> dict[str, Any]:
@@ -122,6 +124,17 @@ def _seconds(records: Sequence[ImageRecord], rows: Sequence[str]) -> dict[str, f
     # The median: the first image of a process includes warming up.
     each = {row: [record["rows"][row]["seconds"] / len(record["objects"]) for record in records] for row in rows}
     return {row: float(np.median(times)) for row, times in each.items() if times}
+
+
+def _layers(records: Sequence[ImageRecord], rows: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """By method, the layer of each object's map. Records of earlier versions do not name it."""
+    named: dict[str, tuple[str, ...]] = {}
+    for row in rows:
+        each = [record["rows"][row].get("layers") or [""] * len(record["objects"]) for record in records]
+        names = tuple(name for layers in each for name in layers)
+        if any(names):
+            named[row] = names
+    return named
 
 
 def write_parquet(results: Results, folder: Path) -> None:
@@ -162,7 +175,16 @@ def _long(results: Results) -> dict[str, Any]:
     metrics = list(results.columns) * (rows * count)
     # (R,C,N) to the order of the other columns: object, method, metric.
     values = results.values.transpose(2, 0, 1).reshape(-1)
-    return {**of_object, "method": pa.array(methods, pa.string()), "metric": pa.array(metrics, pa.string()), "value": values}
+    blank = ("",) * count
+    by_row = [results.layers.get(row, blank) for row in results.rows]
+    layers = [names[i] for i in range(count) for names in by_row for _ in results.columns]
+    return {
+        **of_object,
+        "method": pa.array(methods, pa.string()),
+        "layer": pa.array(layers, pa.string()),
+        "metric": pa.array(metrics, pa.string()),
+        "value": values,
+    }
 
 
 def _long_curves(results: Results) -> Any:
