@@ -46,6 +46,17 @@ def test_json_is_the_summary(whybox, ground, tmp_path):
     assert {cell["method"] for cell in told["cells"]} == {"odam", "control_blob", "control_box"}
 
 
+def test_objects_are_limited_and_classes_renamed_by_options(whybox, ground):
+    code, out, err = whybox(*cheap(ground, "run", "--objects-per-image", "1", "--rename", "tree=house", "--json"))
+    facts = json.loads(out)["facts"]
+    assert (code, err) == (0, "")
+    assert facts["Objects"] == "4 in 4 of 4 images"
+    assert facts["Selection"].endswith("; at most 1 an image, drawn at random")
+    code, out, err = whybox(*cheap(ground, "other", "--rename", "tre=house"))
+    assert (code, out) == (2, "")
+    assert "unknown class of the data in rename 'tre'; did you mean tree" in err
+
+
 def test_an_image_that_fails_is_named_and_the_exit_code_is_1(whybox, ground, tmp_path):
     data = write_annotated(tmp_path)
     (tmp_path / "images" / "1.png").write_bytes((tmp_path / "images" / "1.png").read_bytes()[:80])
