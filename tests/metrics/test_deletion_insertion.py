@@ -16,6 +16,7 @@ from whybox.metrics import deletion, insertion
 from whybox.metrics.deletion import Deletion
 from whybox.metrics.insertion import Insertion
 from whybox.ops.matching import pairwise_iou
+from whybox.ops.perturb import batch_of
 from whybox.registry import metrics
 from whybox.specs import format_spec, parse_spec
 from whybox.truth import Metric, MetricInput, Truth
@@ -467,3 +468,9 @@ def test_an_image_resized_before_is_the_image_that_the_network_resizes():
     torch.testing.assert_close(before.scores, after.scores, atol=1e-4, rtol=1e-3)
     ratio = torch.tensor([1.5, 1.5, 1.5, 1.5])
     torch.testing.assert_close(before.boxes * ratio, after.boxes, atol=0.05, rtol=1e-3)
+
+
+def test_a_processor_takes_few_large_images_at_once():
+    cpu = torch.device("cpu")
+    assert [batch_of(8, size, cpu) for size in ((64, 96), (320, 480), (800, 1333))] == [8, 2, 1]
+    assert batch_of(8, (800, 1333), torch.device("cuda")) == 8

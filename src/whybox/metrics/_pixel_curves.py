@@ -10,7 +10,7 @@ from torch import Tensor
 from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size, resize_maps
 from whybox.metrics._tracking import LEADING, Score, lead_scores, track_scores
-from whybox.ops.perturb import Extent, Fill, Way, count_pixels, draw_fill, draw_steps, rank_pixels
+from whybox.ops.perturb import Extent, Fill, Way, batch_of, count_pixels, draw_fill, draw_steps, rank_pixels
 from whybox.truth import Metric, MetricInput, MetricResult
 from whybox.types import Candidates
 
@@ -196,7 +196,8 @@ class PixelCurves(Metric):
         """Write the scores of all images into the curves (N,P), in place."""
         points = curves.shape[1]
         done = 0
-        for images in draw_steps(ways, inputs.batch):
+        batch = batch_of(inputs.batch, objects.size, objects.image.device)
+        for images in draw_steps(ways, batch):
             for candidates in _predict(inputs, images):
                 row, point = divmod(done, points)
                 curves[row, point] = self._score(candidates, objects, slice(row, row + 1))[0]

@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 import whybox
 from runs.small import PLAN, make_model
@@ -19,6 +20,7 @@ from whybox.methods.control_blob import control_blob_map
 from whybox.runs.evaluation import identity as identities
 from whybox.runs.evaluation.code_digest import digest_of
 from whybox.runs.evaluation.evaluate import evaluate
+from whybox.runs.evaluation.plan import Plan
 from whybox.truth import Metric, MetricResult
 from whybox.types import Frame
 
@@ -199,6 +201,15 @@ def test_another_version_is_named(folder, monkeypatch):
     monkeypatch.setattr(identities, "version_of", lambda name: "9.9" if name == "torchvision" else known(name))
     with pytest.raises(WhyboxError, match=r"differs in: versions \(torchvision \S+ → 9\.9\);"):
         run(folder)
+
+
+def test_passes_do_not_change_the_identity():
+    """Faster R-CNN keeps the scales of the first image's features."""
+    network = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None).eval()
+    model, data = whybox.load(network), whybox.open_data("scenes:count=1")
+    before = identities.identity(Plan(), model, data)
+    whybox.trace(model, torch.rand(3, 96, 96))
+    assert identities.changed(before, identities.identity(Plan(), model, data)) == []
 
 
 SCRIPT = """

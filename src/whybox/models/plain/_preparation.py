@@ -85,12 +85,15 @@ class Preparation:
         if frame.resized != frame.network:
             inside = frame.image_to_network(image.new_ones((1, *frame.image)))
             canvas = canvas + self.pad * (1 - inside)
-        canvas = (canvas.flip(0) if self.bgr else canvas) * self.scale
-        mean, std = (
-            torch.tensor(values, dtype=canvas.dtype, device=canvas.device)[:, None, None]
-            for values in ((0.0,) if self.mean is None else self.mean, (1.0,) if self.std is None else self.std)
-        )
-        return (canvas - mean) / std
+        canvas = canvas.flip(0) if self.bgr else canvas
+        # What changes nothing is left out: for a small network these passes over the pixels are a part of the cost.
+        canvas = canvas if self.scale == 1 else canvas * self.scale
+        canvas = canvas if self.mean is None else canvas - _per_channel(self.mean, canvas)
+        return canvas if self.std is None else canvas / _per_channel(self.std, canvas)
+
+
+def _per_channel(values: Sequence[float], canvas: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=canvas.dtype, device=canvas.device)[:, None, None]
 
 
 def _lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torchvision.ops import MultiScaleRoIAlign
 
 from whybox import registry
 from whybox.model import Model
@@ -20,6 +21,9 @@ from whybox.versions import version_of
 
 PACKAGES = ("whybox", "torch", "torchvision", "numpy", "pillow")
 """Packages whose versions always count."""
+SET_BY_PASSES = frozenset({"training", "map_levels"})
+"""Attributes of modules that depend on what ran before: the mode, which every pass here sets, and what torchvision's
+MultiScaleRoIAlign keeps of its first image."""
 
 
 def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
@@ -140,8 +144,7 @@ def _settings_digest(model: Model) -> str:
     lines = [repr(model.identity)]
     for where, part in [("", model), *modules]:
         for name, value in sorted(getattr(part, "__dict__", {}).items()):
-            # The mode depends on what ran before, and every pass here sets it.
-            if name.startswith("_") or name == "training":
+            if name.startswith("_") or name in SET_BY_PASSES or (name == "scales" and isinstance(part, MultiScaleRoIAlign)):
                 continue
             if callable(getattr(value, "to_dict", None)):  # the configurations of transformers
                 value = json.dumps(value.to_dict(), default=str, sort_keys=True)
