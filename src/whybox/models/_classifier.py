@@ -7,7 +7,8 @@ from torch import Tensor
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
-from whybox.models._whole_image import ImageEncoder, WholeImage, whole_image, whole_image_detections
+from whybox.models._image_encoder import ImageEncoder
+from whybox.models._whole_image import WholeImage, whole_image, whole_image_detections
 from whybox.ops.transformer import widened
 from whybox.types import Candidates, Detections
 

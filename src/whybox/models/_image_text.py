@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 from whybox.attention import ImageTextModel, Text, TextEmbedding, Transformer, TransformerPass
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
-from whybox.models._whole_image import ImageEncoder, WholeImage, whole_image, whole_image_detections
+from whybox.models._image_encoder import ImageEncoder
+from whybox.models._whole_image import WholeImage, whole_image, whole_image_detections
 from whybox.network_state import exclusive, fingerprint
 from whybox.ops.attention_flow import chosen_texts
 from whybox.ops.hooks import frozen

@@ -6,8 +6,8 @@ scores; traces and pullbacks are here.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,18 +17,17 @@ from torch import Tensor, nn
 from whybox.attention import Transformer, TransformerModel, TransformerPass
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.models._image_encoder import NORMED, ImageEncoder, altered, from_input_of, on_grid, paths_of, stride
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, token_layer
 from whybox.network_state import exclusive
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import INPUT, capture, frozen
 from whybox.ops.transformer import (
-    attend,
     difference,
     embedding_from,
     entering_layers,
     in_float32,
     modules_from,
-    run_layer,
     widened,
 )
 from whybox.pullback import Pullback
@@ -36,37 +35,10 @@ from whybox.types import Candidates, Detections, FeatureMap, Trace
 
 Options = ParamSpec("Options")
 Made = TypeVar("Made", bound="WholeImage")
-NORMED = "normed"
 TOKENS = "tokens"
 BLOCKS = "blocks"
 MOST_PATCHES = 128 * 128
 """2048x2048 pixels in patches of 16 take seconds per layer on a CPU; a mistaken size of 5000x5000 would take hours."""
-
-
-@dataclass(frozen=True)
-class ImageEncoder:
-    """The image encoder of a network, provided by its family: made anew for every pass, since a part of the network may have
-    been replaced, or wrapped, since the last one.
-
-    Attributes:
-        network: The whole network.
-        prepare: Images (B,3,H,W) in 0..1 of one size -> the network's input (B,3,Hn,Wn) and the frame.
-        transformer: The encoder layer by layer.
-        grid: Size of the network's input -> patches (h,w).
-        embed: The network's input -> (B,D) by the network's own forward pass.
-        first: The number of tokens before the patches.
-        features: Names of layers of feature maps and their module paths, the default first; empty: tokens are the default.
-        fill: (3,) the color in 0..1 that is zero after normalization.
-    """
-
-    network: nn.Module
-    prepare: Callable[[Tensor], tuple[Tensor, Frame]]
-    transformer: Transformer
-    grid: Callable[[Size], Size]
-    embed: Callable[[Tensor], Tensor]
-    first: int = 1
-    features: Mapping[str, str] = field(default_factory=dict)
-    fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -138,7 +110,7 @@ class WholeImage(TransformerModel):
     @property
     def layers(self) -> tuple[str, ...]:
         """Layer names for `pullbacks`, the default first."""
-        return (*_paths_of(self.image_encoder), TOKENS, INPUT)
+        return (*paths_of(self.image_encoder), TOKENS, INPUT)
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         """The network's own forward pass over an image (3,H,W) in 0..1, without a graph; what enters each layer is kept."""
@@ -153,10 +125,10 @@ class WholeImage(TransformerModel):
                 embedding = encoder.embed(pixels)
             tokens = self._entered_once(encoder.transformer, entered)
             self._check_finite(embedding)
-            altered = _altered(encoder.transformer, tokens, embedding)
+            reason = altered(encoder.transformer, tokens, embedding)
             candidates = self._candidates(embedding, frame)
-        state = _State(pixels, tokens, embedding, altered)
-        features = FeatureMap(_on_grid(encoder, tokens[-1][0], frame), _stride(encoder, frame), TOKENS)
+        state = _State(pixels, tokens, embedding, reason)
+        features = FeatureMap(on_grid(encoder, tokens[-1][0], frame), stride(encoder, frame), TOKENS)
         return Trace(image, frame, (features,), candidates, self._detections(candidates), embedding=embedding, state=state)
 
     def _entered_once(self, transformer: Transformer, entered: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
@@ -221,7 +193,7 @@ class WholeImage(TransformerModel):
             None,
             encoder.grid(trace.frame.network),
             encoder.first,
-            _stride(encoder, trace.frame),
+            stride(encoder, trace.frame),
         )
 
     def pullbacks(
@@ -246,7 +218,7 @@ class WholeImage(TransformerModel):
         if embedding is None:
             modules = (self.network,)
             with exclusive(self.network), in_float32(*modules), frozen(self.network), gradients_on():
-                embedding = _from_input_of(encoder, start, leaf, widened(state.pixels))
+                embedding = from_input_of(encoder, start, leaf, widened(state.pixels))
                 self._check_same(embedding, state)
         live = replace(trace, candidates=self._with_graph(embedding, trace.frame))
         grid = encoder.grid(trace.frame.network)
@@ -300,7 +272,7 @@ class WholeImage(TransformerModel):
         self, trace: Trace, detections: Detections, wanted: str, state: _State, encoder: ImageEncoder
     ) -> Iterator[Pullback]:
         """Pullbacks to a module's output, or to the input: the network's own forward pass with hooks."""
-        named = _paths_of(encoder).get(wanted, wanted)
+        named = paths_of(encoder).get(wanted, wanted)
         path = module_path(named)
         with exclusive(self.network), in_float32(self.network), frozen(self.network), gradients_on():
             tensors, embedding = self._watch(path, state, trace, encoder, last=wanted == NORMED)
@@ -339,56 +311,6 @@ class WholeImage(TransformerModel):
         return captured[path], embedding
 
 
-def _altered(transformer: Transformer, tokens: Sequence[Tensor], embedding: Tensor) -> str:
-    """Why the last layer, run by itself on what entered it, does not give the pass's embedding; "" where it does."""
-    try:
-        own = _read_out(transformer, tokens[-1])
-    except Exception as error:  # a replaced module may fail in any way
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
-    return difference(embedding, own)
-
-
-def _read_out(transformer: Transformer, tokens: Tensor) -> Tensor:
-    """(B,D) from the last layer's input; of that layer only the row that is read is computed."""
-    layer = transformer.layers[-1]
-    if transformer.pooling == "mean":
-        return transformer.read(run_layer(layer, tokens))
-    rows = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
-    return transformer.read(layer.finish(tokens[:, :1], layer.out(attend(layer, tokens, rows=rows).mixed)))
-
-
-def _from_input_of(encoder: ImageEncoder, start: int, tokens: Tensor, pixels: Tensor) -> Tensor:
-    """The embedding (1,D) of the network's own forward pass, in which `tokens` enter layer `start`."""
-    layer = encoder.transformer.layers[start]
-    entry = layer.modules[0] if layer.entry is None else layer.entry
-    if layer.returning is None:
-        raise WhyboxError(
-            f"{layer.name} has been changed, and its input cannot be computed from its tokens: choose another layer"
-        )
-    given_back = layer.returning(tokens)
-
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        swapped = tuple(given_back.clone() if value is given else value for value in args)
-        return swapped, {name: given_back.clone() if value is given else value for name, value in kwargs.items()}
-
-    handle = entry.register_forward_pre_hook(enter, with_kwargs=True)
-    try:
-        return encoder.embed(pixels)
-    finally:
-        handle.remove()
-
-
-def _on_grid(encoder: ImageEncoder, tokens: Tensor, frame: Frame) -> Tensor:
-    """Tokens (N,C) -> (C,h,w)"""
-    height, width = encoder.grid(frame.network)
-    return tokens[encoder.first : encoder.first + height * width].T.reshape(-1, height, width)
-
-
-def _stride(encoder: ImageEncoder, frame: Frame) -> float:
-    return frame.network[0] / encoder.grid(frame.network)[0]
-
-
 def whole_image(scores: Tensor, logits: Tensor, frame: Frame) -> Candidates:
     """n candidates that are the whole image, from their scores and logits (n,K)."""
     height, width = frame.image
@@ -400,14 +322,6 @@ def whole_image_detections(candidates: Candidates, labels: Tensor) -> Detections
     """One detection for each of the labels (n,) of the one candidate."""
     boxes = candidates.boxes.expand(len(labels), 4)
     return Detections(boxes, candidates.scores[0].detach()[labels], labels, torch.zeros_like(labels))
-
-
-def _paths_of(encoder: ImageEncoder) -> dict[str, str]:
-    """Layer names and module paths: those of feature maps, then the norm before the last attention, where it is a module of the
-    network."""
-    norm = encoder.transformer.layers[-1].normalize
-    paths = [path for path, part in encoder.network.named_modules() if part is norm]
-    return {**encoder.features, **({NORMED: paths[0]} if paths else {})}
 
 
 def made_again(wrap: Callable[Options, Made]) -> Callable[Options, Made]:

@@ -11,7 +11,8 @@ from whybox.attention import Transformer
 from whybox.errors import WhyboxError
 from whybox.frame import Size
 from whybox.models._classifier import Classifier
-from whybox.models._whole_image import ImageEncoder, made_again
+from whybox.models._image_encoder import ImageEncoder
+from whybox.models._whole_image import made_again
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._images import SizeOption, check_processor, mean_color, other_size, preparation
 from whybox.models.hf._layers import known_or_opaque, pre_norm_layer

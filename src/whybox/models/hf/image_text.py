@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from whybox.attention import AttentionLayer, Transformer
 from whybox.errors import WhyboxError
 from whybox.frame import Size
+from whybox.models._image_encoder import ImageEncoder
 from whybox.models._image_text import Encoders, ImageText, TextEncoder, TokenBatch
-from whybox.models._whole_image import ImageEncoder, made_again
+from whybox.models._whole_image import made_again
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._images import (
     SizeOption,

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from whybox.errors import WeightsError, WhyboxError, unknown
+from whybox.models._image_encoder import ImageEncoder
 from whybox.models._image_text import Encoders, ImageText, TextEncoder, TokenBatch
-from whybox.models._whole_image import ImageEncoder, made_again
+from whybox.models._whole_image import made_again
 from whybox.models.open_clip._images import Preparation, WantedSize, check_size, settings_of
 from whybox.models.open_clip._text_tower import TextTower, text_tower
 from whybox.models.open_clip._timm_tower import timm_tower
