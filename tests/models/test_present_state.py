@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from threading import Thread
 
+import accelerate
 import peft
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 
 import whybox
 from conformance.conftest import BUILDERS, Tiny, read
-from models import hf_models, open_clip_models
+from models import hf_models, hf_versions, open_clip_models
 from models.detectors import detector as shared_detector
 from models.detectors import image as picture
 
@@ -96,7 +97,7 @@ def halve(module, args, output):
 HOOKED = {
     "torchvision_onestage": "head.classification_head.conv.0",
     "torchvision_twostage": "roi_heads.box_head.fc6",
-    "hf_detection": "model.encoder.layers.0",
+    "hf_detection": "model.encoder.layers.0.final_layer_norm",
     "hf_image_text": "vision_model.encoder.layers.2.mlp.fc1",
     "hf_classification": "vit.layernorm",
     "open_clip": "visual.transformer.resblocks.1.mlp.c_fc",
@@ -162,7 +163,18 @@ def test_eight_threads_give_what_one_gives(family):
     assert all(weight.requires_grad and weight.grad is None for weight in model.network.parameters())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+WIDE_MASKS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            name == "hf_image_text" and not hf_versions.NEW, reason="this transformers overflows in its own masks of CLIP's texts"
+        ),
+    )
+    for name in FAMILIES
+]
+
+
+@pytest.mark.parametrize("family", WIDE_MASKS)
 def test_inside_autocast_and_under_another_default_dtype(family):
     model = fresh(family)
     options = {"text": texts_of(model), "score_threshold": 0.0, "top": 2}
@@ -182,7 +194,7 @@ def test_inside_autocast_and_under_another_default_dtype(family):
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WIDE_MASKS)
 def test_a_network_in_double_precision(family):
     model = fresh(family)
     options = {"text": texts_of(model), "score_threshold": 0.0, "top": 2}
@@ -443,7 +455,6 @@ def test_open_clip_with_output_tokens():
 
 @pytest.mark.parametrize("family", ["torchvision_onestage", "hf_image_text", "plain", "hf_detection"])
 def test_offloaded_weights(family):
-    accelerate = pytest.importorskip("accelerate")
     model = fresh(family)
     options = {"text": texts_of(model), "score_threshold": 0.0, "top": 2}
     expected = whybox.explain(model, IMAGE, **options)
