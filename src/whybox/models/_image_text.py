@@ -71,6 +71,8 @@ class ImageText(WholeImage, ImageTextModel):
     def __init__(self, make_encoders: Callable[[], Encoders], name: str, texts: Sequence[Prompt] = ()) -> None:
         super().__init__(lambda: make_encoders()[0], name)
         self._make_encoders = make_encoders
+        # Kept, because it is called for every text, and reads the network as it is then.
+        self._scale = make_encoders()[1].scale
         self.texts: tuple[Text, ...] = ()
         self._prompts = tuple(texts)
         if texts:
@@ -167,7 +169,7 @@ class ImageText(WholeImage, ImageTextModel):
     def _of_cosines(self, cosines: Tensor, frame: Frame) -> Candidates:
         """Cosines (n,T) of the image with the texts -> n candidates."""
         with torch.no_grad():
-            scale, offset = self.text_encoder.scale()
+            scale, offset = self._scale()
         return whole_image(cosines, scale * cosines + offset, frame)
 
     def _text_embeddings(self, like: Tensor) -> Tensor:
