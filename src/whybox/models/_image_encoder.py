@@ -88,6 +88,7 @@ def on_grid(encoder: ImageEncoder, tokens: Tensor, frame: Frame) -> Tensor:
 
 
 def stride(encoder: ImageEncoder, frame: Frame) -> float:
+    """Network pixels per patch."""
     return frame.network[0] / encoder.grid(frame.network)[0]
 
 
