@@ -7,7 +7,7 @@ import pytest
 import whybox
 from whybox import registry
 from whybox.data.scenes import open_data as open_scenes
-from whybox.errors import UnknownNameError
+from whybox.errors import UnknownNameError, WhyboxError
 
 RING = SimpleNamespace(PREFIX="ring", open_data=open_scenes)
 
@@ -72,3 +72,8 @@ def test_a_misspelt_name_in_rename_is_told():
         whybox.open_data("scenes:count=1", rename={"tre": "oak"})
     with pytest.raises(whybox.WhyboxError, match="rename must give new class names by old ones"):
         whybox.open_data("scenes:count=1", rename=["tree"])
+
+
+def test_an_object_that_is_no_data_set_is_told_what_it_lacks():
+    with pytest.raises(WhyboxError, match=r"this dict lacks name, classes, problems, names$"):
+        whybox.open_data({"images": []})

@@ -20,6 +20,8 @@ from whybox.unwrapping import unwrapped
 from whybox.weights import load_weights
 
 _PLAIN = "plain"
+DATA_SET = ("name", "classes", "problems", "names")
+"""The attributes of a data set."""
 
 
 def load(

@@ -3,7 +3,7 @@
 import functools
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -194,6 +194,36 @@ def test_a_closure_and_a_target_count_with_what_they_hold(tmp_path):
     evaluate(make_model(), "scenes:count=1:size=64x64", target=scores(), **plan)
     with pytest.raises(WhyboxError, match="differs in: target;"):
         evaluate(make_model(), "scenes:count=1:size=64x64", target=scores(2.0), **plan)
+
+
+class Darker:
+    """A data set of the user's, whose code makes the samples."""
+
+    name, problems, classes = "darker", (), CLASSES
+    factor = 0.9
+
+    def __init__(self, count):
+        self.inner = whybox.open_data(f"scenes:count={count}:size=64x64")
+
+    @property
+    def names(self):
+        return self.inner.names
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        sample = self.inner[index]
+        return replace(sample, image=sample.image.point(lambda value: value * self.factor))
+
+
+def test_the_code_of_a_data_set_counts_but_not_how_long_it_is(tmp_path, monkeypatch):
+    plan = {**SMALL, "methods": "odam", "metrics": "compactness", "out": tmp_path / "run"}
+    evaluate(make_model(), Darker(1), **plan)
+    evaluate(make_model(), Darker(2), **{**plan, "limit": 2})
+    monkeypatch.setattr(Darker, "factor", 0.5)
+    with pytest.raises(WhyboxError, match="differs in: code of the data;"):
+        evaluate(make_model(), Darker(1), **plan)
 
 
 def test_another_version_is_named(folder, monkeypatch):

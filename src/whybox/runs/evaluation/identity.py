@@ -55,7 +55,8 @@ def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
     registered = {"registered_methods": _registered(plan.rows(), registry.methods())}
     registered |= {"registered_metrics": _registered(plan.columns(), registry.metrics())}
     where = {"device": _device(model), "versions": _versions(plan, model)}
-    return {**terms, **own_objects, **target, **registered, **of_model, **where, "data": data.name, "annotations": annotations}
+    of_data = {"data": data.name, "annotations": annotations, "code_of_the_data": _data_digest(data)}
+    return {**terms, **own_objects, **target, **registered, **of_model, **where, **of_data}
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -77,6 +78,15 @@ def _difference(name: str, before: Any, now: Any) -> str:
         return words
     differing = [key for key in dict.fromkeys((*before, *now)) if before.get(key) != now.get(key)]
     return f"{words} ({', '.join(f'{key} {before.get(key)} → {now.get(key)}' for key in differing)})"
+
+
+def _data_digest(data: DataSet) -> str:
+    """A digest of how a data set of the user's makes its samples: the code of its class, and functions that it holds; "" for
+    whybox's own. Plain attributes are left out: a count among them would keep a run from being extended."""
+    if is_installed(type(data).__module__):
+        return ""
+    held = {name: value for name, value in getattr(data, "__dict__", {}).items() if callable(value)}
+    return digest_of(type(data), held)
 
 
 def _describe(part: Any) -> str:
