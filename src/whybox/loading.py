@@ -207,7 +207,11 @@ def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) ->
         if isinstance(data, DataSet):
             check_names("a data set that is open already", {}, options)
             return data
-        raise WhyboxError(f"data must be a name or a data set (names, classes, len, [i]), got {type(data).__name__}")
+        missing = [name for name in (*DATA_SET, "__len__", "__getitem__") if not hasattr(data, name)]
+        raise WhyboxError(
+            f"data must be a name or a data set, an object with {', '.join(DATA_SET)}, len() and [i]; "
+            f"this {type(data).__name__} lacks {', '.join(missing)}"
+        )
     prefix, _, rest = str(data).partition(":")
     known = registry.data_sets()
     if prefix not in known:
