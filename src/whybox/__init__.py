@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from whybox.attention import Text, TokenMaps
     from whybox.catalog import list_methods, list_metrics, list_models, list_targets
     from whybox.data.images import read_image
+    from whybox.duplicates import nms, with_nms
     from whybox.errors import WhyboxError
     from whybox.explanation import Explanation
     from whybox.frame import Frame
@@ -46,6 +47,7 @@ _HOMES = {
         "list_targets",
     ),
     "whybox.data.images": ("read_image",),
+    "whybox.duplicates": ("nms", "with_nms"),
     "whybox.errors": ("WhyboxError",),
     "whybox.explanation": ("Explanation",),
     "whybox.frame": ("Frame",),
@@ -121,9 +123,11 @@ __all__ = [
     "list_models",
     "list_targets",
     "load",
+    "nms",
     "open_data",
     "read_image",
     "trace",
+    "with_nms",
 ]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from whybox import registry
 from whybox.data.images import ImageSource, as_picture, read_image
+from whybox.duplicates import WithNms, with_nms
 from whybox.errors import UnknownNameError, WeightsError, WhyboxError
 from whybox.explanation import Explanation
 from whybox.loading import load, open_data
@@ -22,6 +23,7 @@ from whybox.ops.maps import GradientMethod
 from whybox.prompting import TextPrompt, answered, prompted, texts_for_each, texts_read, with_reading_notes
 from whybox.report.match import distinct_words
 from whybox.selection import MOST_DETECTIONS, best, check_selection, choose
+from whybox.suppression._rule import Rule
 from whybox.targets import COMBINED, SIDES, find_target
 from whybox.types import Detections, HeatMaps, Target, Trace, min_max
 from whybox.words import check_words, draws_words, explain_tokens
@@ -86,6 +88,7 @@ def detect(
     text: TextPrompt | None = None,
     score_threshold: float = 0.3,
     top: int = MOST_DETECTIONS,
+    nms: str | Rule | None = None,
     **unknown: Any,
 ) -> Detections:
     """The model's detections, in the model's own order.
@@ -96,6 +99,8 @@ def detect(
         text: For models that take texts: as for `explain`.
         score_threshold: The lowest score.
         top: The largest number of detections; those with the highest scores are kept.
+        nms: A rule of duplicate removal in place of the model's own ("odam", "odam:high=0.9", "soft", a rule object); see
+            `whybox.nms`.
         **unknown: None are accepted; the error suggests the option that was probably meant.
 
     Returns:
@@ -104,9 +109,9 @@ def detect(
     Raises:
         WhyboxError: A model that takes texts has none, or an option is unknown.
     """
-    _refuse_unknown("detect", unknown, ("text", "score_threshold", "top"))
+    _refuse_unknown("detect", unknown, ("text", "score_threshold", "top", "nms"))
     check_selection(score_threshold, top)
-    model = prompted(load(model), text)
+    model = prompted(load(model) if nms is None else with_nms(model, nms), text)
     with exclusive(model.network):
         return best(_trace_of(model, image).detections, score_threshold, top)
 
@@ -116,7 +121,7 @@ def _trace_of(model: Model, image: ImageSource | Trace) -> Trace:
     if not isinstance(image, Trace):
         return trace(model, image)
     if image.stored:
-        return _traced_again(model, image)
+        return _suppressed(model, _traced_again(model, image))
     if image.made_by is not None and image.made_by() is not model.origin:
         raise WhyboxError("this trace was made by another model: trace the image with the model that explains it")
     if image.fingerprint is not None and image.fingerprint != fingerprint(model.network):
@@ -124,7 +129,12 @@ def _trace_of(model: Model, image: ImageSource | Trace) -> Trace:
             f"{model.name} has changed since this trace was made (weights, modules or hooks): trace the image again, so that "
             "scores and maps are of one state"
         )
-    return answered(model, image)
+    return _suppressed(model, answered(model, image))
+
+
+def _suppressed(model: Model, trace: Trace) -> Trace:
+    """A given trace with the detections that the model's rule keeps: another rule may have made it."""
+    return model.apply_rule(trace) if isinstance(model, WithNms) else trace
 
 
 def _traced_again(model: Model, stored: Trace) -> Trace:

@@ -204,13 +204,14 @@ def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) ->
     if on_problem not in ("skip", "refuse"):
         raise unknown("on_problem", str(on_problem), ("skip", "refuse"))
     if not isinstance(data, (str, Path)):
-        if isinstance(data, DataSet):
+        given: Any = data
+        if isinstance(given, DataSet):
             check_names("a data set that is open already", {}, options)
-            return data
-        missing = [name for name in (*DATA_SET, "__len__", "__getitem__") if not hasattr(data, name)]
+            return given
+        missing = [name for name in (*DATA_SET, "__len__", "__getitem__") if not hasattr(given, name)]
         raise WhyboxError(
             f"data must be a name or a data set, an object with {', '.join(DATA_SET)}, len() and [i]; "
-            f"this {type(data).__name__} lacks {', '.join(missing)}"
+            f"this {type(given).__name__} lacks {', '.join(missing)}"
         )
     prefix, _, rest = str(data).partition(":")
     known = registry.data_sets()

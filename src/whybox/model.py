@@ -25,6 +25,10 @@ GIVES = frozenset({"candidates", "features", "input", "roi", "attention", "trans
 """What a model's traces can provide; a method's `needs` are among these."""
 
 
+LEAST_SCORE = 0.05
+"""The score over which candidates take part in duplicate removal, where a family does not say: torchvision's own threshold."""
+
+
 class Model(ABC):
     """A model that whybox can explain. Every model family derives its models from this class.
 
@@ -125,6 +129,29 @@ class Model(ABC):
         Returns:
             The pass, on the network's device.
         """
+
+    @property
+    def most_detections(self) -> int | None:
+        """The largest number of detections that its post-processing keeps; None: it has no limit."""
+        return None
+
+    def unsuppressed(self, trace: Trace) -> Detections:
+        """The detections of a trace before duplicates are removed, boxes clipped to the image: what a rule of duplicate removal
+        gets. By default every candidate with its best class, where the score is over .05.
+
+        Args:
+            trace: A trace of this model.
+
+        Returns:
+            Detections in any order.
+        """
+        candidates = trace.candidates
+        scores, labels = candidates.scores.detach().max(1)
+        source = (scores > LEAST_SCORE).nonzero()[:, 0]
+        height, width = trace.frame.image
+        boxes = candidates.boxes_of(source, labels[source]).detach()
+        limit = boxes.new_tensor([width, height, width, height])
+        return Detections(boxes.clamp(min=0).minimum(limit), scores[source], labels[source], source)
 
     @abstractmethod
     def predict(self, images: Tensor) -> list[Candidates]:

@@ -1,6 +1,8 @@
-"""The folder listing is the registry: a file in models/, methods/ or metrics/ is registered by its name. Other packages
-register theirs through the entry points "whybox.models" (a module with `matches` and `wrap`), "whybox.methods" (a method class),
-"whybox.metrics" (a metric class) and "whybox.data" (a module with `PREFIX` and `open_data`)."""
+"""The folder listing is the registry: a file in models/, methods/, metrics/ or suppression/ is registered by its name.
+
+Other packages register theirs through the entry points "whybox.models" (a module with `matches` and `wrap`), "whybox.methods",
+"whybox.metrics" and "whybox.suppression" (a class each), and "whybox.data" (a module with `PREFIX` and `open_data`).
+"""
 
 import pkgutil
 import re
@@ -17,9 +19,11 @@ import whybox.data
 import whybox.methods
 import whybox.metrics
 import whybox.models
+import whybox.suppression
 from whybox.errors import WhyboxError, did_you_mean, unknown
 from whybox.files import one_line
 from whybox.method import Method
+from whybox.suppression._rule import Rule
 from whybox.targets import COMBINED, DESCRIPTIONS, TARGETS
 from whybox.truth import Metric
 
@@ -50,6 +54,13 @@ def metrics() -> Mapping[str, type[Metric]]:
     """Metric classes by name; each file in metrics/ holds one whose `name` is the file's."""
     own: dict[str, type[Metric]] = {name: _class_in(module, name) for name, module in _files(whybox.metrics)}
     return own | _from_outside("whybox.metrics", own, Metric)
+
+
+@cache
+def rules() -> Mapping[str, type[Rule]]:
+    """Rules of duplicate removal by name; each file in suppression/ holds one whose `name` is the file's."""
+    own: dict[str, type[Rule]] = {name: _class_in(module, name) for name, module in _files(whybox.suppression)}
+    return own | _from_outside("whybox.suppression", own, Rule)
 
 
 @cache

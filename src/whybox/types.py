@@ -255,6 +255,10 @@ class HeatMaps:
         """The same maps, each min-max scaled to 0..1 when it is read; a constant map becomes zeros."""
         return replace(self, scaled=True)
 
+    def resized(self, grid: Size) -> Tensor:
+        """(N,h,w), resized (bilinear) to a grid that covers the network's canvas."""
+        return self._by_shape(lambda maps: resize_maps(maps, grid)) if self.native else torch.zeros((0, *grid))
+
     def at_image(self) -> Tensor:
         """(N,H,W) on the original image's pixels, padding cropped. A `normalized()` view is scaled after resizing."""
         if not self.native:

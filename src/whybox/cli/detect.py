@@ -2,7 +2,7 @@
 
 import typer
 
-from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Texts, Threshold, Top, Weights, read_weights
+from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Nms, Texts, Threshold, Top, Weights, load_model
 from whybox.cli.output import bar, print_detections, print_json, warn
 
 
@@ -14,16 +14,16 @@ def detect(
     top: Top = 100,
     only: Classes = None,
     text: Texts = None,
+    nms: Nms = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """List a model's detections, without heat maps."""
-    from whybox import api
     from whybox.errors import ImageError
     from whybox.runs.explaining.images import Question, describe, detect_image
 
     question = Question(score_threshold=score_threshold, top=top, classes=tuple(only or ()), texts=tuple(text or ()))
-    loaded, question = question.of(api.load(model, weights=read_weights(weights), device=device))
+    loaded, question = question.of(load_model(model, weights, device, nms))
     detected, failed = {}, {}
     with bar(len(images), "detecting") as on_progress:
         for image in images:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from whybox.cli.options import AsJson, Device, ModelName, Rename, Threshold, Weights, read_options, read_pairs, read_weights
+from whybox.cli.options import AsJson, Device, ModelName, Nms, Rename, Threshold, Weights, load_model, read_options, read_pairs
 from whybox.cli.output import bar, free_folder, print_json, print_table, warn
 
 MOST_PROBLEMS = 5
@@ -23,6 +23,7 @@ def errors(
     limit: Annotated[int | None, typer.Option(help="Use only the first N images.")] = None,
     top: Annotated[int, typer.Option(help="Maximum number of errors on the page, highest scores of each type first.")] = 100,
     rename: Rename = None,
+    nms: Nms = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +46,7 @@ def errors(
         warn(line)
     if len(images.problems) > MOST_PROBLEMS:
         warn(f"{images.name}: {len(images.problems) - MOST_PROBLEMS} more problems like these")
-    network = api.load(model, weights=read_weights(weights), device=device)
+    network = load_model(model, weights, device, nms)
     with bar(len(images.names[:limit]), "looking for errors") as on_progress:
         search_result = find_errors(network, images, search, on_progress=on_progress, on_warning=warn)
     if search_result.images:

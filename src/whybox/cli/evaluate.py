@@ -73,6 +73,7 @@ def evaluate(
     address: Address = None,
     on_problem: OnProblem = "skip",
     rename: Rename = None,
+    nms: read.Nms = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +84,7 @@ def evaluate(
     from whybox import api
     from whybox.runs.evaluation.evaluate import evaluate as run
 
-    network = api.load(model, weights=read.read_weights(weights), device=device)
+    network = read.load_model(model, weights, device, nms)
     opened = api.open_data(data, on_problem=on_problem, rename=read.read_pairs("--rename", rename))
     plan: dict[str, Any] = {"metrics": read.read_list(metrics), "prompts": prompts, "template": template}
     # What the user leaves out is left to the plan, whose defaults depend on the model.

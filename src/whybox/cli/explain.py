@@ -31,6 +31,7 @@ def explain(
     layer: Annotated[str | None, typer.Option(help="The layer to explain; several comma-separated layers are fused.")] = None,
     route: Annotated[str, typer.Option(help="How gradients are computed: auto, fast or exact.")] = "auto",
     option: Annotated[list[str] | None, typer.Option(help="A setting of the method.", metavar="KEY=VALUE")] = None,
+    nms: read.Nms = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +42,6 @@ def explain(
     settings = read.read_options(option or [])
     methods, targets = (() if names is None else read.read_list(names) for names in (method, target))
 
-    from whybox import api
     from whybox.files import check_new_folder
     from whybox.runs.explaining.images import Question, explain_images
 
@@ -60,7 +60,7 @@ def explain(
     )
     # Refused now, before the model is loaded.
     check_new_folder(folder)
-    loaded = api.load(model, weights=read.read_weights(weights), device=device)
+    loaded = read.load_model(model, weights, device, nms)
     sources = [(str(image), image) for image in images]
     with bar(len(images) * len(question), "explaining") as on_progress:
         outcome = explain_images(loaded, sources, question, folder, on_progress=on_progress, on_warning=warn)

@@ -33,6 +33,12 @@ Rename = Annotated[
     str | None,
     typer.Option(help="New names for classes of the data, those of the model.", metavar="OLD=NEW,OLD=NEW"),
 ]
+Nms = Annotated[
+    str | None,
+    typer.Option(
+        help="Remove duplicates by this rule instead of the model's own: odam, odam:high=0.9, soft, greedy.", metavar="RULE"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON only.")]
 
 MODEL = "torchvision/fcos_resnet50_fpn"
@@ -48,6 +54,30 @@ def read_weights(text: str) -> str | None:
         The text, or None for the word none: no weights.
     """
     return None if text == "none" else text
+
+
+def load_model(model: str, weights: str, device: str | None, nms: str | None) -> Any:
+    """Load the model that a command's options name.
+
+    Args:
+        model: --model.
+        weights: --weights.
+        device: --device.
+        nms: --nms; None: the model's own rule.
+
+    Returns:
+        The model, with the detections that the rule keeps.
+
+    Raises:
+        WhyboxError: There is no such model or rule, or they do not fit together.
+    """
+    from whybox import api
+    from whybox.duplicates import make_rule, with_nms
+
+    # A misspelled rule is refused before weights are read.
+    rule = None if nms is None else make_rule(nms)
+    loaded = api.load(model, weights=read_weights(weights), device=device)
+    return loaded if rule is None else with_nms(loaded, rule)
 
 
 def read_list(text: str) -> tuple[str, ...]:

@@ -119,6 +119,16 @@ class Plain(Model):
             self._doubted = True
             warnings.warn(f"{self.name}: {told}", stacklevel=4)
 
+    def unsuppressed(self, trace: Trace) -> Detections:
+        """Each candidate with its best class, where the score is over `score_threshold`; boxes clipped to the image."""
+        with torch.no_grad():
+            return self.suppression.unsuppressed(trace.candidates, trace.frame.image)
+
+    @property
+    def most_detections(self) -> int:
+        """`max_detections`."""
+        return self.suppression.max_detections
+
     def predict(self, images: Tensor) -> list[Candidates]:
         """The raw candidates for images (B,3,H,W) in 0..1 of one size, without a graph.
 

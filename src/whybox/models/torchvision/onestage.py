@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import _topk_min
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Frame
@@ -31,6 +31,7 @@ from whybox.models.torchvision._conv_heads import Branch, Tape, flatten_layers, 
 from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
 from whybox.pullback import DensePullback, Pullback, WindowPullback
+from whybox.suppression.greedy import greedy_rows
 from whybox.types import Candidates, Detections, FeatureMap, Trace
 
 Raw = dict[str, Tensor]
@@ -99,6 +100,11 @@ class OneStage(TorchvisionDetector):
     def layers(self) -> tuple[str, ...]:
         return ("fpn", *body_layers(self.network), "input")
 
+    @property
+    def most_detections(self) -> int:
+        """torchvision's `detections_per_img`."""
+        return int(self.network.detections_per_img)
+
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         """One forward pass; the candidates are all rows of all levels, level by level."""
         tape = Tape()
@@ -115,11 +121,18 @@ class OneStage(TorchvisionDetector):
             levels = torch.arange(len(maps), device=anchors.device).repeat_interleave(counts)
             candidates = self._head.decode(raw, anchors, levels, frame)
             with torch.no_grad():
-                detections = self._head.suppress(raw, by_level, candidates, frame)
+                found = self._head.unsuppressed(raw, by_level, candidates, frame)
+                detections = self._head.suppress(found, frame)
                 if passed.outputs is not None:
                     check_detections(self.network, self.name, passed.outputs, detections)
         state = _State(raw, by_level, tape)
         return Trace(image, frame, maps, candidates, detections, state=state, differentiable=differentiable)
+
+    def unsuppressed(self, trace: Trace) -> Detections:
+        """What torchvision's suppression gets: scores over its threshold, the best of every level, boxes clipped."""
+        with torch.no_grad():
+            found = self._head.unsuppressed(trace.state.raw, trace.state.anchors, trace.candidates, trace.frame)
+            return replace(found, boxes=trace.frame.boxes_to_image(found.boxes))
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
         """The forward pass up to the candidates; with a graph where the caller allows one."""
@@ -318,16 +331,29 @@ class _DenseHead:
         named = dict(zip(("dx", "dy", "dw", "dh"), raw["bbox_regression"].unbind(1), strict=True))
         return Candidates(boxes, logits.sigmoid(), level, logits, named)
 
-    def suppress(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
-        """torchvision's post-processing, step by step, keeping each detection's row."""
+    def select(self, anchors: Sequence[Tensor], candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """The rows and labels that torchvision's suppression gets."""
         net, start, kept = self.network, 0, []
         for of_level in anchors:
             scores = candidates.scores[start : start + len(of_level)].flatten()
             kept.append(start * candidates.scores.shape[1] + _best(scores, net.score_thresh, net.topk_candidates))
             start += len(of_level)
         flat = torch.cat(kept)
-        source, labels = flat // candidates.scores.shape[1], flat % candidates.scores.shape[1]
-        return _finish(self, raw, torch.cat(list(anchors)), candidates, source, labels, frame)
+        return flat // candidates.scores.shape[1], flat % candidates.scores.shape[1]
+
+    def unsuppressed(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
+        """torchvision's post-processing up to its suppression, step by step, keeping each detection's row. Boxes are clipped, in
+        network pixels."""
+        source, labels = self.select(anchors, candidates)
+        kept = {name: value[source] for name, value in raw.items()}
+        boxes = clip_boxes_to_image(self.network_boxes(kept, torch.cat(list(anchors))[source]), frame.resized)
+        return Detections(boxes, candidates.scores[source, labels], labels, source)
+
+    def suppress(self, found: Detections, frame: Frame) -> Detections:
+        """Apply NMS per class, keep the best, and map the boxes to the image."""
+        net = self.network
+        keep = greedy_rows(found.boxes, found.scores, found.labels, net.nms_thresh)[: net.detections_per_img]
+        return replace(found[keep], boxes=frame.boxes_to_image(found.boxes[keep]))
 
 
 class _FcosHead(_DenseHead):
@@ -386,15 +412,14 @@ class _SsdHead(_DenseHead):
         candidates = super().decode(raw, anchors, level, frame)
         return replace(candidates, scores=raw["cls_logits"].softmax(-1))
 
-    def suppress(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
+    def select(self, anchors: Sequence[Tensor], candidates: Candidates) -> tuple[Tensor, Tensor]:
         net = self.network
         picked = [
             (_best(candidates.scores[:, label], net.score_thresh, net.topk_candidates), label)
             for label in range(1, candidates.scores.shape[1])
         ]
         source = torch.cat([rows for rows, _ in picked])
-        labels = torch.cat([torch.full_like(rows, label) for rows, label in picked])
-        return _finish(self, raw, torch.cat(list(anchors)), candidates, source, labels, frame)
+        return source, torch.cat([torch.full_like(rows, label) for rows, label in picked])
 
 
 def _is_stock_head(head: Any) -> bool:
@@ -408,17 +433,6 @@ def _best(scores: Tensor, threshold: float, most: int) -> Tensor:
     index = torch.where(scores > threshold)[0]
     _, order = scores[index].topk(_topk_min(index, most, 0))
     return index[order]
-
-
-def _finish(
-    head: _DenseHead, raw: Raw, anchors: Tensor, candidates: Candidates, source: Tensor, labels: Tensor, frame: Frame
-) -> Detections:
-    """Clip the boxes, apply NMS per class, keep the best, and map the boxes to the image."""
-    boxes = head.network_boxes({name: value[source] for name, value in raw.items()}, anchors[source])
-    boxes = clip_boxes_to_image(boxes, frame.resized)
-    scores = candidates.scores[source, labels]
-    keep = batched_nms(boxes, scores, labels, head.network.nms_thresh)[: head.network.detections_per_img]
-    return Detections(frame.boxes_to_image(boxes[keep]), scores[keep], labels[keep], source[keep])
 
 
 _HEADS: Mapping[str, type[_DenseHead]] = {"fcos.FCOS": _FcosHead, "retinanet.RetinaNet": _DenseHead, "ssd.SSD": _SsdHead}

@@ -2,12 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Frame, Size
@@ -30,6 +30,7 @@ from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
 from whybox.placement import Windows
 from whybox.pullback import DensePullback, FeatureGradient, PooledPullback, Pullback, RegionPullback
+from whybox.suppression.greedy import greedy_rows
 from whybox.types import Candidates, Detections, Trace
 
 ROUTES = ("auto", "exact", "fast")
@@ -73,6 +74,11 @@ class TwoStage(TorchvisionDetector):
     @property
     def layers(self) -> tuple[str, ...]:
         return ("fpn", "roi", *body_layers(self.network), "input")
+
+    @property
+    def most_detections(self) -> int:
+        """torchvision's `detections_per_img`."""
+        return int(self.network.roi_heads.detections_per_img)
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         """One forward pass, without the mask and keypoint branches. The proposals are detached, as in torchvision."""
@@ -134,18 +140,29 @@ class TwoStage(TorchvisionDetector):
         named = zip(("dx", "dy", "dw", "dh"), deltas.reshape(*logits.shape, 4).unbind(-1), strict=True)
         return Candidates(frame.boxes_to_image(on_canvas), scores, level, logits, dict(named)), on_canvas
 
-    def _suppress(self, candidates: Candidates, on_canvas: Tensor, frame: Frame) -> Detections:
-        """torchvision's post-processing, step by step, keeping each detection's row; column 0 is the background."""
-        heads = self.network.roi_heads
+    def unsuppressed(self, trace: Trace) -> Detections:
+        """What torchvision's suppression gets: scores over its threshold, in every class, boxes clipped, none without area."""
+        with torch.no_grad():
+            # The boxes on the canvas are not kept: those in image pixels, mapped back, are theirs.
+            found = self._unsuppressed(trace.candidates, trace.frame.boxes_to_network(trace.candidates.boxes), trace.frame)
+            return replace(found, boxes=trace.frame.boxes_to_image(found.boxes))
+
+    def _unsuppressed(self, candidates: Candidates, on_canvas: Tensor, frame: Frame) -> Detections:
+        """torchvision's post-processing up to its suppression, step by step, keeping each detection's row; column 0 is the
+        background. Boxes in network pixels."""
         boxes = clip_boxes_to_image(on_canvas, frame.resized)[:, 1:].reshape(-1, 4)
         scores = candidates.scores[:, 1:].reshape(-1)
-        index = torch.where(scores > heads.score_thresh)[0]
+        index = torch.where(scores > self.network.roi_heads.score_thresh)[0]
         index = index[remove_small_boxes(boxes[index], min_size=1e-2)]
         foreground = candidates.scores.shape[1] - 1
-        labels = index % foreground + 1
-        keep = batched_nms(boxes[index], scores[index], labels, heads.nms_thresh)[: heads.detections_per_img]
-        index = index[keep]
-        return Detections(frame.boxes_to_image(boxes[index]), scores[index], labels[keep], index // foreground)
+        return Detections(boxes[index], scores[index], index % foreground + 1, index // foreground)
+
+    def _suppress(self, candidates: Candidates, on_canvas: Tensor, frame: Frame) -> Detections:
+        """torchvision's suppression, and the boxes mapped to the image."""
+        heads = self.network.roi_heads
+        found = self._unsuppressed(candidates, on_canvas, frame)
+        keep = greedy_rows(found.boxes, found.scores, found.labels, heads.nms_thresh)[: heads.detections_per_img]
+        return replace(found[keep], boxes=frame.boxes_to_image(found.boxes[keep]))
 
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True

@@ -1,0 +1,50 @@
+"""FeatureNMS: boxes of medium overlap are duplicates if their learned embeddings are close."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from whybox.errors import WhyboxError
+from whybox.suppression._rule import Rule, Suppressed, Vectors, keep_in_order
+from whybox.suppression.greedy import check_share
+
+
+@dataclass(frozen=True)
+class Feature(Rule):
+    """FeatureNMS.
+
+    Attributes:
+        low: Boxes that overlap by at most this are never duplicates.
+        high: Boxes that overlap by more than this always are.
+        distance: Between the two, those whose embeddings are at most so far apart (Euclidean) are.
+    """
+
+    low: float = 0.1
+    high: float = 0.9
+    distance: float = 1.0
+
+    name: ClassVar[str] = "feature"
+    title: ClassVar[str] = "FeatureNMS"
+    source: ClassVar[str] = "Salscheider: FeatureNMS, ICPR 2020, algorithm 1"
+    needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
+
+    def __post_init__(self) -> None:
+        check_share("feature", "low", self.low)
+        check_share("feature", "high", self.high)
+        if self.low > self.high or self.distance < 0:
+            raise WhyboxError(
+                f"rule 'feature': low <= high and distance >= 0 are needed, got {self.low:g}, {self.high:g} and {self.distance:g}"
+            )
+
+    def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, vectors: Vectors | None = None) -> Suppressed:
+        """Remove boxes that overlap a kept one of their group and resemble it. vectors: of the embeddings."""
+        assert vectors is not None
+        embeddings = vectors.of(torch.arange(len(boxes), device=boxes.device))
+
+        def removes(row: int, others: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+            apart = (embeddings[others] - embeddings[row]).norm(dim=1)
+            return (iou > self.high) | ((iou > self.low) & (apart <= self.distance)), apart
+
+        return keep_in_order(boxes, scores, groups, removes)

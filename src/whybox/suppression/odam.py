@@ -1,0 +1,138 @@
+"""ODAM-NMS: what two detections looked at decides whether they are one object."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from whybox.errors import WhyboxError
+from whybox.suppression._rule import Rule, Suppressed, Vectors, by_group, keep_in_order
+from whybox.suppression.greedy import check_share
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Rows (n,D) scaled to length 1; a row of zeros stays zero."""
+    # Divided by the largest entry first: the square of a raw gradient map's values may underflow.
+    scaled = vectors / vectors.abs().amax(1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
+    units: Tensor = scaled / scaled.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
+    return units
+
+
+def has_neighbor(boxes: Tensor, groups: Tensor, grow: float = 0.5) -> Tensor:
+    """Whether each box, grown on every side by `grow` of its width and height, touches another grown box of its group: (N,) bool.
+
+    For a box that has none, no map is needed: nothing else can have looked at what it looked at.
+    """
+    margin = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).repeat(1, 2) * boxes.new_tensor([-grow, -grow, grow, grow])
+    wide = boxes + margin
+    result = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    # A slice at a time: 10,000 boxes against one another are 400 MB.
+    for rows in torch.split(torch.arange(len(boxes), device=boxes.device), 1000):
+        touching = (box_iou(wide[rows], wide) > 0) & (groups[rows, None] == groups)
+        touching[torch.arange(len(rows), device=rows.device), rows] = False
+        result[rows] = touching.any(1)
+    return result
+
+
+@dataclass(frozen=True)
+class OdamNms(Rule):
+    """ODAM-NMS: a box that overlaps a kept one by more than `iou_threshold` is a duplicate only if the cosine of their maps is at
+    least `low`; one that overlaps it less is a duplicate nevertheless if the cosine is at least `high`.
+
+    The maps are flattened and scaled to length 1; their mean is not subtracted. Where one of the two maps is zero everywhere, the
+    IoU alone decides. With `high` over 1 and `low` 0 this is greedy NMS.
+
+    Attributes:
+        iou_threshold: As in greedy NMS.
+        high: Cosine from which boxes of little overlap are duplicates.
+        low: Cosine below which boxes of much overlap are not.
+    """
+
+    iou_threshold: float = 0.5
+    high: float = 0.8
+    low: float = 0.2
+
+    name: ClassVar[str] = "odam"
+    title: ClassVar[str] = "ODAM-NMS"
+    source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, ICLR 2023 and the journal version, algorithm 1"
+    needs: ClassVar[frozenset[str]] = frozenset({"maps"})
+
+    def __post_init__(self) -> None:
+        check_share("odam", "iou_threshold", self.iou_threshold)
+        if not 0 <= self.low <= self.high or self.high == 0:
+            wrong = f"low {self.low:g} and high {self.high:g}"
+            raise WhyboxError(f"rule 'odam': 0 <= low <= high and high > 0 are needed, got {wrong}")
+
+    def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, vectors: Vectors | None = None) -> Suppressed:
+        """Remove boxes that looked at what a kept one of their group looked at. vectors: of the maps."""
+        assert vectors is not None
+        alike = MapSimilarity(boxes, scores, groups, vectors)
+
+        def removes(row: int, others: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+            cosine, known = alike(row, others)
+            overlapping = iou > self.iou_threshold
+            # NaN, where a map is zero everywhere, is at least nothing: the second term is then false.
+            by_map = torch.where(overlapping, cosine >= self.low, cosine >= self.high)
+            return torch.where(known, by_map, overlapping), cosine
+
+        return keep_in_order(boxes, scores, groups, removes)
+
+
+class MapSimilarity:
+    """Cosines of maps. Maps that are not at hand are asked for only where a candidate has a neighbor; they are drawn at once."""
+
+    def __init__(self, boxes: Tensor, scores: Tensor, groups: Tensor, vectors: Vectors) -> None:
+        """Ask for the maps that can matter.
+
+        Args:
+            boxes: (N,4) xyxy.
+            scores: (N,).
+            groups: (N,).
+            vectors: Of the maps.
+        """
+        needed = torch.ones_like(groups, dtype=torch.bool) if vectors.at_hand else has_neighbor(boxes, groups)
+        ordered = [rows[needed[rows]] for rows in by_group(scores, groups)]
+        rows = torch.cat(ordered) if ordered else groups.new_zeros(0, dtype=torch.long)
+        counts = torch.tensor([len(part) for part in ordered], dtype=torch.long)
+        ends = counts.cumsum(0)
+        # In the order in which they are visited: a block of consecutive ones is one matrix product.
+        self._place = torch.full((len(groups),), -1, dtype=torch.long, device=groups.device)
+        self._place[rows] = torch.arange(len(rows), device=rows.device)
+        self._start, self._end = (ends - counts).repeat_interleave(counts).tolist(), ends.repeat_interleave(counts).tolist()
+        self._units = unit_rows(vectors.of(rows).float()) if len(rows) else boxes.new_zeros((0, 1))
+        self._there = self._units.ne(0).any(1)
+        self._block: tuple[int, Tensor] = (-1, self._units[:0])
+
+    def __call__(self, row: int, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare a candidate with others of its group that come later in the order of scores.
+
+        Args:
+            row: The candidate.
+            others: (m,) rows.
+
+        Returns:
+            (m,) cosines, NaN where a map is zero everywhere; (m,) bool, whether there is one. A candidate without a neighbor
+            has the cosine 0 with all others.
+        """
+        cosine = torch.zeros(len(others), device=others.device)
+        known = torch.ones_like(others, dtype=torch.bool)
+        mine, theirs = int(self._place[row]), self._place[others]
+        if mine >= 0:
+            both = theirs >= 0
+            cosine[both] = self._cosines(mine)[theirs[both] - mine]
+            known[both] = self._there[theirs[both]] & self._there[mine]
+        return cosine.masked_fill(~known, torch.nan), known
+
+    def _cosines(self, place: int) -> Tensor:
+        """The cosines of one candidate with itself and all that follow in its group."""
+        first = self._start[place] + (place - self._start[place]) // _BLOCK * _BLOCK
+        if self._block[0] != first:
+            block, rest = self._units[first : min(first + _BLOCK, self._end[place])], self._units[first : self._end[place]]
+            self._block = (first, block @ rest.T)
+        return self._block[1][place - first, place - first :]
+
+
+_BLOCK = 256
+"""Candidates whose cosines with all others are computed at once."""
