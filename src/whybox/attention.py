@@ -165,6 +165,7 @@ class Text:
     def word_of(self) -> tuple[int, ...]:
         """For each token, the index of its word."""
         places = self.word_spans()
+        # By the end: a token that begins with the whitespace before its word starts ahead of it.
         return tuple(next(i for i, (_, end) in enumerate(places) if start < end) for start, _ in self.spans)
 
     def word_spans(self) -> list[tuple[int, int]]:

@@ -136,6 +136,7 @@ def _close_to(name: str) -> list[str]:
     """Names whose last part is like the last part of this one, at most three."""
     known = list_models()
     wanted = name.lower().rpartition("/")[2]
+    # Reversed, so that of models whose last parts are equal the first one listed, a shipped one, is suggested.
     tails = {full.lower().rpartition("/")[2]: full for full in reversed(known)}
     if wanted in tails:
         return [tails[wanted]]

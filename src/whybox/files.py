@@ -48,8 +48,10 @@ def new_folder(directory: str | Path, *, replace: bool = False) -> Iterator[Path
         draft.mkdir(parents=True)
         yield draft
         if folder.exists():
+            # Windows renames onto no folder, not even an empty one; rmdir refuses one that has been filled since.
             shutil.rmtree(folder) if replace else folder.rmdir()
         draft.rename(folder)
+    # Also after Ctrl+C nothing is left behind.
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         _remove_empty(made)

@@ -39,6 +39,7 @@ class Method(ABC):
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse an incomplete or misspelled class before anything runs with it."""
+        # Not in __init_subclass__, which runs before the decorator that makes the class a dataclass and its fields options.
         cls.check_class()
         return super().__new__(cls)
 

@@ -161,6 +161,7 @@ def _of_one_state(trace: Callable[..., Trace]) -> Callable[..., Trace]:
     @wraps(trace)
     def traced(self: Model, image: Tensor, *, differentiable: bool = False) -> Trace:
         with exclusive(self.network):
+            # Passed on only if asked for: a family of another package may have no such keyword.
             result = trace(self, image, differentiable=differentiable) if differentiable else trace(self, image)
             # Weak: a stored trace must not keep a network in memory.
             return replace(result, made_by=ref(self.origin), fingerprint=fingerprint(self.network))

@@ -141,6 +141,7 @@ class Pullback(ABC):
         parts = list(self.gradients(target))
         if len(parts) == 1:
             positions, part = parts[0]
+            # A single part may come in another order, too.
             return part[positions.argsort()]
         order = torch.cat([positions for positions, _ in parts]).argsort()
         whole = [part.whole() for _, part in parts]

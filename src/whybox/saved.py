@@ -75,6 +75,7 @@ def load(directory: str | Path, kind: type[Kind]) -> Kind:
         with Image.open(folder / "image.png") as picture:
             image = tensor_of(picture)
         return _from_parts(kind, manifest, tensors, image)
+    # Before OSError, which it is one of.
     except FileNotFoundError as error:
         raise WhyboxError(f"{folder}: no saved explanation, {Path(error.filename or '').name} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

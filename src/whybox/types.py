@@ -173,6 +173,7 @@ class Trace:
         kept = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _OF_NETWORK}
         return _stored_trace, (kept,)
 
+    # Without this copy.copy would use __reduce__ and lose the state.
     def __copy__(self) -> "Trace":
         return replace(self)
 
@@ -237,6 +238,7 @@ class HeatMaps:
 
     def __getitem__(self, index: Any) -> "HeatMaps":
         """The maps chosen by a number, a slice, a list or a tensor of indices or booleans."""
+        # arange takes every kind of index that a tensor does, and refuses those out of range.
         chosen = torch.arange(len(self))[index].reshape(-1).tolist()
         routes = tuple(self.routes[i] for i in chosen) if self.routes else ()
         layers = tuple(self.layers[i] for i in chosen) if self.layers else ()
