@@ -22,7 +22,7 @@ def recording(graph: bool) -> Iterator[None]:
 @contextmanager
 def twice_differentiable(wanted: bool = True) -> Iterator[None]:
     """Inside, attention is computed in a form whose gradient has a gradient."""
-    # The fused kernels of scaled_dot_product_attention have no double backward.
+    # The fused kernels of scaled_dot_product_attention have no double backward (pytorch/pytorch#116350).
     with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
         yield
 
