@@ -218,6 +218,7 @@ class WholeImage(TransformerModel):
         if embedding is None:
             modules = (self.network,)
             with exclusive(self.network), in_float32(*modules), frozen(self.network), gradients_on():
+                # The whole network in float32 here: its own forward pass runs more than the layers from `start` on.
                 embedding = from_input_of(encoder, start, leaf, widened(state.pixels))
                 self._check_same(embedding, state)
         live = replace(trace, candidates=self._with_graph(embedding, trace.frame))
@@ -314,6 +315,7 @@ class WholeImage(TransformerModel):
 def whole_image(scores: Tensor, logits: Tensor, frame: Frame) -> Candidates:
     """n candidates that are the whole image, from their scores and logits (n,K)."""
     height, width = frame.image
+    # In float32, whatever the precision of the network: float16 has gaps between whole numbers of pixels from 2048 on.
     boxes = torch.tensor([[0.0, 0.0, width, height]], device=scores.device, dtype=torch.float32).expand(len(scores), 4)
     return Candidates(boxes, scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device), logits)
 

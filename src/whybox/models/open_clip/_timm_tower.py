@@ -75,6 +75,7 @@ def _sized(trunk: Any, own: Size, grid: Size) -> Iterator[None]:
     strict = trunk.patch_embed.strict_img_size
     with resized_positions(trunk.pos_embed, own, grid):
         try:
+            # Otherwise PatchEmbed refuses every size but its own.
             trunk.patch_embed.strict_img_size = False
             yield
         finally:
@@ -109,6 +110,7 @@ def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if getattr(attention, "q_bias", None) is None:
         joint = attention.qkv(tokens)
     else:
+        # EVA trains no bias of the keys: k_bias is a buffer of zeros.
         joint = linear(tokens, attention.qkv.weight, torch.cat([attention.q_bias, attention.k_bias, attention.v_bias]))
     queries, keys, values = joint.chunk(3, -1)
     return queries, keys, values

@@ -31,6 +31,7 @@ class Suppression:
         scores, labels = candidates.scores.max(1)
         source = (scores > self.score_threshold).nonzero()[:, 0]
         boxes = candidates.boxes_of(source, labels[source])
+        # In float32: torchvision's nms has no half precision on CPUs.
         kept = self._kept(boxes.float(), scores[source].float(), labels[source])
         source = source[kept]
         limit = boxes.new_tensor([image[1], image[0], image[1], image[0]])

@@ -54,6 +54,7 @@ class Head:
         where gates are closed and weights are zero.
         """
         for radius in _RADII:
+            # The features repeat where their grid is smaller than the probe.
             rows, columns = (torch.arange(2 * radius + 1, device=self.features.device) % n for n in self.features.shape[-2:])
             probe = self.features[:, rows][:, :, columns][None]
             probe[..., radius, radius] = torch.nan
@@ -97,6 +98,7 @@ class Crops:
         with gradients_on():
             found = torch.autograd.grad(values.sum(), [leaves[i] for i in reached], retain_graph=True, allow_unused=True)
             whole = {index: gradient[0] for index, gradient in zip(reached, found, strict=True) if gradient is not None}
+            # Cells of a crop may be another row's: their gradient is that row's.
             seeds = [self._at_cells(whole[i]) * (self._at_cells(owner[i]) == owners[:, None, None, None]) for i in whole]
             if not seeds:
                 return torch.zeros_like(self.maps)
@@ -123,6 +125,7 @@ def _crop(head: Head, low: Tensor, high: Tensor, radius: int) -> Crops:
     size = torch.minimum(extent + 2 * radius, grid)
     # A crop that would hang over the edge moves inwards, so that its edge is the map's and padding acts as it did there.
     origin = (low - radius).clamp(min=0).minimum(grid - size)
+    # All rows have the extent of the widest; at the edge their cells begin earlier.
     corner = low.minimum(grid - extent)
     with gradients_on():
         maps = take_windows(head.features, origin, (int(size[0]), int(size[1]))).requires_grad_()

@@ -34,6 +34,7 @@ def coco_classes(module: Any) -> Sequence[str] | None:
     """The names of COCO's 91 categories where the module has 91 score columns; else None."""
     from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 
+    # FCOS's and RetinaNet's heads know their num_classes, SSD's its num_columns, an R-CNN's is the width of cls_score.
     columns = {getattr(part, "num_classes", 0) or getattr(part, "num_columns", 0) for part in module.modules()}
     columns |= {part.out_features for name, part in module.named_modules() if name.endswith("cls_score")}
     names: Sequence[str] = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -168,6 +169,7 @@ def module_pullbacks(
         detections: The detections to explain.
     """
     path = _STAGES.get(layer, module_path(layer))
+    # The backbone's input: that of the network is a list of images, before they are resized and padded.
     root, wanted = (net.backbone, INPUT) if path == INPUT else (net, path)
     with frozen(net), gradients_on(), capture(root, [wanted]) as captured:
         live = replace(trace, candidates=run())

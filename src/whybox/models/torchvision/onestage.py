@@ -172,6 +172,7 @@ class OneStage(TorchvisionDetector):
     def _takes_windows(self, trace: Trace, level: int, route: str, frozen_allowed: bool) -> bool:
         branches = self._head.at_level(level)
         tape: Tape = trace.state.tape
+        # 0: a tower of convolutions alone has no gates to record.
         told_apart = all(tape.calls(branch) in (0, self._head.calls(len(trace.features))) for branch in branches)
         if route == "exact" or not branches or not told_apart or not all(supported(branch) for branch in branches):
             return False
@@ -342,6 +343,7 @@ class _FcosHead(_DenseHead):
     def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
         logits = raw["cls_logits"]
         probability, centerness = logits.sigmoid(), raw["bbox_ctrness"].sigmoid()
+        # The distances are in sides of the anchor (BoxLinearCoder's normalize_by_size); here they become network pixels.
         sides = raw["bbox_regression"] * (anchors[:, 2:] - anchors[:, :2]).repeat(1, 2)
         return Candidates(
             frame.boxes_to_image(self.network_boxes(raw, anchors)),
@@ -375,6 +377,7 @@ class _SsdHead(_DenseHead):
         return [feature.grid[0] * feature.grid[1] * count for feature, count in zip(maps, anchors, strict=True)]
 
     def run_level(self, feature: Tensor, level: int) -> Raw:
+        # One level's part of torchvision's SSDScoringHead.forward: its head runs all levels at once.
         head = self.network.head
         kinds = {"cls_logits": head.classification_head, "bbox_regression": head.regression_head}
         return {
@@ -383,6 +386,7 @@ class _SsdHead(_DenseHead):
         }
 
     def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
+        # The boxes, deltas and logits of the general form; the scores alone are a softmax.
         candidates = super().decode(raw, anchors, level, frame)
         return replace(candidates, scores=raw["cls_logits"].softmax(-1))
 
@@ -406,6 +410,7 @@ def _is_stock_head(head: Any) -> bool:
 def _best(scores: Tensor, threshold: float, most: int) -> Tensor:
     """Indices of the `most` best scores (n,) over the threshold, best first."""
     index = torch.where(scores > threshold)[0]
+    # topk as in torchvision, not a sort: equal scores have to come out in its order.
     _, order = scores[index].topk(_topk_min(index, most, 0))
     return index[order]
 
