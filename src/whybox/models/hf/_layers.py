@@ -30,7 +30,7 @@ def pre_norm_layer(block: Any, name: str) -> AttentionLayer:
 
     def finish(tokens: Tensor, attended: Tensor) -> Tensor:
         tokens = tokens + attended
-        # ViT's blocks before transformers 5: `output` adds the residual itself.
+        # ViT's blocks in older versions of transformers: `output` adds the residual itself.
         if hasattr(block, "intermediate"):
             after_mlp: Tensor = block.output(block.intermediate(after(tokens)), tokens)
             return after_mlp

@@ -109,7 +109,7 @@ def _image_processor(net: Any, family: Family) -> Any:
 def _image_encoder(net: Any, family: Family, processor: Any, size: SizeOption) -> ImageEncoder:
     body = getattr(net, net.base_model_prefix)
     patch, own = _pair(net.config.patch_size), _pair(net.config.image_size)
-    # From transformers 5 on the blocks are in `layers`.
+    # Older versions of transformers keep the blocks in an encoder of its own.
     blocks = body.layers if hasattr(body, "layers") else body.encoder.layer
     return ImageEncoder(
         net,
