@@ -59,6 +59,7 @@ def opaque_layer(block: nn.Module, name: str) -> AttentionLayer:
     def refuse(*tokens: Tensor) -> Any:
         raise WhyboxError(f"{name} is a {type(block).__name__}, whose attention whybox does not know")
 
+    # Heads and scale are never used: every function refuses.
     return AttentionLayer(name, 1, 1.0, refuse, refuse, refuse, (block,), normalize=refuse)
 
 
@@ -172,6 +173,7 @@ class Text:
         """Where each word lies in the text: runs of characters between whitespace that contain a token's start."""
         spans, start = [], 0
         for piece in self.text.split():
+            # From the end of the last word on, because a word may occur twice.
             start = self.text.index(piece, start)
             end = start + len(piece)
             if any(start <= begin < end for begin, _ in self.spans):

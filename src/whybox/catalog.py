@@ -61,6 +61,7 @@ def list_metrics(given: Iterable[str] | None = None) -> list[str]:
     Returns:
         Names for `evaluate(..., metrics=)`.
     """
+    # Asked with the default options, on which `needs` may depend.
     known: dict[str, Any] = dict(registry.metrics())
     return [name for name, kind in known.items() if given is None or frozenset(kind().needs) <= frozenset(given)]
 
@@ -122,6 +123,7 @@ def _what_works(name: str) -> str:
             f"features=[...], size=(h, w)), or load a model by name with weights={name!r}"
         )
     close = _close_to(name)
+    # OWNER/NAME is how the hub itself writes it, without a prefix.
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         hub = f"{HUB}/{name}"
         return f"for a Hugging Face repository: {' or '.join(dict.fromkeys([hub, *close]))}"

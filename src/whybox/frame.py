@@ -215,6 +215,7 @@ def take_windows(features: Tensor, origin: Tensor, size: Size) -> Tensor:
         return features.new_zeros((0, len(features), *size))
     height, width = features.shape[-2:]
     low, high = origin.amin(0).tolist(), (origin.amax(0) + torch.tensor(size, device=origin.device)).tolist()
+    # Padded as far as some window reaches, and not all around.
     before = [max(0, -edge) for edge in low]
     after = [max(0, edge - extent) for edge, extent in zip(high, (height, width), strict=True)]
     if any(before + after):

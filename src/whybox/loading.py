@@ -86,6 +86,7 @@ def _from_file(name: str, weights: str | Path | None, options: Mapping[str, Any]
 def _move(network: nn.Module, device: str | torch.device) -> None:
     try:
         network.to(device)
+    # An AssertionError is what torch raises where it was built without CUDA.
     except (RuntimeError, AssertionError) as error:
         raise WhyboxError(f"device {str(device)!r} is not available: {str(error).splitlines()[0]}") from error
 
@@ -147,6 +148,7 @@ def _from_zoo(name: str, weights: str | Path | None, title: str, **options: Any)
     if weights != "default":
         raise WhyboxError(f"{title} comes with its own weights; load its module yourself to use others")
     network, classes, _ = zoo.load(name)
+    # A card names the objects alone; torchvision's column 0 is the background.
     return _wrap(network, name=title, **{"classes": ("background", *classes), **options})
 
 

@@ -41,6 +41,7 @@ def match_drawn(
     matches = [_best_candidate(trace, box, label) for box, label in zip(boxes, labels, strict=True)]
     source = torch.tensor([row for row, _, _ in matches], dtype=torch.long, device=boxes.device)
     label = torch.tensor([label for _, label, _ in matches], dtype=torch.long, device=boxes.device)
+    # As detectors clip their own boxes; candidates are not clipped.
     decoded = clip_boxes_to_image(trace.candidates.boxes_of(source, label), trace.frame.image)
     detections = Detections(decoded, trace.candidates.scores[source, label], label, source)
     overlaps = [iou for _, _, iou in matches]

@@ -52,6 +52,7 @@ class Model(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         # Here and not in every family: no family, also no outside one, can forget to lock the network or to note its state.
+        # In the class itself: what it inherits has been wrapped already.
         if "trace" in vars(cls):
             cls.trace = _of_one_state(cls.trace)  # type: ignore[method-assign]
         if "predict" in vars(cls):

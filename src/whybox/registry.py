@@ -136,6 +136,7 @@ FAMILY = "family"
 
 def _files(package: ModuleType) -> Iterator[tuple[str, ModuleType]]:
     """The public files of a package and of its folders, by name: hf/detection.py is "hf_detection"."""
+    # Sorted, because the first family that matches a module wraps it.
     for entry in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
         if entry.name.startswith("_"):
             continue

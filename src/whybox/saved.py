@@ -90,6 +90,7 @@ def _tensors(explained: Explained) -> dict[str, Tensor]:
     if explained.single_words is not None:
         tensors |= {f"{WORD}{name}": values for name, values in _tensors(explained.single_words).items()}
     # Clones, because safetensors refuses tensors that share memory, as views of one tensor do.
+    # contiguous, too: a clone keeps a permuted layout, which safetensors refuses.
     return {name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()}
 
 

@@ -17,8 +17,10 @@ MOST_DETECTIONS = 100
 
 def check_selection(score_threshold: Any, top: Any) -> None:
     """Refuse an invalid threshold or number of detections."""
+    # True is an int.
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 0):
         raise WhyboxError(f"top must be a whole number of detections, 0 or more, got {top!r}")
+    # NaN alone is not equal to itself.
     if not isinstance(score_threshold, (int, float)) or score_threshold != score_threshold:
         raise WhyboxError(f"score_threshold must be a number, got {score_threshold!r}")
 

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 
+# eq=False here and below: tensors compare elementwise, so that == would have no truth value.
 @dataclass(frozen=True, eq=False)
 class Detections:
     """N detections of one image.
@@ -180,9 +181,11 @@ class Trace:
     def rows(self, candidates: Candidates, detections: Detections) -> "Trace":
         """The same pass restricted to some candidates, one per detection, so that detection i is candidate i."""
         order = torch.arange(len(detections), device=detections.source.device)
+        # Without the state, which is about the rows of the whole pass.
         return replace(self, candidates=candidates, detections=replace(detections, source=order), state=None)
 
 
+# "differentiable", because the graph is lost; "stored", because it is set anew.
 _OF_NETWORK = ("state", "made_by", "fingerprint", "differentiable", "stored")
 
 

@@ -92,6 +92,7 @@ def read_weights(path: Path) -> Any:
 
             tensors: dict[str, Tensor] = load_file(path)
             return tensors
+        # On the CPU: the device that the file was written on may not be here.
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(f"{path}: neither safetensors nor a state dict of tensors alone; save it as safetensors") from None

@@ -139,6 +139,7 @@ def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
     """The share (N,G) of each box inside each region, COCO's overlap with crowd regions."""
     low = torch.maximum(boxes[:, None, :2], regions.to(boxes)[:, :2])
     high = torch.minimum(boxes[:, None, 2:], regions.to(boxes)[:, 2:])
+    # COCO's denominator is the detection's area alone, not the union.
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     return (high - low).clamp(min=0).prod(2) / area.clamp(min=1e-6)[:, None]
 

@@ -432,6 +432,7 @@ def _read_objects(
     for position, row in enumerate(content["annotations"], start=1):
         image_id = _id_in(row, "image_id")
         image = entries.get(image_id) if image_id is not None else None
+        # The image's own line counts its annotations.
         if image is None and image_id in listed:
             continue
         where = _object_words(row, image, position)

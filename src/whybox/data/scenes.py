@@ -137,6 +137,7 @@ class _Stage:
         covered[y1:y2, x1:x2] = solid[y1 - top : y2 - top, x1 - left : x2 - left]
         # Clutter takes pixels away from objects, but owns none.
         after = np.where(covered, np.int16(len(self.things) if thing.name in OBJECTS else -1), self.owner)
+        # Mostly outside the image, it could not be told what it is.
         if covered.sum() < 0.6 * solid.sum() or self._hides_too_much(after):
             return
         self._paint(sprite, left, top)

@@ -125,6 +125,7 @@ class WholeImage(TransformerModel):
                 embedding = encoder.embed(pixels)
             tokens = self._entered_once(encoder.transformer, entered)
             self._check_finite(embedding)
+            # Now, while the network is as it was in the pass.
             reason = altered(encoder.transformer, tokens, embedding)
             candidates = self._candidates(embedding, frame)
         state = _State(pixels, tokens, embedding, reason)
@@ -332,6 +333,7 @@ def made_again(wrap: Callable[Options, Made]) -> Callable[Options, Made]:
     @wraps(wrap)
     def wrapped(*parts: Options.args, **options: Options.kwargs) -> Made:
         model = wrap(*parts, **options)
+        # `wrapped` and not `wrap`: pickle looks functions up by their names, and the name is the decorated one's.
         model._made_by = partial(wrapped, *parts, **options)
         model.settings = ", ".join(f"{name}={_in_words(value)}" for name, value in sorted(options.items()))
         return model

@@ -231,6 +231,7 @@ def in_float32(*modules: nn.Module) -> Iterator[None]:
         for module in modules:
             for weight in [*module.parameters(), *module.buffers()]:
                 if weight.is_floating_point() and weight.dtype in (torch.float16, torch.bfloat16):
+                    # A weight that two modules share comes twice, and is float32 the second time.
                     kept.append((weight, weight.data))
                     weight.data = weight.data.float()
         with ExitStack() as stack:

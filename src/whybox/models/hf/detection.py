@@ -250,6 +250,7 @@ class HuggingFaceDetection(AttentionModel):
             scores = logits.sigmoid()
         x, y, width, height = boxes.unbind(-1)
         corners = torch.stack([x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height], -1)
+        # In float32, also of half-precision networks: their numbers are too coarse for pixels.
         size = torch.tensor([frame.image[1], frame.image[0]] * 2, dtype=torch.float32, device=boxes.device)
         level = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
         return Candidates(corners * size, scores, level, logits, {"cx": x, "cy": y, "w": width, "h": height})
@@ -265,6 +266,7 @@ class HuggingFaceDetection(AttentionModel):
             # The same topk as the processor's, so that equal scores come in its order.
             scores, pair = candidates.scores.reshape(-1).topk(min(top, candidates.scores.numel()))
             source, labels = pair // classes, pair % classes
+        # Above it, not at it, as in the processor.
         kept = scores > self.score_threshold
         return Detections(candidates.boxes[source[kept]], scores[kept], labels[kept], source[kept])
 

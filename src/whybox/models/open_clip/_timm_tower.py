@@ -31,6 +31,7 @@ def timm_tower(visual: Any) -> Tower:
 
     def read(rows: Tensor) -> Tensor:
         if not pooled:
+            # forward_head pools by itself: from the one row that it gets, or from all.
             return visual.head(trunk.forward_head(trunk.norm(rows)))  # type: ignore[no-any-return]
         return visual.head(trunk.head(trunk.fc_norm(rows[:, 0])))  # type: ignore[no-any-return]
 

@@ -50,6 +50,7 @@ def vision_transformer(visual: Any) -> Tower:
         before = rows if visual.final_ln_after_pool and not pooled else visual.ln_post(rows)
         # open_clip's mean leaves the class token out.
         row = before[:, 1:].mean(1) if visual.pool_type == "avg" else before[:, 0]
+        # The norm acts before the pooling or after it, never twice.
         row = visual.ln_post(row) if before is rows else row
         return row if visual.proj is None else row @ visual.proj
 

@@ -60,6 +60,7 @@ class Head:
             probe[..., radius, radius] = torch.nan
             touched = [values.isnan().any(1)[0].nonzero() for values in self.run(probe).values()]
             reach = max((int((cells - radius).abs().max()) for cells in touched if len(cells)), default=0)
+            # Where it touches the probe's edge it may reach farther.
             if reach < radius:
                 return reach
         return None
@@ -84,6 +85,7 @@ class Crops:
         for index, outputs in self.outputs.items():
             whole = self._at_cells(raw[index][0])
             rounding = min(_ROUNDING * torch.finfo(whole.dtype).eps, _MOST_ROUNDING)
+            # By the mean, too, because a value near zero is a difference of larger ones, and has their rounding.
             allowed = rounding * (whole.abs() + whole.abs().mean())
             same &= ((outputs.detach() - whole).abs() <= allowed).flatten(1).all(1)
         return same

@@ -117,6 +117,7 @@ class Plain(Model):
         told = doubt_about(boxes, trace.candidates.scores.detach(), frame.network, self.suppression.score_threshold)
         if told and not self._doubted:
             self._doubted = True
+            # 4: past this function, `trace`, and the lock that every family's `trace` is wrapped in.
             warnings.warn(f"{self.name}: {told}", stacklevel=4)
 
     def predict(self, images: Tensor) -> list[Candidates]:
@@ -147,6 +148,7 @@ class Plain(Model):
         levels = torch.full_like(detections.source, -1) if asked is None else asked.levels()
         if layer is None:
             named = trace.candidates.level[detections.source]
+            # What the user's function says comes first.
             levels = torch.where(named < 0, levels, named)
         else:
             levels = torch.where(_named(trace, layer, levels), levels, -1)

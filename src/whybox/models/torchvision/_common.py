@@ -141,6 +141,7 @@ def check_detections(net: Any, name: str, outputs: Sequence[Mapping[str, Tensor]
     own = outputs[0] if isinstance(outputs, (list, tuple)) and outputs else {}
     ours = detections.to_dict()
     same = isinstance(own, Mapping) and all(
+        # A thousandth of a pixel, and of a score: the same steps differ by rounding alone.
         key in own and own[key].shape == value.shape and torch.allclose(own[key].float(), value.float(), rtol=1e-3, atol=1e-3)
         for key, value in ours.items()
     )

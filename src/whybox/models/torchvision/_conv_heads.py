@@ -67,6 +67,7 @@ def supported(branch: Branch) -> bool:
     known = all(_is_known(layer) or _is_plain(layer) for layer in layers)
     # Without groups: `_pull_predictors` multiplies by whole kernels, of which a group's are a part.
     predictors = all(_is_plain(layer) and layer.groups == 1 for layer in branch.predictors.values())
+    # Gates are kept by layer: those of one that occurs twice could not be told apart.
     return known and predictors and len(set(map(id, layers))) == len(layers)
 
 

@@ -133,6 +133,7 @@ class OneStage(TorchvisionDetector):
     def _pass(self, images: list[Tensor]) -> "_Pass":
         """A forward pass up to the head's outputs. A network that is not as torchvision wrote it is called as a whole."""
         net = self.network
+        # What is called as a whole, backbone and head, need not be torchvision's.
         if is_stock(net, net.transform):
             batch, _ = net.transform(images)
             features = as_features(net.backbone(batch.tensors))
@@ -228,12 +229,14 @@ class OneStage(TorchvisionDetector):
         detections = detections[chosen]
         feature = trace.features[level]
         rows, cells = self._local(trace, detections.source, level)
+        # torchvision's heads order their rows by cell, and within it by anchor.
         anchor = rows % self._per_cell(trace, level)
         with gradients_on():
             raw = {name: root(value[detections.source], trace.differentiable) for name, value in trace.state.raw.items()}
             narrow = self._narrow(trace, detections, raw, rows, level)
         branches = self._head.at_level(level)
         radius = max(branch.radius for branch in branches)
+        # FCOS's and RetinaNet's towers run level after level; SSD has others for each level.
         call = level if self._head.calls(len(trace.features)) > 1 else 0
 
         def pull(values: Tensor) -> Tensor:
@@ -246,6 +249,7 @@ class OneStage(TorchvisionDetector):
                     gradient = pull_windows(
                         branch, trace.state.tape, call, used, cells, feature.grid, differentiable=trace.differentiable
                     )
+                    # Windows of a branch that sees less far lie in the middle of the widest.
                     total = total + nn.functional.pad(gradient, [radius - branch.radius] * 4)
             return total
 
@@ -324,6 +328,7 @@ class _DenseHead:
         net, start, kept = self.network, 0, []
         for of_level in anchors:
             scores = candidates.scores[start : start + len(of_level)].flatten()
+            # Rows and classes are ranked together, as in torchvision: a row may give several detections.
             kept.append(start * candidates.scores.shape[1] + _best(scores, net.score_thresh, net.topk_candidates))
             start += len(of_level)
         flat = torch.cat(kept)

@@ -107,6 +107,7 @@ class TwoStage(TorchvisionDetector):
     def _pass(self, images: list[Tensor]) -> "_Pass":
         """A forward pass up to the proposals. A network that is not as torchvision wrote it is called as a whole."""
         net = self.network
+        # What is called as a whole, backbone, RPN and box head, need not be torchvision's.
         if is_stock(net, net.transform, net.roi_heads):
             batch, _ = net.transform(images)
             features = as_features(net.backbone(batch.tensors))
