@@ -324,6 +324,7 @@ def _with_single_words(result: Explanation, model: Model, trace: Trace, method: 
     distinct = distinct_words(result.texts)
     if not distinct:
         return result
+    # With the same trace, so that the image is not encoded again.
     return replace(result, single_words=explain(model, trace, text=distinct, method=method, target=target, name=result.name))
 
 
@@ -385,5 +386,6 @@ def combine(results: Sequence[HeatMaps]) -> HeatMaps:
 def _name_of(image: Any) -> str:
     if isinstance(image, (str, Path)):
         return Path(image).name
+    # Pillow's images know the file that they were opened from.
     filename = getattr(image, "filename", "")
     return Path(filename).name if isinstance(filename, str) and filename else "image"

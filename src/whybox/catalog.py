@@ -143,5 +143,6 @@ def _close_to(name: str) -> list[str]:
     if wanted in tails:
         return [tails[wanted]]
     close = get_close_matches(wanted, tails, n=3, cutoff=0.75)
+    # difflib finds no likeness between a short beginning, "fcos", and a long name.
     close = close or [tail for tail in tails if len(wanted) > 2 and tail.startswith(wanted)][:3]
     return [tails[tail] for tail in close]

@@ -41,6 +41,7 @@ def new_folder(directory: str | Path, *, replace: bool = False) -> Iterator[Path
     """
     if not replace:
         check_new_folder(directory)
+    # Resolved at once: the working directory may be another one by the end.
     folder = Path(directory).resolve()
     # Beside its destination, because a rename is atomic within one file system only.
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")

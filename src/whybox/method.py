@@ -116,6 +116,7 @@ class Method(ABC):
             layers: N names of the layer whose features each map is drawn on; () for methods without one.
         """
         settings = asdict(self) if options is None else options
+        # An option of those methods alone whose reference code stretches the padded map over the image.
         crop = bool(getattr(self, "crop_padding", True))
         title = self.title or self.name
         return HeatMaps(

@@ -227,6 +227,7 @@ def _read_person(person: Any, name: str, problems: Problems) -> _Person:
     if not isinstance(person, dict) or not isinstance(person.get("tag"), str):
         raise Broken(f"expected a tag and an fbox, got {shown(person)}")
     whole = read_box(person, "fbox")
+    # Parts of what does not count are not read, so that they are no problem either.
     if person["tag"] != "person" or _ignored(person, "extra", name, problems):
         return _Person(name, [whole, NOWHERE, NOWHERE], ignore=True)
     visible = _read_part(person, "vbox", name, problems)

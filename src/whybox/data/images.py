@@ -212,6 +212,7 @@ def _from_deep(image: Image.Image, name: str) -> Image.Image:
     """
     values = np.asarray(image).astype(np.int64)
     bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]
+    # At most 16: the samples of mode "I" have 32 bits, of which 16-bit files fill the lower half.
     white = 2 ** min(bits, 16) - 1
     low, high = values.min(initial=0), values.max(initial=0)
     if low < 0 or high > white:

@@ -209,12 +209,14 @@ def _mixture(horizon: float, size: tuple[int, int], rng: Rng) -> list[_Thing]:
 
 def _depth(horizon: float, rng: Rng) -> float:
     """A foot's height on the image, 0 the top and 1 the bottom."""
+    # Up to 1.06, so that some things are cut off by the lower edge.
     return float(rng.uniform(horizon + 0.08, 1.06))
 
 
 def _stand(name: str, x: float, y: float, horizon: float, size: tuple[int, int], rng: Rng) -> _Thing:
     """A thing of random color whose foot is at (x, y), parts of the image's width and height."""
     _, _, tall, colors = OBJECTS.get(name) or CLUTTER[name]
+    # From a third of the listed height at the horizon to a little more than it at the image's lower edge.
     near = 0.34 + 0.76 * (y - horizon) / (1 - horizon)
     height = max(14, round(tall * near * rng.uniform(0.72, 1.35) * size[1] / 240))
     return _Thing(name, str(rng.choice(colors)), height, x * size[0], y * size[1])

@@ -116,6 +116,7 @@ def save(network: nn.Module, card: Mapping[str, Any], folder: Path, name: str | 
     weights = folder / f"{name or 'model'}.safetensors"
     card_file = folder / f"{name or 'card'}.json"
     write_whole(weights, to_bytes(kept))
+    # The card comes last: what has one is taken for a model.
     write_whole(card_file, (json.dumps(card, indent=2) + "\n").encode())
     return weights, card_file
 

@@ -93,6 +93,7 @@ def untouched(part: Any) -> bool:
     """Whether calling the module runs its class's forward alone: no hook on it, none on all modules, no patched forward."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     patched = any(getattr(part, name, None) for name in hooks) or "forward" in vars(part)
+    # By getattr, because torch's names for its hooks are private and may change.
     return not patched and not any(getattr(nn.modules.module, f"_global{name}", None) for name in hooks)
 
 
@@ -176,6 +177,7 @@ def module_pullbacks(
         live = replace(trace, candidates=run())
     layers = find_layers(wanted, captured[wanted], trace.frame.network)
     rows = same_rows(live.candidates, trace.candidates, detections.source)
+    # "c2" and "input" stand for paths, and what is recorded has the path's name.
     yield from exact_pullbacks(
         live, replace(detections, source=rows), choose_layers(layers, layer if module_path(layer) == wanted else wanted)
     )

@@ -124,6 +124,7 @@ class OneStage(TorchvisionDetector):
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
         """The forward pass up to the candidates; with a graph where the caller allows one."""
         passed, head = self._pass(images), self._head
+        # All 0: whoever asks for candidates alone needs no level.
         level = torch.zeros(len(passed.anchors[0]), dtype=torch.long, device=passed.batch.tensors.device)
         return [
             head.decode({k: v[i] for k, v in passed.raw.items()}, passed.anchors[i], level, frame_of(image, passed.batch, i))
@@ -305,6 +306,7 @@ class _DenseHead:
 
     def rows_per_level(self, maps: Sequence[FeatureMap], rows: int) -> list[int]:
         cells = [grid[0] * grid[1] for grid in (feature.grid for feature in maps)]
+        # These heads have as many anchors in every cell of every level; SSD's differ.
         return [count * (rows // sum(cells)) for count in cells]
 
     def run_level(self, feature: Tensor, level: int) -> Raw:

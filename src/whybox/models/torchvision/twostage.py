@@ -278,6 +278,7 @@ def _similar(sizes: Tensor, cell_bytes: int) -> Iterator[slice]:
     begin, widest = 0, sizes.new_zeros(2)
     for i, size in enumerate(sizes):
         wider = torch.maximum(widest, size)
+        # A single window may be above the limit: it cannot be split.
         if i > begin and int(wider.prod()) * (i + 1 - begin) * cell_bytes > _WINDOW_BYTES:
             yield slice(begin, i)
             begin, wider = i, size
