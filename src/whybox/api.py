@@ -144,6 +144,7 @@ def _traced_again(model: Model, stored: Trace) -> Trace:
     if again.embedding is not None and stored.embedding is not None:
         # The candidates of an image-text model belong to its prompts, which may be others by now.
         a, b = again.embedding, stored.embedding
+    # Not exactly: another device, or another number of threads, adds in another order.
     if a.shape != b.shape or not torch.allclose(a.cpu(), b.cpu(), rtol=1e-3, atol=1e-4):
         raise WhyboxError(f"this stored trace is of another model, or of {model.name} in another state: trace the image again")
     return answered(model, again)
@@ -333,6 +334,7 @@ def _with_single_words(result: Explanation, model: Model, trace: Trace, method: 
     distinct = distinct_words(result.texts)
     if not distinct:
         return result
+    # With the same trace, so that the image is not encoded again.
     return replace(result, single_words=explain(model, trace, text=distinct, method=method, target=target, name=result.name))
 
 
@@ -354,11 +356,13 @@ def _check_has_boxes(model: Model, target: str | Target) -> None:
 
 def _maps(method: Any, model: Model, trace: Trace, chosen: Detections, target: str | Target) -> HeatMaps:
     raw = tuple(trace.candidates.raw)
+    # "combined" is no target: it is drawn from the maps of five.
     names = ("score", *SIDES) if target == COMBINED else (target,)
     targets = [find_target(each, model.classes, raw) for each in names]
     try:
         results: list[HeatMaps] = method(model, trace, chosen, targets)
     except UnknownNameError as error:
+        # Where a family looks a name up, it knows the modules or the layers of one pass, not all that the user may name.
         if error.kind != "layer" or not isinstance(method, GradientMethod):
             raise
         raise _unknown_layer(method.layer, model) from error
@@ -392,5 +396,6 @@ def combine(results: Sequence[HeatMaps]) -> HeatMaps:
 def _name_of(image: Any) -> str:
     if isinstance(image, (str, Path)):
         return Path(image).name
+    # Pillow's images know the file that they were opened from.
     filename = getattr(image, "filename", "")
     return Path(filename).name if isinstance(filename, str) and filename else "image"

@@ -59,6 +59,7 @@ def opaque_layer(block: nn.Module, name: str) -> AttentionLayer:
     def refuse(*tokens: Tensor) -> Any:
         raise WhyboxError(f"{name} is a {type(block).__name__}, whose attention whybox does not know")
 
+    # Heads and scale are never used: every function refuses.
     return AttentionLayer(name, 1, 1.0, refuse, refuse, refuse, (block,), normalize=refuse)
 
 
@@ -165,12 +166,14 @@ class Text:
     def word_of(self) -> tuple[int, ...]:
         """For each token, the index of its word."""
         places = self.word_spans()
+        # By the end: a token that begins with the whitespace before its word starts ahead of it.
         return tuple(next(i for i, (_, end) in enumerate(places) if start < end) for start, _ in self.spans)
 
     def word_spans(self) -> list[tuple[int, int]]:
         """Where each word lies in the text: runs of characters between whitespace that contain a token's start."""
         spans, start = [], 0
         for piece in self.text.split():
+            # From the end of the last word on, because a word may occur twice.
             start = self.text.index(piece, start)
             end = start + len(piece)
             if any(start <= begin < end for begin, _ in self.spans):

@@ -61,6 +61,7 @@ def list_metrics(given: Iterable[str] | None = None) -> list[str]:
     Returns:
         Names for `evaluate(..., metrics=)`.
     """
+    # Asked with the default options, on which `needs` may depend.
     known: dict[str, Any] = dict(registry.metrics())
     return [name for name, kind in known.items() if given is None or frozenset(kind().needs) <= frozenset(given)]
 
@@ -122,6 +123,7 @@ def _what_works(name: str) -> str:
             f"features=[...], size=(h, w)), or load a model by name with weights={name!r}"
         )
     close = _close_to(name)
+    # OWNER/NAME is how the hub itself writes it, without a prefix.
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         hub = f"{HUB}/{name}"
         return f"for a Hugging Face repository: {' or '.join(dict.fromkeys([hub, *close]))}"
@@ -136,9 +138,11 @@ def _close_to(name: str) -> list[str]:
     """Names whose last part is like the last part of this one, at most three."""
     known = list_models()
     wanted = name.lower().rpartition("/")[2]
+    # Reversed, so that of models whose last parts are equal the first one listed, a shipped one, is suggested.
     tails = {full.lower().rpartition("/")[2]: full for full in reversed(known)}
     if wanted in tails:
         return [tails[wanted]]
     close = get_close_matches(wanted, tails, n=3, cutoff=0.75)
+    # difflib finds no likeness between a short beginning, "fcos", and a long name.
     close = close or [tail for tail in tails if len(wanted) > 2 and tail.startswith(wanted)][:3]
     return [tails[tail] for tail in close]

@@ -28,6 +28,7 @@ def check_attributes(cls: type, base: type) -> None:
     known = {name for part in base.__mro__ for name in _names(part)}
     options = {field.name for field in fields(cls)} if is_dataclass(cls) else set()
     for part in cls.__mro__:
+        # Mixins have names of their own.
         if part is base or not issubclass(part, base):
             continue
         for name in _names(part):

@@ -55,6 +55,7 @@ FEW = 5
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the closest known names, or else all of them."""
     names = sorted(known)
+    # difflib overlooks a short name inside a long one.
     close = get_close_matches(name, names, n=3, cutoff=0.5) or [
         known for known in names if name and name.lower() in known.lower()
     ]

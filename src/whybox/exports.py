@@ -78,6 +78,7 @@ def to_supervision(explained: Explained) -> Any:
 
     detections = explained.detections
     return supervision.Detections(
+        # float(), because NumPy has no bfloat16.
         xyxy=detections.boxes.detach().cpu().float().numpy(),
         confidence=detections.scores.detach().cpu().float().numpy(),
         class_id=detections.labels.detach().cpu().numpy().astype(int),

@@ -19,6 +19,7 @@ def check_new_folder(directory: str | Path) -> None:
     folder = Path(directory)
     try:
         taken = folder.is_dir() and any(folder.iterdir())
+        # The nearest one that is there: the others will be created.
         parent = next(parent for parent in folder.resolve().parents if parent.exists())
     except OSError as error:
         raise WhyboxError(f"{folder}: {one_line(error)}") from None
@@ -40,16 +41,20 @@ def new_folder(directory: str | Path, *, replace: bool = False) -> Iterator[Path
     """
     if not replace:
         check_new_folder(directory)
+    # Resolved at once: the working directory may be another one by the end.
     folder = Path(directory).resolve()
     # Beside its destination, because a rename is atomic within one file system only.
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    # Noted before they are made, to be removed after an error.
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
         draft.mkdir(parents=True)
         yield draft
         if folder.exists():
+            # Windows renames onto no folder, not even an empty one; rmdir refuses one that has been filled since.
             shutil.rmtree(folder) if replace else folder.rmdir()
         draft.rename(folder)
+    # Also after Ctrl+C nothing is left behind.
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         _remove_empty(made)
@@ -64,6 +69,7 @@ def new_file(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield draft
+        # Not rename, which replaces no file on Windows.
         draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)

@@ -54,6 +54,7 @@ class Frame:
 
     def points_to_image(self, points: Tensor) -> Tensor:
         """Points (..., 2) xy in network pixels -> image pixels."""
+        # A point as a box without extent: x, x, y, y becomes x, y, x, y.
         return self.boxes_to_image(points.repeat_interleave(2, -1)[..., [0, 2, 1, 3]])[..., :2]
 
     def points_to_network(self, points: Tensor) -> Tensor:
@@ -140,6 +141,7 @@ def resize_maps(
         # One map at a time stays in the processor's cache: all at once take three times as long.
         for i, values in enumerate(maps.detach()):
             within[i].clamp_(*_bounds(values, size, wide=mode == "bicubic"))
+    # Clamped values with the interpolation's gradient: that of a clamp would be zero wherever it acts.
     return resized + (within - resized).detach() if resized.requires_grad else within
 
 
@@ -157,6 +159,7 @@ def _bounds(values: Tensor, size: Size, *, wide: bool) -> tuple[Tensor, Tensor]:
         wide_low, wide_high = _extremes(values, 2)
         low, high = torch.where(flat, low, wide_low), torch.where(flat, high, wide_high)
     rows, columns = (
+        # Half-pixel centers, as align_corners=False has them; + 1 for the repeated edge, which comes first in `_extremes`.
         ((torch.arange(new, device=values.device) + 0.5) * (old / new) - 0.5).floor().long() + 1
         for old, new in zip(values.shape[-2:], size, strict=True)
     )
@@ -167,6 +170,7 @@ def _bounds(values: Tensor, size: Size, *, wide: bool) -> tuple[Tensor, Tensor]:
 def _extremes(values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """(h+1,w+1): the lowest and the highest of the 2*reach x 2*reach cells around each corner of a cell, the edges repeated."""
     padded = pad(values[None], [reach] * 4, mode="replicate")
+    # torch has no minimum pooling.
     return -max_pool2d(-padded, 2 * reach, 1)[0], max_pool2d(padded, 2 * reach, 1)[0]
 
 
@@ -186,6 +190,7 @@ def paste_windows(windows: Tensor, origin: Tensor, grid: Size) -> Tensor:
     rows = origin[:, :1] + torch.arange(k, device=windows.device)
     columns = origin[:, 1:] + torch.arange(m, device=windows.device)
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    # scatter_add takes no index beyond the grid: those cells are added to the edge as zeros.
     cell = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     middle = windows.shape[1:-2]
     shape = (len(windows), *([1] * len(middle)), k * m)
@@ -210,6 +215,7 @@ def take_windows(features: Tensor, origin: Tensor, size: Size) -> Tensor:
         return features.new_zeros((0, len(features), *size))
     height, width = features.shape[-2:]
     low, high = origin.amin(0).tolist(), (origin.amax(0) + torch.tensor(size, device=origin.device)).tolist()
+    # Padded as far as some window reaches, and not all around.
     before = [max(0, -edge) for edge in low]
     after = [max(0, edge - extent) for edge, extent in zip(high, (height, width), strict=True)]
     if any(before + after):
@@ -240,6 +246,7 @@ def _bin_weights(start: Tensor, end: Tensor, bins: int, cells: int) -> Tensor:
     """(N,cells,bins): the interpolation weight of each bin in each cell."""
     cell = torch.arange(cells, device=start.device, dtype=start.dtype)
     inside = (cell >= start[:, None].floor()) & (cell <= end[:, None].ceil())
+    # Clamped from below, so that a box without extent does not divide by zero.
     at = ((cell - start[:, None]) / (end - start).clamp(min=1e-6)[:, None] * bins - 0.5).clamp(0, bins - 1)
     near = 1 - (at[:, :, None] - torch.arange(bins, device=start.device, dtype=start.dtype)).abs()
     return near.clamp(min=0) * inside[:, :, None]

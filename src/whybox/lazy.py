@@ -20,6 +20,7 @@ def find_class(package: str, name: str) -> Any:
     if name[:1].isupper():
         for module in _likely_first(package, name):
             value = vars(module).get(name)
+            # vars, because a class that derives from a registered one inherits its name.
             if isinstance(value, type) and vars(value).get("name") == module.__name__.rpartition(".")[2]:
                 return value
     raise AttributeError(f"module {package!r} has no attribute {name!r}")

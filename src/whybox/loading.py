@@ -88,12 +88,14 @@ def _from_file(name: str, weights: str | Path | None, options: Mapping[str, Any]
 def _move(network: nn.Module, device: str | torch.device) -> None:
     try:
         network.to(device)
+    # An AssertionError is what torch raises where it was built without CUDA.
     except (RuntimeError, AssertionError) as error:
         raise WhyboxError(f"device {str(device)!r} is not available: {str(error).splitlines()[0]}") from error
 
 
 def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
     prefix, _, rest = name.partition("/")
+    # Before the folders of `whybox train`: what tells them apart is the file config.json.
     if folder := _pretrained_folder(name):
         if weights != "default":
             raise WhyboxError(f"{name} comes with its own weights; load its module yourself to use others")
@@ -122,6 +124,7 @@ def _pretrained_folder(name: str) -> str | None:
 def _built(prefix: str, rest: str, name: str, weights: str | Path | None, given: Mapping[str, Any]) -> Model:
     """A model built by its family's loader, with weights from a file loaded into it."""
     options = dict(given)
+    # Weights that a hub knows by name ("COCO_V1", "laion2b_s34b_b88k") have no suffix.
     file = weights if isinstance(weights, Path) or (weights and Path(weights).suffix) else None
     classes = options.pop("classes", None)
     try:
@@ -147,6 +150,7 @@ def _from_zoo(name: str, weights: str | Path | None, title: str, **options: Any)
     if weights != "default":
         raise WhyboxError(f"{title} comes with its own weights; load its module yourself to use others")
     network, classes, _ = zoo.load(name)
+    # A card names the objects alone; torchvision's column 0 is the background.
     return _wrap(network, name=title, **{"classes": ("background", *classes), **options})
 
 
@@ -222,6 +226,7 @@ def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) ->
         raise unknown("data", prefix, known)
     parts = rest.split(":")
     settings: list[str] = []
+    # From the end, because the path before them may hold colons, as C:\data does.
     while parts and "=" in parts[-1]:
         settings.insert(0, parts.pop())
     _, texts = split_spec(":".join([prefix, *settings]))

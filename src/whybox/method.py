@@ -39,6 +39,7 @@ class Method(ABC):
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse an incomplete or misspelled class before anything runs with it."""
+        # Not in __init_subclass__, which runs before the decorator that makes the class a dataclass and its fields options.
         cls.check_class()
         return super().__new__(cls)
 
@@ -115,6 +116,7 @@ class Method(ABC):
             layers: N names of the layer whose features each map is drawn on; () for methods without one.
         """
         settings = asdict(self) if options is None else options
+        # An option of those methods alone whose reference code stretches the padded map over the image.
         crop = bool(getattr(self, "crop_padding", True))
         title = self.title or self.name
         return HeatMaps(

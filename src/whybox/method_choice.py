@@ -31,6 +31,7 @@ def make_method(method: str | Any, model: Model, **options: Any) -> Any:
     written, texts = split_spec(method)
     name, method_class = registry.named("method", written, registry.methods())
     hints = options_of(method_class)
+    # `explain` passes the defaults to every method, also to those without such a field.
     chosen = {key: value for key, value in options.items() if key in hints or (key, value) not in _DEFAULTS}
     if twice := [key for key in texts if key in chosen and (key, chosen[key]) not in _DEFAULTS]:
         raise WhyboxError(f"method {name!r}: {', '.join(twice)} is given twice, in the name and as an option")

@@ -43,6 +43,7 @@ def _class_named(written: str) -> tuple[str, type[Metric]]:
     try:
         return registry.named("metric", written, known)
     except WhyboxError:
+        # Groups and sets are written in the same place: a misspelled one has to find them.
         raise unknown("metric", written, (*known, *metric_sets())) from None
 
 

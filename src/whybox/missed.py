@@ -41,6 +41,7 @@ def match_drawn(
     matches = [_best_candidate(trace, box, label) for box, label in zip(boxes, labels, strict=True)]
     source = torch.tensor([row for row, _, _ in matches], dtype=torch.long, device=boxes.device)
     label = torch.tensor([label for _, label, _ in matches], dtype=torch.long, device=boxes.device)
+    # As detectors clip their own boxes; candidates are not clipped.
     decoded = clip_boxes_to_image(trace.candidates.boxes_of(source, label), trace.frame.image)
     detections = Detections(decoded, trace.candidates.scores[source, label], label, source)
     overlaps = [iou for _, _, iou in matches]
@@ -56,6 +57,7 @@ def _read_boxes(drawn: Mapping[str, Any], trace: Trace) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         raise WhyboxError("boxes must be numbers x1, y1, x2, y2 in image pixels, one row per box") from None
     boxes = boxes[None] if boxes.ndim == 1 and len(boxes) == 4 else boxes
+    # An empty list is read as the shape (0,).
     boxes = boxes.reshape(0, 4) if not boxes.numel() else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise WhyboxError(f"boxes must have the shape (N, 4), got {tuple(boxes.shape)}")
@@ -63,6 +65,7 @@ def _read_boxes(drawn: Mapping[str, Any], trace: Trace) -> Tensor:
     clipped: Tensor = clip_boxes_to_image(boxes, (height, width))
     for box, inside in zip(boxes.tolist(), clipped.tolist(), strict=True):
         text = ", ".join(f"{value:g}" for value in box)
+        # "not >" and not "<=", so that NaN is refused.
         if not (box[2] > box[0] and box[3] > box[1]):
             raise WhyboxError(f"box ({text}): expected x1 < x2 and y1 < y2, in image pixels")
         if not (inside[2] > inside[0] and inside[3] > inside[1]):
@@ -93,12 +96,14 @@ def _best_candidate(trace: Trace, box: Tensor, label: int | None) -> tuple[int, 
     if (detection := _same_detection(trace, box, label)) is not None:
         return detection
     per_class = candidates.boxes if candidates.boxes.ndim == 3 else candidates.boxes[:, None]
+    # The box of its class alone: the same proposal may fit well with another class's box.
     if label is not None and per_class.shape[1] > 1:
         per_class = per_class[:, label : label + 1]
     iou = box_iou(per_class.reshape(-1, 4), box[None]).reshape(len(candidates), -1)
     scores = candidates.scores if label is None else candidates.scores[:, label : label + 1]
     iou = iou.expand_as(scores)
     close = iou >= CLOSE
+    # -1 is below every score.
     rank = torch.where(close, scores, -1.0) if close.any() else iou
     row, at = divmod(int(rank.flatten().argmax()), scores.shape[1])
     return row, at if label is None else label, float(iou[row, at])

@@ -56,6 +56,7 @@ class Model(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         # Here and not in every family: no family, also no outside one, can forget to lock the network or to note its state.
+        # In the class itself: what it inherits has been wrapped already.
         if "trace" in vars(cls):
             cls.trace = _of_one_state(cls.trace)  # type: ignore[method-assign]
         if "predict" in vars(cls):
@@ -188,6 +189,7 @@ def _of_one_state(trace: Callable[..., Trace]) -> Callable[..., Trace]:
     @wraps(trace)
     def traced(self: Model, image: Tensor, *, differentiable: bool = False) -> Trace:
         with exclusive(self.network):
+            # Passed on only if asked for: a family of another package may have no such keyword.
             result = trace(self, image, differentiable=differentiable) if differentiable else trace(self, image)
             # Weak: a stored trace must not keep a network in memory.
             return replace(result, made_by=ref(self.origin), fingerprint=fingerprint(self.network))

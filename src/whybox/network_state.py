@@ -14,6 +14,7 @@ from whybox.errors import WhyboxError
 Fingerprint = tuple[Any, ...]
 """A value that differs between two states of a network; see `fingerprint`."""
 
+# Weak, so that a lock does not keep its network in memory.
 _LOCKS: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
 _LOCKS_GUARD = Lock()
 
@@ -36,8 +37,10 @@ def exclusive(network: Any) -> Iterator[None]:
 
 
 def _lock_of(network: nn.Module) -> Any:
+    # Two threads may ask for a network's lock for the first time at once.
     with _LOCKS_GUARD:
         if network not in _LOCKS:
+            # Reentrant, because `explain` holds it while `trace` takes it again.
             _LOCKS[network] = RLock()
         return _LOCKS[network]
 

@@ -88,6 +88,7 @@ def check_value(whose: str, name: str, hint: Any, value: Any) -> Any:
 
 
 def _read(whose: str, name: str, hint: Any, text: str) -> Any:
+    # In this order: an option of any type would take the text as it is.
     for value in (parse_value(text), text):
         if (read := _as(hint, value)) is not _REFUSED:
             return read
@@ -124,6 +125,7 @@ def _as(hint: Any, value: Any) -> Any:
         return next((result for result in read if result is not _REFUSED), _REFUSED)
     origin = get_origin(hint) or hint
     if origin is Literal:
+        # Their types, too, because True == 1.
         chosen = [choice for choice in get_args(hint) if choice == value and type(choice) is type(value)]
         return chosen[0] if chosen else _REFUSED
     if hint is None or hint is type(None):
@@ -140,6 +142,7 @@ def _as(hint: Any, value: Any) -> Any:
 
 
 def _number(kind: type, value: Any) -> Any:
+    # First, because a bool is an int, and a Real.
     if kind is bool or isinstance(value, bool):
         return value if kind is bool and isinstance(value, bool) else _REFUSED
     if kind is int:

@@ -30,6 +30,7 @@ def draw_overlay(explained: Explained, index: int, picture: Image.Image, opacity
 
 def draw_figure(explained: Explained, index: int | Sequence[int] | None, columns: int, opacity: float) -> "Figure":
     """A matplotlib figure with an overlay for each of the detections `index`; None: the first 16."""
+    # Not pyplot, which would choose a backend and keep every figure open.
     from matplotlib.figure import Figure
 
     every = range(min(len(explained), MOST_CELLS))

@@ -60,6 +60,7 @@ def _checked(text: Any) -> list[str | TextEmbedding]:
     names = iter(["embedding"] if len(given) == 1 else [f"embedding {i + 1}" for i in range(len(given))])
     texts = [_named(next(names), entry) if isinstance(entry, Tensor) else entry for entry in entries]
     written = [entry for entry in texts if isinstance(entry, str)]
+    # Tokenizers fail on it where nothing tells any more which text it was.
     if broken := [entry for entry in written if any("\ud800" <= letter <= "\udfff" for letter in entry)]:
         raise WhyboxError(f"text {broken[0]!r} holds half a character (a lone surrogate); remove it")
     return texts

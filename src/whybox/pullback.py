@@ -75,6 +75,7 @@ class FeatureGradient:
 
     def on_grid(self, maps: Tensor) -> PlacedMaps:
         """Place maps (n,h,w) on the features' whole grid."""
+        # A pooled region is a grid of its own, which only its box places on the level's.
         placement = Whole(self.grid) if isinstance(self.placement, Windows) else self.placement
         return PlacedMaps(self._checked(maps, self.grid), placement)
 
@@ -141,6 +142,7 @@ class Pullback(ABC):
         parts = list(self.gradients(target))
         if len(parts) == 1:
             positions, part = parts[0]
+            # A single part may come in another order, too.
             return part[positions.argsort()]
         order = torch.cat([positions for positions, _ in parts]).argsort()
         whole = [part.whole() for _, part in parts]

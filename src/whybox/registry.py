@@ -31,6 +31,7 @@ from whybox.truth import Metric
 @cache
 def models() -> Mapping[str, ModuleType]:
     """Model families by name: modules with `matches(module)` and `wrap(module, **options)`."""
+    # Files without it only build models by name.
     own = {name: module for name, module in _files(whybox.models) if hasattr(module, "matches")}
     return own | _from_outside("whybox.models", own)
 
@@ -147,6 +148,7 @@ FAMILY = "family"
 
 def _files(package: ModuleType) -> Iterator[tuple[str, ModuleType]]:
     """The public files of a package and of its folders, by name: hf/detection.py is "hf_detection"."""
+    # Sorted, because the first family that matches a module wraps it.
     for entry in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
         if entry.name.startswith("_"):
             continue
@@ -181,6 +183,7 @@ def _from_outside(group: str, taken: Container[str] = (), base: type | None = No
             if base is not None and not (isinstance(value, type) and issubclass(value, base)):
                 raise WhyboxError(f"it must be a class that derives from whybox.{base.__name__}")
             if base is not None:
+                # Own classes are checked when an object is made; these before their names are offered.
                 value.check_class()
             if base is Method:
                 check_targets(value)

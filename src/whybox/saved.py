@@ -75,6 +75,7 @@ def load(directory: str | Path, kind: type[Kind]) -> Kind:
         with Image.open(folder / "image.png") as picture:
             image = tensor_of(picture)
         return _from_parts(kind, manifest, tensors, image)
+    # Before OSError, which it is one of.
     except FileNotFoundError as error:
         raise WhyboxError(f"{folder}: no saved explanation, {Path(error.filename or '').name} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -89,6 +90,7 @@ def _tensors(explained: Explained) -> dict[str, Tensor]:
     if explained.single_words is not None:
         tensors |= {f"{WORD}{name}": values for name, values in _tensors(explained.single_words).items()}
     # Clones, because safetensors refuses tensors that share memory, as views of one tensor do.
+    # contiguous, too: a clone keeps a permuted layout, which safetensors refuses.
     return {name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()}
 
 

@@ -17,8 +17,10 @@ MOST_DETECTIONS = 100
 
 def check_selection(score_threshold: Any, top: Any) -> None:
     """Refuse an invalid threshold or number of detections."""
+    # True is an int.
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 0):
         raise WhyboxError(f"top must be a whole number of detections, 0 or more, got {top!r}")
+    # NaN alone is not equal to itself.
     if not isinstance(score_threshold, (int, float)) or score_threshold != score_threshold:
         raise WhyboxError(f"score_threshold must be a number, got {score_threshold!r}")
 
@@ -27,6 +29,7 @@ def best(detections: Detections, score_threshold: float, top: int) -> Detections
     """The `top` detections with the highest scores, at least `score_threshold`, in their original order."""
     kept = torch.nonzero(detections.scores >= score_threshold)[:, 0]
     if len(kept) > top:
+        # topk sorts by score; the detector's own order is kept, as without `top`.
         kept = kept[detections.scores[kept].topk(top).indices.sort().values]
     return detections[kept]
 
@@ -69,6 +72,7 @@ def _own(trace: Trace, model: Model, score_threshold: float, top: int | None) ->
         chosen = best(own, -torch.inf, len(own) if top is None else top)
     else:
         chosen = best(own, score_threshold, MOST_DETECTIONS if top is None else top)
+    # A classifier always has an answer, however unsure.
     return chosen if len(chosen) else own[:1]
 
 
@@ -80,6 +84,7 @@ def _check_rows(wanted: Detections, trace: Trace) -> None:
 
 
 def _as_mapping(wanted: Any, classes: Sequence[str] | None) -> Mapping[str, Any]:
+    # Not imported here: whoever has an object of its class has imported it already.
     supervision = sys.modules.get("supervision")
     if supervision is not None and isinstance(wanted, supervision.Detections):
         return _from_supervision(wanted, classes)

@@ -20,6 +20,7 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
             raise WhyboxError(f"{text!r}: expected name:key=value, got {setting!r} after the name")
+        # Dashes, as people write options on a command line.
         options[key.strip().replace("-", "_")] = value.strip()
     return name.strip(), options
 
@@ -34,6 +35,7 @@ def parse_value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
+    # int first, so that 3 stays a whole number.
     for kind in (int, float):
         try:
             return kind(text)

@@ -148,6 +148,7 @@ def find_target(target: str | Target, classes: Sequence[str] | None, raw: Sequen
 def class_index(label: Any, classes: Sequence[str] | None) -> int:
     """The column of a class, given by its name or its number."""
     text = str(label)
+    # A number is a column, also where a class is named by digits.
     if text.lstrip("-").isdigit():
         return int(text)
     if classes is None:

@@ -168,6 +168,7 @@ class MetricInput:
 
     def __getitem__(self, rows: Any) -> "MetricInput":
         """The inputs of some of the detections, without `redraw` and `randomized`, which draw the maps of all of them."""
+        # Seeds stay on the CPU, where the generators are; detections may be elsewhere.
         chosen = rows.to(self.seeds.device) if isinstance(rows, Tensor) else rows
         places = torch.arange(len(self))[chosen].reshape(-1).tolist()
         return replace(
@@ -241,6 +242,7 @@ class Metric(ABC):
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse an incomplete or misspelled class before anything runs with it."""
+        # Not in __init_subclass__, which runs before the decorator that makes the class a dataclass and its fields options.
         cls.check_class()
         return super().__new__(cls)
 

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 
+# eq=False here and below: tensors compare elementwise, so that == would have no truth value.
 @dataclass(frozen=True, eq=False)
 class Detections:
     """N detections of one image.
@@ -173,15 +174,18 @@ class Trace:
         kept = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _OF_NETWORK}
         return _stored_trace, (kept,)
 
+    # Without this copy.copy would use __reduce__ and lose the state.
     def __copy__(self) -> "Trace":
         return replace(self)
 
     def rows(self, candidates: Candidates, detections: Detections) -> "Trace":
         """The same pass restricted to some candidates, one per detection, so that detection i is candidate i."""
         order = torch.arange(len(detections), device=detections.source.device)
+        # Without the state, which is about the rows of the whole pass.
         return replace(self, candidates=candidates, detections=replace(detections, source=order), state=None)
 
 
+# "differentiable", because the graph is lost; "stored", because it is set anew.
 _OF_NETWORK = ("state", "made_by", "fingerprint", "differentiable", "stored")
 
 
@@ -237,6 +241,7 @@ class HeatMaps:
 
     def __getitem__(self, index: Any) -> "HeatMaps":
         """The maps chosen by a number, a slice, a list or a tensor of indices or booleans."""
+        # arange takes every kind of index that a tensor does, and refuses those out of range.
         chosen = torch.arange(len(self))[index].reshape(-1).tolist()
         routes = tuple(self.routes[i] for i in chosen) if self.routes else ()
         layers = tuple(self.layers[i] for i in chosen) if self.layers else ()

@@ -22,6 +22,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     Raises:
         WhyboxError: The wrapper does more than run the network: sharded weights, or a learned prompt.
     """
+    # By name: none of these packages needs to be installed or imported.
     kind = type(module).__name__
     if kind == "FullyShardedDataParallel":
         raise WhyboxError("the weights of this FullyShardedDataParallel lie on several devices: pass the unsharded network")

@@ -50,6 +50,7 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
     readings = [reading for state in _find_states(read_weights(path)) for reading in _readings(state)]
     if not readings:
         raise WeightsError(f"{path}: expected a state dict of tensors by name")
+    # The reading that fits best, also where none fits: its differences are the ones to report.
     weights, stripped = min(readings, key=lambda reading: len(own.keys() ^ reading.weights.keys()))
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:
@@ -91,6 +92,7 @@ def read_weights(path: Path) -> Any:
 
             tensors: dict[str, Tensor] = load_file(path)
             return tensors
+        # On the CPU: the device that the file was written on may not be here.
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(f"{path}: neither safetensors nor a state dict of tensors alone; save it as safetensors") from None
@@ -120,6 +122,7 @@ def _readings(state: _Reading) -> Iterator[_Reading]:
     weights, stripped = state
     if any(COMPILED in name.split(".") for name in weights):
         shorter = {".".join(part for part in name.split(".") if part != COMPILED): value for name, value in weights.items()}
+        # Otherwise two names have become one, and one of the tensors would be lost.
         if len(shorter) == len(weights):
             weights, stripped = shorter, (*stripped, f"{COMPILED!r}")
             yield _Reading(weights, stripped)

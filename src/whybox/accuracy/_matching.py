@@ -61,6 +61,7 @@ class CrowdImage:
         Returns:
             The rows and columns of the pairs.
         """
+        # Pairs below the threshold weigh nothing, so that none of them is taken at the cost of a match.
         weights = np.where(self.iou[:count] > self.overlap, self.iou[:count], 0)
         # Only detections that overlap somebody: the assignment takes cubic time.
         useful = np.flatnonzero(weights.any(axis=1))
@@ -152,6 +153,7 @@ def _compare(detected: Mapping[str, Any], truth: Mapping[str, Any], where: str, 
     boxes, truth_boxes = _clip(_boxes(detected, where), size), _clip(_boxes(truth, where), size)
     scores = _column(detected, "scores", len(boxes), where)
     ignore = _column(truth, "ignore", len(truth_boxes), where) > 0 if "ignore" in truth else np.zeros(len(truth_boxes), bool)
+    # The scores negated, because a reversed order would turn ties around, too.
     order = np.argsort(-scores, kind="stable")
     boxes, people, regions = boxes[order], truth_boxes[~ignore], truth_boxes[ignore]
     shared = _intersections(boxes, people)

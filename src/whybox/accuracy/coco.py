@@ -97,9 +97,11 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
     if len(detections) != len(truths):
         raise WhyboxError(f"{len(detections)} images with detections but {len(truths)} with truth; expected as many")
     _check_labels(truths, len(classes))
+    # Imported here: reading the fields of a result needs no pycocotools.
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    # Detections are indexed as the truth is, not by COCO.loadRes, which fails where there is none (cocodataset/cocoapi#450).
     def index(rows: list[dict[str, Any]]) -> Any:
         table = COCO()
         table.dataset = {
@@ -147,9 +149,11 @@ def _summary(evaluation: Any, classes: Sequence[str], images: int) -> CocoAP:
 
 def _best_threshold(evaluation: Any) -> tuple[float, float]:
     """The score threshold with the highest F1 at IoU .50, and that F1."""
+    # evalImgs has a cell per class, area range and image, None where an image has neither objects nor detections of the class.
     all_areas = evaluation.params.areaRng[0]
     cells = [cell for cell in evaluation.evalImgs if cell is not None and cell["aRng"] == all_areas]
     objects = sum(int((np.asarray(cell["gtIgnore"]) == 0).sum()) for cell in cells)
+    # [0] is IoU .50. What lies on a crowd region is neither right nor wrong.
     counted = [~np.asarray(cell["dtIgnore"][0], dtype=bool) for cell in cells]
     scores = np.concatenate([np.asarray(cell["dtScores"])[use] for cell, use in zip(cells, counted, strict=True)] or [[]])
     hits = np.concatenate([cell["dtMatches"][0][use] > 0 for cell, use in zip(cells, counted, strict=True)] or [[]])
@@ -158,6 +162,7 @@ def _best_threshold(evaluation: Any) -> tuple[float, float]:
     order = np.argsort(-scores, kind="stable")
     # F1 = 2 TP / (TP + FP + TP + FN) = 2 TP / (detections + objects).
     f1 = 2 * np.cumsum(hits[order]) / (np.arange(1, len(order) + 1) + objects)
+    # The first of equal ones: the highest threshold.
     best = int(f1.argmax())
     return float(scores[order[best]]), float(f1[best])
 
@@ -176,8 +181,9 @@ def _rows(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         columns |= {name: content.get(name) for name in ("iscrowd", "area")}
         lists = {name: to_array(values).tolist() for name, values in columns.items() if values is not None}
         for place, box in enumerate(_xywh(content["boxes"])):
-            # Ids from 1 on: pycocotools takes a match with id 0 for none.
+            # Ids from 1 on: pycocotools takes a match with id 0 for none (cocodataset/cocoapi#332).
             row = {"id": len(rows) + 1, "image_id": image, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            # The columns override what is filled in above: a given area or crowd flag counts.
             rows.append(row | {name: values[place] for name, values in lists.items()})
     return rows
 

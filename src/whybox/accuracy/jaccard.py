@@ -51,6 +51,7 @@ def jaccard_index(
     table = np.array(rows).reshape(-1, len(THRESHOLDS))
     counted = (~np.isnan(table)).sum(axis=0)
     indices = np.full(len(THRESHOLDS), np.nan)
+    # Not nanmean, which warns where no image counts.
     np.divide(np.nansum(table, axis=0), counted, out=indices, where=counted > 0)
     if np.isnan(indices).all():
         return JaccardIndex(float("nan"), float("nan"), indices)
@@ -60,6 +61,7 @@ def jaccard_index(
 
 def _agreement(image: CrowdImage, threshold: float) -> float:
     """JI of one image, NaN where neither a detection nor a person counts."""
+    # Scores come in descending order, so that those above the threshold are the first ones.
     count = int((image.scores > threshold).sum())
     rows, columns = image.match_heaviest(count)
     unmatched, missed = np.ones(count, dtype=bool), np.ones(len(image.excused_people), dtype=bool)

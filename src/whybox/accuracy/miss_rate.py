@@ -56,6 +56,7 @@ def miss_rate(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[
     alarms = np.cumsum(~ranking.hits) / ranking.images if ranking.images else np.zeros(0)
     misses = 1 - ranking.recalls
     sampled = _sample(alarms, misses) if ranking.people else np.full(len(FALSE_ALARMS), np.nan)
+    # By the product, not by logarithms: a miss rate of 0 makes the mean 0 without a warning.
     mean = float(sampled.prod() ** (1 / len(sampled)))
     return MissRate(mean, sampled, alarms, misses, ranking.people, ranking.images)
 
@@ -63,5 +64,6 @@ def miss_rate(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[
 def _sample(alarms: NDArray[np.float64], misses: NDArray[np.float64]) -> NDArray[np.float64]:
     if not len(misses):
         return np.ones(len(FALSE_ALARMS))
+    # The false alarms never decrease along the curve, so that it can be searched as it is.
     first = np.searchsorted(alarms, FALSE_ALARMS, side="left")
     return misses[np.minimum(first, len(misses) - 1)]

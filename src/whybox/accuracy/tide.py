@@ -73,6 +73,7 @@ def sort_errors(found: Detections, truth: Truth, *, foreground: float = 0.5, bac
     Returns:
         The classified detections.
     """
+    # Two boxes without area have the IoU 0 / 0.
     iou = box_iou(found.boxes, truth.boxes.to(found.boxes)).nan_to_num() * ~truth.ignore
     same = found.labels[:, None] == truth.labels
     matched = _match(found.scores, iou * same, foreground)
@@ -138,6 +139,7 @@ def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
     """The share (N,G) of each box inside each region, COCO's overlap with crowd regions."""
     low = torch.maximum(boxes[:, None, :2], regions.to(boxes)[:, :2])
     high = torch.minimum(boxes[:, None, 2:], regions.to(boxes)[:, 2:])
+    # COCO's denominator is the detection's area alone, not the union.
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     return (high - low).clamp(min=0).prod(2) / area.clamp(min=1e-6)[:, None]
 
@@ -146,6 +148,7 @@ def _rivals(matched: Tensor, objects: Tensor) -> Tensor:
     """The other detection (N,) that is matched with each detection's object, -1 for none."""
     holds = (matched[None] == objects[:, None]) & (objects[:, None] >= 0)
     holds.fill_diagonal_(False)
+    # As integers: argmax takes no booleans.
     return torch.where(holds.any(1), holds.int().argmax(1), -1) if len(matched) else matched
 
 
@@ -206,6 +209,7 @@ def _points(image: Sorted, fixed: str) -> tuple[NDArray[np.float64], NDArray[np.
         claimed: set[int] = set()
         for i in image.scores.argsort(descending=True, stable=True).tolist():
             target = int(image.objects[i])
+            # By score, so that of several errors about one object the surest is fixed and the others are removed.
             if image.kinds[i] == fixed and image.rivals[i] < 0 and target not in claimed:
                 claimed.add(target)
                 removed.remove(i)
@@ -229,5 +233,6 @@ def _average_precision(scores: NDArray[np.float64], hits: NDArray[np.bool_], wan
     true_positives = np.cumsum(hits[order])
     # Interpolated: at each recall the highest precision at this or any higher recall.
     precision = np.maximum.accumulate((true_positives / np.arange(1, len(true_positives) + 1))[::-1])[::-1]
+    # Recalls beyond the last point come out at its end: there the 0 stands that is appended below.
     at = np.searchsorted(true_positives / wanted, np.linspace(0, 1, 101))
     return float(np.append(precision, 0.0)[at].mean())

@@ -33,6 +33,7 @@ def read_json(file: Path) -> Any:
         WhyboxError: The file cannot be read, or is not JSON.
     """
     try:
+        # As bytes: json finds out which UTF it is.
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise WhyboxError(f"cannot read {file} as JSON: {error}") from error
@@ -98,6 +99,7 @@ def read_numbers(value: Any, what: str) -> NDArray[np.float64]:
     if not isinstance(value, list):
         raise Broken(f"{what} is no list of numbers: {shown(value)}")
     try:
+        # Plain lists are converted at once, as a file may hold millions of numbers; type, because True is an int.
         plain = all(type(entry) is int or type(entry) is float for entry in value)
         numbers = np.array(value if plain else [_spelled(entry) for entry in value], dtype=np.float64)
     except (ValueError, OverflowError):

@@ -56,4 +56,5 @@ def _read_entry(entry: Any, sizes: Mapping[str, tuple[int, int]]) -> tuple[str, 
     rows = [read_numbers(row, f"a fixation of annotation {name}") for row in entry["fixations"]]
     if wrong := [row.tolist() for row in rows if len(row) != 3 or row[2] < 0]:
         raise Broken(f"a fixation of annotation {name} must be [x, y, seconds], got {shown(wrong[0])}")
+    # The reshape is for viewers without a fixation.
     return name, np.asarray(rows, dtype=np.float32).reshape(-1, 3)

@@ -41,6 +41,7 @@ class PictureFolder:
             Broken: No file fits, or several fit equally well.
         """
         for suffix in suffixes:
+            # Not Path.is_file, which raises an OSError where a name is too long for the system.
             if os.path.isfile(self.folder / f"{name}{suffix}"):
                 return name + suffix
         parts = _parts(name)
@@ -70,6 +71,7 @@ class PictureFolder:
         for place, below, names in os.walk(self.folder):
             inner = Path(place).relative_to(self.folder)
             if len(inner.parts) >= DEEPEST:
+                # os.walk goes on with what is left in this list.
                 below.clear()
             for name in names:
                 files[name].append((inner / name).as_posix())

@@ -94,6 +94,7 @@ def shown(value: object) -> str:
     """
     try:
         text = repr(value)
+    # JSON may be nested more deeply than repr can follow.
     except RecursionError:
         text = f"a deeply nested {type(value).__name__}"
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."

@@ -24,6 +24,7 @@ class Renamed:
         self.inner, self.rename = inner, dict(rename)
         new = [self.rename.get(name, name) for name in inner.classes]
         self.name, self.problems, self.classes = inner.name, inner.problems, tuple(dict.fromkeys(new))
+        # New labels by the old ones, so that a label is looked up by indexing.
         self._labels = torch.tensor([self.classes.index(name) for name in new], dtype=torch.long)
         # Without a digest of the annotations an evaluation is known by its class names, which are the new ones.
         digest, terms = getattr(inner, "digest", ""), json.dumps(sorted(self.rename.items()))

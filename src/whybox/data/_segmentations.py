@@ -22,6 +22,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
     Returns:
         "size", [H, W], and "counts", the run lengths down the columns, beginning with the number of zeros.
     """
+    # Zeros around it, so that a mask that begins with ones has a first run of 0 zeros.
     flat = np.concatenate([[False], mask.flatten(order="F"), [False]])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     edges = np.concatenate([[0], changes, [mask.size]])
@@ -99,6 +100,7 @@ def _read_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
     # It is drawn by walking along its edges pixel by pixel: what lies far outside would take all memory.
     if (points < -np.asarray(size)).any() or (points > 2 * np.asarray(size)).any():
         raise Broken(f"a polygon reaches far beyond the image of {size[0]}x{size[1]}: {shown(polygon)}")
+    # Points on one line span fewer than two dimensions.
     if np.linalg.matrix_rank(points - points[0]) < 2:
         raise Broken(f"a polygon must have an area, got points on one line: {shown(polygon)}")
     return [float(number) for number in numbers]
@@ -138,6 +140,7 @@ def _unpack(counts: str) -> NDArray[np.int64]:
         raise Broken(f"counts are no packed run lengths: {shown(counts)}")
     place = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
     values = np.add.reduceat((codes & 31) << place, starts)
+    # The bit of value 16 in a run's last character is its sign, in two's complement.
     values -= np.where(codes[ends] & 16, 1 << 5 * lengths, 0)
     values[1::2] = values[1::2].cumsum()
     values[2::2] = values[2::2].cumsum()

@@ -29,42 +29,93 @@ DARK: Color = (40, 40, 46)
 
 
 def shade(color: Color, factor: float) -> Color:
-    """The color made darker (factor < 1) or lighter (factor > 1)."""
+    """A color made darker or lighter.
+
+    Args:
+        color: Red, green and blue, 0 to 255.
+        factor: On each of them: below 1 darker, above 1 lighter.
+
+    Returns:
+        The color, cut off at 255.
+    """
     red, green, blue = (min(255, int(value * factor)) for value in color)
     return red, green, blue
 
 
 class Pen:
-    """Draws on a transparent sheet in unit coordinates: x and y from 0 to 1, y downwards."""
+    """Draws on a transparent sheet in unit coordinates: x and y from 0 to 1, y downwards.
+
+    Attributes:
+        width: Of the sheet, in pixels.
+        height: Of the sheet, in pixels.
+        sheet: The image that is drawn on, RGBA.
+        ink: PIL's own pen, in pixels.
+    """
 
     def __init__(self, width: int, height: int) -> None:
+        """Take an empty sheet.
+
+        Args:
+            width: In pixels.
+            height: In pixels.
+        """
         self.width, self.height = width, height
         self.sheet = Image.new("RGBA", (width, height))
         self.ink = ImageDraw.Draw(self.sheet)
 
     def _pixels(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        # - 1, because PIL's coordinates are those of pixels, the last one included.
         return [(x * (self.width - 1), y * (self.height - 1)) for x, y in points]
 
     def polygon(self, color: Color, *points: tuple[float, float]) -> None:
-        """A filled polygon through the points."""
+        """A filled polygon.
+
+        Args:
+            color: Of the whole.
+            *points: Its corners (x, y), each 0 to 1.
+        """
         self.ink.polygon(self._pixels(points), fill=color)
 
     def block(self, color: Color, x1: float, y1: float, x2: float, y2: float, rounded: float = 0.0) -> None:
-        """A filled rectangle; `rounded` is the corner's radius as a part of the sheet's height."""
+        """A filled rectangle.
+
+        Args:
+            color: Of the whole.
+            x1: The left side, 0 to 1.
+            y1: The upper side, 0 to 1.
+            x2: The right side, 0 to 1.
+            y2: The lower side, 0 to 1.
+            rounded: The radius of its corners, as a part of the sheet's height.
+        """
         (left, top), (right, bottom) = self._pixels([(x1, y1), (x2, y2)])
         self.ink.rounded_rectangle((left, top, right, bottom), rounded * self.height, fill=color)
 
     def disc(self, color: Color, x: float, y: float, radius: float, flat: float = 1.0) -> None:
-        """A filled disc; `radius` is a part of the sheet's height, `flat` squeezes it vertically."""
+        """A filled disc.
+
+        Args:
+            color: Of the whole.
+            x: The center, 0 to 1.
+            y: The center, 0 to 1.
+            radius: As a part of the sheet's height.
+            flat: Its height by its width.
+        """
         ((middle, center),) = self._pixels([(x, y)])
         across = radius * self.height
         self.ink.ellipse((middle - across, center - across * flat, middle + across, center + across * flat), color)
 
     def stroke(self, color: Color, thickness: float, *points: tuple[float, float]) -> None:
-        """A line with round ends through the points; `thickness` is a part of the sheet's height."""
+        """A line with round ends.
+
+        Args:
+            color: Of the whole.
+            thickness: As a part of the sheet's height.
+            *points: What it goes through, (x, y), each 0 to 1.
+        """
         width = max(1, round(thickness * self.height))
         pixels = self._pixels(points)
         self.ink.line(pixels, fill=color, width=width, joint="curve")
+        # PIL's lines end flat, and its joint rounds the inner points alone.
         for x, y in (pixels[0], pixels[-1]):
             self.ink.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), color)
 
@@ -151,6 +202,7 @@ def draw_house(pen: Pen, color: Color, rng: Rng) -> None:
 def draw_ball(pen: Pen, color: Color, rng: Rng) -> None:
     """A ball in `color`: with white panels, bands or spots."""
     edge = (1, 1, pen.width - 2, pen.height - 2)
+    # A white or pale ball gets a pattern in red, which white would not show on.
     turn, other = rng.uniform(0, 360), COLORS["white" if min(color) < 200 else "red"]
     pen.ink.ellipse(edge, color)
     pattern = rng.integers(3)
@@ -235,6 +287,7 @@ def draw_fence(pen: Pen, color: Color, rng: Rng) -> None:
         pen.polygon(color, (pale - 0.03, 1), (pale - 0.03, 0.12), (pale, 0.0), (pale + 0.03, 0.12), (pale + 0.03, 1))
 
 
+# (the pen, the color that names the thing, random numbers for its variations): draws it over the pen's whole sheet.
 Draw = Callable[[Pen, Color, Rng], None]
 
 # name: (draw, width / height, height at the front of a 240-pixel scene, colors)
@@ -257,8 +310,19 @@ CLUTTER: dict[str, tuple[Draw, float, float, tuple[str, ...]]] = {
 
 
 def draw_sprite(name: str, color: str, height: int, rng: Rng) -> Image.Image:
-    """One thing, cut out: an RGBA image `height` pixels high, lit from above, grainy, smooth at its edges."""
+    """Draw one thing, cut out: lit from above, grainy, smooth at its edges.
+
+    Args:
+        name: Of `OBJECTS` or `CLUTTER`.
+        color: Of `COLORS`.
+        height: In pixels.
+        rng: For its variations.
+
+    Returns:
+        An RGBA image of this height, transparent around the thing.
+    """
     draw, aspect, _, _ = OBJECTS.get(name) or CLUTTER[name]
+    # Drawn finer and reduced, because PIL draws edges without antialiasing.
     finer = 4 if height < 80 else 2
     tone = shade(COLORS[color], rng.uniform(0.85, 1.12))
     pen = Pen(max(4, round(height * aspect)) * finer, height * finer)
@@ -266,6 +330,7 @@ def draw_sprite(name: str, color: str, height: int, rng: Rng) -> Image.Image:
     sheet = pen.sheet.reduce(finer)
     if rng.random() < 0.5 and name != "house":
         sheet = sheet.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    # After the flip, so that the light comes from the same side for all things of a scene.
     return _light(sheet, rng)
 
 

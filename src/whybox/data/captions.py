@@ -23,7 +23,12 @@ TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "there is {}", "this is {
 
 
 class Phrase(NamedTuple):
-    """An object in words: its class, and its color where the words name one."""
+    """An object in words.
+
+    Attributes:
+        name: Its class.
+        color: Its color; None where the words name none.
+    """
 
     name: str
     color: str | None = None
@@ -33,12 +38,27 @@ class Phrase(NamedTuple):
         return with_article(self.name if self.color is None else object_words(self.name, self.color))
 
     def is_true_of(self, name: str, color: str) -> bool:
-        """Whether an object of this class and color is what the words name."""
+        """Whether the words name an object.
+
+        Args:
+            name: The object's class.
+            color: The object's color.
+
+        Returns:
+            True where the class is the same, and the color, if the words name one.
+        """
         return self.name == name and self.color in (None, color)
 
 
 def colors_of(name: str) -> tuple[str, ...]:
-    """The colors that a class comes in."""
+    """The colors that a class comes in.
+
+    Args:
+        name: Of `OBJECTS`.
+
+    Returns:
+        Names of `COLORS`, each once.
+    """
     return tuple(dict.fromkeys(OBJECTS[name][3]))
 
 
@@ -48,22 +68,53 @@ def class_phrases() -> tuple[Phrase, ...]:
 
 
 def color_phrases(names: Sequence[str] = tuple(OBJECTS)) -> tuple[Phrase, ...]:
-    """Every class of `names` in each of its colors: "a red ball", "an orange ball" ..."""
+    """Classes in each of their colors: "a red ball", "an orange ball" ...
+
+    Args:
+        names: Classes of `OBJECTS`.
+
+    Returns:
+        The phrases, class by class.
+    """
     return tuple(Phrase(name, color) for name in names for color in colors_of(name))
 
 
 def object_words(name: str, color: str) -> str:
-    """An object in words, without an article: "red ball", "person in blue"."""
+    """An object in words, without an article.
+
+    Args:
+        name: Its class.
+        color: Its color.
+
+    Returns:
+        "red ball", "person in blue".
+    """
     return f"person in {color}" if name == "person" else f"{color} {name}"
 
 
 def with_article(words: str) -> str:
-    """The words after "a" or "an"."""
+    """Words with their article.
+
+    Args:
+        words: At least one, in lower case: "orange ball".
+
+    Returns:
+        "an orange ball".
+    """
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def overview(names: Sequence[str], colors: Sequence[str], place: str) -> str:
-    """One sentence with every object: "a red ball and two people in a meadow"."""
+    """One sentence with every object of a scene.
+
+    Args:
+        names: N classes.
+        colors: N colors.
+        place: A key of `WHERE`.
+
+    Returns:
+        "a red ball and two people in a meadow"; the color is named where a class has one object.
+    """
     where = WHERE[place]
     parts = []
     for name in dict.fromkeys(names):
@@ -85,8 +136,20 @@ def _count(number: int) -> str:
 def relations(
     names: Sequence[str], colors: Sequence[str], boxes: NDArray[np.float32], masks: NDArray[np.bool_], rng: Rng
 ) -> Iterator[str]:
-    """Up to four sentences on pairs of objects that differ in words: left of, right of, behind, in front of."""
+    """Up to four sentences on pairs of objects that differ in words: left of, right of, behind, in front of.
+
+    Args:
+        names: N classes, back to front.
+        colors: N colors.
+        boxes: (N,4) xyxy in image pixels, hidden parts too.
+        masks: (N,H,W) the visible pixels.
+        rng: Chooses the pairs, and which of the two comes first.
+
+    Yields:
+        "a red ball left of a person in blue".
+    """
     phrases = [str(Phrase(name, color)) for name, color in zip(names, colors, strict=True)]
+    # Two objects with the same words would make a sentence that is as true the other way around.
     pairs = [(i, j) for i in range(len(names)) for j in range(i) if phrases[i] != phrases[j]]
     for pick in rng.permutation(len(pairs))[:4]:
         first, second = rng.permutation(pairs[pick]).tolist()

@@ -87,6 +87,7 @@ class CocoImage:
         """The annotations, with decoded masks; crowd regions are ignored."""
         masks = self.masks()
         return Truth(
+            # Copies, because from_numpy shares memory, and whoever changes the truth must not change the data set.
             torch.from_numpy(self.boxes.copy()),
             torch.from_numpy(self.labels.copy()),
             self.ids,
@@ -275,6 +276,7 @@ def _image_folder(source: Path, listed: Sequence[Any], split: str) -> Path:
     names = [entry["file_name"] for entry in listed if isinstance(entry, dict) and isinstance(entry.get("file_name"), str)]
     for name in filter(None, names):
         for folder in folders:
+            # Not Path.is_file, which raises an OSError where a name is too long for the system.
             if os.path.isfile(folder / name):
                 return folder
     # A bare name that is not where it should be is no reason to search: the user says where the images are.
@@ -307,6 +309,7 @@ def _read_classes(categories: Sequence[Any], problems: Problems) -> tuple[tuple[
     classes: dict[str, int] = {}
     labels: dict[str, int] = {}
     first_ids: dict[str, str] = {}
+    # By id and not in the file's order, so that labels do not depend on how the file was written.
     for number in sorted(names, key=_id_order):
         name = names[number]
         if name in classes:
@@ -332,6 +335,7 @@ def _id_order(number: str) -> tuple[float, str]:
 
 def _read_images(content: Mapping[str, Any], pictures: PictureFolder, problems: Problems) -> dict[str, _Image]:
     """The usable images by id."""
+    # Counted beforehand, so that the line about an image that is left out can tell what goes with it.
     counts = Counter(_id_in(row, "image_id") for row in content["annotations"])
 
     def leave_out(where: str, reason: object, number: str | None) -> None:
@@ -428,6 +432,7 @@ def _read_objects(
     for position, row in enumerate(content["annotations"], start=1):
         image_id = _id_in(row, "image_id")
         image = entries.get(image_id) if image_id is not None else None
+        # The image's own line counts its annotations.
         if image is None and image_id in listed:
             continue
         where = _object_words(row, image, position)
@@ -480,6 +485,7 @@ def _read_object(row: Any, image: _Image | None, labels: Mapping[str, int]) -> t
     if category is None or category not in labels:
         raise Broken(f"the categories lack id {shown(row.get('category_id'))}")
     whole = read_box(row, "bbox")
+    # Cut before it is asked for an area: what lies outside has none left.
     box = whole.clip(0, [*image.size, *image.size])
     if not has_area(box):
         raise Broken(f"bbox {shown(row['bbox'])} lies outside the image of {image.size[0]}x{image.size[1]}")
@@ -530,6 +536,7 @@ def _gather(
             path=entry.path,
             name=entry.name,
             size=entry.size,
+            # The reshape is for images without objects, whose boxes would come out as (0,).
             boxes=np.asarray([row.box for row in rows], dtype=np.float32).reshape(-1, 4),
             labels=np.asarray([row.label for row in rows], dtype=np.int64),
             iscrowd=np.asarray([row.iscrowd for row in rows], dtype=bool),

@@ -66,6 +66,7 @@ class CrowdHumanImage:
         Raises:
             WhyboxError: A person who counts lies outside the picture.
         """
+        # Boxes may reach beyond the image, but a person who is nowhere in it shows that the picture is another one.
         inside = (self.boxes[:, :2] < np.asarray(size)).all(1) & (self.boxes[:, 2:] > 0).all(1)
         if outside := [name for name, wrong in zip(self.ids, ~(inside | self.ignore), strict=True) if wrong]:
             raise WhyboxError(f"{self.path}: {outside[0]} lies outside the image of {size[0]}x{size[1]}: is it the right image?")
@@ -176,6 +177,7 @@ def _read_images(source: Path, pictures: PictureFolder, problems: Problems) -> I
 
 def _read_lines(source: Path) -> list[bytes]:
     try:
+        # As bytes, because str.splitlines also ends lines at U+2028 and the like, which JSON allows inside a text.
         return source.read_bytes().splitlines()
     except OSError as error:
         raise WhyboxError(f"cannot read {source}: {error.strerror}") from error
@@ -201,6 +203,7 @@ def _find(pictures: PictureFolder, name: str) -> str:
     try:
         return pictures.find(name, SUFFIXES)
     except Broken as reason:
+        # What it says of several files is kept; the rest would not tell which name was looked for.
         more = str(reason).partition(", and ")[2]
         raise Broken(f"there is no {name}{SUFFIXES[0]} in {pictures.folder}{f', and {more}' if more else ''}") from None
 
@@ -213,6 +216,7 @@ def _read_people(image: str, rows: Sequence[Any], path: Path, problems: Problems
             people.append(_read_person(row, name, problems))
         except Broken as reason:
             problems.note(f"annotation {name}", reason)
+    # The reshape is for images without people.
     boxes = np.asarray([person.boxes for person in people], dtype=np.float32).reshape(-1, 3, 4)
     ignore = np.asarray([person.ignore for person in people], dtype=bool)
     names = tuple(person.name for person in people)
@@ -223,6 +227,7 @@ def _read_person(person: Any, name: str, problems: Problems) -> _Person:
     if not isinstance(person, dict) or not isinstance(person.get("tag"), str):
         raise Broken(f"expected a tag and an fbox, got {shown(person)}")
     whole = read_box(person, "fbox")
+    # Parts of what does not count are not read, so that they are no problem either.
     if person["tag"] != "person" or _ignored(person, "extra", name, problems):
         return _Person(name, [whole, NOWHERE, NOWHERE], ignore=True)
     visible = _read_part(person, "vbox", name, problems)

@@ -115,6 +115,7 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> Image.Image
         ImageError: It cannot be read, or has another size.
     """
     with _opened(path) as image:
+        # Before the picture is decoded: its head tells the size.
         _check_size(image.height, image.width, str(path))
         image.load()
         picture = _to_rgb(image if image.size == size else ImageOps.exif_transpose(image), str(path))
@@ -163,6 +164,7 @@ def _one_line(name: str) -> Iterator[None]:
     """Whatever goes wrong with the image is an ImageError of one line; `name` begins it, and is the path where it is a file."""
     try:
         with warnings.catch_warnings():
+            # MAX_PIXELS is the limit here; beyond twice its own limit Pillow raises an error, which is told below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             yield
     except ImageError:
@@ -189,6 +191,7 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
+        # np.array copies: torch warns of arrays that cannot be written to, which asarray gives of an image.
         values = _in_range(torch.from_numpy(np.array(image, dtype=np.float32)), name).numpy()
         return _eight_bit(values)
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -209,6 +212,7 @@ def _from_deep(image: Image.Image, name: str) -> Image.Image:
     """
     values = np.asarray(image).astype(np.int64)
     bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]
+    # At most 16: the samples of mode "I" have 32 bits, of which 16-bit files fill the lower half.
     white = 2 ** min(bits, 16) - 1
     low, high = values.min(initial=0), values.max(initial=0)
     if low < 0 or high > white:
@@ -233,9 +237,11 @@ def _from_array(array: np.ndarray) -> Tensor:
             f"a numpy image must be uint8 0..255 or uint16 0..65535, got {array.dtype}; pass floats as a torch tensor (3, H, W)"
         )
     _check_size(array.shape[0], array.shape[1], "the image")
+    # Converted by NumPy, because torch takes no array of another byte order.
     pixels = torch.from_numpy(array.astype(np.float32)) / np.iinfo(array.dtype).max
     if array.shape[2] == 4:
         if array.dtype.itemsize == 1:
+            # By Pillow, so that an array and a file of the same picture give the same values.
             return _from_array(np.asarray(_to_rgb(Image.fromarray(np.ascontiguousarray(array)), "the image")))
         pixels = pixels[..., :3] * pixels[..., 3:] + 1 - pixels[..., 3:]
     return pixels.permute(2, 0, 1).expand(3, -1, -1).contiguous()

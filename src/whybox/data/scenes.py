@@ -50,12 +50,18 @@ PLACES: dict[str, tuple[Color, Color, Color, Color]] = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One generated image of size (W,H) and everything that is known of its N objects, back to front.
+    """One generated image and everything that is known of its N objects, back to front.
 
-    labels (N,) int64, 0 for the first of `CLASSES`; boxes (N,4) float32 xyxy in image pixels
-    around the whole object, hidden parts too, cut at the image's edge; visible (N,4) around the visible pixels only;
-    masks (N,H,W) bool of the visible pixels; visibility (N,) float32, the visible part of the object's pixels inside
-    the image; colors, one name per object; captions, the first naming all objects, the others a relation each.
+    Attributes:
+        image: The picture, in RGB, of W x H pixels.
+        labels: (N,) int64, 0 for the first of `CLASSES`.
+        boxes: (N,4) float32 xyxy in image pixels around the whole object, hidden parts too, cut at the image's edge.
+        visible: (N,4) float32 xyxy in image pixels around the visible pixels only.
+        masks: (N,H,W) bool, the visible pixels.
+        visibility: (N,) float32, the visible share of the object's pixels inside the image, 0 to 1.
+        colors: N names of `COLORS`.
+        captions: The first names all objects, each of the others a relation of two.
+        place: The background, one of `PLACES`.
     """
 
     image: Image.Image
@@ -81,7 +87,15 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Thing:
-    """Something to place: class or clutter name, color, height, the middle of its foot (x, y) in image pixels."""
+    """Something to place.
+
+    Attributes:
+        name: Of `OBJECTS` or `CLUTTER`.
+        color: Of `COLORS`.
+        height: In image pixels.
+        x: The middle of its foot, in image pixels.
+        y: Likewise.
+    """
 
     name: str
     color: str
@@ -91,7 +105,16 @@ class _Thing:
 
 
 class _Stage:
-    """The picture while it is built, with the owner of every pixel: an object's row, or -1."""
+    """The picture while it is built, with the owner of every pixel: an object's row, or -1.
+
+    Attributes:
+        picture: What has been drawn so far.
+        least_visible: The smallest visible share of an object's pixels.
+        owner: (H,W) the row of the object that is seen there.
+        things: The objects that were placed, back to front.
+        boxes: Their boxes, xyxy in image pixels, hidden parts too.
+        areas: Their pixels inside the image, hidden ones too.
+    """
 
     def __init__(self, picture: Image.Image, least_visible: float) -> None:
         self.picture, self.least_visible = picture, least_visible
@@ -104,6 +127,7 @@ class _Stage:
         """Draw the thing in front of all others, unless it hides too much of one or is itself mostly outside."""
         sprite = draw_sprite(thing.name, thing.color, thing.height, rng)
         left, top = round(thing.x - sprite.width / 2), round(thing.y - sprite.height)
+        # A pixel on the smooth edge is the thing's where it is more than half opaque.
         solid = np.asarray(sprite)[..., 3] > 127
         covered = np.zeros_like(self.owner, dtype=bool)
         rows, columns = self.owner.shape
@@ -111,7 +135,9 @@ class _Stage:
         if y1 >= y2 or x1 >= x2:
             return
         covered[y1:y2, x1:x2] = solid[y1 - top : y2 - top, x1 - left : x2 - left]
+        # Clutter takes pixels away from objects, but owns none.
         after = np.where(covered, np.int16(len(self.things) if thing.name in OBJECTS else -1), self.owner)
+        # Mostly outside the image, it could not be told what it is.
         if covered.sum() < 0.6 * solid.sum() or self._hides_too_much(after):
             return
         self._paint(sprite, left, top)
@@ -123,6 +149,7 @@ class _Stage:
             self.areas.append(int(covered.sum()))
 
     def _hides_too_much(self, owner: NDArray[np.int16]) -> bool:
+        # Without the object that is being placed, which has no area yet.
         left = np.bincount(owner[owner >= 0], minlength=len(self.areas))[: len(self.areas)]
         return bool((left < self.least_visible * np.asarray(self.areas)).any())
 
@@ -139,21 +166,33 @@ class _Stage:
 
 
 def draw_scene(index: int, *, seed: int = 0, variant: str = "mixed", size: tuple[int, int] = (320, 240)) -> Scene:
-    """The scene with this index of the endless series `seed`; `size` is (width, height) in pixels.
+    """Draw one scene of an endless series. The same arguments give the same scene, in any order and process.
 
-    Variant "mixed": one to nine objects of all classes with clutter. Variant "crowd": a throng of people whose boxes
-    overlap heavily. Variant "single": one object that is easy to see, with clutter. The same arguments give the same
-    scene, in any order and process.
+    Args:
+        index: The scene's place in the series, from 0.
+        seed: The series.
+        variant: "mixed": one to nine objects of all classes with clutter. "crowd": a throng of people whose boxes overlap
+            heavily. "single": one object that is easy to see, with clutter.
+        size: (width, height) in pixels.
+
+    Returns:
+        The picture and its annotations.
+
+    Raises:
+        UnknownNameError: There is no such variant.
+        WhyboxError: A side is shorter than `LEAST_SIDE`.
     """
     if variant not in VARIANTS:
         raise unknown("variant", variant, VARIANTS)
     if min(size) < LEAST_SIDE:
         raise WhyboxError(f"a scene is at least {LEAST_SIDE} pixels wide and high, not {size[0]}x{size[1]}")
+    # All that follows is drawn from this one generator: another order of the draws would change every scene.
     rng = np.random.default_rng((seed, index, VARIANTS.index(variant)))
     place = str(rng.choice(list(PLACES)))
     horizon = rng.uniform(0.28, 0.5)
     stage = _Stage(_draw_place(place, horizon, size, rng), LEAST_VISIBLE[variant])
     things = {"mixed": _mixture, "crowd": _crowd, "single": _lone}[variant](horizon, size, rng)
+    # Back to front: on the ground what stands lower in the image is nearer.
     for thing in sorted(things, key=lambda thing: thing.y):
         stage.place(thing, rng)
     return _annotate(stage, place, rng)
@@ -170,12 +209,14 @@ def _mixture(horizon: float, size: tuple[int, int], rng: Rng) -> list[_Thing]:
 
 def _depth(horizon: float, rng: Rng) -> float:
     """A foot's height on the image, 0 the top and 1 the bottom."""
+    # Up to 1.06, so that some things are cut off by the lower edge.
     return float(rng.uniform(horizon + 0.08, 1.06))
 
 
 def _stand(name: str, x: float, y: float, horizon: float, size: tuple[int, int], rng: Rng) -> _Thing:
     """A thing of random color whose foot is at (x, y), parts of the image's width and height."""
     _, _, tall, colors = OBJECTS.get(name) or CLUTTER[name]
+    # From a third of the listed height at the horizon to a little more than it at the image's lower edge.
     near = 0.34 + 0.76 * (y - horizon) / (1 - horizon)
     height = max(14, round(tall * near * rng.uniform(0.72, 1.35) * size[1] / 240))
     return _Thing(name, str(rng.choice(colors)), height, x * size[0], y * size[1])
@@ -297,7 +338,17 @@ def _tufts(ink: ImageDraw.ImageDraw, place: str, line: int, size: tuple[int, int
 
 @dataclass
 class SceneData:
-    """The first `count` scenes of the series `seed`, by turns of each of the variants; drawn when they are asked for."""
+    """The first scenes of a series, by turns of each of the variants; drawn when they are asked for.
+
+    Attributes:
+        name: For reports: how `open_data` gets the same scenes.
+        variants: The variants, as for `draw_scene`.
+        count: The number of scenes.
+        seed: The series.
+        size: (width, height) in pixels.
+        classes: The class names; a label is an index into them.
+        problems: None: drawn scenes have no problems.
+    """
 
     name: str
     variants: tuple[str, ...]
@@ -321,7 +372,18 @@ class SceneData:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        """Draw one scene."""
+        """Draw one scene.
+
+        Args:
+            index: From 0; a negative one counts from the end.
+
+        Returns:
+            The picture, and its objects with masks, phrases and the boxes of their visible parts.
+
+        Raises:
+            IndexError: There is no such scene.
+        """
+        # As a list takes it: negative indices count from the end, and an IndexError ends an iteration.
         place = range(self.count)[index]
         scene = draw_scene(place, seed=self.seed, variant=self._variant(place), size=self.size)
         truth = Truth(
@@ -353,8 +415,20 @@ def open_data(
 ) -> DataSet:
     """Generated scenes as a data set: "scenes:variant=crowd:count=40". By default those that training never sees.
 
-    variant: "mixed", "crowd", "single", or "both", the first two by turns. size: WIDTHxHEIGHT in pixels.
-    on_problem: drawn scenes have none.
+    Args:
+        rest: What follows "scenes:" beside the options; it must be empty.
+        on_problem: "skip" or "refuse", without effect: drawn scenes have no problems.
+        variant: "mixed", "crowd", "single", or "both", the first two by turns.
+        count: The number of scenes, from 1.
+        seed: The series, from 0.
+        size: WIDTHxHEIGHT in pixels, each at least `LEAST_SIDE`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UnknownNameError: There is no such variant, or no such `on_problem`.
+        WhyboxError: Another option is invalid, or `rest` is not empty.
     """
     if rest:
         raise WhyboxError(f"scenes are drawn and lie nowhere: scenes:count=100, not {rest!r}")
@@ -362,6 +436,7 @@ def open_data(
         raise unknown("on_problem", on_problem, POLICIES)
     if variant not in (*VARIANTS, "both"):
         raise unknown("variant", str(variant), (*VARIANTS, "both"))
+    # type and not isinstance, because True is an int.
     if type(count) is not int or type(seed) is not int or count < 1 or seed < 0:
         raise WhyboxError(f"count is a whole number from 1 and seed one from 0, got count={count} and seed={seed}")
     sides = re.fullmatch(r"(\d+)x(\d+)", str(size).lower())
@@ -374,10 +449,23 @@ def open_data(
 def export_coco(
     folder: str | Path, count: int, *, seed: int = 0, variant: str = "mixed", size: tuple[int, int] = (320, 240)
 ) -> Path:
-    """Write scenes 0 to `count` in COCO's format: `images/`, `instances.json`, `captions.json`; returns the folder.
+    """Write the first scenes of a series in COCO's format: `images/`, `instances.json`, `captions.json`.
 
     An annotation's `bbox` goes around the whole object, its `segmentation` (uncompressed run lengths) and `area` are of
-    the visible pixels; `visible_bbox`, `visibility` and `phrase` are ours. A folder that holds annotations is refused.
+    the visible pixels; `visible_bbox`, `visibility` and `phrase` are ours.
+
+    Args:
+        folder: The folder to write to; it is created where it is missing.
+        count: The number of scenes.
+        seed: As for `draw_scene`.
+        variant: As for `draw_scene`.
+        size: (width, height) in pixels.
+
+    Returns:
+        The folder.
+
+    Raises:
+        WhyboxError: The folder holds annotations already, or an option is invalid.
     """
     target = Path(folder)
     if (target / "instances.json").exists():
@@ -394,6 +482,7 @@ def export_coco(
         for caption in scene.captions:
             captions.append({"id": len(captions) + 1, "image_id": index + 1, "caption": caption})
     classes = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
+    # instances.json comes last: a folder that holds it is complete, and is not written to again.
     write_whole(target / "captions.json", json.dumps({"images": content["images"], "annotations": captions}))
     write_whole(target / "instances.json", json.dumps({**content, "categories": classes}))
     return target

@@ -46,6 +46,7 @@ class Classifier(WholeImage):
         return self
 
     def _candidates(self, embeddings: Tensor, frame: Frame) -> Candidates:
+        # Widened before the softmax, in which half precision would make small probabilities 0.
         logits = widened(self.classify(embeddings))
         return whole_image(logits.softmax(-1), logits, frame)
 

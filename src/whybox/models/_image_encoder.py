@@ -55,6 +55,7 @@ def _read_out(transformer: Transformer, tokens: Tensor) -> Tensor:
     layer = transformer.layers[-1]
     if transformer.pooling == "mean":
         return transformer.read(run_layer(layer, tokens))
+    # The row that is read is the class token, which comes first in every family here.
     rows = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
     return transformer.read(layer.finish(tokens[:, :1], layer.out(attend(layer, tokens, rows=rows).mixed)))
 
@@ -71,6 +72,7 @@ def from_input_of(encoder: ImageEncoder, start: int, tokens: Tensor, pixels: Ten
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        # Clones, because a block that begins in place may not change a leaf.
         swapped = tuple(given_back.clone() if value is given else value for value in args)
         return swapped, {name: given_back.clone() if value is given else value for name, value in kwargs.items()}
 

@@ -83,6 +83,7 @@ class ImageText(WholeImage, ImageTextModel):
         written = [text for text in self._prompts if not isinstance(text, TextEmbedding)]
         with exclusive(self.network):
             encoder, state = self.text_encoder, fingerprint(self.network)
+            # Tokenizers take no empty batch.
             batch = encoder.tokenize(written, False) if written else None
             encoded = iter(() if batch is None else zip(batch.texts, self._embed(encoder, batch.inputs), strict=True))
         pairs = [
@@ -137,6 +138,7 @@ class ImageText(WholeImage, ImageTextModel):
             WhyboxError: An embedding has another width than the model's.
         """
         prompted = ImageText(self._make_encoders, self.name, texts)
+        # What the family's `wrap` has noted on the model, for its identity and for pickling.
         prompted.settings, prompted._made_by = self.settings, self._made_by
         return prompted
 
@@ -168,6 +170,7 @@ class ImageText(WholeImage, ImageTextModel):
 
     def _of_cosines(self, cosines: Tensor, frame: Frame) -> Candidates:
         """Cosines (n,T) of the image with the texts -> n candidates."""
+        # Without a graph: the scale is a weight of the network, and torch warns of numbers read from those that need a gradient.
         with torch.no_grad():
             scale, offset = self._scale()
         return whole_image(cosines, scale * cosines + offset, frame)
@@ -216,6 +219,7 @@ class ImageText(WholeImage, ImageTextModel):
         """What entered each layer, without the padding that the network's own forward pass may need."""
         if any(len(tokens) != 1 for tokens in entered):
             raise WhyboxError(f"{self.name}: a layer of the text encoder did not run exactly once in its own forward pass")
+        # Clones, because a slice would keep the padded tensor in memory.
         return tuple(tokens[0][:, : batch.words.shape[1]].clone() for tokens in entered)
 
     def _check_texts(self, transformer: Transformer, tokens: Tensor, mask: Tensor | None, row: Tensor, embedding: Tensor) -> None:

@@ -155,10 +155,12 @@ def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
         return source
     check_rows(before, source)
     scores = before.scores[source]
+    # The tolerance is for rounding alone: fused kernels and their plain forms add in other orders.
     if len(live) == len(before) and torch.allclose(live.scores[source], scores, rtol=1e-3, atol=1e-4):
         return source
     away = torch.cdist(live.scores.float(), scores.float(), p=torch.inf) + _box_distance(live, before, source)
     nearest = away.min(0)
+    # More than rounding moves a score and a box together, and less than what parts two candidates about different things.
     if nearest.values.max() > 0.05:
         raise GradientError("two passes over the same image gave different candidates: make the network's forward deterministic")
     return nearest.indices
@@ -172,6 +174,7 @@ def check_rows(candidates: Candidates, source: Tensor) -> None:
 
 def _box_distance(live: Candidates, before: Candidates, source: Tensor) -> Tensor:
     """(M,n) the largest difference of a side, relative to the box's size."""
+    # Where every class has its own box, their mean stands for the candidate.
     boxes, reference = ((c.boxes if c.boxes.ndim == 2 else c.boxes.mean(1)).float() for c in (live, before))
     size = (reference[source, 2:] - reference[source, :2]).amax(1).clamp(min=1)
     return torch.cdist(boxes, reference[source], p=torch.inf) / size
@@ -192,7 +195,9 @@ def _find_grid(name: str, tensor: Tensor, network: Size) -> tuple[Size, Arrange]
             return channels_last, _channels_first
         return channels_first, _as_it_is
     if tensor.ndim == 3 and len(tensor) == 1 and shape[1] > 1:
+        # Of grids that fit equally well the one with the fewest special tokens is taken.
         misfit, first, grid = min((_misfit(grid, network), first, grid) for grid, first in _token_grids(shape[1]))
+        # Cells up to e**0.2 = 1.2 times as long as wide: sides that are no multiple of the patch make them a little oblong.
         if misfit < 0.2:
             return grid, partial(_tokens_to_grid, grid=grid, first=first)
     raise no_map(name, tensor)

@@ -125,6 +125,7 @@ class WholeImage(TransformerModel):
                 embedding = encoder.embed(pixels)
             tokens = self._entered_once(encoder.transformer, entered)
             self._check_finite(embedding)
+            # Now, while the network is as it was in the pass.
             reason = altered(encoder.transformer, tokens, embedding)
             candidates = self._candidates(embedding, frame)
         state = _State(pixels, tokens, embedding, reason)
@@ -218,6 +219,7 @@ class WholeImage(TransformerModel):
         if embedding is None:
             modules = (self.network,)
             with exclusive(self.network), in_float32(*modules), frozen(self.network), gradients_on():
+                # The whole network in float32 here: its own forward pass runs more than the layers from `start` on.
                 embedding = from_input_of(encoder, start, leaf, widened(state.pixels))
                 self._check_same(embedding, state)
         live = replace(trace, candidates=self._with_graph(embedding, trace.frame))
@@ -314,6 +316,7 @@ class WholeImage(TransformerModel):
 def whole_image(scores: Tensor, logits: Tensor, frame: Frame) -> Candidates:
     """n candidates that are the whole image, from their scores and logits (n,K)."""
     height, width = frame.image
+    # In float32, whatever the precision of the network: float16 has gaps between whole numbers of pixels from 2048 on.
     boxes = torch.tensor([[0.0, 0.0, width, height]], device=scores.device, dtype=torch.float32).expand(len(scores), 4)
     return Candidates(boxes, scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device), logits)
 
@@ -330,6 +333,7 @@ def made_again(wrap: Callable[Options, Made]) -> Callable[Options, Made]:
     @wraps(wrap)
     def wrapped(*parts: Options.args, **options: Options.kwargs) -> Made:
         model = wrap(*parts, **options)
+        # `wrapped` and not `wrap`: pickle looks functions up by their names, and the name is the decorated one's.
         model._made_by = partial(wrapped, *parts, **options)
         model.settings = ", ".join(f"{name}={_in_words(value)}" for name, value in sorted(options.items()))
         return model

@@ -23,6 +23,7 @@ def ready(*modules: nn.Module) -> Iterator[None]:
         GradientError: The modules' weights are inference tensors.
     """
     try:
+        # The modules in use alone: the rest of the network may stay in half precision.
         with in_float32(*modules), frozen(nn.ModuleList(modules)), gradients_on():
             yield
     except RuntimeError as error:
@@ -67,6 +68,7 @@ def rows_read(transformer_pass: TransformerPass) -> Tensor:
     """(B,n) the weight of each row after the last layer in what is read: 1 for one row, or the same for all patches."""
     last, (batch, count, _) = transformer_pass.transformer.layers[-1], transformer_pass.tokens[-1].shape
     if last.pools:
+        # An attention pooling head has one row, its learned query's.
         return transformer_pass.embedding.new_ones((batch, 1), dtype=torch.float32)
     if transformer_pass.transformer.pooling == "mean":
         # In every supported family the mean excludes class and register tokens.

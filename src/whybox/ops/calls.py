@@ -94,6 +94,7 @@ class Recorder(TorchFunctionMode):
         self.broken = False
         self._calls: list[Call] = []
         self._values: list[_Value] = []
+        # By id, as tensors compare elementwise; the weak reference tells whether the id has been given to another tensor since.
         self._known: dict[int, tuple[ref[Tensor], int]] = {}
         self._held: dict[int, Tensor] = {}
 
@@ -126,16 +127,20 @@ class Recorder(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        # Every call of the pass comes by here, also those before `start`, which are not to be slowed down.
         tensors = _tensors((args, kwargs)) if self._known else []
         if all(self._index(tensor) is None for tensor in tensors):
             return function(*args, **kwargs)
         self._look_for_holes(tensors)
         self.broken |= getattr(function, "__name__", "") == "register_hook"
+        # Before the arguments are mapped, so that a tensor that becomes a recorded one has its Slot among them.
         self._adopt(function, args)
+        # Names tell only some of the functions that write: the version counters also show out= and batch statistics.
         versions = [_version(tensor) for tensor in tensors]
         arguments = _map((args, kwargs), self._slot)
         result = function(*args, **kwargs)
         changed = [tensor for tensor, version in zip(tensors, versions, strict=True) if _version(tensor) != version]
+        # What gives numbers alone (a shape, an item) is not made again: they stand in the later calls' arguments as they were.
         if changed or _tensors(result):
             self._record(function, arguments, tensors, changed, result)
         return result
@@ -150,6 +155,7 @@ class Recorder(TorchFunctionMode):
         outputs = _tensors(result)
         twins = self._twins(function, arguments, reads, outputs)
         for tensor, index in zip(tensors, indices, strict=True):
+            # Here the local calls end: what they gave is where the others start from, and would otherwise be freed.
             if twins is None and index is not None:
                 self._hold(index, tensor)
         gradients = torch.is_grad_enabled()
@@ -180,6 +186,7 @@ class Recorder(TorchFunctionMode):
         if function is torch.conv2d:  # one that keeps the size of a map keeps that of any, and is the one slow call here
             return [output.new_zeros((_TWIN[0], output.shape[1], *_TWIN[1:])) for output in outputs]
         try:
+            # Not recorded themselves: torch disables a mode inside its own handler.
             twins_of = {index: value.twin for index, value in zip(reads, values, strict=True) if value.twin is not None}
             args, kwargs = fill(arguments, twins_of)
             with torch.no_grad():
@@ -198,6 +205,7 @@ class Recorder(TorchFunctionMode):
         target = args[0] if args else None
         if not isinstance(target, Tensor) or self._index(target) is not None:
             return
+        # Without a twin: what it held before is not known for maps of another size.
         value = _Value(len(self._values), frozenset(), torch.is_grad_enabled())
         before = target.detach().clone()
         index = self._add(target, value)
@@ -216,6 +224,7 @@ class Recorder(TorchFunctionMode):
         needed = set(ends)
         aliases = {self._values[index].alias for index in needed}
         chosen = []
+        # Backwards, so that a change in place counts only where a needed call reads the memory afterwards.
         for call in reversed(self._calls):
             if needed.intersection(call.outputs) or any(self._values[index].alias in aliases for index in call.writes):
                 chosen.append(call)
@@ -228,6 +237,7 @@ class Recorder(TorchFunctionMode):
         place = output.untyped_storage().data_ptr()
         for tensor in tensors:
             index = self._index(tensor)
+            # Without memory (device "meta", no elements) the address is 0 for all.
             if index is not None and place and tensor.untyped_storage().data_ptr() == place:
                 return self._values[index].alias
         return len(self._values)
@@ -284,6 +294,7 @@ def _map(structure: Any, change: Callable[[Any], Any]) -> Any:
         return [_map(part, change) for part in structure]
     if isinstance(structure, tuple):
         parts = [_map(part, change) for part in structure]
+        # Named tuples take their entries one by one, tuples as one sequence.
         return type(structure)(*parts) if hasattr(structure, "_fields") else tuple(parts)
     return {key: _map(part, change) for key, part in structure.items()} if isinstance(structure, dict) else structure
 

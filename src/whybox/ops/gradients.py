@@ -14,6 +14,7 @@ from whybox.errors import GradientError
 def recording(graph: bool) -> Iterator[None]:
     """Inside, an autograd graph is recorded or not, whatever mode the caller is under. Never yield to a caller from inside."""
     # A generator that yields inside leaves its caller running in this mode.
+    # In this order, because inference_mode(False) turns gradients on.
     with torch.inference_mode(False), torch.set_grad_enabled(graph):
         yield
 
@@ -21,7 +22,7 @@ def recording(graph: bool) -> Iterator[None]:
 @contextmanager
 def twice_differentiable(wanted: bool = True) -> Iterator[None]:
     """Inside, attention is computed in a form whose gradient has a gradient."""
-    # The fused kernels of scaled_dot_product_attention have no double backward.
+    # The fused kernels of scaled_dot_product_attention have no double backward (pytorch/pytorch#116350).
     with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
         yield
 
@@ -68,6 +69,7 @@ def level_gradients(
     check_connected(values, name)
     with gradients_on():
         rows = [
+            # allow_unused: a level of a pyramid that a value does not depend on must not stop the others.
             torch.autograd.grad(value, features, retain_graph=True, create_graph=create_graph, allow_unused=True)
             for value in values
         ]

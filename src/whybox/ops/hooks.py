@@ -34,6 +34,7 @@ def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
         module: The module.
         weights: False leaves the parameters as they are, for a pass whose graph reaches down to them.
     """
+    # The lock first: flags that another thread has set would be taken for the user's and restored as such.
     with exclusive(module), _without_checkpointing(module), _uncompiled(module), _flags_set(module, weights):
         yield module
 
@@ -48,6 +49,7 @@ def _uncompiled(module: nn.Module) -> AbstractContextManager[Any]:
 def compiled(network: nn.Module) -> bool:
     """Whether parts of the network went through torch.compile."""
     return any(
+        # `module.compile()`, and `torch.compile(module)` by its name: importing its class would import torch._dynamo.
         getattr(part, "_compiled_call_impl", None) is not None or type(part).__name__ == "OptimizedModule"
         for part in network.modules()
     )
@@ -70,6 +72,7 @@ def _flags_set(module: nn.Module, weights: bool) -> Iterator[None]:
     """Evaluation mode and, with `weights`, no parameter that requires grad."""
     # Set flag by flag, because subclasses override the methods: on some wrappers `.train()` starts a training run.
     modes = [(part, part.training) for part in module.modules()]
+    # Leaves alone: torch refuses to change the flag of a tensor that is computed, such as a weight inside a functional call.
     needs = [(weight, weight.requires_grad) for weight in module.parameters() if weights and weight.is_leaf]
     try:
         for part, mode in modes:
@@ -118,6 +121,7 @@ def capture(
     runs: dict[str, list[tuple[torch.Size, ...]]] = {name: [] for name in captured}
     handles: list[Any] = []
     try:
+        # In this order, because inference_mode(False) turns gradients on.
         with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             for name, tensors in captured.items():
                 if name != INPUT:
@@ -134,6 +138,7 @@ def capture(
     finally:
         for handle in handles:
             handle.remove()
+    # After the pass, because only then is it known that a layer was not called, or was called twice.
     for name, tensors in captured.items():
         if not tensors:
             raise GradientError(f"layer {name!r} gave no features: the forward did not call it, or it returns no float tensor")
@@ -223,12 +228,14 @@ def map_tensors(output: Any, change: Callable[[Tensor], Tensor], main: Sequence[
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, Mapping):
+        # A copy, not a new mapping: a ModelOutput has a class of its own, whose entries are its attributes, too.
         rebuilt: Any = copy.copy(output)
         for key in [key for key in main if output.get(key) is not None][:1] or list(output):
             rebuilt[key] = map_tensors(output[key], change, main)
         return rebuilt
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         return type(output)(*(map_tensors(value, change, main) for value in output))
+    # Not their subclasses, whose constructors may take other arguments.
     if type(output) is tuple or type(output) is list:
         return type(output)(map_tensors(value, change, main) for value in output)
     if is_dataclass(output) and not isinstance(output, type):
@@ -293,6 +300,7 @@ def _watch_input(module: nn.Module, tensors: list[Tensor]) -> list[Any]:
         tensor = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         if tensor is None or not tensor.is_floating_point():
             return None
+        # Found by identity: the network may take it by position or by name, among other arguments.
         root = _root(tensor, tensors)
         swap = tuple(root if value is tensor else value for value in args)
         return swap, {key: root if value is tensor else value for key, value in kwargs.items()}
@@ -301,6 +309,7 @@ def _watch_input(module: nn.Module, tensors: list[Tensor]) -> list[Any]:
         if tensors:
             _allow_gradients("the forward pass")
 
+    # In every part, because any of them may open a no_grad of its own before it calls the next.
     handles: list[Any] = [part.register_forward_pre_hook(resume) for part in module.modules()]
     return [module.register_forward_pre_hook(record, with_kwargs=True), *handles]
 

@@ -110,6 +110,7 @@ def draw_maps(
     """
     maps: list[dict[int, Tensor]] = [{} for _ in targets]
     routes, layers = [""] * len(detections), [""] * len(detections)
+    # It turns gradients on as well, so that the caller's no_grad does not reach the pullbacks.
     with torch.inference_mode(False):
         detections = ordinary(detections)
         for pullback in model.pullbacks(trace, detections, layer, route, frozen_allowed=frozen_allowed):
@@ -164,6 +165,7 @@ def fuse_layers(layers: Sequence[HeatMaps], fusion: Fusion, options: Mapping[str
 def _fuse(maps: Sequence[Tensor], fusion: Fusion) -> Tensor:
     """Maps of one detection, each (h,w) on its own grid -> (H,W) on the finest of the grids."""
     finest = max((tuple(values.shape) for values in maps), key=lambda shape: shape[0] * shape[1])
+    # Resized before scaled: interpolation lowers a coarse map's peak, and every layer has to reach 1.
     stack = min_max(torch.cat([resize_maps(values[None], (finest[0], finest[1])) for values in maps]))
     if fusion == "max":
         return stack.amax(0)
@@ -184,6 +186,7 @@ def sum_products(features: Tensor, factors: Tensor) -> Tensor:
 def weigh_channels(features: Tensor, weights: Tensor) -> Tensor:
     """sum_k w_k A_k: features (C,h,w) or (n,C,h,w), weights (n,C) -> (n,h,w)."""
     if features.ndim == 3:
+        # One matrix product, where all rows share the features; einsum is for windows, which have features of their own.
         return (weights @ features.flatten(1)).reshape(len(weights), *features.shape[-2:])
     return torch.einsum("nchw,nc->nhw", features, weights)
 
@@ -201,6 +204,7 @@ def cells_in_boxes(boxes: Tensor, stride: float, size: Size, origin: Tensor | No
         (n,*size), 1 or 0.
     """
     low = (boxes[:, :2] / stride).floor()
+    # A box without extent on a line between cells would cover none.
     high = torch.maximum((boxes[:, 2:] / stride).ceil(), low + 1)
     start = boxes.new_zeros((len(boxes), 2)) if origin is None else origin.to(boxes)
     rows = start[:, :1] + torch.arange(size[0], device=boxes.device)

@@ -18,6 +18,7 @@ def pairwise_iou(a: Tensor, b: Tensor, legacy: bool = False) -> Tensor:
     pixel = 1 if legacy else 0
     sides = (torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2]) + pixel).clamp(min=0)
     shared = sides.prod(-1)
+    # Clamped side by side: two negative sides would have a positive product.
     area_a, area_b = ((boxes[:, 2:] - boxes[:, :2] + pixel).clamp(min=0).prod(-1) for boxes in (a, b))
     union = area_a[:, None] + area_b - shared
     return (shared / union).masked_fill(union <= 0, 0)
@@ -44,6 +45,7 @@ def match_well_detected(
     Discrimination" (ODAM), the well-detected objects of its quantitative experiments.
     """
     overlap = pairwise_iou(boxes, truth_boxes, legacy)
+    # nonzero goes row by row, and the sort is stable: that is what decides ties.
     rows, columns = torch.nonzero((overlap > iou) & (labels[:, None] == truth_labels), as_tuple=True)
     order = overlap[rows, columns].argsort(descending=True, stable=True)
     matched, taken = [-1] * len(boxes), set()

@@ -45,6 +45,7 @@ def draw_steps(ways: Iterable[Way], batch: int) -> Iterator[Tensor]:
     for way in ways:
         page = way.start.new_empty((batch, *way.start.shape)) if page is None else page
         for count in way.counts:
+            # Into one page: a new image for every step would be allocated and copied into a batch again.
             torch.where(way.ranks < count, way.end, way.start, out=page[filled])
             filled += 1
             if filled == batch:
@@ -72,6 +73,7 @@ def rank_pixels(values: Tensor, generator: torch.Generator) -> Tensor:
     """The ranks (H,W) of a map's pixels, 0 for the highest value; ties in random order."""
     # Otherwise ties would be ranked by position, from the top left to the bottom right.
     flat = values.flatten()
+    # Drawn on the CPU, so that a seed ranks alike on every device.
     shuffled = torch.randperm(flat.numel(), generator=generator).to(flat.device)
     order = shuffled[flat[shuffled].argsort(descending=True, stable=True)]
     ranks = torch.empty_like(order)
@@ -110,6 +112,7 @@ def draw_fill(fill: Fill, image: Tensor, generator: torch.Generator | None = Non
         generator: For "random", on the CPU.
     """
     if fill == "random":
+        # Drawn on the CPU, so that a seed gives the same noise on every device.
         return torch.rand(image.shape, generator=generator).to(image)
     if fill == "black":
         return torch.zeros_like(image)
@@ -120,6 +123,7 @@ def draw_fill(fill: Fill, image: Tensor, generator: torch.Generator | None = Non
 
 def blur_image(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of an image (3,H,W); at the edge the weights inside the image are normalized to sum 1."""
+    # As two matrices, not a convolution: a sigma of a tenth of the side needs a kernel nearly as long as the image.
     down, across = (_gaussian(length, sigma, image) for length in image.shape[-2:])
     return down @ image @ across.T
 

@@ -60,6 +60,7 @@ class Regions:
             flat = [part.flatten(1).to(maps) for part in torch.split(self.masks, step)]
             return torch.cat([maps.flatten(1) @ part.T for part in flat], 1)
         down, across = (span.to(maps) for span in self.spans())
+        # Rows, then columns: the boxes' masks are never made.
         return ((down @ maps) * across).sum(-1)
 
     def counts(self) -> Tensor:
@@ -68,6 +69,7 @@ class Regions:
             # One by one: torch's sum over booleans first copies them all as 64-bit integers.
             return sum((mask.int() for mask in self.masks), self.masks.new_zeros(self.size, dtype=torch.int32))
         down, across = (span.to(torch.float32) for span in self.spans())
+        # As floats: CUDA has no matrix product of integers, and float32 counts exactly up to 2**24.
         return (down.T @ across).int()
 
 

@@ -31,6 +31,7 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 def rank(values: Tensor) -> Tensor:
     """Ranks from 1 in each row of values (N,P), equal values at the mean of the ranks they share -> float64 (N,P)."""
     ordered = values.sort(1).values
+    # contiguous, because searchsorted warns about values that are not and copies them anyway.
     below = torch.searchsorted(ordered, values.contiguous())
     upto = torch.searchsorted(ordered, values.contiguous(), right=True)
     return (below + upto + 1).double() / 2
@@ -44,6 +45,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Source: Wang, Bovik, Sheikh, Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity",
     IEEE TIP 2004, eq. 13, with the weighted statistics of eq. 14 to 16, averaged as in eq. 17.
     """
+    # In float64: the variances are differences of nearly equal squares.
     x, y = (min_max(maps.double()) for maps in (a, b))
     down, across = (_windows(extent, x) for extent in x.shape[-2:])
     mean_x, mean_y, square_x, square_y, product = (down @ maps @ across.T for maps in (x, y, x * x, y * y, x * y))

@@ -81,6 +81,7 @@ def attend(
         # torch's fused kernels are faster, but do not expose the probabilities.
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
         return Attended(queries, keys, values, layer.mix(join_heads(mixed)))
+    # q is scaled and not the logits, which are more numbers where there are more tokens than channels of a head.
     logits = scale * q @ k.transpose(-1, -2)
     weights = (logits if bias is None else logits + bias).softmax(-1)
     return Attended(queries, keys, values, layer.mix(join_heads(weights @ v)), weights)
@@ -123,6 +124,7 @@ def entering_layers(transformer: Transformer) -> Iterator[list[list[Tensor]]]:
     try:
         for layer, tokens in zip(transformer.layers, entered, strict=True):
             entry = layer.modules[0] if layer.entry is None else layer.entry
+            # with_kwargs, because some networks pass their tokens by name.
             handles.append(entry.register_forward_pre_hook(_recorder(layer, tokens), with_kwargs=True))
         yield entered
     finally:
@@ -181,10 +183,12 @@ def difference(whole: Tensor, pieces: Tensor) -> str:
     if not whole.numel():
         return ""
     whole, pieces = whole.detach(), pieces.detach()
+    # The coarser of the two says how far rounding may go.
     exact = min((whole.dtype, pieces.dtype), key=lambda kind: torch.finfo(kind).bits)
     whole, layered = whole.float(), pieces.float()
     away = float(((whole - layered).norm(dim=-1) / whole.norm(dim=-1).clamp(min=1e-12)).amax())
     # "not <=" and not ">", so that NaN is a difference.
+    # bfloat16 keeps 8 bits, an error of up to 0.2 % in each operation, and a layer has many.
     if not away <= (1e-3 if torch.finfo(exact).bits >= 32 else 5e-2):
         return f"it differs by {away:.2g} of its length"
     return ""
@@ -210,6 +214,7 @@ def embedding_from(transformer_pass: TransformerPass, start: int, tokens: Tensor
     transformer = transformer_pass.transformer
     mask = transformer_pass.mask if mask is None else mask
     after = run_layers(transformer.layers[start:], tokens, mask)
+    # One pass may be resumed with several versions of its tokens at once.
     row = transformer_pass.row if len(transformer_pass.row) == len(after) else transformer_pass.row.expand(len(after))
     return read_embedding(transformer, after, row)
 
@@ -220,11 +225,13 @@ def in_float32(*modules: nn.Module) -> Iterator[None]:
     are the same tensors as before."""
     # `.data` is swapped and put back: `.float()` and `.half()` would leave the weights in new memory.
     kept: list[tuple[Tensor, Tensor]] = []
+    # Autocast would round the operations again that the weights are widened for. "meta" has no autocast.
     devices = {weight.device.type for module in modules for weight in module.parameters()}
     try:
         for module in modules:
             for weight in [*module.parameters(), *module.buffers()]:
                 if weight.is_floating_point() and weight.dtype in (torch.float16, torch.bfloat16):
+                    # A weight that two modules share comes twice, and is float32 the second time.
                     kept.append((weight, weight.data))
                     weight.data = weight.data.float()
         with ExitStack() as stack:
@@ -264,5 +271,6 @@ def loosened_attention(query: Tensor, keys: Tensor, kept: Tensor | slice, *, nor
     low = likeness.masked_fill(~inside, torch.inf).amin(-1, keepdim=True)
     high = likeness.masked_fill(~inside, -torch.inf).amax(-1, keepdim=True)
     spread = high - low
+    # The inner where keeps the division finite: a NaN in the branch not taken would still reach the gradient.
     scaled = torch.where(spread > 0, (likeness - low) / torch.where(spread > 0, spread, 1), 1)
     return torch.where(inside, scaled, 0)

@@ -109,12 +109,14 @@ def save(network: nn.Module, card: Mapping[str, Any], folder: Path, name: str | 
     Raises:
         WhyboxError: The folder cannot be written.
     """
+    # Imported here: listing and building networks needs no safetensors.
     from safetensors.torch import save as to_bytes
 
     kept = {key: _compact(value) for key, value in network.state_dict().items()}
     weights = folder / f"{name or 'model'}.safetensors"
     card_file = folder / f"{name or 'card'}.json"
     write_whole(weights, to_bytes(kept))
+    # The card comes last: what has one is taken for a model.
     write_whole(card_file, (json.dumps(card, indent=2) + "\n").encode())
     return weights, card_file
 
@@ -137,6 +139,7 @@ def _files(name: str) -> tuple[Path, Path]:
     if path.is_dir():
         return path / "model.safetensors", path / "card.json"
     if path.suffix == ".safetensors" and path.is_file():
+        # The folder's own weights, named in full, go with the folder's card.
         return path, path.with_suffix(".json") if path.stem != "model" else path.with_name("card.json")
     raise unknown("network", name, [f"whybox/{known}" for known in (*shipped(), *shipped_folders())])
 

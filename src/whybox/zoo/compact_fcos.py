@@ -22,6 +22,7 @@ def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn
         Both modules in sequence.
     """
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    # As torchvision's ResNets are initialized.
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
@@ -123,6 +124,8 @@ def compact_fcos(
         num_classes,
         min_size=min_size,
         max_size=max_size,
+        # One square anchor per cell, as wide as the stride: FCOS takes no other number, and its box coder measures the
+        # distances to the sides in widths of the anchor.
         anchor_generator=AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides)),
         score_thresh=score_thresh,
         nms_thresh=nms_thresh,

@@ -14,6 +14,7 @@ Kind = Literal["image", "query", "cross"]
 
 def attention_modules(net: Any) -> dict[str, tuple[nn.Module, Kind]]:
     """The attention modules of a detection transformer with dense attention, in the order in which they run."""
+    # YOLOS: its object queries are tokens of the image encoder, and there is no decoder.
     if hasattr(net, "vit"):
         return {f"vit.encoder.layer.{i}": (block.attention.attention, "image") for i, block in enumerate(net.vit.encoder.layer)}
     modules: dict[str, tuple[nn.Module, Kind]] = {}

@@ -18,6 +18,7 @@ def fetch(kind: Any, name: str) -> Any:
     """`kind.from_pretrained(name)`; from the local cache where there is no connection."""
     try:
         return _load(kind, name)
+    # ValueError, too: huggingface_hub so refuses names that cannot be those of a repository (HFValidationError).
     except (OSError, ValueError) as error:
         try:
             return _load(kind, name, local_files_only=True)
@@ -80,6 +81,7 @@ def _on_this_machine(kind: Any, name: str) -> Any:
 def fetch_network(kind: Any, name: str, weights: str | None) -> nn.Module:
     """The network with its weights; weights None: with random ones."""
     if weights is None:
+        # _from_config, because the public from_config is that of the Auto classes alone.
         network: nn.Module = kind._from_config(fetch(kind.config_class, name))
     else:
         network = fetch(kind, name)
@@ -88,6 +90,7 @@ def fetch_network(kind: Any, name: str, weights: str | None) -> nn.Module:
 
 def package_of(module: nn.Module) -> tuple[str, str]:
     """Package and class, ("clip", "CLIPModel"), of a class of transformers.models or one derived from it; else ("", "")."""
+    # By the names of modules, so that transformers is not imported for networks of other packages.
     for kind in type(module).__mro__:
         path = kind.__module__.split(".")
         if path[:2] == ["transformers", "models"] and len(path) > 2:

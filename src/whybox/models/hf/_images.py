@@ -63,6 +63,7 @@ def patch_preparation(net: Any, processor: Any, patch: int) -> Callable[[Tensor]
     def prepare(images: Tensor) -> tuple[Tensor, Frame]:
         given = processed(processor, images)
         rows, columns = given["spatial_shapes"][0].tolist()
+        # The patches of an image come first and its padding after them; images of one size have one grid.
         patches = given["pixel_values"][:, : rows * columns].to(device_of(net), net.dtype)
         cells = patches.reshape(len(patches), rows, columns, patch, patch, -1)
         pixels = cells.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, rows * patch, columns * patch)
@@ -76,6 +77,7 @@ def to_patches(pixels: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     """(B,3,H,W) -> patches (B,h*w,patch*patch*3), row by row, and their grids (B,2)."""
     batch, channels, height, width = pixels.shape
     rows, columns = height // patch, width // patch
+    # Within a patch rows, columns, then channels, as Siglip2ImageProcessor flattens it.
     cells = pixels.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
     return cells.reshape(batch, rows * columns, -1), torch.tensor([[rows, columns]] * batch, device=pixels.device)
 
@@ -156,6 +158,7 @@ def _resized(size: Any, image: Size) -> Size:
     if wanted.keys() != {"shortest_edge"}:
         raise WhyboxError(f'an image processor with size {wanted} is not known: give size="keep" or size=(height, width)')
     short, long = sorted(image)
+    # Cut off and not rounded, as transformers' get_resize_output_image_size does.
     scaled = int(wanted["shortest_edge"] * long / short)
     return (scaled, wanted["shortest_edge"]) if image[0] > image[1] else (wanted["shortest_edge"], scaled)
 
@@ -164,5 +167,6 @@ def processed(processor: Any, images: Tensor, **settings: Any) -> Any:
     """What the processor makes of images (B,3,H,W) in 0..1. It gets eight bits, because that is what it is given elsewhere."""
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8) if processor.do_rescale else images
     if not _on_torchvision(processor):
+        # Processors on Pillow convert to NumPy, which reads no tensor of another device.
         pixels = pixels.cpu()
     return processor(images=list(pixels), return_tensors="pt", input_data_format="channels_first", **settings)

@@ -30,6 +30,7 @@ def pre_norm_layer(block: Any, name: str) -> AttentionLayer:
 
     def finish(tokens: Tensor, attended: Tensor) -> Tensor:
         tokens = tokens + attended
+        # ViT's blocks in older versions of transformers: `output` adds the residual itself.
         if hasattr(block, "intermediate"):
             after_mlp: Tensor = block.output(block.intermediate(after(tokens)), tokens)
             return after_mlp
@@ -47,6 +48,7 @@ def post_norm_layer(block: Any, name: str) -> AttentionLayer:
         after_mlp: Tensor = block.output(block.intermediate(tokens), tokens)
         return after_mlp
 
+    # Without the block's cross-attention, which the text encoder of a dual encoder does not use.
     modules = (block.attention, block.intermediate, block.output)
     return AttentionLayer(name, heads, scale, project, out, finish, modules, entry=block)
 
@@ -61,6 +63,7 @@ def pooling_layer(norm: Any, head: Any, name: str) -> AttentionLayer:
     def project(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         normed = norm(tokens)
         inputs = (head.probe.expand(len(normed), -1, -1), normed, normed)
+        # nn.MultiheadAttention returns no queries and keys: its stacked projection is applied here.
         weights, bias = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
         queries, keys, values = (linear(*parts) for parts in zip(inputs, weights, bias, strict=True))
         return queries, keys, values

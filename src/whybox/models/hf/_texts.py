@@ -82,6 +82,7 @@ def _read(tokenizer: Any, text: str, count: int) -> Text:
 
 def _unknown(tokenizer: Any, text: str, tokens: Sequence[str], at_end: bool) -> tuple[str, ...]:
     """Which of the kept tokens the vocabulary does not hold, each once."""
+    # verbose=False, because tokenizers warn of texts that are longer than the context, and this one is not given to the network.
     numbers = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     kept = numbers[: len(tokens)] if at_end else numbers[-len(tokens) :]
     strange = (token for token, number in zip(tokens, kept, strict=True) if number == tokenizer.unk_token_id)
@@ -95,6 +96,7 @@ def _places(tokenizer: Any, text: str) -> list[Span]:
         return [(int(start), int(end)) for start, end in offsets]
     pieces = tokenizer.tokenize(text)
     words = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    # Word by word places are surer, where that gives the same pieces; a tokenizer may also join words.
     apart = [tokenizer.tokenize(text[start:end]) for start, end in words]
     if list(chain(*apart)) != pieces:
         return _align(text, pieces, (0, len(text)))
@@ -107,6 +109,7 @@ def _align(text: str, pieces: Sequence[str], within: Span) -> list[Span]:
     at, end = within
     if len(pieces) == 1:
         return [within]
+    # Some letters have two in lower case ("İ"), and all places behind them would shift.
     folded = text.lower() if len(text.lower()) == len(text) else text
     places = []
     for piece in pieces:

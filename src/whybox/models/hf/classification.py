@@ -89,6 +89,7 @@ def wrap(
     images = check_processor(_image_processor(net, family) if processor is None else processor)
     names = hf.class_names(net.config, net.classifier.out_features) if classes is None else classes
     make_encoder = partial(_image_encoder, net, family, images, size)
+    # Looked up in every call: the head may have been replaced since.
     return Classifier(make_encoder, lambda rows: net.classifier(rows), names, name or f"{hf.PREFIX}/{package}")
 
 
@@ -101,12 +102,14 @@ def _image_processor(net: Any, family: Family) -> Any:
         return kept
     height, width = _pair(net.config.image_size)
     size = {"height": height, "width": width}
+    # Without a crop: DeiT's processor by default resizes to 256 and crops to 224.
     return getattr(transformers, family.processor)(size=size, do_center_crop=False)
 
 
 def _image_encoder(net: Any, family: Family, processor: Any, size: SizeOption) -> ImageEncoder:
     body = getattr(net, net.base_model_prefix)
     patch, own = _pair(net.config.patch_size), _pair(net.config.image_size)
+    # Older versions of transformers keep the blocks in an encoder of its own.
     blocks = body.layers if hasattr(body, "layers") else body.encoder.layer
     return ImageEncoder(
         net,

@@ -173,6 +173,7 @@ class HuggingFaceDetection(AttentionModel):
         shortcut = nullcontext() if trace.differentiable else self._without_backbone(name, known)
         with shortcut:
             live, layers = self._run(trace.image, name, gradients=True, weights=trace.differentiable, grids=known.grids)
+        # A network that uses several stages returns them all under this name; the last one is the default.
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
         yield from exact_pullbacks(live, replace(detections, source=rows), layers)
@@ -189,6 +190,7 @@ class HuggingFaceDetection(AttentionModel):
         if not self.family.dense:
             raise WhyboxError(f"{self.name} attends to a few sampled places (deformable attention): it has no attention to show")
         known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
+        # The tokens as they enter the first block: every attention map has to lie behind the recorded layer.
         name = "vit.embeddings" if hasattr(self.network, "vit") else self.layers[0]
         with shown_attention(self.network, attention_modules(self.network)) as shown, self._without_backbone(name, known):
             live, _ = self._run(trace.image, name, gradients=True, grids=known.grids)
@@ -231,8 +233,10 @@ class HuggingFaceDetection(AttentionModel):
         given = processed(self.processor, images)
         values, mask = given["pixel_values"].to(device_of(self.network), self.network.dtype), given.get("pixel_mask")
         network = (values.shape[-2], values.shape[-1])
+        # Processors pad at the bottom and on the right; the mask tells where the image ends.
         resized = network if mask is None else (int(mask[0, :, 0].sum()), int(mask[0, 0].sum()))
         inputs = {"pixel_values": values}
+        # Not every family's forward takes the mask, though its processor gives one.
         if mask is not None and "pixel_mask" in inspect.signature(self.network.forward).parameters:
             inputs["pixel_mask"] = mask.to(device_of(self.network))
         return inputs, Frame((images.shape[-2], images.shape[-1]), resized, network)
@@ -240,11 +244,13 @@ class HuggingFaceDetection(AttentionModel):
     def _candidates(self, logits: Tensor, boxes: Tensor, frame: Frame) -> Candidates:
         """logits (M,K) or, with "no object" last, (M,K+1); boxes (M,4) as cx, cy, w, h relative to the image."""
         if self.family.rule == "best":
+            # The last column is "no object"; it takes part in the softmax.
             scores, logits = logits.softmax(-1)[:, :-1], logits[:, :-1]
         else:
             scores = logits.sigmoid()
         x, y, width, height = boxes.unbind(-1)
         corners = torch.stack([x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height], -1)
+        # In float32, also of half-precision networks: their numbers are too coarse for pixels.
         size = torch.tensor([frame.image[1], frame.image[0]] * 2, dtype=torch.float32, device=boxes.device)
         level = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
         return Candidates(corners * size, scores, level, logits, {"cx": x, "cy": y, "w": width, "h": height})
@@ -257,8 +263,10 @@ class HuggingFaceDetection(AttentionModel):
         else:
             classes = candidates.scores.shape[1]
             top = len(candidates) if self.top is None else self.top
+            # The same topk as the processor's, so that equal scores come in its order.
             scores, pair = candidates.scores.reshape(-1).topk(min(top, candidates.scores.numel()))
             source, labels = pair // classes, pair % classes
+        # Above it, not at it, as in the processor.
         kept = scores > self.score_threshold
         return Detections(candidates.boxes[source[kept]], scores[kept], labels[kept], source[kept])
 
@@ -323,6 +331,7 @@ def _layer_paths(module: Any) -> dict[str, str]:
     """Layer names and the modules behind them, the default first."""
     if hasattr(module, "vit"):
         blocks = len(module.vit.encoder.layer)
+        # The output of the block before the last is what enters the last one.
         return {"tokens": f"vit.encoder.layer.{blocks - 2}" if blocks > 1 else "vit.embeddings"}
     backbone = module.model.backbone
     paths = {"backbone": "model.backbone.conv_encoder" if hasattr(backbone, "conv_encoder") else "model.backbone"}

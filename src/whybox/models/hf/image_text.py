@@ -72,6 +72,7 @@ def build(name: str, weights: str | None = "default", **options: Any) -> ImageTe
 
     config = hf.fetch(transformers.AutoConfig, name)
     family = FAMILIES[config.model_type]
+    # A configuration that was never saved with its network names no architecture.
     made = (config.architectures or family.models)[0]
     if made not in family.models:
         raise _one_sided(made, config.model_type)
@@ -158,6 +159,7 @@ def _two_towers(
         partial(_image_features, net),
         fill=mean_color(processor),
     )
+    # Read in every call: fine-tuning changes it.
     scale = lambda: (float(net.logit_scale.exp()), 0.0)
     return image_encoder, TextEncoder(words, tokenize, partial(_text_features, net), scale)
 
@@ -372,6 +374,7 @@ def _tokenize(
 
 def _end_rows(ids: Tensor, end: int) -> Tensor:
     """CLIP's end of the text: the first token `end`. Old configurations have the wrong id 2; there it is the largest id."""
+    # As CLIP in transformers does (huggingface/transformers#24773).
     return ids.argmax(-1) if end == 2 else (ids == end).int().argmax(-1)
 
 

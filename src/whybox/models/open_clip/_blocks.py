@@ -34,6 +34,7 @@ def _block_layer(block: Any, name: str) -> AttentionLayer:
     """A block with nn.MultiheadAttention, or one with open_clip's own attention, which may change queries, keys and results."""
     attention = block.attn
     heads = attention.num_heads
+    # open_clip's own Attention has this norm, nn.MultiheadAttention has not.
     custom = hasattr(attention, "ln_inner")
 
     def project(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,6 +50,7 @@ def _block_layer(block: Any, name: str) -> AttentionLayer:
         tokens = tokens + attended
         return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))  # type: ignore[no-any-return]
 
+    # With scaled cosine attention the scale is in the queries already, see `_compared`.
     scale = 1.0 if _by_cosine(attention) else (attention.in_proj_weight.shape[1] // heads) ** -0.5
     mix = _inner(attention) if custom else _unchanged
     return AttentionLayer(name, heads, scale, project, out, finish, (block,), mix, block.ln_1)

@@ -37,6 +37,7 @@ class Preparation:
         image = (images.shape[-2], images.shape[-1])
         resize, *rest = self._steps(image)
         prepared = []
+        # In 8 bits and by Pillow, as open_clip's transforms have it: Pillow's bicubic resizing is antialiased, torch's is not.
         for pixels in (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
             resized = resize(Image.fromarray(pixels))
             height, width = resized.height, resized.width
@@ -58,6 +59,7 @@ class Preparation:
         if self.size is not None:
             size = keep_size(image, self.patch) if self.size == "keep" else self.size
             other = {"size": size, "resize_mode": "squash", "interpolation": "bicubic"}
+            # A copy, because every pass starts from the same settings.
             settings = type(settings)(**{**vars(settings), **other})
         return image_transform_v2(settings, is_train=False).transforms
 

@@ -46,9 +46,11 @@ def text_tower(net: Any) -> TextTower:
     appended = 0 if getattr(tower, "cls_emb", None) is None else 1
     mask = _mask_on_model(tower) if tower is net else _mask_in_tower(tower)
     projection = tower.text_projection
+    # A projection that is a parameter of the tower itself has no module to be frozen or widened by.
     held = nn.ParameterList([projection]) if isinstance(projection, nn.Parameter) else projection
     used = (tower.ln_final,) if held is None else (tower.ln_final, held)
     transformer = Transformer(block_layers(tower.transformer), mask, _reader(tower), used)
+    # The causal mask hides padding from a position before it; an appended class token, or the last position, comes after it.
     trims = tower.attn_mask is not None and not appended and pool in ("argmax", "first", "eos")
     return TextTower(
         transformer, tower.context_length, tower.token_embedding.num_embeddings, _rows(pool, end, appended), appended, trims
@@ -62,6 +64,7 @@ def _mask_on_model(net: Any) -> Callable[[Tensor], Tensor | None]:
 
 def _mask_in_tower(tower: Any) -> Callable[[Tensor], Tensor | None]:
     def mask(ids: Tensor) -> Tensor | None:
+        # open_clip builds the mask of padding and of an appended class token together with the embeddings.
         tokens, additive = tower._embeds(ids)
         return _as_mask(additive, *tokens.shape[:2])
 

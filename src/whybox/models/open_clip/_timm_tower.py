@@ -31,6 +31,7 @@ def timm_tower(visual: Any) -> Tower:
 
     def read(rows: Tensor) -> Tensor:
         if not pooled:
+            # forward_head pools by itself: from the one row that it gets, or from all.
             return visual.head(trunk.forward_head(trunk.norm(rows)))  # type: ignore[no-any-return]
         return visual.head(trunk.head(trunk.fc_norm(rows[:, 0])))  # type: ignore[no-any-return]
 
@@ -75,6 +76,7 @@ def _sized(trunk: Any, own: Size, grid: Size) -> Iterator[None]:
     strict = trunk.patch_embed.strict_img_size
     with resized_positions(trunk.pos_embed, own, grid):
         try:
+            # Otherwise PatchEmbed refuses every size but its own.
             trunk.patch_embed.strict_img_size = False
             yield
         finally:
@@ -109,6 +111,7 @@ def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if getattr(attention, "q_bias", None) is None:
         joint = attention.qkv(tokens)
     else:
+        # EVA trains no bias of the keys: k_bias is a buffer of zeros.
         joint = linear(tokens, attention.qkv.weight, torch.cat([attention.q_bias, attention.k_bias, attention.v_bias]))
     queries, keys, values = joint.chunk(3, -1)
     return queries, keys, values

@@ -49,6 +49,7 @@ def read_texts(tokenizer: Any, texts: Sequence[str], context: int) -> tuple[Tens
         _check_text(text, f"text {i + 1}")
     ids: Tensor = tokenizer(list(texts), context_length=context or None)
     words, read = torch.zeros_like(ids, dtype=torch.bool), []
+    # Tokenized once more, piece by piece: the network's input does not tell where a token stands in the text.
     for i, text in enumerate(texts):
         cleaned = tokenizer.clean_fn(text)
         pieces = list(_byte_pairs(tokenizer, cleaned) if hasattr(tokenizer, "bpe") else _hugging_face(tokenizer, cleaned))
@@ -93,6 +94,7 @@ def _hugging_face(tokenizer: Any, cleaned: str) -> Iterator[Piece]:
 
 def _find_own(row: Sequence[int], own: Sequence[int], text: str) -> tuple[int, int]:
     """Where the text's own ids start in the network's input, and how many of them are in it."""
+    # With the start negated, ties go to the first one.
     count, start = max((_shared(row[start:], own), -start) for start in range(min(_MOST_BEFORE + 1, len(row))))
     if not count:
         raise WhyboxError(
@@ -145,6 +147,7 @@ def align(original: str, cleaned: str) -> list[tuple[int, int]]:
 def _align_run(original: str, cleaned: str) -> list[tuple[int, int]]:
     """As `align`; an added character has an empty place."""
     places: list[tuple[int, int]] = []
+    # Without autojunk, which ignores frequent letters from 200 characters on.
     runs = SequenceMatcher(None, _folded(original), _folded(cleaned), autojunk=False)
     for kind, start, end, first, last in runs.get_opcodes():
         if kind == "equal":

@@ -48,7 +48,9 @@ def vision_transformer(visual: Any) -> Tower:
 
     def read(rows: Tensor) -> Tensor:
         before = rows if visual.final_ln_after_pool and not pooled else visual.ln_post(rows)
+        # open_clip's mean leaves the class token out.
         row = before[:, 1:].mean(1) if visual.pool_type == "avg" else before[:, 0]
+        # The norm acts before the pooling or after it, never twice.
         row = visual.ln_post(row) if before is rows else row
         return row if visual.proj is None else row @ visual.proj
 
@@ -71,6 +73,7 @@ def _attention_pool(pool: Any) -> AttentionLayer:
         else:
             weights = attention.in_proj_weight.chunk(3)
         biases = attention.in_proj_bias.chunk(3)
+        # Attention rows do not depend on one another, so that the other queries need not be computed.
         query, seen = pool.ln_q(pool.query)[:1].expand(len(tokens), 1, -1), pool.ln_k(tokens)
         queries, keys, values = (linear(*parts) for parts in zip((query, seen, seen), weights, biases, strict=True))
         return queries, keys, values
@@ -110,6 +113,7 @@ def _resnet_pool(pool: Any) -> AttentionLayer:
         return tokens + positions.to(tokens.dtype)
 
     scale = (pool.q_proj.out_features // pool.num_heads) ** -0.5
+    # returning=None: the mean and the positions are added on the way in, so that the tokens do not give the feature map back.
     return AttentionLayer("pool", pool.num_heads, scale, project, pool.c_proj, finish, (pool,), entering=entering, returning=None)
 
 
@@ -139,6 +143,7 @@ def resized_positions(weight: Tensor, own: Size, grid: Size) -> Iterator[None]:
     first = len(rows) - own[0] * own[1]
     cells = resize_maps(rows[first:].float().T.reshape(-1, *own), grid, mode="bicubic").flatten(1).T
     try:
+        # `.data` is swapped, because the forward pass reads this parameter by its name.
         weight.data = torch.cat([rows[:first], cells.to(kept.dtype)]).reshape(*kept.shape[:-2], -1, kept.shape[-1])
         yield
     finally:

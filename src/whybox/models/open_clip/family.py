@@ -52,6 +52,7 @@ def wrap(
 
 def _encoders(net: Any, settings: Any, reader: Any, size: WantedSize) -> Encoders:
     tower, texts = _image_tower(net.visual), text_tower(net)
+    # A convolution's: in half precision open_clip keeps the norms in float32.
     first_weights = next(part for part in net.visual.modules() if isinstance(part, nn.Conv2d))
     mean = (settings.mean,) * 3 if isinstance(settings.mean, float) else tuple(settings.mean)
     image_encoder = ImageEncoder(
@@ -106,6 +107,7 @@ def _embed_text(net: Any, texts: TextTower) -> Callable[[Tensor], Tensor]:
     """The network's own forward pass, which needs ids padded to the full context."""
 
     def embed(ids: Tensor) -> Tensor:
+        # By zeros, whatever the padding is: only what a causal mask hides has been trimmed, and no text ends with the id 0.
         whole = pad(ids, (0, max(0, texts.context - ids.shape[1])))
         return _embedding_of(net.encode_text(whole, normalize=False))
 

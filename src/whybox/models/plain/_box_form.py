@@ -35,6 +35,7 @@ def doubt_about(boxes: Tensor, scores: Tensor, canvas: Size, least: float) -> st
     inverted = (sure[:, 2:] < sure[:, :2]).any(1)
     if not len(sure):
         return ""
+    # Boxes that are all without extent, as of an untrained network, say nothing.
     within = bool((sure[:, 2:] - sure[:, :2]).any()) and float(sure.min()) >= 1 - _UNIT and float(sure.max()) <= _UNIT
     if within and min(canvas) >= _SMALLEST:
         return (

@@ -37,6 +37,7 @@ class Preparation:
     size: Size | None = None
     multiple: int = 1
     resize: Resize = "letterbox"
+    # YOLO's grey.
     pad: float = 114 / 255
     scale: float = 1.0
     bgr: bool = False
@@ -83,6 +84,7 @@ class Preparation:
         """Image (C,H,W) in 0..1 -> the network's input (C,h,w)."""
         canvas = frame.image_to_network(image)
         if frame.resized != frame.network:
+            # By a mask, because only the frame knows where the image lies.
             inside = frame.image_to_network(image.new_ones((1, *frame.image)))
             canvas = canvas + self.pad * (1 - inside)
         canvas = canvas.flip(0) if self.bgr else canvas

@@ -9,6 +9,7 @@ from torch import Tensor
 from whybox.types import Candidates
 
 _CHUNK_ROWS = 128
+# Two digits spell all _CHUNK_ROWS, and the largest power, 2**15, is far from an overflow.
 _DIGIT = 16
 _REACH = 5
 """Cells, down and across, within which a row must be read; and what is wider has no window."""
@@ -48,6 +49,8 @@ def _mix(candidates: Candidates, source: Tensor) -> Tensor:
     parts = [candidates.boxes, candidates.scores, *candidates.raw.values(), *candidates.factors.values()]
     parts += [] if candidates.logits is None else [candidates.logits]
     flat = torch.cat([part[source].reshape(len(source), -1) for part in parts if part.requires_grad], 1)
+    # Random factors, so that what reaches two outputs does not cancel; from 0.5 on, so that none is lost in rounding; the same
+    # ones in every pass.
     random = torch.rand(flat.shape[1], generator=torch.Generator().manual_seed(0)) + 0.5
     return flat @ random.to(flat)
 
@@ -101,8 +104,10 @@ def _owners(values: Tensor, ones: Mapping[int, Tensor], raw: Mapping[int, Tensor
         for index, gradient in ones.items():
             once, grown = gradient[0][:, cells[index]], weighted[index][0][:, cells[index]]
             read = once != 0
+            # A number that no row reads would give 0 / 0.
             power = torch.where(read, (grown / once).log2().round(), 0)
             elsewhere = weighted[index][0].any(0) & ~cells[index]
+            # Not a power of two: several rows read the number.
             if not torch.equal(once * 2.0**power, grown) or bool(elsewhere.any()):
                 return None
             found[index] = torch.where(read, found[index].to(power.device) + power.short() * step, -1)

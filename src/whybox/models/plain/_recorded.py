@@ -36,6 +36,7 @@ class Recorded:
             try:
                 play(self.recording.rest(), tensors)
                 candidates = self.read(fill(self.recording.outputs, tensors))
+                # Randomness, or state that the calls change, shows here.
                 if not _again(candidates, trace.candidates, detections.source):
                     return None
                 readings = tuple(find_readings(candidates, detections.source, leaves, self.recording.roots))
@@ -117,6 +118,7 @@ class PassRecorder(Recorder):
         try:
             for name in self.roots:
                 watch(name)
+            # The graph is there to tell what is connected: what it keeps for a backward pass would fill the memory.
             with self, saved_tensors_hooks(_forget, _remember):
                 yield
         finally:

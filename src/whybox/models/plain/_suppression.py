@@ -33,7 +33,8 @@ class Suppression:
         found = self.unsuppressed(candidates, image)
         if self.nms_iou is None:
             return found[found.scores.argsort(descending=True, stable=True)[: self.max_detections]]
-        # Suppression compares the boxes as the network gave them, not clipped.
+        # Suppression compares the boxes as the network gave them, not clipped; in float32, because torchvision's nms has no half
+        # precision on CPUs.
         boxes = candidates.boxes_of(found.source, found.labels)
         kept = greedy_rows(boxes.float(), found.scores.float(), found.labels, self.nms_iou, self.max_detections)
         return found[kept]

@@ -54,11 +54,13 @@ class Head:
         where gates are closed and weights are zero.
         """
         for radius in _RADII:
+            # The features repeat where their grid is smaller than the probe.
             rows, columns = (torch.arange(2 * radius + 1, device=self.features.device) % n for n in self.features.shape[-2:])
             probe = self.features[:, rows][:, :, columns][None]
             probe[..., radius, radius] = torch.nan
             touched = [values.isnan().any(1)[0].nonzero() for values in self.run(probe).values()]
             reach = max((int((cells - radius).abs().max()) for cells in touched if len(cells)), default=0)
+            # Where it touches the probe's edge it may reach farther.
             if reach < radius:
                 return reach
         return None
@@ -83,6 +85,7 @@ class Crops:
         for index, outputs in self.outputs.items():
             whole = self._at_cells(raw[index][0])
             rounding = min(_ROUNDING * torch.finfo(whole.dtype).eps, _MOST_ROUNDING)
+            # By the mean, too, because a value near zero is a difference of larger ones, and has their rounding.
             allowed = rounding * (whole.abs() + whole.abs().mean())
             same &= ((outputs.detach() - whole).abs() <= allowed).flatten(1).all(1)
         return same
@@ -97,6 +100,7 @@ class Crops:
         with gradients_on():
             found = torch.autograd.grad(values.sum(), [leaves[i] for i in reached], retain_graph=True, allow_unused=True)
             whole = {index: gradient[0] for index, gradient in zip(reached, found, strict=True) if gradient is not None}
+            # Cells of a crop may be another row's: their gradient is that row's.
             seeds = [self._at_cells(whole[i]) * (self._at_cells(owner[i]) == owners[:, None, None, None]) for i in whole]
             if not seeds:
                 return torch.zeros_like(self.maps)
@@ -123,6 +127,7 @@ def _crop(head: Head, low: Tensor, high: Tensor, radius: int) -> Crops:
     size = torch.minimum(extent + 2 * radius, grid)
     # A crop that would hang over the edge moves inwards, so that its edge is the map's and padding acts as it did there.
     origin = (low - radius).clamp(min=0).minimum(grid - size)
+    # All rows have the extent of the widest; at the edge their cells begin earlier.
     corner = low.minimum(grid - extent)
     with gradients_on():
         maps = take_windows(head.features, origin, (int(size[0]), int(size[1]))).requires_grad_()

@@ -117,6 +117,7 @@ class Plain(Model):
         told = doubt_about(boxes, trace.candidates.scores.detach(), frame.network, self.suppression.score_threshold)
         if told and not self._doubted:
             self._doubted = True
+            # 4: past this function, `trace`, and the lock that every family's `trace` is wrapped in.
             warnings.warn(f"{self.name}: {told}", stacklevel=4)
 
     def unsuppressed(self, trace: Trace) -> Detections:
@@ -157,6 +158,7 @@ class Plain(Model):
         levels = torch.full_like(detections.source, -1) if asked is None else asked.levels()
         if layer is None:
             named = trace.candidates.level[detections.source]
+            # What the user's function says comes first.
             levels = torch.where(named < 0, levels, named)
         else:
             levels = torch.where(_named(trace, layer, levels), levels, -1)
@@ -187,6 +189,7 @@ class Plain(Model):
         chosen = replace(detections, source=source)[rows]
         names = [layer.name for layer in layers]
         place = [names.index(feature.name) if feature.name in names else -1 for feature in trace.features]
+        # The last entry is what index -1, a level that is not known, reads.
         level = torch.tensor([*place, -1], device=rows.device)[levels[rows]]
         open_rows = (level < 0).nonzero()[:, 0]
         if len(open_rows):
@@ -259,6 +262,7 @@ class Plain(Model):
 
     def _input(self, image: Tensor, frame: Frame) -> Tensor:
         canvas = self.preparation.canvas(image, frame)
+        # Of the first floating-point weight: quantized networks hold integers, too.
         weight = next((weight for weight in self.network.parameters() if weight.is_floating_point()), canvas)
         return canvas.to(device_of(self.network), weight.dtype)
 
@@ -270,6 +274,7 @@ class Plain(Model):
         together = self.network(canvases)
         outputs = [_sample(together, i, count) for i in range(count)]
         if count not in self._takes_batches:
+            # The last one is compared: a network that reads the first image alone would pass with that.
             self._takes_batches[count] = _same(outputs[-1], self.network(canvases[-1:]))
         return outputs if self._takes_batches[count] else self._outputs(canvases)
 
@@ -284,6 +289,7 @@ class Plain(Model):
         level = given.pop("level", None)
         if level is None:  # with one level it is known; with several, -1 says that it is not
             level = torch.full((len(boxes),), 0 if levels == 1 else -1, device=boxes.device)
+        # Half precision is too coarse for pixels.
         wide = torch.promote_types(boxes.dtype, torch.float32)
         try:
             return Candidates(frame.boxes_to_image(boxes.to(wide)), scores.to(wide), level.long(), **given)
@@ -357,6 +363,7 @@ def _parts(value: Any) -> list[Any]:
 def _named(trace: Trace, layer: str, levels: Tensor) -> Tensor:
     """Whether the features' levels (N,) are among those that `layer` names, "neck" or "neck[0]"; -1 is not."""
     among = [layer in (feature.name, module_path(feature.name)) for feature in trace.features]
+    # The last entry is what index -1 reads.
     return torch.tensor([*among, False], device=levels.device)[levels]
 
 

@@ -34,6 +34,7 @@ def coco_classes(module: Any) -> Sequence[str] | None:
     """The names of COCO's 91 categories where the module has 91 score columns; else None."""
     from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 
+    # FCOS's and RetinaNet's heads know their num_classes, SSD's its num_columns, an R-CNN's is the width of cls_score.
     columns = {getattr(part, "num_classes", 0) or getattr(part, "num_columns", 0) for part in module.modules()}
     columns |= {part.out_features for name, part in module.named_modules() if name.endswith("cls_score")}
     names: Sequence[str] = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -92,6 +93,7 @@ def untouched(part: Any) -> bool:
     """Whether calling the module runs its class's forward alone: no hook on it, none on all modules, no patched forward."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     patched = any(getattr(part, name, None) for name in hooks) or "forward" in vars(part)
+    # By getattr, because torch's names for its hooks are private and may change.
     return not patched and not any(getattr(nn.modules.module, f"_global{name}", None) for name in hooks)
 
 
@@ -140,6 +142,7 @@ def check_detections(net: Any, name: str, outputs: Sequence[Mapping[str, Tensor]
     own = outputs[0] if isinstance(outputs, (list, tuple)) and outputs else {}
     ours = detections.to_dict()
     same = isinstance(own, Mapping) and all(
+        # A thousandth of a pixel, and of a score: the same steps differ by rounding alone.
         key in own and own[key].shape == value.shape and torch.allclose(own[key].float(), value.float(), rtol=1e-3, atol=1e-3)
         for key, value in ours.items()
     )
@@ -168,11 +171,13 @@ def module_pullbacks(
         detections: The detections to explain.
     """
     path = _STAGES.get(layer, module_path(layer))
+    # The backbone's input: that of the network is a list of images, before they are resized and padded.
     root, wanted = (net.backbone, INPUT) if path == INPUT else (net, path)
     with frozen(net), gradients_on(), capture(root, [wanted]) as captured:
         live = replace(trace, candidates=run())
     layers = find_layers(wanted, captured[wanted], trace.frame.network)
     rows = same_rows(live.candidates, trace.candidates, detections.source)
+    # "c2" and "input" stand for paths, and what is recorded has the path's name.
     yield from exact_pullbacks(
         live, replace(detections, source=rows), choose_layers(layers, layer if module_path(layer) == wanted else wanted)
     )

@@ -65,7 +65,9 @@ def supported(branch: Branch) -> bool:
     """Whether every layer of the branch has a backward pass here; no layer may occur twice in the tower."""
     layers = branch.tower
     known = all(_is_known(layer) or _is_plain(layer) for layer in layers)
+    # Without groups: `_pull_predictors` multiplies by whole kernels, of which a group's are a part.
     predictors = all(_is_plain(layer) and layer.groups == 1 for layer in branch.predictors.values())
+    # Gates are kept by layer: those of one that occurs twice could not be told apart.
     return known and predictors and len(set(map(id, layers))) == len(layers)
 
 
@@ -122,11 +124,13 @@ class Tape:
 def _gate(layer: nn.Module, value: Tensor, output: Tensor) -> Tensor:
     """The gate of one call, from the layer's input and output."""
     # A rectifier's from its output, because an in-place rectifier has overwritten its input.
+    # Closed at the kinks themselves, as in torch's backward pass.
     if isinstance(layer, nn.ReLU6):
         return ((output > 0) & (output < 6))[0]
     if isinstance(layer, nn.ReLU):
         return (output > 0)[0]
     if isinstance(layer, nn.GroupNorm):
+        # Biased, as GroupNorm computes it.
         variance = value.reshape(layer.num_groups, -1).var(1, unbiased=False)
         scale = (variance + layer.eps).rsqrt().repeat_interleave(value.shape[1] // layer.num_groups)
         return _times(scale, layer.weight)
@@ -175,6 +179,7 @@ def pull_windows(
             gradient = gradient * _inside(cells, radius + _radius(layer), grid)
             continue
         gate = tape.gates[layer][call] if differentiable else tape.gates[layer][call].detach()
+        # A mask is the level's and is cut to the window; a factor is the same in every cell.
         if gate.dtype == torch.bool:
             gate = take_windows(gate, cells - radius, (2 * radius + 1,) * 2)
         gradient = gradient * gate

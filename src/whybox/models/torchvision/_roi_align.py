@@ -31,12 +31,14 @@ def align_weights(start: Tensor, end: Tensor, bins: int, ratio: int, length: int
     used = (inner < samples[:, None]) / samples[:, None]
     offset = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None] + (inner + 0.5) / samples[:, None, None]
     at = start[:, None, None] + offset * step[:, None, None]
+    # Beyond one cell from the edge a sample is 0, nearer it reads the edge, as in torchvision's bilinear_interpolate.
     weight = used[:, None, :] * ((at >= -1) & (at <= length))
     at = at.clamp(0, length - 1)
     low = at.floor()
     far = at - low
     # One cell more, for the right neighbor of a sample in the last cell, whose weight is 0 there.
     result = start.new_zeros((len(start), bins, window + 1))
+    # Clamped, because samples that read 0 may lie outside the window.
     place = (low.long() - first[:, None, None]).clamp(0, window - 1)
     result.scatter_add_(2, place, weight * (1 - far))
     result.scatter_add_(2, place + 1, weight * far)

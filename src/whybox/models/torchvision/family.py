@@ -27,8 +27,10 @@ def build(name: str, weights: str | None = "default", **options: Any) -> nn.Modu
     if name not in names():
         raise unknown("torchvision model", name, names())
     chosen = "DEFAULT" if weights == "default" else weights
+    # Otherwise the builders download ImageNet's weights for the backbone.
     backbone = {} if chosen else {"weights_backbone": None}
     try:
+        # torch.hub prints what it downloads, and standard output is for results.
         with redirect_stdout(sys.stderr):
             network: nn.Module = get_model(name, weights=chosen, **backbone, **options)
         return network

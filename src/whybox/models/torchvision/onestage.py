@@ -137,6 +137,7 @@ class OneStage(TorchvisionDetector):
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
         """The forward pass up to the candidates; with a graph where the caller allows one."""
         passed, head = self._pass(images), self._head
+        # All 0: whoever asks for candidates alone needs no level.
         level = torch.zeros(len(passed.anchors[0]), dtype=torch.long, device=passed.batch.tensors.device)
         return [
             head.decode({k: v[i] for k, v in passed.raw.items()}, passed.anchors[i], level, frame_of(image, passed.batch, i))
@@ -146,6 +147,7 @@ class OneStage(TorchvisionDetector):
     def _pass(self, images: list[Tensor]) -> "_Pass":
         """A forward pass up to the head's outputs. A network that is not as torchvision wrote it is called as a whole."""
         net = self.network
+        # What is called as a whole, backbone and head, need not be torchvision's.
         if is_stock(net, net.transform):
             batch, _ = net.transform(images)
             features = as_features(net.backbone(batch.tensors))
@@ -185,6 +187,7 @@ class OneStage(TorchvisionDetector):
     def _takes_windows(self, trace: Trace, level: int, route: str, frozen_allowed: bool) -> bool:
         branches = self._head.at_level(level)
         tape: Tape = trace.state.tape
+        # 0: a tower of convolutions alone has no gates to record.
         told_apart = all(tape.calls(branch) in (0, self._head.calls(len(trace.features))) for branch in branches)
         if route == "exact" or not branches or not told_apart or not all(supported(branch) for branch in branches):
             return False
@@ -240,12 +243,14 @@ class OneStage(TorchvisionDetector):
         detections = detections[chosen]
         feature = trace.features[level]
         rows, cells = self._local(trace, detections.source, level)
+        # torchvision's heads order their rows by cell, and within it by anchor.
         anchor = rows % self._per_cell(trace, level)
         with gradients_on():
             raw = {name: root(value[detections.source], trace.differentiable) for name, value in trace.state.raw.items()}
             narrow = self._narrow(trace, detections, raw, rows, level)
         branches = self._head.at_level(level)
         radius = max(branch.radius for branch in branches)
+        # FCOS's and RetinaNet's towers run level after level; SSD has others for each level.
         call = level if self._head.calls(len(trace.features)) > 1 else 0
 
         def pull(values: Tensor) -> Tensor:
@@ -258,6 +263,7 @@ class OneStage(TorchvisionDetector):
                     gradient = pull_windows(
                         branch, trace.state.tape, call, used, cells, feature.grid, differentiable=trace.differentiable
                     )
+                    # Windows of a branch that sees less far lie in the middle of the widest.
                     total = total + nn.functional.pad(gradient, [radius - branch.radius] * 4)
             return total
 
@@ -313,6 +319,7 @@ class _DenseHead:
 
     def rows_per_level(self, maps: Sequence[FeatureMap], rows: int) -> list[int]:
         cells = [grid[0] * grid[1] for grid in (feature.grid for feature in maps)]
+        # These heads have as many anchors in every cell of every level; SSD's differ.
         return [count * (rows // sum(cells)) for count in cells]
 
     def run_level(self, feature: Tensor, level: int) -> Raw:
@@ -336,6 +343,7 @@ class _DenseHead:
         net, start, kept = self.network, 0, []
         for of_level in anchors:
             scores = candidates.scores[start : start + len(of_level)].flatten()
+            # Rows and classes are ranked together, as in torchvision: a row may give several detections.
             kept.append(start * candidates.scores.shape[1] + _best(scores, net.score_thresh, net.topk_candidates))
             start += len(of_level)
         flat = torch.cat(kept)
@@ -368,6 +376,7 @@ class _FcosHead(_DenseHead):
     def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
         logits = raw["cls_logits"]
         probability, centerness = logits.sigmoid(), raw["bbox_ctrness"].sigmoid()
+        # The distances are in sides of the anchor (BoxLinearCoder's normalize_by_size); here they become network pixels.
         sides = raw["bbox_regression"] * (anchors[:, 2:] - anchors[:, :2]).repeat(1, 2)
         return Candidates(
             frame.boxes_to_image(self.network_boxes(raw, anchors)),
@@ -401,6 +410,7 @@ class _SsdHead(_DenseHead):
         return [feature.grid[0] * feature.grid[1] * count for feature, count in zip(maps, anchors, strict=True)]
 
     def run_level(self, feature: Tensor, level: int) -> Raw:
+        # One level's part of torchvision's SSDScoringHead.forward: its head runs all levels at once.
         head = self.network.head
         kinds = {"cls_logits": head.classification_head, "bbox_regression": head.regression_head}
         return {
@@ -409,6 +419,7 @@ class _SsdHead(_DenseHead):
         }
 
     def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
+        # The boxes, deltas and logits of the general form; the scores alone are a softmax.
         candidates = super().decode(raw, anchors, level, frame)
         return replace(candidates, scores=raw["cls_logits"].softmax(-1))
 
@@ -431,6 +442,7 @@ def _is_stock_head(head: Any) -> bool:
 def _best(scores: Tensor, threshold: float, most: int) -> Tensor:
     """Indices of the `most` best scores (n,) over the threshold, best first."""
     index = torch.where(scores > threshold)[0]
+    # topk as in torchvision, not a sort: equal scores have to come out in its order.
     _, order = scores[index].topk(_topk_min(index, most, 0))
     return index[order]
 

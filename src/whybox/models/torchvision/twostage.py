@@ -87,9 +87,11 @@ class TwoStage(TorchvisionDetector):
             features, proposals = passed.features, passed.proposals[0]
             frame = frame_of(image, passed.batch)
             pooled = self._pool(features, [proposals], passed.batch.image_sizes)
+            # After the pooling, which infers the pool's scales from the maps of its first call.
             levels = self._levels(proposals)
             candidates, on_canvas = self._read(pooled, proposals, levels, frame)
             pooled_from = self.network.roi_heads.box_roi_pool.featmap_names
+            # The pyramid's last level, "pool", is for the proposals alone.
             kept = OrderedDict((name, value) for name, value in features.items() if name in pooled_from)
             with torch.no_grad():
                 detections = self._suppress(candidates, on_canvas, frame)
@@ -111,6 +113,7 @@ class TwoStage(TorchvisionDetector):
     def _pass(self, images: list[Tensor]) -> "_Pass":
         """A forward pass up to the proposals. A network that is not as torchvision wrote it is called as a whole."""
         net = self.network
+        # What is called as a whole, backbone, RPN and box head, need not be torchvision's.
         if is_stock(net, net.transform, net.roi_heads):
             batch, _ = net.transform(images)
             features = as_features(net.backbone(batch.tensors))
@@ -153,6 +156,7 @@ class TwoStage(TorchvisionDetector):
         boxes = clip_boxes_to_image(on_canvas, frame.resized)[:, 1:].reshape(-1, 4)
         scores = candidates.scores[:, 1:].reshape(-1)
         index = torch.where(scores > self.network.roi_heads.score_thresh)[0]
+        # 1e-2 as in RoIHeads.postprocess_detections.
         index = index[remove_small_boxes(boxes[index], min_size=1e-2)]
         foreground = candidates.scores.shape[1] - 1
         return Detections(boxes[index], scores[index], index % foreground + 1, index // foreground)
@@ -219,7 +223,7 @@ class TwoStage(TorchvisionDetector):
         with frozen(self.network, weights=not trace.differentiable), gradients_on():
             leaf = root(feature.values, trace.differentiable)[None]
             if trace.differentiable and is_stock(self.network.roi_heads.box_roi_pool):
-                # torchvision's RoIAlign kernel has no double backward.
+                # torchvision's RoIAlign kernel has no double backward (pytorch/vision#1982).
                 down, across = self._bins(proposals, level, torch.zeros_like(proposals[:, :2]).long(), feature.grid, feature.grid)
                 pooled = pool_by_matrices(leaf[0], down, across)
             else:
@@ -256,6 +260,7 @@ class TwoStage(TorchvisionDetector):
             for chunk in _similar(size[order], len(feature.values) * feature.values.element_size()):
                 part = order[chunk]
                 height, width = size[part].amax(0).tolist()
+                # Moved inwards where the largest size of the group would reach beyond the grid.
                 origin = torch.minimum(start[part], start.new_tensor(feature.grid) - start.new_tensor([height, width]))
                 down, across = self._bins(proposals[part], level, origin, (height, width), feature.grid)
                 placement = Windows(origin, (height, width), feature.grid)
@@ -279,6 +284,7 @@ def _reach(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     limit = torch.tensor(grid, device=boxes.device)
     first, last = boxes[:, [1, 0]], boxes[:, [3, 2]]
     last = torch.maximum(last, first + 1)
+    # A sample reads the cell at its floor and the next one; one more on either side leaves rounding some room.
     start = torch.minimum((first.floor().long() - 1).clamp(min=0), limit - 1)
     end = torch.minimum(last.floor().long() + 3, limit)
     return start, (end - start).clamp(min=1)
@@ -289,6 +295,7 @@ def _similar(sizes: Tensor, cell_bytes: int) -> Iterator[slice]:
     begin, widest = 0, sizes.new_zeros(2)
     for i, size in enumerate(sizes):
         wider = torch.maximum(widest, size)
+        # A single window may be above the limit: it cannot be split.
         if i > begin and int(wider.prod()) * (i + 1 - begin) * cell_bytes > _WINDOW_BYTES:
             yield slice(begin, i)
             begin, wider = i, size
