@@ -37,6 +37,7 @@ def weigh_attention(probabilities: Tensor, gradient: Tensor) -> Tensor:
     Source: Chefer, Gur, Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
     Transformers", ICCV 2021, eq. 5.
     """
+    # ReLU head by head, before the mean: what speaks against in one head does not cancel another's evidence.
     return (gradient * probabilities).relu().mean(-3)
 
 
@@ -211,6 +212,7 @@ class Game(Method):
         for target in targets:
             carried = [_carry_to_queries(kept, value, count) for value in target(live)]
             rows = [relevance[source] for relevance, source in zip(carried, detections.source.tolist(), strict=True)]
+            # The patches are the last of the tokens: a class token may stand before them (YOLOS).
             maps.append(tuple(row[-grid[0] * grid[1] :].reshape(grid) for row in rows))
         return maps
 
@@ -245,6 +247,7 @@ def _carry_to_queries(shown: Sequence[AttentionMap], value: Tensor, count: int) 
     (M,N-M) that of its other tokens."""
     tensors = [attention.probabilities for attention in shown]
     gradients = level_gradients(value[None], tensors)
+    # Without cross-attention at the end there is no decoder: the queries are among the encoder's own tokens.
     tokens, queries = tensors[0].shape[-1], count if shown[-1].kind == "cross" else 0
     relevance = Relevance(*(tensors[0].new_zeros(shape) for shape in ((tokens, tokens), (queries, queries), (queries, tokens))))
     for attention, gradient in zip(shown, gradients, strict=True):

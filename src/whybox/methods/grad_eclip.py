@@ -163,6 +163,7 @@ class GradEclip(Method):
                 (transformer_pass.embedding.new_zeros((0, transformer_pass.tokens[0].shape[1])), _Scores([], [])) for _ in targets
             ]
         start = len(transformer.layers) - count
+        # Then only the row that is read reaches the embedding: the gradients of all others are zero.
         alone = count == 1 and transformer.pooling == "token"
         with ready(*modules_from(transformer, start)):
             run = self._read_row if alone else self._run_layers
@@ -214,6 +215,7 @@ class GradEclip(Method):
         if _one_row_is_read(watched.layer, transformer_pass.transformer):
             gradient = take_rows(gradient, transformer_pass.row.expand(len(gradient))) if gradient.shape[1] > 1 else gradient
             queries = take_rows(queries, transformer_pass.row) if queries.shape[1] > 1 else queries
+        # Detached: lam and v are weights of the gradient in eqs. 7 and 8, not something to differentiate.
         weights = self._weights(watched.layer, queries, attended.keys.detach(), kept)
         return grad_eclip_map(gradient, attended.values.detach(), weights)
 
@@ -224,6 +226,7 @@ class GradEclip(Method):
         if self.weighting == "projected":
             queries, keys = layer.out(queries), layer.out(keys)
         raw = self.weighting == "logits"
+        # Row by row: the cosine of all rows and keys at once would hold (B,R,N,E) numbers.
         rows = [loosened_attention(row[:, None], keys, kept, normalize=not raw) for row in queries.unbind(1)]
         return torch.stack(rows, 1)
 

@@ -175,6 +175,7 @@ class M2ib(Method):
             changed[:, item.inside] = alpha.sigmoid() * entering + (1 - alpha.sigmoid()) * noise
             values = score(embedding_from(item.transformer_pass, start, changed))
             check_connected(values, "the bottleneck")
+            # The mean over tokens and channels, not the sum: so in the published code, whose beta this is.
             loss = self.beta * _divergence(entering, alpha, self.variance).mean() - values.mean()
             # autograd.grad instead of backward: nothing but alpha may get a .grad.
             (alpha.grad,) = torch.autograd.grad(loss, [alpha])
