@@ -51,6 +51,7 @@ def track_scores(
     places = candidates.boxes if candidates.boxes.ndim == 2 else candidates.boxes[:, labels].transpose(0, 1)
     shared = overlaps(inside(boxes.to(places), size), inside(places, size), legacy=legacy_iou)
     if score == "class":
+        # Strictly above 0.5, and the best of all candidates before NMS, as in the reference code.
         values = torch.where(shared > 0.5, candidates.scores[:, labels].T, 0)
     else:
         values = shared * probabilities(candidates)[:, labels].T
@@ -70,6 +71,7 @@ def counted(candidates: Candidates, floor: float, most: int | None) -> Tensor:
     Returns:
         (M,K) bool.
     """
+    # The class probability, before a centerness or the like is multiplied into the score: so do detectors filter.
     kept = probabilities(candidates) > floor
     best = candidates.scores[kept]
     if most is not None and len(best) > most:
@@ -137,6 +139,7 @@ def lead_scores(candidates: Candidates, labels: Tensor, count: int) -> Tensor:
     """
     scores = candidates.scores[0]
     own_score = scores[labels.to(scores.device)][:, None]
+    # The column ties with itself, so `tied` is at least 1.
     higher, tied = (scores > own_score).sum(1), (scores == own_score).sum(1)
     led = ((count - higher) / tied).clamp(0, 1)
     return led if len(scores) > count else torch.full_like(led, torch.nan)

@@ -69,6 +69,7 @@ def largest_leak(shares: Tensor) -> Tensor:
     Returns:
         (N,), NaN where all shares are.
     """
+    # torch refuses the maximum of an empty axis, and has no nanmax: below, NaN counts as less than any share.
     if not shares.shape[1]:
         return shares.new_full((len(shares),), torch.nan)
     largest = shares.nan_to_num(nan=-1.0).amax(1)
