@@ -138,6 +138,7 @@ def _rows(pairs: Pairs) -> list[Row]:
     """A row for every pair; where its methods differ, both are named."""
     named = titles([method for pair in pairs.values() for method in pair])
     row_titles = {key: named[a] if a == b else f"{named[a]} → {named[b]}" for key, (a, b) in pairs.items()}
+    # A row of controls only where both are: a method against a control is a method's row.
     return [Row(key, row_titles[key], {*pair} <= {*CONTROLS}) for key, pair in pairs.items()]
 
 
@@ -148,6 +149,7 @@ def _pair(a: NDArray[np.float64], b: NDArray[np.float64], images: NDArray[np.int
         return None
     a, b, images = a[known], b[known], images[known]
     mean, low, high, p = paired_difference(b, a, images, seed=seed)
+    # Over the common objects, hence not the means of the two runs' own reports.
     cells = [Cell(*bootstrap_mean(values, images, seed=seed), count) for values in (a, b)]
     return Pair(cells[0], cells[1], Cell(mean, low, high, count), p, float("nan"))
 

@@ -257,6 +257,7 @@ def _check_resources(ray: Any, needs: dict[str, int], workers: int) -> None:
 def _check_address(address: str | None) -> None:
     """Refuse host:port where nothing answers within seconds; Ray itself would retry for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    # "auto" and the like are for Ray to resolve.
     if not host or not port.isdigit():
         return
     try:
@@ -268,6 +269,7 @@ def _check_address(address: str | None) -> None:
 def _from_actors(ray: Any, actors: Sequence[Any], indices: Sequence[int]) -> Iterator[ImageRecord]:
     """Yield results in the order of completion; an actor that is done gets the next image."""
     left = iter(indices)
+    # Every actor gets its first image before any gets its second.
     running = {actor.measure.remote(index): actor for actor, index in zip(list(actors) * AHEAD, left, strict=False)}
     while running:
         done, _ = ray.wait(list(running), num_returns=1)

@@ -160,6 +160,7 @@ def evaluate(
     workers: int = 1,
     address: str | None = None,
     on_progress: OnProgress = no_progress,
+    # 4 is the line that calls `evaluate`: above the lambda, `_check` or `_evaluate`, and `evaluate` itself.
     on_warning: OnWarning = lambda line: warnings.warn(line, stacklevel=4),
 ) -> Evaluation:
     """Explain a data set's detections, texts or classes by several methods, and compute metrics of every map.
@@ -232,6 +233,7 @@ def _evaluate(
     *,
     keep: bool,
 ) -> Evaluation:
+    # Prompted before the identity is taken: the texts are part of it.
     model = prompted(setup.model, setup.data.classes, setup.plan)
     columns = describe(make_metrics(setup.plan))
     folder = RunFolder.open(out, identity(setup.plan, model, setup.data), columns)
@@ -241,6 +243,7 @@ def _evaluate(
     if len(images) > len(left):
         on_progress("measured before", len(images) - len(left))
     for record in measuring.measure(setup, left) if left else ():
+        # Kept before it is reported: what a user has seen as done survives a kill.
         folder.keep(record)
         if "failed" in record and (line := reported.add(record["image"], record["failed"])) is not None:
             on_warning(line)
@@ -248,6 +251,7 @@ def _evaluate(
     for line in reported.lines():
         on_warning(line)
     done = finish(setup, folder, keep=keep, notes=notes)
+    # Only now: the report has been written, and lists every reason.
     if len(done.failed) == len(images):
         raise WhyboxError(f"none of {len(images)} images could be measured; {done.failed[0][0]}: {done.failed[0][1]}")
     return done
@@ -262,6 +266,7 @@ class _Failures:
 
     def add(self, image: str, reason: str) -> str | None:
         """The line to report now; None where the reason was reported before."""
+        # Most reasons begin with the image's name, and would all differ.
         shared = reason.replace(image, "").strip(": ")
         if shared in self.others:
             self.others[shared].append(image)
@@ -422,6 +427,7 @@ def _remarks(setup: Setup, results: Results, records: Sequence[ImageRecord], met
     if not len(results):
         ways = {"well_detected": f"lower iou ({plan.iou:g}) or score_threshold ({plan.score_threshold:g}), or select all"}
         return [f"No detection was selected, so nothing was measured: {ways.get(plan.select, 'lower score_threshold')}."]
+    # Failures match no object, so that no metric was given a box.
     given = {"box", "predict", "redraw", "randomized"} if plan.select != "failures" else {"predict", "redraw", "randomized"}
     sure = _prefers_sure(setup)
     return [*left_out(results, metrics, frozenset(given)), *([f"{sure[:1].upper()}{sure[1:]}."] if sure else [])]

@@ -62,6 +62,7 @@ class RunFolder:
             raise WhyboxError(f"{path}: cannot be written ({error.strerror})") from error
         described = [{**vars(column), "range": list(column.range), "needs": sorted(column.needs)} for column in columns]
         content = {"schema": SCHEMA, "kind": "evaluation", **identity, "columns": described}
+        # Before records/: of a run that was killed here, the folder with run.json alone is opened again.
         write_whole(mark, json.dumps(content, indent=2))
         return cls._ready(path)
 
