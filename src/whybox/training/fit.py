@@ -131,9 +131,11 @@ class Fit:
         started, step = time.perf_counter(), self.progress.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(step)
+        # Every step: a loss, or the caller between two steps, may have left the network in evaluation mode.
         self._trained.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._mean([self._run_part(step, part) for part in range(self.recipe.accumulate)])
+        # Before the optimizer's step, so that the weights stay those of the step before.
         if not math.isfinite(total := sum(losses.values())):
             raise WhyboxError(f"the loss of step {step} is {total}; lower the learning rate, or check the data")
         self._clip(step)
@@ -175,6 +177,7 @@ class Fit:
             if value.is_floating_point():
                 self.averaged[key].lerp_(value.to(self.averaged[key].dtype), 1 - keep)
             else:
+                # Counters, such as a normalization's num_batches_tracked, have no mean.
                 self.averaged[key].copy_(value)
 
     def averaged_network(self) -> Any:
