@@ -130,6 +130,7 @@ def _body(match: Match) -> dict[str, Any]:
     height, width = match.image.shape[-2:]
     maps = match.asked.maps
     texts = [_text(match, i) for i in range(len(match.asked))]
+    # Of the texts alone: the maps of single words are shown on the same scale, but do not set it.
     low = min(row["map"]["low"] for row in texts)
     high = max(row["map"]["high"] for row in texts)
     return {
