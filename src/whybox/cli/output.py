@@ -31,6 +31,7 @@ def warn(line: str) -> None:
     Args:
         line: The message.
     """
+    # Through the bar's own console, which moves the bar aside; soft_wrap, because rich would break lines itself.
     errors.print(f"whybox: {line}", soft_wrap=True)
 
 
@@ -70,6 +71,7 @@ def print_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
     if as_json:
         return print_json(_outcome(outcome, folder))
     for kept in outcome.kept:
+        # All explanations of an image are of the same detections.
         first = kept.explanations[0]
         count = len(first["detections"])
         seconds = sum(explanation["seconds"].get("maps", 0.0) for explanation in kept.explanations)
