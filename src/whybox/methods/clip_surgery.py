@@ -149,5 +149,6 @@ class ClipSurgery(Method):
         kept = [other != text for other in self.distractors]
         if any(kept):
             texts = torch.cat([embedding[None], others[kept]])
+            # The text itself is the first of the texts.
             return clip_surgery_map(features @ texts.T, texts @ overall)[:, 0]
         return features @ (embedding - others[0])

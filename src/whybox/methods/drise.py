@@ -60,6 +60,7 @@ def _overlap(boxes: Tensor, labels: Tensor, places: Tensor) -> Tensor:
         overlap: Tensor = box_iou(boxes, places)
         return overlap
     pairs = zip(boxes, labels.tolist(), strict=True)
+    # A detection is compared with the boxes of its own class.
     return torch.cat([box_iou(box[None], places[:, label]) for box, label in pairs])
 
 
@@ -89,6 +90,7 @@ def objectness_of(candidates: Candidates) -> Tensor:
         return candidates.factors["objectness"]
     value = candidates.scores.new_ones(len(candidates))
     for factor in candidates.factors.values():
+        # One value per candidate: the same for all classes.
         if factor.ndim == 1:
             value = value * factor
     return value

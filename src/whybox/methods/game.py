@@ -74,6 +74,7 @@ def carry_back(read: Tensor, weighed: Sequence[Tensor], pools: Sequence[bool]) -
     carried = torch.zeros_like(read)
     for matrix, pooled in zip(reversed(weighed), reversed(pools), strict=True):
         step = ((read + carried)[:, None] @ matrix)[:, 0]
+        # Without a residual R is A-bar R, not R + A-bar R: what was read above ends at the pooling.
         carried, read = (step, torch.zeros_like(step)) if pooled else (carried + step, read)
     return carried
 
@@ -195,6 +196,7 @@ class Game(Method):
         start = check_layer("start_layer", self.start_layer, len(transformer_pass.transformer.layers))
         with ready(*modules_from(transformer_pass.transformer, start)):
             probabilities, embedding = live_attention(transformer_pass, start)
+            # The image has one embedding: the rows differ in their text or class alone.
             live = transformer_pass.answer(embedding.expand(len(detections), -1), detections)
             rows = [[_carry(transformer_pass, start, probabilities, value) for value in target(live)] for target in targets]
         return [maps_on_grid(torch.cat(of_target), transformer_pass) for of_target in rows]

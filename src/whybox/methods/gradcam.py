@@ -64,4 +64,5 @@ class GradCam(GradientMethod):
         Returns:
             n maps and where they lie.
         """
+        # Clipped: a window may reach beyond the grid, whose mean this is.
         return gradient.on_grid(gradcam_map(gradient.features, gradient.clipped().gradient))

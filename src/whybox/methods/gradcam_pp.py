@@ -110,5 +110,6 @@ class GradCamPP(GradientMethod):
         Returns:
             n maps and where they lie.
         """
+        # Clipped: a window may reach beyond the grid, over which the weights sum.
         maps = gradcam_pp_map(gradient.features, gradient.clipped().gradient, epsilon=self.epsilon)
         return gradient.on_grid(maps)

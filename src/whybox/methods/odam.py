@@ -146,6 +146,7 @@ class Odam(GradientMethod):
             n maps and where they lie.
         """
         if self.smoothing == "none":
+            # Not clipped: beyond the edge of the grid the features, and so their products, are 0.
             return gradient.under(odam_map(gradient.activation(), gradient.gradient))
         if self.smoothing == "global":
             cells = gradient.grid[0] * gradient.grid[1]
@@ -165,6 +166,7 @@ class Odam(GradientMethod):
     def _draw_gaussian(self, gradient: FeatureGradient, sigma: Tensor) -> PlacedMaps:
         """Smoothed maps. A window grows by 6 standard deviations: beyond them the kernel is below float32's resolution. Where
         it would then be larger than the grid, the whole grid is used."""
+        # A window may reach beyond the grid: what it holds there must not be smoothed back into the grid.
         gradient = gradient.clipped()
         if isinstance(gradient.placement, Windows):
             wide = gradient.placement.grown(ceil(6 * float(sigma.max())))

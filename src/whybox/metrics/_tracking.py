@@ -48,6 +48,7 @@ def track_scores(
     labels = labels.to(candidates.scores.device)
     if not len(candidates) or not len(labels):
         return candidates.scores.new_zeros(len(labels))
+    # Class-specific boxes (M,K,4) become (N,M,4): each object meets those of its class.
     places = candidates.boxes if candidates.boxes.ndim == 2 else candidates.boxes[:, labels].transpose(0, 1)
     shared = overlaps(inside(boxes.to(places), size), inside(places, size), legacy=legacy_iou)
     if score == "class":
@@ -75,6 +76,7 @@ def counted(candidates: Candidates, floor: float, most: int | None) -> Tensor:
     kept = probabilities(candidates) > floor
     best = candidates.scores[kept]
     if most is not None and len(best) > most:
+        # By value: ties with the last one stay, and the order of the candidates has no effect.
         kept = kept & (candidates.scores >= best.topk(most).values[-1])
     return kept
 

@@ -38,6 +38,7 @@ def vea_curve(maps: Tensor, regions: Tensor) -> Tensor:
     cells = torch.bucketize(min_max(maps), at, out_int32=True)
     cells.add_(regions, alpha=levels).add_(bins * torch.arange(len(maps), dtype=torch.int32, device=maps.device)[:, None, None])
     counts = cells.flatten().bincount(minlength=bins * len(maps)).reshape(len(maps), 2, levels)
+    # From the highest bin down: the pixels above a threshold are those of all bins beyond it.
     outside, inside = counts.flip(-1).cumsum(-1).flip(-1)[..., 1:].unbind(1)
     sizes = counts[:, 1].sum(1)
     defined = (sizes > 0) & maps.isfinite().flatten(1).all(1)

@@ -99,6 +99,7 @@ def _short(title: str) -> str:
 
 def _look(rows: Sequence[Row], row: Row) -> dict[str, Any]:
     """Color and dashes: those that the page gives to the row."""
+    # Methods and controls are counted apart, as on the page: a control takes no color from a method.
     place = [other.key for other in rows if other.is_control == row.is_control].index(row.key)
     if row.is_control:
         return {"color": GREY, "linestyle": (0, (5, 3)) if place % 3 == 0 else (0, (1.5, 2))}

@@ -169,6 +169,7 @@ def close_up(boxes: Sequence[Box], size: tuple[int, int]) -> Box:
     height, width = size
     low = [min((box[axis] for box in boxes), default=0.0) for axis in (0, 1)]
     high = [max((box[axis + 2] for box in boxes), default=float((width, height)[axis])) for axis in (0, 1)]
+    # Half as much again around the boxes; and a fifth of the image, so that a small object is seen in its surroundings.
     wide = max((high[0] - low[0]) * 1.5, (high[1] - low[1]) * 1.5 * 4 / 3, width / 5)
     w, h = min(float(width), wide), min(float(height), wide * 3 / 4)
     x = min(max(0.0, (low[0] + high[0] - w) / 2), width - w)

@@ -198,6 +198,7 @@ def _cut_span(text: Text) -> tuple[int, int]:
 
 
 def _words(text: Text, tokens: TokenMaps, index: int, places: Mapping[str, int]) -> list[dict[str, Any]]:
+    # JSON has no NaN, and a word without a weight has no color either.
     weights = torch.nan_to_num(tokens.word_values(index).detach().cpu().float())
     whole = float(weights.abs().sum())
     pairs = list(zip(text.word_of(), text.tokens, tokens.values[index].tolist(), strict=True))

@@ -82,6 +82,7 @@ def compare(
 def _pairs(methods: Any) -> dict[str, tuple[str, str]]:
     """The pairs by the key of their row: the method, or both where they differ."""
     pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else (pair,) for pair in methods or ()]
+    # A string is a sequence of strings, too.
     if isinstance(methods, str) or any(len(pair) != 2 or not all(isinstance(name, str) for name in pair) for pair in pairs):
         raise WhyboxError(f"methods must be pairs of names, such as [('odam', 'gradcam')], got {methods!r}")
     return {a if a == b else f"{a}={b}": (a, b) for a, b in pairs}

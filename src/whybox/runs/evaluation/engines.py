@@ -125,6 +125,7 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
 
 def _in_flight(submit: Callable[..., "Future[ImageRecord]"], indices: Sequence[int], most: int) -> Iterator[ImageRecord]:
     """Yield results in the order of completion, with at most `most` images submitted."""
+    # The ranges below come first in `zip`, which then takes no index that it does not use.
     left = iter(indices)
     # The pool starts its processes on submit.
     with _sigint_blocked():

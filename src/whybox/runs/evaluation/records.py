@@ -102,6 +102,7 @@ class RunFolder:
         Yields:
             The record of each image that has one, in the given order.
         """
+        # In the data set's order, not in that of completion: sums come out the same whatever the engine.
         for index, name in enumerate(self._names() if images is None else images):
             if (record := self._read(name)) is not None:
                 # Not the stored index: a data set may have grown since the record was written.

@@ -222,6 +222,7 @@ class _Watch:
         self.name, self.on_progress, self.reported = name, on_progress, 0.0
 
     def __call__(self, done: int, total: int) -> None:
+        # A method may report as often as it likes: only what is new is passed on.
         part = done / total - self.reported
         if part > 0:
             self.reported += part
