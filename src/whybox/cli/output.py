@@ -50,7 +50,7 @@ def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True)
-    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line.
+    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line (Textualize/rich#3905).
     with progress if errors.is_terminal else nullcontext():
         task = progress.add_task(what, total=total)
 

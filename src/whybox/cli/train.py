@@ -140,7 +140,7 @@ def progress_bar(
     console = Console(stderr=True, highlight=False, quiet=not shown)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
-    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line.
+    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line (Textualize/rich#3905).
     with progress if shown and console.is_terminal else nullcontext():
         bar = progress.add_task("training", total=steps)
 

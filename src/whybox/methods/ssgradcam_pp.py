@@ -35,7 +35,7 @@ def ssgradcam_pp_map(activation: Tensor, gradient: Tensor, weights: Tensor) -> T
     """
     size = gradient.abs()
     peak = size.amax((-2, -1))
-    # The inner where keeps the division finite: a NaN in the branch not taken would still reach a gradient.
+    # The inner where keeps the division finite: a NaN in the branch not taken still reaches gradients (pytorch/pytorch#52248).
     scale = torch.where(peak > 0, weights / torch.where(peak > 0, peak, 1), 0)
     # w_k / max |g_k| is one number per channel: so the large tensor is multiplied once.
     return sum_products(activation, size * scale[..., None, None]).relu()

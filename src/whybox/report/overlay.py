@@ -241,7 +241,7 @@ def _inside(box: Tensor, picture: Image.Image) -> tuple[float, float, float, flo
     x1, y1, x2, y2 = torch.nan_to_num(box).tolist()
     right, bottom = picture.width - 1, picture.height - 1
     x1, y1 = min(max(x1, 0), right), min(max(y1, 0), bottom)
-    # Pillow refuses a rectangle whose second corner lies before its first.
+    # Pillow refuses a rectangle whose second corner lies before its first (python-pillow/Pillow#6978).
     return x1, y1, max(min(x2, right), x1), max(min(y2, bottom), y1)
 
 

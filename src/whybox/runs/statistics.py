@@ -252,7 +252,7 @@ def _ends(drawn: Floats, level: float) -> tuple[Floats, Floats]:
     """Percentiles of the draws (draws,P); draws without a value of a column are left out of it."""
     ends = np.full((2, drawn.shape[1]), np.nan)
     known = ~np.isnan(drawn).all(0)
-    # nanquantile is many times slower, and draws without a value are rare.
+    # nanquantile is many times slower (numpy/numpy#16575), and draws without a value are rare.
     quantiles: Any = np.nanquantile if np.isnan(drawn).any() else np.quantile
     ends[:, known] = quantiles(drawn[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return ends[0], ends[1]

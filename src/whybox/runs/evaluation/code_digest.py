@@ -302,7 +302,7 @@ def _numbers(value: Any) -> Iterator[str]:
     if isinstance(value, torch.Tensor):
         if value.device.type == "meta":
             return
-        # Viewed as bytes: numpy has no bfloat16.
+        # Viewed as bytes: numpy has no bfloat16 (pytorch/pytorch#110285).
         value = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
     if value.dtype == object:
         yield repr(value.tolist())

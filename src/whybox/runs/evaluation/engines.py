@@ -258,7 +258,7 @@ def _check_resources(ray: Any, needs: dict[str, int], workers: int) -> None:
 def _check_address(address: str | None) -> None:
     """Refuse host:port where nothing answers within seconds; Ray itself would retry for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    # "auto" and the like are for Ray to resolve.
+    # Ray has no option for how long it tries (ray-project/ray#46863). "auto" and the like are for Ray to resolve.
     if not host or not port.isdigit():
         return
     try:
