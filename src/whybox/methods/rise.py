@@ -127,5 +127,6 @@ class Rise(Method):
 
 def _values(trace: Trace, candidates: Candidates, detections: Detections, targets: Sequence[Target]) -> Tensor:
     """(T,N) each target's value of each detection, for the candidates of a masked image."""
+    # The only candidate, once for each detection: targets read one row per detection.
     masked = trace.rows(candidates[torch.zeros_like(detections.source)], detections)
     return torch.stack([target(masked) for target in targets])

@@ -265,6 +265,7 @@ def _map(maps: HeatMaps) -> dict[str, Any]:
 
     Only the `part` (x, y, w, h in cells) outside which every step is 0 is stored.
     """
+    # NaN is drawn as 0, as overlays draw it: the stored steps are whole numbers.
     values = torch.nan_to_num(map_on_image(maps))
     low, high = value_range([values])
     steps = ((values - low) / (high - low) * 255).round() if high > low else torch.zeros_like(values)

@@ -82,6 +82,7 @@ class Recipe:
             # From step + 1 on: a first step at rate 0 would be lost.
             return self.lr * (step + 1) / warm
         done = (step - warm) / max(1, self.steps - warm)
+        # Not down to 0, where the last steps would change nothing.
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def part(self, fabric: "Fabric") -> int:

@@ -306,6 +306,7 @@ def _check(setup: Setup, on_warning: OnWarning) -> tuple[str, ...]:
     check_prompts(setup.model, setup.data.classes, setup.plan)
     if remark := _prefers_sure(setup):
         on_warning(remark)
+    # Its classes are texts that are made of the data's own names: nothing has to be matched.
     if setup.model.takes_text:
         return ()
     sentences = match_classes(setup.model, setup.data)
@@ -365,6 +366,7 @@ def finish(setup: Setup, folder: RunFolder, *, keep: bool = True, notes: Sequenc
     Returns:
         The evaluation of the images measured so far.
     """
+    # The folder may hold more images than this run's limit: an earlier one may have gone further.
     records = list(folder.records(list(setup.data.names)[: setup.plan.limit]))
     plan, classes = setup.plan, column_names(setup.model, setup.data.classes)
     results = gather(records, plan.rows(), plan.columns(), classes)

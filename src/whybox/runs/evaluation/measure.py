@@ -95,6 +95,7 @@ class Measurer:
         """The record of an image for a detector."""
         truth = to_columns(sample.truth, self.data.classes, self.model.classes, first_column=self.model.first_column)
         trace = api.trace(self.model, sample.image)
+        # Again here: before the run, there may have been no image to count the columns by.
         check_columns(self.model, trace.candidates.scores.shape[1], self.data)
         most = self.plan.most_detections(len(trace.detections))
         detections = api.detect(self.model, trace, score_threshold=self.plan.score_threshold, top=most)
@@ -133,6 +134,7 @@ class Measurer:
         explained = self._explain(method, self._current(trace), inputs.detections)
         seconds, maps = time.perf_counter() - started, explained.maps
         available = replace(inputs, redraw=partial(self._redraw, method, inputs))
+        # A black box has no weights that could be randomized.
         if self.model.network is not None:
             available = replace(available, randomized=partial(self._randomized, method, inputs))
         if api.draws_words(method, self.model) and any("words" in metric.needs for metric in self.metrics.values()):
