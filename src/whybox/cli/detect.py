@@ -40,4 +40,5 @@ def detect(
         for name, rows in detected.items():
             print_detections(name, rows)
     if failed:
+        # 1 says that some images succeeded: see `run` in main.py.
         raise typer.Exit(1 if detected else 2)

@@ -50,6 +50,7 @@ def errors(
     with bar(len(images.names[:limit]), "looking for errors") as on_progress:
         search_result = find_errors(network, images, search, on_progress=on_progress, on_warning=warn)
     if search_result.images:
+        # One step per image with an error on the page, as `keep_errors` reports it.
         with bar(len(images_of(choose(search_result.mistakes, top))), "explaining them") as on_progress:
             search_result = keep_errors(network, images, search_result, folder, on_progress=on_progress, on_warning=warn)
     if as_json:

@@ -134,6 +134,7 @@ def _print_table(done: "Evaluation") -> None:
     from whybox.report.table import MARK, table_plain
 
     if not sys.stdout.isatty():
+        # In a pipe or a file, Markdown: it keeps the intervals, and has no width to fit into.
         return print(done.table())
     heads, rows = table_plain(done.report)
     print_table(done.report.title, heads, rows)

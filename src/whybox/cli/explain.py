@@ -36,6 +36,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Explain detections: one heat map per detection, in a folder with raw maps, overlays, a manifest and an HTML page."""
+    # Arguments are read before torch is imported: a typing error should not take seconds to be told.
     folder = out or free_folder(f"whybox-{images[0].stem}")
     boxes = read.read_boxes(box or [])
     layers = read.read_list(layer) if layer else ()

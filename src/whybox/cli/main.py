@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+# Commands import what they need when they run: `whybox --help` and the lists must not wait for torch.
 from whybox.cli.analyze import analyze
 from whybox.cli.compare import compare
 from whybox.cli.demo import demo
@@ -31,6 +32,7 @@ app = typer.Typer(
     help="Why did the detector draw this box, and why does this text fit the image? Heat maps for detections, texts and words.",
     no_args_is_help=True,
     add_completion=False,
+    # In some releases, typer's own tracebacks print all local variables, which here are tensors.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -65,6 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         # The reader has gone; without this, Python complains once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    # Such as a full disk: what is left in the buffer would fail once more at exit.
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"whybox: failed: {error.strerror or error}", file=sys.stderr)

@@ -56,6 +56,7 @@ def match(
         )
     made = api.make_method(method, loaded, **settings)
     words = api.draws_words(made, loaded)
+    # top, because texts beyond the first hundred would be left out.
     result = api.explain(
         loaded, pixels, text=wanted, method=made, top=len(wanted), name=image.name, words=words, single_words=words
     )

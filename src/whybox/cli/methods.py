@@ -33,4 +33,5 @@ def _default(option: "Field[Any]") -> Any:
 
 
 def _options(options: dict[str, Any]) -> str:
+    # "none" in lower case, as the command line takes it.
     return " ".join(f"{name}={str(value).lower() if value is None else value}" for name, value in options.items())

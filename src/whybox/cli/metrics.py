@@ -44,4 +44,5 @@ def _range(row: dict[str, Any]) -> str:
 
 
 def _options(row: dict[str, Any]) -> str:
+    # "none" in lower case, as the command line takes it.
     return " ".join(f"{name}={str(value).lower() if value is None else value}" for name, value in row["options"].items())

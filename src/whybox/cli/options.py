@@ -92,6 +92,7 @@ def read_list(text: str) -> tuple[str, ...]:
     Raises:
         WhyboxError: The list is empty.
     """
+    # Each once, in order: a set would shuffle the rows of tables.
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words:
         raise WhyboxError(f"expected comma-separated names, got {text!r}")
@@ -163,5 +164,6 @@ def read_options(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise WhyboxError(f"--option {text!r}: expected key=value")
+        # Settings are Python names, and on a command line people write dashes.
         options[key.strip().replace("-", "_")] = parse_value(value.strip())
     return options

@@ -31,6 +31,7 @@ def warn(line: str) -> None:
     Args:
         line: The message.
     """
+    # Through the bar's own console, which moves the bar aside; soft_wrap, because rich would break lines itself.
     errors.print(f"whybox: {line}", soft_wrap=True)
 
 
@@ -49,7 +50,7 @@ def bar(total: int, what: str) -> Iterator[Callable[[str, float], None]]:
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True)
-    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line.
+    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line (Textualize/rich#3905).
     with progress if errors.is_terminal else nullcontext():
         task = progress.add_task(what, total=total)
 
@@ -70,6 +71,7 @@ def print_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
     if as_json:
         return print_json(_outcome(outcome, folder))
     for kept in outcome.kept:
+        # All explanations of an image are of the same detections.
         first = kept.explanations[0]
         count = len(first["detections"])
         seconds = sum(explanation["seconds"].get("maps", 0.0) for explanation in kept.explanations)

@@ -48,6 +48,7 @@ def reproduce(
     print(statement(chosen) + "\n")
     names = {"data": data, "crowd": crowd}
     opened = {key: api.open_data(name, on_problem=on_problem) for key, name in names.items() if name is not None}
+    # A table without CrowdHuman columns ignores --crowd, so that one command line serves all tables.
     opened = {key: images for key, images in opened.items() if any(part.key == key for part in chosen.parts)}
     if not opened:
         raise WhyboxError(f"{table}: no data; pass " + " or ".join(f"--{part.key}" for part in chosen.parts))

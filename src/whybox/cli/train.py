@@ -83,6 +83,7 @@ def launch_training(precision: str, device: str, threads: int | None, where: Map
     from whybox.training import launch
 
     fabric = launch.launch(launch.choose(device, **where), precision)
+    # After the launch: with several processes, Fabric sets each one's number of threads itself.
     if threads:
         torch.set_num_threads(threads)
     return fabric
@@ -98,6 +99,7 @@ def fabric_options(where: Mapping[str, Any], accumulate: int) -> dict[str, Any]:
     Returns:
         Values by the option's name.
     """
+    # Accelerator and devices are None unless they are given.
     usual = {"strategy": "auto", "num_nodes": 1}
     chosen = {name.replace("_", "-"): value for name, value in where.items() if value != usual.get(name)}
     return chosen | ({"accumulate": accumulate} if accumulate > 1 else {})
@@ -134,10 +136,11 @@ def progress_bar(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    # Quiet in all processes but the first, whose lines would be repeated.
     console = Console(stderr=True, highlight=False, quiet=not shown)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
-    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line.
+    # Not entered without a terminal: older releases of rich, 14.1 among them, then print an empty line (Textualize/rich#3905).
     with progress if shown and console.is_terminal else nullcontext():
         bar = progress.add_task("training", total=steps)
 

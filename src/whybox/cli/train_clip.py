@@ -53,6 +53,7 @@ def train_clip(
     fabric = launch_training(precision, device, threads, where)
     with progress_bar(steps, fabric.is_global_zero) as (log, on_progress):
         calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log}
+        # Within the bar, because rendering the scenes is logged through it.
         run = clip.begin(data, recipe, count, patches, out, fabric=fabric, init=init, log=log)
         clip.fit(run, out, resume=resume, every=every, interim=min(100, held_out), **calls)
     # The first process alone scores, writes and prints.

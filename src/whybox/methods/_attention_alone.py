@@ -30,6 +30,7 @@ def image_maps(
         T HeatMaps, all with the same maps.
     """
     transformer_pass = model.transformer(trace)
+    # Expanded, not copied: the maps of all detections share the memory of one.
     native = maps_on_grid(draw(transformer_pass).expand(len(detections), -1), transformer_pass)
     return [method.heat_maps(native, trace.frame, target) for target in targets]
 

@@ -47,6 +47,7 @@ def average_maps(
             changed = model.trace(image)
             moved = follow(detections, trace.candidates, changed.candidates)
             maps, routes, _ = draw_maps(model, changed, moved, targets, draw, layer="input", route=route)
+            # Summed at once, so that the maps of one image are in memory, however many images there are.
             sums = [_add(total, weight, new) for total, new in zip(sums, maps, strict=True)]
     return sums, routes
 
@@ -74,6 +75,7 @@ def follow(detections: Detections, before: Candidates, now: Candidates) -> Detec
     Raises:
         WhyboxError: The perturbed image has no candidates.
     """
+    # Class-specific boxes are of proposals, which are often cut off at the same number in every image.
     if len(now) == len(before) and now.boxes.ndim == 2:
         return detections
     if not len(now):

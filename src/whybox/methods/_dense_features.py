@@ -22,6 +22,7 @@ def dense_features(transformer_pass: TransformerPass) -> Tensor:
     last = len(transformer_pass.transformer.layers) - 1
     layer, tokens = transformer_pass.transformer.layers[last], widened(transformer_pass.tokens[last])
     with in_float32(*modules_from(transformer_pass.transformer, last)):
+        # As if each patch attended to itself alone: its value takes the place of the attention's output.
         _, _, values = layer.project(tokens)
         return read_patches(transformer_pass, layer.finish(tokens, layer.out(layer.mix(values))))
 
@@ -56,5 +57,6 @@ def read_patches(transformer_pass: TransformerPass, tokens: Tensor) -> Tensor:
         (h*w,D)
     """
     alone = tokens[:, transformer_pass.patches].transpose(0, 1)
+    # Where the mean is read, the head skips the tokens before `first`: one more copy leaves the patch itself to average.
     everywhere = alone.expand(-1, transformer_pass.first + 1, -1)
     return transformer_pass.transformer.read(everywhere if transformer_pass.transformer.pooling == "mean" else alone)

@@ -35,6 +35,7 @@ def grown_canvas(size: Size, cells: int) -> tuple[Size, Size]:
     Returns:
         (height, width) of the canvas, and of a cell.
     """
+    # Rounded up, so that the canvas without its additional cell covers the image.
     height, width = ceil(size[0] / cells), ceil(size[1] / cells)
     return ((cells + 1) * height, (cells + 1) * width), (height, width)
 
@@ -54,6 +55,7 @@ def draw_masks(grids: Tensor, shifts: Tensor, size: Size, canvas: Size, reach: S
 
     Source: Petsiuk et al., CVPR 2021, mask generation, after Petsiuk, Das, Saenko, "RISE", BMVC 2018.
     """
+    # Rounded down, so that a corner is at most reach - 1 and the crop stays on the canvas.
     corners = (shifts * shifts.new_tensor(reach)).long().tolist()
     upsampled = resize_maps(grids, canvas)
     return torch.stack(

@@ -34,6 +34,7 @@ def clip_surgery_map(similarity: Tensor, overall: Tensor) -> Tensor:
     channel before summing the products over the channels, which is the same.
     """
     prominence = (SHARPNESS * overall).softmax(-1)
+    # Divided by its mean: the weights are 1 on average, however many texts there are.
     weighted = similarity * (prominence / prominence.mean())
     return weighted - weighted.mean(-1, keepdim=True)
 
@@ -54,11 +55,13 @@ def dual_path_features(transformer_pass: TransformerPass, count: int) -> Tensor:
     Source: Li, Wang, Duan, Li, "CLIP Surgery", arXiv 2304.05653, architecture surgery: v-v attention and dual paths.
     """
     layers = transformer_pass.transformer.layers
+    # A small encoder may have fewer layers than the paper's six.
     start = max(0, len(layers) - count)
     with in_float32(*modules_from(transformer_pass.transformer, start)):
         path = widened(transformer_pass.tokens[start])
         for index, layer in enumerate(layers[start:], start):
             tokens = widened(transformer_pass.tokens[index])
+            # The layer's own attention runs for this comparison alone: it shows that the layer was taken apart rightly.
             check_layer_rows(transformer_pass, index, tokens, attend(layer, tokens, transformer_pass.mask).mixed)
             added = layer.out(layer.mix(_attend_values(layer, tokens, transformer_pass.mask)))
             path = path + added if _has_residual(layer, path, added) else layer.finish(path, added)
@@ -146,5 +149,6 @@ class ClipSurgery(Method):
         kept = [other != text for other in self.distractors]
         if any(kept):
             texts = torch.cat([embedding[None], others[kept]])
+            # The text itself is the first of the texts.
             return clip_surgery_map(features @ texts.T, texts @ overall)[:, 0]
         return features @ (embedding - others[0])

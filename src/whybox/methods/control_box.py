@@ -27,6 +27,7 @@ def control_box_map(boxes: Tensor, size: Size) -> Tensor:
     # Pixel i covers [i, i + 1): its center is at i + 0.5.
     y = torch.arange(size[0], device=boxes.device) + 0.5
     x = torch.arange(size[1], device=boxes.device) + 0.5
+    # Half-open, so that two boxes that share an edge share no pixel.
     down = (y >= boxes[:, 1:2]) & (y < boxes[:, 3:])
     across = (x >= boxes[:, :1]) & (x < boxes[:, 2:3])
     return (down[:, :, None] & across[:, None, :]).to(boxes.dtype)

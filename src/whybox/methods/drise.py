@@ -60,6 +60,7 @@ def _overlap(boxes: Tensor, labels: Tensor, places: Tensor) -> Tensor:
         overlap: Tensor = box_iou(boxes, places)
         return overlap
     pairs = zip(boxes, labels.tolist(), strict=True)
+    # A detection is compared with the boxes of its own class.
     return torch.cat([box_iou(box[None], places[:, label]) for box, label in pairs])
 
 
@@ -72,6 +73,7 @@ def class_probabilities(candidates: Candidates) -> Tensor:
     Returns:
         (M,K)
     """
+    # A score may hold the objectness already, which would then count twice.
     return candidates.factors.get("class", candidates.scores)
 
 
@@ -88,6 +90,7 @@ def objectness_of(candidates: Candidates) -> Tensor:
         return candidates.factors["objectness"]
     value = candidates.scores.new_ones(len(candidates))
     for factor in candidates.factors.values():
+        # One value per candidate: the same for all classes.
         if factor.ndim == 1:
             value = value * factor
     return value
@@ -196,7 +199,9 @@ class DRise(Method):
         before: Tensor | None = None
         done = 0
         for masks in self._batches(size, device):
+            # Black where the mask is 0, as in the reference code of ODAM; RISE takes the color that is zero after normalization.
             weights = [weigh(candidates) for candidates in model.predict(image * masks[:, None])]
+            # One matrix product for all detections; in place, because `flatten` of a contiguous tensor is a view.
             maps.flatten(1).addmm_(torch.stack(weights, 1).to(maps), masks.flatten(1))
             done += len(masks)
             if self.progress is not None:
@@ -227,6 +232,7 @@ class DRise(Method):
             return grown_canvas(size, self.grid)
         if self.canvas < max(size):
             raise WhyboxError(f"canvas must be at least the image's longer side, {max(size)}, got {self.canvas}")
+        # At least 1: of a canvas as large as the image there is one crop.
         return (self.canvas, self.canvas), (max(1, self.canvas - size[0]), max(1, self.canvas - size[1]))
 
     def _outline(self, maps: Tensor) -> Tensor:
@@ -238,6 +244,7 @@ class DRise(Method):
 
 def _probabilities(candidates: Candidates, labels: Tensor, source: Tensor) -> Tensor:
     """Class probabilities (N,K) of the detections; one-hot for a detection whose candidate is not known."""
+    # Row 0 stands in for an unknown candidate; `where` drops it.
     known = class_probabilities(candidates)[source.clamp(min=0)]
     certain = torch.nn.functional.one_hot(labels, candidates.scores.shape[1]).to(known)
     return torch.where((source >= 0)[:, None], known, certain)

@@ -37,6 +37,7 @@ def weigh_attention(probabilities: Tensor, gradient: Tensor) -> Tensor:
     Source: Chefer, Gur, Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
     Transformers", ICCV 2021, eq. 5.
     """
+    # ReLU head by head, before the mean: what speaks against in one head does not cancel another's evidence.
     return (gradient * probabilities).relu().mean(-3)
 
 
@@ -73,6 +74,7 @@ def carry_back(read: Tensor, weighed: Sequence[Tensor], pools: Sequence[bool]) -
     carried = torch.zeros_like(read)
     for matrix, pooled in zip(reversed(weighed), reversed(pools), strict=True):
         step = ((read + carried)[:, None] @ matrix)[:, 0]
+        # Without a residual R is A-bar R, not R + A-bar R: what was read above ends at the pooling.
         carried, read = (step, torch.zeros_like(step)) if pooled else (carried + step, read)
     return carried
 
@@ -194,6 +196,7 @@ class Game(Method):
         start = check_layer("start_layer", self.start_layer, len(transformer_pass.transformer.layers))
         with ready(*modules_from(transformer_pass.transformer, start)):
             probabilities, embedding = live_attention(transformer_pass, start)
+            # The image has one embedding: the rows differ in their text or class alone.
             live = transformer_pass.answer(embedding.expand(len(detections), -1), detections)
             rows = [[_carry(transformer_pass, start, probabilities, value) for value in target(live)] for target in targets]
         return [maps_on_grid(torch.cat(of_target), transformer_pass) for of_target in rows]
@@ -211,6 +214,7 @@ class Game(Method):
         for target in targets:
             carried = [_carry_to_queries(kept, value, count) for value in target(live)]
             rows = [relevance[source] for relevance, source in zip(carried, detections.source.tolist(), strict=True)]
+            # The patches are the last of the tokens: a class token may stand before them (YOLOS).
             maps.append(tuple(row[-grid[0] * grid[1] :].reshape(grid) for row in rows))
         return maps
 
@@ -245,6 +249,7 @@ def _carry_to_queries(shown: Sequence[AttentionMap], value: Tensor, count: int) 
     (M,N-M) that of its other tokens."""
     tensors = [attention.probabilities for attention in shown]
     gradients = level_gradients(value[None], tensors)
+    # Without cross-attention at the end there is no decoder: the queries are among the encoder's own tokens.
     tokens, queries = tensors[0].shape[-1], count if shown[-1].kind == "cross" else 0
     relevance = Relevance(*(tensors[0].new_zeros(shape) for shape in ((tokens, tokens), (queries, queries), (queries, tokens))))
     for attention, gradient in zip(shown, gradients, strict=True):

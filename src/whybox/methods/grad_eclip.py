@@ -163,11 +163,13 @@ class GradEclip(Method):
                 (transformer_pass.embedding.new_zeros((0, transformer_pass.tokens[0].shape[1])), _Scores([], [])) for _ in targets
             ]
         start = len(transformer.layers) - count
+        # Then only the row that is read reaches the embedding: the gradients of all others are zero.
         alone = count == 1 and transformer.pooling == "token"
         with ready(*modules_from(transformer, start)):
             run = self._read_row if alone else self._run_layers
             watched, embeddings = run(transformer_pass, len(detections), start)
             live = transformer_pass.answer(embeddings, detections)
+            # To be reported beside the explained score: with one head, that is another function's.
             native = transformer_pass.answer(widened(transformer_pass.embedding).expand(len(detections), -1), detections)
             results = []
             for target in targets:
@@ -205,6 +207,7 @@ class GradEclip(Method):
         check_layers(transformer_pass, start)
         everything = transformer_pass.transformer.pooling == "mean"
         embeddings = transformer_pass.transformer.read(tokens if everything else take_rows(tokens, transformer_pass.row))
+        # An image has one embedding for all n rows; of texts there are n already.
         return watched, embeddings.expand(count, -1)
 
     def _draw(self, watched: _Watched, gradient: Tensor, transformer_pass: TransformerPass, kept: Tensor | slice) -> Tensor:
@@ -212,8 +215,10 @@ class GradEclip(Method):
         attended = watched.attended
         queries = attended.queries.detach()
         if _one_row_is_read(watched.layer, transformer_pass.transformer):
+            # There is one row already where the layer pools, and where no other was computed.
             gradient = take_rows(gradient, transformer_pass.row.expand(len(gradient))) if gradient.shape[1] > 1 else gradient
             queries = take_rows(queries, transformer_pass.row) if queries.shape[1] > 1 else queries
+        # Detached: lam and v are weights of the gradient in eqs. 7 and 8, not something to differentiate.
         weights = self._weights(watched.layer, queries, attended.keys.detach(), kept)
         return grad_eclip_map(gradient, attended.values.detach(), weights)
 
@@ -224,6 +229,7 @@ class GradEclip(Method):
         if self.weighting == "projected":
             queries, keys = layer.out(queries), layer.out(keys)
         raw = self.weighting == "logits"
+        # Row by row: the cosine of all rows and keys at once would hold (B,R,N,E) numbers.
         rows = [loosened_attention(row[:, None], keys, kept, normalize=not raw) for row in queries.unbind(1)]
         return torch.stack(rows, 1)
 

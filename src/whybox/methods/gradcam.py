@@ -24,6 +24,7 @@ def gradcam_map(features: Tensor, gradient: Tensor) -> Tensor:
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV
     2017, eq. 1 and 2.
     """
+    # Not the gradient's own mean: a window has fewer cells than the layer.
     cells = features.shape[-2] * features.shape[-1]
     return weigh_channels(features, gradient.sum((-2, -1)) / cells).relu()
 
@@ -63,4 +64,5 @@ class GradCam(GradientMethod):
         Returns:
             n maps and where they lie.
         """
+        # Clipped: a window may reach beyond the grid, whose mean this is.
         return gradient.on_grid(gradcam_map(gradient.features, gradient.clipped().gradient))

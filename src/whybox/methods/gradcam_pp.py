@@ -28,6 +28,7 @@ def gradcam_pp_weights(total: Tensor, gradient: Tensor, *, epsilon: float = 0.0)
     Networks", WACV 2018, eq. 7 and 19. The paper explains exp(Y); the resulting factor exp(Y) of all weights of a
     detection is left out.
     """
+    # Without a detection there is no channel to size the slices by.
     if not gradient.numel():
         return gradient.sum((-2, -1))
     channels = gradient.flatten(0, 1)
@@ -44,6 +45,7 @@ def _weights(total: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
     # Both sides of alpha are divided by g^2, which is safe wherever ReLU keeps the result.
     denominator = total * positive + 2
     if epsilon:
+        # Where the gradient is 0 this is infinite, and the weight 0, as it should be.
         denominator = denominator + epsilon / positive.square()
     # alpha has a pole where S_k g = -2; such a cell adds nothing.
     return (positive / denominator).masked_fill(denominator == 0, 0).sum((-2, -1))
@@ -108,5 +110,6 @@ class GradCamPP(GradientMethod):
         Returns:
             n maps and where they lie.
         """
+        # Clipped: a window may reach beyond the grid, over which the weights sum.
         maps = gradcam_pp_map(gradient.features, gradient.clipped().gradient, epsilon=self.epsilon)
         return gradient.on_grid(maps)

@@ -82,6 +82,7 @@ class IntegratedGradients(Method):
         if not len(detections):
             return [self.heat_maps((), trace.frame, target) for target in targets]
         baseline = draw_fill(self.baseline, trace.image)
+        # X and X' as the network gets them, resized and normalized: the gradients are taken there.
         difference = self._input(model, trace, trace.image, detections) - self._input(model, trace, baseline, detections)
 
         def draw(gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
@@ -100,6 +101,7 @@ class IntegratedGradients(Method):
         """The images from start to end with their weights in the trapezoidal rule."""
         for i in range(self.steps + 1):
             weight = (0.5 if i in (0, self.steps) else 1) / self.steps
+            # A straight line between images is one between the network's inputs, too: resizing and normalizing are affine.
             yield weight, start + i / self.steps * (end - start)
 
     def _input(self, model: Model, trace: Trace, image: Tensor, detections: Detections) -> Tensor:
@@ -107,5 +109,6 @@ class IntegratedGradients(Method):
         # A pullback at "input" holds what the network is given, after the family's own resizing and normalization.
         with torch.inference_mode(False):
             changed = model.trace(image)
+            # Any detection will do: the input is the same for all of them.
             detection = follow(detections[:1], trace.candidates, changed.candidates)
             return next(iter(model.pullbacks(changed, detection, "input", self.route))).features

@@ -104,11 +104,13 @@ def _layer_maps(
     """For every target the maps (n,N) of one layer; one backward pass through it per detection."""
     transformer = transformer_pass.transformer
     with ready(*layer.modules, *transformer.modules):
+        # A leaf: the weights are frozen, so nothing else would put the probabilities into a graph.
         entering = widened(tokens.detach()).clone().requires_grad_()
         attended = attend(layer, entering, transformer_pass.mask, probabilities=True)
         if layer in transformer.layers and not layer.pools:
             check_layer_rows(transformer_pass, transformer.layers.index(layer), entering, attended.mixed)
         after = layer.finish(entering, layer.out(attended.mixed))
+        # The paper's readout of any layer: the mean of its tokens, through the model's own head.
         embedding = transformer.read(after if transformer.pooling == "mean" else after.mean(1, keepdim=True))
         live = transformer_pass.answer(embedding.expand(len(detections), -1), detections)
         probabilities = attended.probabilities

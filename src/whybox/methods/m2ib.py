@@ -165,16 +165,19 @@ class M2ib(Method):
         tokens = widened(item.transformer_pass.tokens[start].detach())
         check_layers(item.transformer_pass, start)
         entering = tokens[0, item.inside]
+        # At 5, lam is 0.993: the fit starts from a bottleneck that lets almost everything pass.
         alpha = torch.full_like(entering, self.alpha).requires_grad_()
         adam = torch.optim.Adam([alpha], lr=self.lr)
         # On the CPU, so that the noise is the same on every device.
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.steps):
             noise = self.variance**0.5 * torch.randn((self.batch, *entering.shape), generator=generator).to(entering)
+            # A copy, of which padding stays as it is.
             changed = tokens.repeat(self.batch, 1, 1)
             changed[:, item.inside] = alpha.sigmoid() * entering + (1 - alpha.sigmoid()) * noise
             values = score(embedding_from(item.transformer_pass, start, changed))
             check_connected(values, "the bottleneck")
+            # The mean over tokens and channels, not the sum: so in the published code, whose beta this is.
             loss = self.beta * _divergence(entering, alpha, self.variance).mean() - values.mean()
             # autograd.grad instead of backward: nothing but alpha may get a .grad.
             (alpha.grad,) = torch.autograd.grad(loss, [alpha])

@@ -34,6 +34,7 @@ def maskclip_map(
     Source: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022, section 3.2.
     """
     assert transformer_pass.grid is not None
+    # One copy per patch: a target gives row i of the features the value of detection i.
     everywhere = detection[[0] * len(features)]
     return (factor * target(transformer_pass.answer(features, everywhere))).reshape(transformer_pass.grid)
 

@@ -39,6 +39,7 @@ def odam_map(features: Tensor, gradient: Tensor) -> Tensor:
     Source: Zhao, Hsiao, Chan, "Gradient-based Instance-Specific Visual Explanations for Object Specification and Object
     Discrimination", eq. 2, with the smoothing already applied to `gradient`.
     """
+    # ReLU after the sum over the channels: features and gradients are signed, and both are used as they are.
     return sum_products(features, gradient).relu()
 
 
@@ -66,6 +67,7 @@ def _gaussian_matrix(length: int, sigma: Tensor, margin: int) -> Tensor:
     # The kernel is normalized on an unbounded grid, also where the layer ends: beyond 8 sigma it is below float32's resolution.
     far = ceil(8 * float(sigma.max())) + 1
     reach = torch.arange(-far, far + 1, device=sigma.device, dtype=sigma.dtype).square()
+    # A sigma of 0 divides by zero; 1e-4 gives the same kernel, 1 at its center and 0 elsewhere.
     width = 2 * sigma.clamp(min=1e-4).square()[:, None, None]
     return (-squared / width).exp() / (-reach / width).exp().sum(-1, keepdim=True)
 
@@ -144,6 +146,7 @@ class Odam(GradientMethod):
             n maps and where they lie.
         """
         if self.smoothing == "none":
+            # Not clipped: beyond the edge of the grid the features, and so their products, are 0.
             return gradient.under(odam_map(gradient.activation(), gradient.gradient))
         if self.smoothing == "global":
             cells = gradient.grid[0] * gradient.grid[1]
@@ -157,11 +160,13 @@ class Odam(GradientMethod):
         if gradient.pooled:
             return self.sigma * gradient.gradient.new_tensor(gradient.grid).expand(len(detections), 2)
         boxes = detections.boxes.to(gradient.gradient)
+        # Flipped from (across, down) to (down, across).
         return self.sigma * (boxes[:, 2:] - boxes[:, :2]).flip(-1) / stride
 
     def _draw_gaussian(self, gradient: FeatureGradient, sigma: Tensor) -> PlacedMaps:
         """Smoothed maps. A window grows by 6 standard deviations: beyond them the kernel is below float32's resolution. Where
         it would then be larger than the grid, the whole grid is used."""
+        # A window may reach beyond the grid: what it holds there must not be smoothed back into the grid.
         gradient = gradient.clipped()
         if isinstance(gradient.placement, Windows):
             wide = gradient.placement.grown(ceil(6 * float(sigma.max())))

@@ -104,6 +104,7 @@ class Rise(Method):
         maps = image.new_zeros((len(targets), len(detections), *size))
         done = 0
         for masks in self._batches(size, device):
+            # Dimmed towards the fill, which is what multiplying the normalized image does.
             answers = model.predict(fill + masks[:, None] * (image - fill))
             scores = torch.stack([_values(trace, answer, detections, targets) for answer in answers], -1)
             done += len(masks)
@@ -111,6 +112,7 @@ class Rise(Method):
             maps += len(masks) / self.masks * rise_map(scores.to(maps), masks, self.probability)
             if self.progress is not None:
                 self.progress(done, self.masks)
+        # Ones on the whole canvas come out as 0 where the image lies outside of it.
         seen = trace.frame.maps_to_image(image.new_ones((1, *trace.frame.network)))
         return maps * (seen > 0)
 
@@ -125,5 +127,6 @@ class Rise(Method):
 
 def _values(trace: Trace, candidates: Candidates, detections: Detections, targets: Sequence[Target]) -> Tensor:
     """(T,N) each target's value of each detection, for the candidates of a masked image."""
+    # The only candidate, once for each detection: targets read one row per detection.
     masked = trace.rows(candidates[torch.zeros_like(detections.source)], detections)
     return torch.stack([target(masked) for target in targets])

@@ -30,6 +30,7 @@ def rollout_matrix(attention: Tensor) -> Tensor:
 
     Source: Abnar, Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3: A = 0.5 W_att + 0.5 I.
     """
+    # Half each: the rows still sum to 1, so that attention is passed on whole.
     return 0.5 * attention + 0.5 * torch.eye(attention.shape[-1], device=attention.device, dtype=attention.dtype)
 
 

@@ -35,7 +35,9 @@ def ssgradcam_pp_map(activation: Tensor, gradient: Tensor, weights: Tensor) -> T
     """
     size = gradient.abs()
     peak = size.amax((-2, -1))
+    # The inner where keeps the division finite: a NaN in the branch not taken still reaches gradients (pytorch/pytorch#52248).
     scale = torch.where(peak > 0, weights / torch.where(peak > 0, peak, 1), 0)
+    # w_k / max |g_k| is one number per channel: so the large tensor is multiplied once.
     return sum_products(activation, size * scale[..., None, None]).relu()
 
 
@@ -91,6 +93,7 @@ class SSGradCamPP(GradientMethod):
             window = (clipped.shape[-2], clipped.shape[-1])
             origin = gradient.placement.origin if isinstance(gradient.placement, Windows) else None
             region = cells_in_boxes(detections.boxes, stride, window, origin).to(clipped)
+            # Over the layer's whole grid, also where the gradient is on a window.
             total = inside.flatten(1) @ gradient.features.flatten(1).T
             weights = gradcam_pp_weights(total, clipped * region[:, None])
         return gradient.under(ssgradcam_pp_map(gradient.activation(), clipped, weights))

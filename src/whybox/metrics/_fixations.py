@@ -32,6 +32,7 @@ def fixation_map(fixations: Tensor, size: Size, sigma: float = DEGREE_PIXELS) ->
     """
     x, y, duration = fixations.unbind(1)
     height, width = size
+    # Comparisons with NaN are false, so fixations with NaN are left out, too.
     kept = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (duration > 0)
     # A Gaussian in the plane is a product of one per axis, so the sum over fixations is a matrix product.
     down = _bells(y[kept], height, sigma)

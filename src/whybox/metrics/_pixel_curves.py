@@ -114,6 +114,7 @@ class PixelCurves(Metric):
         """Lowest and highest value. A relative score may exceed 1, replacing pixels may raise a score."""
         if self.relative:
             return (0.0, float("inf"))
+        # A cosine may be negative; ranks, and IoU times a probability, may not.
         return (-1.0 if self.score == "class" else 0.0, 1.0)
 
     @property
@@ -162,12 +163,14 @@ class PixelCurves(Metric):
         """The curves (N,points). Images that all objects share, the whole one and a start without randomness, are scored once."""
         objects = find_objects(inputs, self.track, self.resolution)
         shared = None if self.fill == "random" else draw_fill(self.fill, objects.image)
+        # Scoring costs a pass of the model: only where a point of the curve or the ratio needs it.
         whole = self._score_image(inputs, objects, objects.image) if self.removes or self.relative else None
         begin = whole if self.removes else self._begin(inputs, objects, shared)
         curves = torch.zeros((len(inputs), self.points), device=inputs.image.device)
         first = 0
         if begin is not None:
             curves[:, 0] = begin
+            # The point is known: the sequences of images start after it.
             first = 1
         self._follow(curves[:, first:], inputs, objects, self._ways(maps, inputs, objects, shared, first))
         if whole is None or not self.relative:
@@ -199,6 +202,7 @@ class PixelCurves(Metric):
         batch = batch_of(inputs.batch, objects.size, objects.image.device)
         for images in draw_steps(ways, batch):
             for candidates in _predict(inputs, images):
+                # The images come object by object, each in the order of its points.
                 row, point = divmod(done, points)
                 curves[row, point] = self._score(candidates, objects, slice(row, row + 1))[0]
                 done += 1
@@ -235,6 +239,7 @@ def find_objects(inputs: MetricInput, track: Track, resolution: Resolution) -> O
     """
     boxes, labels = inputs.detections.boxes, inputs.detections.labels
     truth = inputs.truth
+    # Only where there is an object: its row 0 stands in for no match, and `where` drops it.
     if track == "truth" and len(truth) and not inputs.whole:
         rows = inputs.matched.to(boxes.device)
         wanted = rows.clamp(min=0).to(truth.boxes.device)
@@ -243,6 +248,7 @@ def find_objects(inputs: MetricInput, track: Track, resolution: Resolution) -> O
     if resolution == "image":
         return Objects(inputs.image, boxes, labels)
     size = inputs.frame.resized
+    # A frame of the resized image alone: boxes must not be shifted by the canvas's padding.
     return Objects(resize_maps(inputs.image, size), Frame(inputs.frame.image, size, size).boxes_to_network(boxes), labels)
 
 

@@ -38,6 +38,7 @@ def judge_pixels(maps: Tensor, inputs: MetricInput, region: Region, judge: Calla
             counted = positive | ~_ignored(inputs, int(labels[row]), regions)
             if positive.any() and single.isfinite().all():
                 values[i] = judge(single[counted], positive[counted]).to(maps)
+        # torch.stack refuses an empty list.
         return torch.stack(values) if values else maps.new_zeros(0)
 
     return judge_matched(maps, own, judge_all)
@@ -62,6 +63,7 @@ def above(values: Tensor, threshold: Threshold) -> Tensor:
         (P,) bool; all False for a constant map.
     """
     unit = min_max(values[None, None])[0, 0]
+    # Strictly above: a constant map, scaled to 0, is not above its own mean.
     return unit > (unit.mean() if threshold == "mean" else threshold)
 
 
@@ -74,6 +76,7 @@ def check_threshold(threshold: object) -> None:
     Raises:
         WhyboxError: It is neither "mean" nor a number from 0 to 1.
     """
+    # True is an int.
     number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
     if threshold != "mean" and not (number and 0 <= float(threshold) <= 1):  # type: ignore[arg-type]
         raise WhyboxError(f"threshold must be mean, or a number from 0 to 1, got {threshold!r}")

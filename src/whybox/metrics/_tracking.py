@@ -48,9 +48,11 @@ def track_scores(
     labels = labels.to(candidates.scores.device)
     if not len(candidates) or not len(labels):
         return candidates.scores.new_zeros(len(labels))
+    # Class-specific boxes (M,K,4) become (N,M,4): each object meets those of its class.
     places = candidates.boxes if candidates.boxes.ndim == 2 else candidates.boxes[:, labels].transpose(0, 1)
     shared = overlaps(inside(boxes.to(places), size), inside(places, size), legacy=legacy_iou)
     if score == "class":
+        # Strictly above 0.5, and the best of all candidates before NMS, as in the reference code.
         values = torch.where(shared > 0.5, candidates.scores[:, labels].T, 0)
     else:
         values = shared * probabilities(candidates)[:, labels].T
@@ -70,9 +72,11 @@ def counted(candidates: Candidates, floor: float, most: int | None) -> Tensor:
     Returns:
         (M,K) bool.
     """
+    # The class probability, before a centerness or the like is multiplied into the score: so do detectors filter.
     kept = probabilities(candidates) > floor
     best = candidates.scores[kept]
     if most is not None and len(best) > most:
+        # By value: ties with the last one stay, and the order of the candidates has no effect.
         kept = kept & (candidates.scores >= best.topk(most).values[-1])
     return kept
 
@@ -137,6 +141,7 @@ def lead_scores(candidates: Candidates, labels: Tensor, count: int) -> Tensor:
     """
     scores = candidates.scores[0]
     own_score = scores[labels.to(scores.device)][:, None]
+    # The column ties with itself, so `tied` is at least 1.
     higher, tied = (scores > own_score).sum(1), (scores == own_score).sum(1)
     led = ((count - higher) / tied).clamp(0, 1)
     return led if len(scores) > count else torch.full_like(led, torch.nan)

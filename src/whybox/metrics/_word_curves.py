@@ -91,11 +91,13 @@ class WordCurves(Metric):
 
 def _area(scores: Tensor) -> Tensor:
     """The area under W scores at equal steps from 0 to 1, by trapezoids."""
+    # The steps are equal and together 1 wide: the mean of the trapezoids is their area.
     return (scores[1:] + scores[:-1]).mean() / 2
 
 
 def _resample(scores: Tensor, at: Tensor) -> Tensor:
     """Linear interpolation of W scores at equal steps from 0 to 1 at the points `at`."""
     place = at * (len(scores) - 1)
+    # The last point is the end of the last step, not the start of another.
     left = place.floor().long().clamp(max=len(scores) - 2)
     return torch.lerp(scores[left], scores[left + 1], place - left)

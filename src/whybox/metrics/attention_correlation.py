@@ -33,6 +33,7 @@ def attention_correlation(maps: Tensor, attention: Tensor, scale: Scale = "pears
     if scale == "pearson":
         return pearson(maps, attention)
     pixels = maps.shape[-2] * maps.shape[-1]
+    # A distribution times the number of pixels has the mean 1.
     first, second = (values * pixels - 1 for values in (to_distributions(maps), to_distributions(attention, "zero")))
     return (first * second).mean((-2, -1))
 

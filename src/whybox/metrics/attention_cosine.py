@@ -25,6 +25,7 @@ def attention_cosine(maps: Tensor, attention: Tensor, floor: Floor = "minimum") 
     Returns:
         (N,), 0 to 1; NaN where a map is zero everywhere.
     """
+    # Negative values count as 0: fixations have nothing to compare them with.
     return cosine(energy(maps, floor), attention)
 
 

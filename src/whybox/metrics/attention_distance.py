@@ -64,6 +64,7 @@ def cell_distances(image: Size, cells: Size) -> Tensor:
 def _work(solver: Any, p: Tensor, q: Tensor, cost: Tensor) -> float:
     if not (p.isfinite() & q.isfinite()).all():
         return float("nan")
+    # The cells are means of pixels and do not sum to 1; POT refuses two distributions whose sums differ.
     first, second = ((cells / cells.sum()).flatten().cpu().numpy() for cells in (p, q))
     # Rounding may leave -1e-17; the default limit of 100,000 iterations may stop before the optimum.
     return max(0.0, float(solver.emd2(first, second, cost.numpy(), numItermax=10_000_000)))

@@ -33,6 +33,7 @@ def attention_divergence(maps: Tensor, attention: Tensor, base: int | str = 2, f
     """
     p, q = to_distributions(maps.double(), floor), to_distributions(attention.double(), "zero")
     mixed, first, second = (_entropy(values) for values in ((p + q) / 2, p, q))
+    # Of equal distributions, rounding may leave a number just below 0.
     return (mixed - (first + second) / 2).clamp(min=0) / log(BASES[str(base)])
 
 

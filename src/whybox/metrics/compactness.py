@@ -45,6 +45,7 @@ def _mean_square(amounts: Tensor, peaks: Tensor) -> Tensor:
 def _moments(weights: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     """The mean and variance (N,) of positions (L,) with weights (N,L)."""
     total = weights.sum(1)
+    # 0 / 0 is NaN where a map has no energy: then there is no spread.
     mean = weights @ place / total
     return mean, (weights * (place - mean[:, None]).square()).sum(1) / total
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from whybox.metrics._pixel_curves import PixelCurves
 
+# The last two are the filter of the paper's FCOS before NMS: class probabilities over .05, the best 500 of all levels.
 PAPER: Mapping[str, Any] = {"legacy_iou": True, "resolution": "network", "floor": 0.05, "most": 500}
 """The options of the ODAM paper's numbers that are not the default here."""
 GRAD_ECLIP: Mapping[str, Any] = {"extent": "half", "score": "top1", "relative": False}

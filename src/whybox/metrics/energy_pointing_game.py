@@ -27,6 +27,7 @@ def energy_inside(maps: Tensor, regions: Tensor, floor: Floor = "minimum") -> Te
     """
     amounts = energy(maps, floor)
     shares = sum_shares((amounts * regions).sum((-2, -1)), amounts.sum((-2, -1)), nothing=0.0)
+    # An object that lies outside the image has no pixel that could hold energy.
     return torch.where(regions.flatten(1).any(1), shares, torch.nan)
 
 

@@ -56,6 +56,7 @@ def leaks(maps: Tensor, regions: Regions, own: Tensor, floor: Floor = "minimum")
     outside = regions.sums(amounts * ~regions.of(own))
     shares = sum_shares(outside, amounts.sum((-2, -1))[:, None], nothing=torch.nan)
     diou: Tensor = distance_box_iou(regions.boxes[own], regions.boxes)
+    # Its own column is NaN and not 0: an object cannot leak onto itself.
     itself = own[:, None] == torch.arange(len(regions), device=own.device)
     return Leaks(shares.masked_fill(itself, torch.nan), diou.masked_fill(itself, torch.nan))
 
@@ -69,6 +70,7 @@ def largest_leak(shares: Tensor) -> Tensor:
     Returns:
         (N,), NaN where all shares are.
     """
+    # torch refuses the maximum of an empty axis, and has no nanmax: below, NaN counts as less than any share.
     if not shares.shape[1]:
         return shares.new_full((len(shares),), torch.nan)
     largest = shares.nan_to_num(nan=-1.0).amax(1)

@@ -62,6 +62,7 @@ class MaskIou(Metric):
 
         def iou(values: Tensor, own: Tensor) -> Tensor:
             shown = above(values, self.threshold)
+            # `judge_pixels` leaves out objects without a pixel: the union is never empty.
             return (shown & own).sum() / (shown | own).sum()
 
         return MetricResult(judge_pixels(maps, inputs, self.region, iou))

@@ -56,6 +56,7 @@ def discrimination_index(
     # "keep": pixels in more regions than the target's own.
     others = (counts > 0) & ~target_region if overlap == "exclude" else counts > target_region.int()
     shares = sum_shares((on_all * others).sum((-2, -1)), on_all.sum((-2, -1)), nothing=torch.nan)
+    # A map without energy on any object stays undefined, also where the object is the only one.
     alone = ~others.flatten(1).any(1) & ~shares.isnan()
     return shares.masked_fill(alone, torch.nan if single == "undefined" else 0.0)
 

@@ -60,6 +60,7 @@ class PixelAccuracy(Metric):
         """
 
         def accuracy(values: Tensor, own: Tensor) -> Tensor:
+            # In float32 a mean over more than 2**24 pixels is no longer exact.
             return (above(values, self.threshold) == own).double().mean()
 
         return MetricResult(judge_pixels(maps, inputs, self.region, accuracy))

@@ -26,6 +26,7 @@ def average_precision(values: Tensor, positive: Tensor) -> Tensor:
         ().
     """
     ranked, order = values.sort(descending=True)
+    # The last pixel of every distinct value: precision and recall jump there, whatever the order inside a value.
     last = torch.cat([torch.nonzero(ranked[1:] != ranked[:-1])[:, 0], ranked.new_tensor([len(ranked) - 1], dtype=torch.long)])
     # Integers are exact where float32 stops counting, at 2**24 pixels.
     hits = positive[order].cumsum(0)[last]

@@ -32,6 +32,7 @@ def pointing_hits(maps: Tensor, targets: Tensor, ties: Ties = "expected") -> Ten
     """
     if ties == "first":
         flat = maps.flatten(1)
+        # argmax takes the first of equal values, and NaN as the largest of all.
         peak = flat.argmax(1, keepdim=True)
         hits = targets.flatten(1).gather(1, peak).to(maps)
         return hits.masked_fill(flat.gather(1, peak).isnan(), torch.nan)[:, 0]
@@ -75,6 +76,7 @@ def mask_targets(masks: Tensor, tolerance: float = 0.0) -> Tensor:
     reach = int(tolerance)
     if not reach:
         return masks
+    # As floats: torch pools no booleans.
     wide = pad(masks.float(), (0, 0, reach, reach))
     height = masks.shape[-2]
     grown = torch.zeros_like(masks)

@@ -92,4 +92,5 @@ class Randomization(Metric):
             if isinstance(stages, Generator):
                 stages.close()
         done = torch.arange(1, curves.shape[1] + 1, device=curves.device) / curves.shape[1]
+        # A stage in which the random network gives no candidate has no map, NaN, and does not count.
         return MetricResult(curves.nanmean(1), curves, done)

@@ -22,6 +22,7 @@ def gini_index(amounts: Tensor) -> Tensor:
         (N,), 0 where all amounts are equal, near 1 where one holds everything; NaN where all are 0 or one is not finite.
     """
     count = amounts.shape[1]
+    # In float64: the weights run to the number of pixels, and the terms of both signs nearly cancel.
     rising = amounts.double().sort(1).values
     weights = 2 * torch.arange(1, count + 1, device=amounts.device, dtype=torch.float64) - count - 1
     index = (rising * weights).sum(1) / (count * rising.sum(1))

@@ -34,9 +34,11 @@ def vea_curve(maps: Tensor, regions: Tensor) -> Tensor:
     at = maps.new_tensor(THRESHOLDS)
     # One pass over the pixels for all thresholds: how many pixels exceed k of them, outside the region and inside.
     levels, bins = len(at) + 1, 2 * (len(at) + 1)
+    # bucketize counts the thresholds strictly below a value: H > T, as in the reference code.
     cells = torch.bucketize(min_max(maps), at, out_int32=True)
     cells.add_(regions, alpha=levels).add_(bins * torch.arange(len(maps), dtype=torch.int32, device=maps.device)[:, None, None])
     counts = cells.flatten().bincount(minlength=bins * len(maps)).reshape(len(maps), 2, levels)
+    # From the highest bin down: the pixels above a threshold are those of all bins beyond it.
     outside, inside = counts.flip(-1).cumsum(-1).flip(-1)[..., 1:].unbind(1)
     sizes = counts[:, 1].sum(1)
     defined = (sizes > 0) & maps.isfinite().flatten(1).all(1)

@@ -95,8 +95,10 @@ def analysis_rows(analysis: Analysis) -> list[dict[str, Any]]:
         known = [result for result in numbers if result is not None]
         if not known:
             continue
+        # At least two, so that a chance such as 0.25 stays readable whatever the means are.
         digits = max(decimals([result.cell.mean for result in known]), 2)
         cells = [None if result is None else _cell(result, digits) for result in numbers]
+        # The chance is a property of the images: every method has the same.
         chance = next((result.chance for result in known if math.isfinite(result.chance)), math.nan)
         rows.append({"title": measure.title, "note": measure.note, "chance": number(chance, digits), "cells": cells})
     return rows

@@ -53,6 +53,7 @@ class Scale:
         Returns:
             The coordinate.
         """
+        # A hundredth of a unit cannot be seen, and keeps the paths short.
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
 
     def ticks(self) -> list[Tick]:
@@ -158,6 +159,7 @@ def charts(report: EvaluationReport) -> list[Chart]:
 def _chart(column: Column, pairs: Sequence[tuple[Row, Curve]], style: dict[str, str]) -> Chart:
     x = Scale(*_spread([at for _, curve in pairs for at in curve.at]), LEFT, RIGHT)
     values = [value for _, curve in pairs for part in (curve.mean, curve.low, curve.high) for value in part]
+    # Upside down: an SVG's y grows downwards.
     y = Scale(*_to_steps(*_spread(values)), BOTTOM, TOP)
     ends = [_end(curve, x, y) for _, curve in pairs]
     labels = apart([end[1] for end in ends])
@@ -263,5 +265,6 @@ def sparkline(values: Sequence[float], low: float, high: float, size: tuple[int,
     Returns:
         SVG path data.
     """
+    # A pixel of room at the edges for the line's width; and a flat line must not divide by zero.
     x, y = Scale(0, max(1, len(values) - 1), 1, size[0] - 1), Scale(low, max(high, low + 1e-9), size[1] - 2, 2)
     return _path(range(len(values)), values, x, y)

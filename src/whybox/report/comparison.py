@@ -163,6 +163,7 @@ def _cell(comparison: Comparison, row: Row, column: Column) -> dict[str, Any]:
     pair = comparison.pairs.get((row.key, column.key))
     if pair is None or math.isnan(pair.difference.mean):
         return {"shown": False, "verdict": "same", "sort": ""}
+    # Of the column, not of the cell: numbers below one another are compared.
     digits = _digits(comparison, column)
     return {
         "shown": True,

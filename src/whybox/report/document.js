@@ -56,12 +56,14 @@
 
   async function copy(button) {
     const text = document.getElementById(button.dataset.copy);
+    // In any case: where neither way below works, Ctrl+C is left.
     text.select();
     let done = false;
     try {
       await navigator.clipboard.writeText(text.value);
       done = true;
     } catch {
+      // There is no navigator.clipboard where the page is not served securely, and it may be refused.
       done = document.execCommand("copy");
     }
     const words = button.textContent;

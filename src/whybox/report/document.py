@@ -63,4 +63,5 @@ def _text(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
+    # Names of images, classes and models are the user's: everything is escaped that is not marked as safe.
     return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_text))

@@ -92,6 +92,7 @@ def headline(report: EvaluationReport) -> str:
 
 def _tells(report: EvaluationReport, place: Mapping[Key, Place], column: Column) -> bool:
     """Whether the best method of a column is above the controls by more than its interval."""
+    # Several methods may share the best mean: one that is above the controls is enough.
     best = [row for row, _ in defined(report, column) if not row.is_control and _is_best(place, row, column)]
     return winning_control(report, column) is None and any(not place[row.key, column.key].beaten for row in best)
 
@@ -152,6 +153,7 @@ def _cell(report: EvaluationReport, row: Row, column: Column, place: Mapping[Key
         "place": place.get(key, Place(0, False)),
         "raw": number(cell.mean, digits) if cell else UNDEFINED,
         "raw_ends": interval(cell, digits) if cell else "",
+        # Empty and not NaN: the page's script keeps rows without a number last, whichever way it sorts.
         "raw_sort": sign * cell.mean if cell and math.isfinite(cell.mean) else "",
         **_relative(report, row, column, digits),
         "count": cell.count if cell else 0,
@@ -173,6 +175,7 @@ def _relative(report: EvaluationReport, row: Row, column: Column, digits: int) -
 
 
 def _metric(column: Column) -> dict[str, Any]:
+    # True minus signs, as in the tables.
     low, high = (f"{end:g}".replace("-", "−").replace("inf", "∞") for end in column.range)
     return {
         "column": column,
@@ -195,6 +198,7 @@ def _examples(report: EvaluationReport) -> list[dict[str, Any]]:
 def _example(example: Example) -> dict[str, Any]:
     digits = decimals([panel.value for panel in example.panels])
     curves = [value for panel in example.panels for value in panel.curve or () if math.isfinite(value)]
+    # One scale for all methods of an example, from 0 on, so that their lines can be compared.
     low, high = min(0.0, min(curves, default=0.0)), max(curves, default=1.0)
     return {
         "kind": example.kind,
@@ -216,4 +220,5 @@ def _example(example: Example) -> dict[str, Any]:
 
 def _rect(box: Box) -> dict[str, float]:
     x1, y1, x2, y2 = (round(float(side), 1) for side in box)
+    # SVG does not draw a rectangle of negative width.
     return {"x": x1, "y": y1, "width": max(0.0, x2 - x1), "height": max(0.0, y2 - y1)}

@@ -82,7 +82,7 @@ def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, 
         axes.set_xlabel(column.across, parse_math=False)
         axes.grid(axis="y", color="#e2dfd7", linewidth=0.6)
         legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        # A title may hold a dollar sign, which matplotlib would read as the start of a formula.
+        # A title may hold a dollar sign, which matplotlib would read as the start of a formula (matplotlib/matplotlib#4938).
         for text in legend.get_texts():
             text.set_parse_math(False)
         for path in paths:
@@ -99,6 +99,7 @@ def _short(title: str) -> str:
 
 def _look(rows: Sequence[Row], row: Row) -> dict[str, Any]:
     """Color and dashes: those that the page gives to the row."""
+    # Methods and controls are counted apart, as on the page: a control takes no color from a method.
     place = [other.key for other in rows if other.is_control == row.is_control].index(row.key)
     if row.is_control:
         return {"color": GREY, "linestyle": (0, (5, 3)) if place % 3 == 0 else (0, (1.5, 2))}
@@ -166,7 +167,7 @@ def _outlined(picture: Image.Image, example: Example) -> Image.Image:
     ink = ImageDraw.Draw(drawn)
     for box, color in ((example.truth_box, "#ffd24a"), (example.box, "white")):
         if box is not None:
-            # Pillow refuses a rectangle whose second corner lies before its first.
+            # Pillow refuses a rectangle whose second corner lies before its first (python-pillow/Pillow#6978).
             x1, y1, x2, y2 = box[0], box[1], max(box[0], box[2]), max(box[1], box[3])
             ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="#101218", width=4)
             ink.rectangle((x1, y1, x2, y2), outline=color, width=2)

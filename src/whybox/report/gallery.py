@@ -169,6 +169,7 @@ def close_up(boxes: Sequence[Box], size: tuple[int, int]) -> Box:
     height, width = size
     low = [min((box[axis] for box in boxes), default=0.0) for axis in (0, 1)]
     high = [max((box[axis + 2] for box in boxes), default=float((width, height)[axis])) for axis in (0, 1)]
+    # Half as much again around the boxes; and a fifth of the image, so that a small object is seen in its surroundings.
     wide = max((high[0] - low[0]) * 1.5, (high[1] - low[1]) * 1.5 * 4 / 3, width / 5)
     w, h = min(float(width), wide), min(float(height), wide * 3 / 4)
     x = min(max(0.0, (low[0] + high[0] - w) / 2), width - w)
@@ -189,10 +190,12 @@ def _picture(view: View, whole: Image.Image, cut: Box, scale: float) -> Picture:
 
 def _peaks_outside(maps: HeatMaps, cut: Box) -> bool:
     """Whether the map's strongest value lies outside the cut; a constant map has no peak."""
+    # The absolute value: of a signed map, evidence against is a peak, too.
     values = maps.at_image()[0].detach().float().nan_to_num().abs()
     if not values.max() > values.min():
         return False
     y, x = divmod(int(values.argmax()), values.shape[1])
+    # A pixel that the cut divides counts as inside: the cut does not end at whole pixels.
     return not (cut[0] - 1 <= x <= cut[2] and cut[1] - 1 <= y <= cut[3])
 
 
@@ -241,6 +244,7 @@ def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str
         remarks=remarks,
         cards=cards,
         classes=classes,
+        # By number: a name with a space in it would be two words in the attribute that the script searches.
         numbers={name: number for number, name in enumerate(classes)},
         tallies=tallies,
         most=max((tally.count for tally in tallies), default=0) or 1,

@@ -1,6 +1,7 @@
 "use strict";
 /** Heat maps on a canvas, and small pieces that pages with them share. */
 const heat = (() => {
+  // Interpolated values lie between the 256 stored steps: without quarters of them, smooth parts show bands.
   const STEPS = 4;
 
   function bytes(base64) {
@@ -58,6 +59,7 @@ const heat = (() => {
     const across = neighbors(width, view.x * map.w, view.w * map.w, map.w);
     const down = neighbors(height, view.y * map.h, view.h * map.h, map.h);
     const image = new ImageData(width, height);
+    // Whole pixels and not single channels: a quarter of the writes.
     const pixels = new Uint32Array(image.data.buffer);
     const colors = new Uint32Array(paletteOf(map, scale).buffer);
     let at = 0;

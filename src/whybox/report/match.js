@@ -186,6 +186,7 @@
     numbers.addEventListener("click", () => set({ text: index, word: null, peek: null }));
     const note = text.note ? [make("p", { className: "note", textContent: text.note })] : [];
     const row = make("li", {}, said, numbers, ...note);
+    // A finger does not hover: before its tap, it would peek at what the tap pins.
     row.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && set({ peek: { text: index, word: null } }));
     row.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && set({ peek: null }));
     row.addEventListener("click", (event) => !event.target.closest("button") && set({ text: index, word: null, peek: null }));
@@ -283,6 +284,7 @@
   /** Photograph, hatching and heat on one canvas. */
   function compose(canvas, map) {
     const image = find("photo");
+    // Not decoded yet: its load event paints again.
     if (!image.naturalWidth) return;
     const { width, height } = canvas;
     const context = canvas.getContext("2d");

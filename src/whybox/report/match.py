@@ -130,6 +130,7 @@ def _body(match: Match) -> dict[str, Any]:
     height, width = match.image.shape[-2:]
     maps = match.asked.maps
     texts = [_text(match, i) for i in range(len(match.asked))]
+    # Of the texts alone: the maps of single words are shown on the same scale, but do not set it.
     low = min(row["map"]["low"] for row in texts)
     high = max(row["map"]["high"] for row in texts)
     return {
@@ -197,6 +198,7 @@ def _cut_span(text: Text) -> tuple[int, int]:
 
 
 def _words(text: Text, tokens: TokenMaps, index: int, places: Mapping[str, int]) -> list[dict[str, Any]]:
+    # JSON has no NaN, and a word without a weight has no color either.
     weights = torch.nan_to_num(tokens.word_values(index).detach().cpu().float())
     whole = float(weights.abs().sum())
     pairs = list(zip(text.word_of(), text.tokens, tokens.values[index].tolist(), strict=True))

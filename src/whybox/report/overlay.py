@@ -95,6 +95,7 @@ def blend(image: Pixels, values: NDArray[np.float32], low: float, high: float, o
     Returns:
         (H,W,3)
     """
+    # NaN is drawn as 0; casting it to an index is undefined.
     strength, colors = _shade(np.nan_to_num(values), low, high)
     alpha = (opacity * strength * (2 - strength))[:, :, None]
     return (image * (1 - alpha) + colors * alpha).round().astype(np.uint8)
@@ -103,6 +104,7 @@ def blend(image: Pixels, values: NDArray[np.float32], low: float, high: float, o
 def _shade(values: NDArray[np.float32], low: float, high: float) -> tuple[NDArray[np.float32], Pixels]:
     """Strength (H,W) in 0..1 and colors (H,W,3)."""
     if is_signed(low, high):
+        # Symmetric, so that zero is the middle of the color map and transparent.
         position = (values / max(-low, high)).clip(-1, 1)
         strength, step, table = np.abs(position), (position + 1) / 2, SIGNED
     else:
@@ -239,7 +241,7 @@ def _inside(box: Tensor, picture: Image.Image) -> tuple[float, float, float, flo
     x1, y1, x2, y2 = torch.nan_to_num(box).tolist()
     right, bottom = picture.width - 1, picture.height - 1
     x1, y1 = min(max(x1, 0), right), min(max(y1, 0), bottom)
-    # Pillow refuses a rectangle whose second corner lies before its first.
+    # Pillow refuses a rectangle whose second corner lies before its first (python-pillow/Pillow#6978).
     return x1, y1, max(min(x2, right), x1), max(min(y2, bottom), y1)
 
 
@@ -282,6 +284,7 @@ def png_bytes(picture: Image.Image) -> bytes:
     Returns:
         The file's bytes.
     """
+    # Level 1: of a photograph, a higher one saves little and takes longer.
     return _encode(picture, "PNG", compress_level=1)
 
 

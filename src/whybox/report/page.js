@@ -26,6 +26,7 @@
 
   function mapOf(one, index) {
     const map = one.maps[index];
+    // When it is first shown: a page may hold hundreds of maps.
     map.values ??= unfold(map);
     return map;
   }
@@ -350,6 +351,7 @@
 
   function paintCloseUp(canvas, one, map, view, box) {
     const image = find("photo");
+    // Not decoded yet: its load event paints again.
     if (!image.naturalWidth) return;
     const { width: W, height: H } = canvas;
     const scale = Math.min(W / (view.w * photo.width), H / (view.h * photo.height));
@@ -397,6 +399,7 @@
   // ---- one way from a change to the page ----------------------------------------------------------------------------
 
   function set(change) {
+    // Pointers move all the time, mostly without leaving a box.
     if (Object.entries(change).every(([name, value]) => state[name] === value)) return;
     Object.assign(state, change);
     show();
@@ -472,6 +475,7 @@
 
   function listen() {
     const stage = find("stage");
+    // A finger does not hover: before its tap, it would peek at what the tap pins.
     stage.addEventListener("pointermove", (event) => event.pointerType === "mouse" && set({ peek: peekUnder(event) }));
     stage.addEventListener("pointerleave", () => set({ peek: null }));
     stage.addEventListener("click", pinUnder);

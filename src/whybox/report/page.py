@@ -197,6 +197,7 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
         title=f"{title} · whybox",
         remark=remark,
         page=script_json(settings),
+        # Escaped already, by `script_json`: escaped twice, it would be no JSON.
         photos=[{"name": sheet.name, "thumb": sheet.thumb, "body": Markup(sheet.body)} for sheet in sheets],
     )
 
@@ -234,6 +235,7 @@ def _detections(photo: Photo) -> list[dict[str, Any]]:
         strict=True,
     )
     return [
+        # A side that is NaN becomes 0: the script computes with boxes.
         {"name": name, "score": _number(score), "box": [_number(side) or 0.0 for side in box], "note": note}
         for name, score, box, note in rows
     ]
@@ -263,6 +265,7 @@ def _map(maps: HeatMaps) -> dict[str, Any]:
 
     Only the `part` (x, y, w, h in cells) outside which every step is 0 is stored.
     """
+    # NaN is drawn as 0, as overlays draw it: the stored steps are whole numbers.
     values = torch.nan_to_num(map_on_image(maps))
     low, high = value_range([values])
     steps = ((values - low) / (high - low) * 255).round() if high > low else torch.zeros_like(values)
@@ -308,6 +311,7 @@ def map_on_image(maps: HeatMaps) -> Tensor:
 
 def _cells(maps: HeatMaps) -> Size:
     """How many cells (h, w) of the map lie on the image."""
+    # Without cropping, the padding is stretched over the image, too: all cells lie on it.
     shown = maps.frame.resized if maps.crop_padding else maps.frame.network
     cells = [
         max(1, round(grid * part / whole))

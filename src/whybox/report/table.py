@@ -287,6 +287,7 @@ def _texts(report: EvaluationReport, write: Callable[[Cell, int, Place], str]) -
 
 
 def _markdown_cell(cell: Cell, digits: int, place: Place) -> str:
+    # Markdown has no underline.
     mean = {1: "**{}**", 2: "<u>{}</u>"}.get(place.rank, "{}").format(number(cell.mean, digits))
     ends = interval(cell, digits)
     return mean + (MARK if place.beaten else "") + (f" ({ends})" if ends else "")

@@ -68,6 +68,7 @@ def match_classes(model: Model, data: DataSet) -> tuple[str, ...]:
         return ()
     if model.classes is None:
         return _matched_in_order(model, data)
+    # A data set of the user's need not know renaming.
     for name in getattr(data, "rename", {}).values():
         if name not in model.classes:
             raise unknown("class of the model in rename", name, model.classes)
@@ -152,6 +153,7 @@ def _count_columns(model: Model, data: DataSet) -> int | None:
 
 def _close(missing: Sequence[str], model_classes: Sequence[str], data_classes: Sequence[str]) -> dict[str, str]:
     """For classes that the model lacks, the name that is most like it among those that the data does not use."""
+    # A name that the data uses itself is taken: it would be the target of two classes.
     free = {name.lower(): name for name in model_classes if name not in data_classes}
     found: dict[str, Any] = {name: get_close_matches(name.lower(), free, n=1, cutoff=0.6) for name in missing}
     return {name: free[close[0]] for name, close in found.items() if close}

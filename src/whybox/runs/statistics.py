@@ -105,6 +105,7 @@ def bootstrap_means(
     sums, counts = _per_cluster(table[used], known[used], _numbered(clusters, table)[used])
     mean = _ratio(sums.sum(0), counts.sum(0))
     undefined = np.full_like(mean, np.nan)
+    # Of one cluster, every sample is the same.
     if len(sums) < 2:
         return Estimates(mean, undefined, undefined.copy())
     # A sample's mean is a ratio of two sums over its clusters, so the values themselves need not be drawn.
@@ -144,6 +145,7 @@ def paired_difference(
         The mean difference, its interval and the p-value.
     """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    # The difference of a pair is drawn as one number: a and b of an object never come apart.
     mean, low, high = bootstrap_mean(difference, clusters, draws=draws, level=level, seed=seed)
     known = ~np.isnan(difference)
     return Difference(mean, low, high, sign_flip_p(difference[known], np.asarray(clusters)[known], flips=flips, seed=seed))
@@ -250,7 +252,7 @@ def _ends(drawn: Floats, level: float) -> tuple[Floats, Floats]:
     """Percentiles of the draws (draws,P); draws without a value of a column are left out of it."""
     ends = np.full((2, drawn.shape[1]), np.nan)
     known = ~np.isnan(drawn).all(0)
-    # nanquantile is many times slower, and draws without a value are rare.
+    # nanquantile is many times slower (numpy/numpy#16575), and draws without a value are rare.
     quantiles: Any = np.nanquantile if np.isnan(drawn).any() else np.quantile
     ends[:, known] = quantiles(drawn[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return ends[0], ends[1]

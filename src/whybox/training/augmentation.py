@@ -85,6 +85,7 @@ def augment(
     """
     height, width = example.image.shape[:2]
     fit = min(limits[0] / min(height, width), limits[1] / max(height, width))
+    # Rounded down, as torchvision's transform rounds the sizes that it computes.
     size = int(height * fit), int(width * fit)
     # Uniform in the logarithm, so that halving and doubling are equally likely.
     scale = float(np.exp(rng.uniform(*np.log(zoom))))
@@ -92,6 +93,7 @@ def augment(
     spare = np.asarray([width, height]) * (1 - 1 / scale)
     offset = rng.uniform(np.minimum(spare, 0), np.maximum(spare, 0))
     image = _window(example.image, offset, scale, size)
+    # By axis: rounding the size down stretches the two by different factors.
     grow = np.asarray([size[1] / width, size[0] / height] * 2) * scale
     boxes = (example.boxes - np.tile(offset, 2)) * grow
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)

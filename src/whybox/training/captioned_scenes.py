@@ -115,6 +115,7 @@ def _block(file: Path, indices: range, seed: int, side: int) -> Drawn:
     )
     # In memory first, so that an interrupted run leaves no part of a block behind.
     content = io.BytesIO()
+    # The words as JSON: numpy would have to pickle them, and np.load refuses pickles.
     np.savez(content, images=drawn.images, owners=drawn.owners, words=json.dumps(drawn.words))
     write_whole(file, content.getvalue())
     return drawn
@@ -190,6 +191,7 @@ class Window(NamedTuple):
         inside = ((middles > self.top) & (middles < self.bottom))[:, None] & (middles > self.left) & (middles < self.right)
         whole = np.bincount(owners[owners >= 0], minlength=count)
         held = np.bincount(owners[(owners >= 0) & inside], minlength=count)
+        # np.where computes both: the maximum keeps the division finite where nothing is visible.
         return np.where(whole > 0, held / np.maximum(whole, 1), UNCLEAR)
 
 
@@ -224,6 +226,7 @@ def take_windows(images: NDArray[np.uint8], windows: Sequence[Window], side: int
     theta = torch.zeros(len(windows), 2, 3)
     for row, window in enumerate(windows):
         wide, high = window.right - window.left, window.bottom - window.top
+        # A negative scale across mirrors the crop in the same step.
         theta[row, 0, 0] = -wide if window.mirrored else wide
         theta[row, 0, 2] = window.left + window.right - 1
         theta[row, 1, 1], theta[row, 1, 2] = high, window.top + window.bottom - 1
@@ -283,6 +286,7 @@ def match_captions(words: Sequence[Words], kept: Sequence[NDArray[np.float64]], 
     Returns:
         Up to `count` texts; unknown for images with partly cropped objects.
     """
+    # A caption names all objects of an image: one that is half there would make it neither true nor false.
     clear = [not ((parts > GONE) & (parts < THERE)).any() for parts in kept]
     texts = [_caption(known, parts) for known, parts in zip(words, kept, strict=True)]
     chosen = [row for row, is_clear in enumerate(clear) if is_clear][:count]

@@ -206,5 +206,6 @@ def keep(run: Matching, folder: Path, command: str, held_out: int) -> dict[str, 
     }
     card |= {"before": list(run.before)} if run.before else {}
     clip_folder.save(clip, run.processor, card, folder)
+    # Last, and without an error: the training is done, whether or not its scenes can be removed.
     shutil.rmtree(folder / DRAWN, ignore_errors=True)
     return card

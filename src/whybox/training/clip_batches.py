@@ -44,6 +44,7 @@ class CaptionedBatches:
         Returns:
             The network's input by name, and the labels: see `Matcher.forward`.
         """
+        # 1 is the stream of augmentation: see DetectorBatches.
         rng = np.random.default_rng((self.seed, 1, number))
         rows = rng.integers(len(self.drawn), size=self.size).tolist()
         words = [self.drawn.words[row] for row in rows]
@@ -53,6 +54,7 @@ class CaptionedBatches:
         ]
         phrases = scenes.match_phrases(words, kept, rng)
         few = len(rows) // 4
+        # The phrases come first: the labels of patches are for the first texts.
         texts = scenes.join(
             phrases, scenes.match_captions(words, kept, few), scenes.match_relations(words, windows, phrases.truth, few, rng)
         )
@@ -93,6 +95,7 @@ def patch_truth(cells: NDArray[np.int8], known: scenes.Words) -> Tensor:
     Returns:
         (h*w,P), 1 where a phrase is true and 0 elsewhere.
     """
+    # The last row stays 0: index -1, no object, finds it.
     table = torch.zeros(len(known.names) + 1, len(PHRASES))
     for row, pair in enumerate(zip(known.names, known.colors, strict=True)):
         table[row, scenes.COLUMNS[pair]] = 1

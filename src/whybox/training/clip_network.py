@@ -75,6 +75,7 @@ def start(plan: Plan, seed: int) -> tuple[nn.Module, Any]:
         "patch_size": plan.patch,
         "projection_dim": plan.shared,
     }
+    # exp(2.3) is 10, the initial factor on the cosines in the paper of the sigmoid loss.
     config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=plan.shared, logit_scale_init_value=2.3)
     # transformers before 4.56 calls it torch_dtype.
     setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", torch.float32)
@@ -82,6 +83,7 @@ def start(plan: Plan, seed: int) -> tuple[nn.Module, Any]:
         torch.manual_seed(seed)
         network: nn.Module = hf.CLIPModel(config)
     size = {"height": plan.side, "width": plan.side}
+    # No crop: scenes are resized to a square as a whole, in training as well.
     pixels = hf.CLIPImageProcessor(size=size, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[SPREAD] * 3)
     return network, hf.CLIPProcessor(pixels, words)
 
@@ -115,6 +117,7 @@ class Matcher(nn.Module):
         """
         seen = self.clip.vision_model(pixel_values=batch["pixel_values"])
         read = self.clip.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output
+        # In float32, also under autocast: half precision has two or three digits of a cosine.
         texts = functional.normalize(self.clip.text_projection(read).float(), dim=-1)
         images = functional.normalize(self.clip.visual_projection(seen.pooler_output).float(), dim=-1)
         losses = {"match": self._loss(images @ texts.T, self.bias, truth["texts"], truth["sure"]) / len(images)}

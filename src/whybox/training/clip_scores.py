@@ -87,6 +87,7 @@ def _area(values: NDArray[np.float32], scene: Scene) -> float | None:
     colored = [(phrase, value) for phrase, value in zip(PHRASES, values, strict=True) if phrase.color is not None]
     there = set(zip(scene.names, scene.colors, strict=True))
     true = np.asarray([(phrase.name, phrase.color) in there for phrase, _ in colored])
+    # With one kind alone there is nothing to rank.
     if true.all() or not true.any():
         return None
     # The Mann-Whitney statistic of the ranks, which is the area.

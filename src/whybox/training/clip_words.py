@@ -67,8 +67,6 @@ def _clip_tokenizer(ids: dict[str, int], merges: list[tuple[str, str]], context:
 def merge_letters(words: Iterable[str]) -> list[tuple[str, str]]:
     """Merges, first to last, that make one token of every word out of its letters.
 
-    The tokenizers package learns merges too, but breaks ties by chance: another run would number the tokens differently.
-
     Args:
         words: The words.
 
@@ -80,7 +78,8 @@ def merge_letters(words: Iterable[str]) -> list[tuple[str, str]]:
     pieces = [(*word[:-1], word[-1] + END) for word in sorted(words)]
     merges = []
     while counts := Counter(pair for word in pieces for pair in pairwise(word)):
-        # Ties are broken by the pair itself, so that the tokens are the same in every run.
+        # Ties are broken by the pair itself, so that the tokens are the same in every run; in the tokenizers package they depend
+        # on the order of a hash map (huggingface/tokenizers#1794).
         best = max(counts, key=lambda pair: (counts[pair], pair))
         merges.append(best)
         pieces = [_merged(word, best) for word in pieces]

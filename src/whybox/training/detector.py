@@ -51,12 +51,14 @@ def start(
     plan = {"widths": [32, 64, 96, 128], "blocks": [1, 1, 1, 1], "channels": 64}
     arguments: dict[str, Any] = dict(earlier.card["arguments"]) if earlier else plan
     arguments |= {"num_classes": len(classes) + 1, "min_size": min(numbers), "max_size": max(numbers)}
+    # Forked, so that the caller's random numbers do not change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = zoo.build("compact_fcos", arguments)
     if earlier:
         random, trained = network.state_dict(), earlier.network.state_dict()
         fitting = {key: value for key, value in trained.items() if key in random and value.shape == random[key].shape}
+        # Only what fits in shape: the last layer of a head for other classes stays random.
         network.load_state_dict(random | fitting)
     return network, arguments
 

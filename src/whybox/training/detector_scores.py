@@ -37,6 +37,7 @@ def evaluate(
     count = min(len(examples), limit or len(examples))
     for start in range(0, count, batch):
         chosen = [examples[index] for index in range(start, min(start + batch, count))]
+        # Copied: arrays of pictures may be read-only, of which torch.from_numpy warns.
         images = [torch.tensor(example.image, device=device).permute(2, 0, 1) / 255 for example in chosen]
         # torchvision's label 0 is the background.
         for prediction in network(images):

@@ -67,6 +67,7 @@ class Examples(Sequence[Example]):
         if index in self.kept:
             return self.kept[index]
         example = self.make(index)
+        # First come, first kept: nothing is dropped, because every epoch reads all examples anyway.
         if example.image.nbytes <= self.memory:
             self.memory -= example.image.nbytes
             self.kept[index] = example
@@ -125,6 +126,7 @@ def open_training_data(data: str | DataSet, seed: int = 0, limit: int | None = N
     if held.classes != train.classes:
         raise WhyboxError(f"{train.name}: train and val differ in their classes: {train.classes} and {held.classes}")
     problems = train.problems if held is train else (*train.problems, *held.problems)
+    # A data set of the user's may have none.
     digest = getattr(train, "digest", "")
     return TrainingData(train.classes, examples_of(train, rows[:limit]), {"val": examples_of(held, other)}, problems, digest)
 
@@ -197,6 +199,7 @@ def examples_of(data: DataSet, rows: Sequence[int]) -> Examples:
 def _example(sample: Sample) -> Example:
     """A sample's image and boxes, clipped to the image as a detector's predictions are."""
     picture, truth = sample.image, sample.truth
+    # convert() copies, also from RGB to RGB.
     pixels = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     boxes = truth.boxes.numpy().clip(0, np.asarray([*picture.size] * 2, dtype=np.float32))
     inside = (boxes[:, 2:] > boxes[:, :2]).all(1)

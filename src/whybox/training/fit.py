@@ -105,6 +105,7 @@ class Fit:
         self.beside = dict(beside or {})
         self.batch, self.terms = batch, {**asdict(recipe), **(terms or {})}
         self._trained = fabric.setup_module(_Trained(network, self.beside, losses))
+        # After `setup_module`, which moves the network: the average lies on its device.
         self.averaged = {key: _precise(value) for key, value in network.state_dict().items()}
         parameters = list(chain(network.parameters(), *(module.parameters() for module in self.beside.values())))
         # Decay would only shift biases and the scales of normalizations: it is for matrices and kernels.
@@ -131,9 +132,11 @@ class Fit:
         started, step = time.perf_counter(), self.progress.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(step)
+        # Every step: a loss, or the caller between two steps, may have left the network in evaluation mode.
         self._trained.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._mean([self._run_part(step, part) for part in range(self.recipe.accumulate)])
+        # Before the optimizer's step, so that the weights stay those of the step before.
         if not math.isfinite(total := sum(losses.values())):
             raise WhyboxError(f"the loss of step {step} is {total}; lower the learning rate, or check the data")
         self._clip(step)
@@ -145,6 +148,7 @@ class Fit:
 
     def _run_part(self, step: int, part: int) -> dict[str, Tensor]:
         """Losses and gradients of one part of a step."""
+        # Interleaved: the numbers of a step follow one another, whatever its division.
         number = (step * self.recipe.accumulate + part) * self.fabric.world_size + self.fabric.global_rank
         with _seeded(self.recipe.seed, number, self.fabric.device):
             batch = self.fabric.to_device(self.batch(number))
@@ -152,6 +156,7 @@ class Fit:
             with self.fabric.no_backward_sync(self._trained, enabled=part + 1 < self.recipe.accumulate):
                 losses: dict[str, Tensor] = self._trained(batch)
                 self.fabric.backward(torch.stack(list(losses.values())).sum() / self.recipe.accumulate)
+        # Detached, so that the graph of a part is freed before the next.
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _mean(self, parts: list[dict[str, Tensor]]) -> dict[str, float]:
@@ -175,6 +180,7 @@ class Fit:
             if value.is_floating_point():
                 self.averaged[key].lerp_(value.to(self.averaged[key].dtype), 1 - keep)
             else:
+                # Counters, such as a normalization's num_batches_tracked, have no mean.
                 self.averaged[key].copy_(value)
 
     def averaged_network(self) -> Any:
@@ -243,6 +249,7 @@ class Fit:
             "progress": asdict(self.progress),
             "beside": {name: module.state_dict() for name, module in self.beside.items()},
             "parts": self.parts,
+            # Empty without a gradient scaler.
             "scaler": self.fabric.strategy.precision.state_dict(),
         }
         torch.save(state, buffer)

@@ -90,6 +90,7 @@ def device(name: str) -> torch.device:
         chosen = torch.device(name)
         # The name of a device that is absent is valid, too: only an allocation tells.
         torch.zeros(1, device=chosen)
+    # torch built without CUDA raises an AssertionError.
     except (RuntimeError, AssertionError) as error:
         raise WhyboxError(f"device {name!r} is not available: {str(error).splitlines()[0]}") from error
     return chosen

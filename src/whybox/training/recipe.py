@@ -79,8 +79,10 @@ class Recipe:
         # A short training warms up for a quarter of its steps at most.
         warm = min(self.warmup, self.steps // 4)
         if step < warm:
+            # From step + 1 on: a first step at rate 0 would be lost.
             return self.lr * (step + 1) / warm
         done = (step - warm) / max(1, self.steps - warm)
+        # Not down to 0, where the last steps would change nothing.
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def part(self, fabric: "Fabric") -> int:

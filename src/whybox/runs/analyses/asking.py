@@ -55,6 +55,7 @@ class Answers:
     def seen(self) -> Tensor:
         """The pixels (H,W) bool that the model saw; its preprocessing cropped the others."""
         frame = self.explanation.maps.frame
+        # Resizing blurs the border of a crop: a pixel that is half inside counts as seen.
         return frame.maps_to_image(torch.ones((1, *frame.network)))[0] > 0.5
 
     def pixels(self, text: str) -> Tensor:

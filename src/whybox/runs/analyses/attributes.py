@@ -223,6 +223,7 @@ def _observe_pair(answers: Answers, asks: Sequence[Ask]) -> Iterator[Observation
         share = share_between(answers.pixels(ask.text), ask.own, ask.other)
         yield Observation(ask.sort, share, 0.5, ask.text)
         yield Observation(f"{ask.sort}_choice", chosen(share), 0.5, ask.text)
+    # The two texts of a conflict differ in both words, so that their correlation would say nothing of either.
     if asks[0].sort != "conflict":
         yield Observation(f"{asks[0].sort}_r", _correlation(answers, asks[0].text, asks[1].text))
 
@@ -246,6 +247,7 @@ def _observe_relation(answers: Answers, relation: Relation) -> Iterator[Observat
         values, both = answers.pixels(relation.text), first | second
         yield Observation("relation_energy", energy_inside(values, both), float(both.float().mean()))
         yield Observation("relation_subject", share_between(values, first, second), 0.5)
+    # Also where an object was cropped: two maps of the same image are compared, not a map with a region.
     for name in ("turned", "swapped", "converse", "foreign"):
         yield Observation(f"relation_{name}", _correlation(answers, relation.text, getattr(relation, name)))
     better = answers.score(relation.text) - answers.score(relation.turned)

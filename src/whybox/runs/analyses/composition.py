@@ -67,6 +67,7 @@ def explained_share(parts: ArrayLike, whole: ArrayLike) -> tuple[float, NDArray[
     """
     matrix, target = np.asarray(parts, np.float64), np.asarray(whole, np.float64)
     spread = float(((target - target.mean()) ** 2).sum())
+    # Not `spread == 0`: the mean of equal numbers is rounded, and leaves them a spread.
     if target.min() == target.max():
         return np.nan, np.full(len(matrix), np.nan)
     # Raw maps are often 1e-10 and less, which is zero within the tolerance of the solver: scaled to 1 first.
@@ -147,6 +148,7 @@ def ask_scenes(count: int, seed: int) -> Iterator[Question]:
     drawn = (draw_scene(index, seed=HELD_OUT_SEED + seed) for index in range(count + NEIGHBOURS))
     window = list(islice(drawn, NEIGHBOURS))
     for scene in drawn:
+        # The scene in question comes first, and those after it lend their words: hence the scenes drawn beyond `count`.
         window.append(scene)
         yield _question(window.pop(0), window)
 

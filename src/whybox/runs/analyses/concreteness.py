@@ -112,6 +112,7 @@ def _weigh(answers: Answers, caption: str) -> Iterator[Observation]:
 
 def _leave_out(answers: Answers, caption: str) -> Iterator[Observation]:
     words = caption.split()
+    # Not strict: a text of one word has no shorter one.
     for word, text in zip(words, left_out(words), strict=False):
         drop = answers.score(caption) - answers.score(text)
         yield Observation(f"drop {kind_of(alone(word))}", drop, item=alone(word))
@@ -174,6 +175,7 @@ def rate(values: Sequence[tuple[str, str, float]], ratings: Mapping[str, float],
     Returns:
         The correlation and its interval; NaN for fewer than three rated words.
     """
+    # NaN differs from itself.
     known = [(image, word, value) for image, word, value in values if word in ratings and value == value]
     words, images = sorted({word for _, word, _ in known}), sorted({image for image, _, _ in known})
     if len(words) < 3:

@@ -65,6 +65,7 @@ def mosaics(seed: int) -> Iterator[Mosaic]:
         waiting += [scene] if len(scene.names) == 1 else []
         chosen: dict[str, Scene] = {}
         for candidate in waiting:
+            # One scene for each noun, the first: a noun that is there twice would make the prompt ambiguous.
             chosen.setdefault(candidate.names[0], candidate)
         if len(chosen) >= TILES:
             taken = list(chosen.values())[:TILES]
@@ -123,6 +124,7 @@ def ask_mosaics(count: int, seed: int) -> Iterator[Question]:
     """
     # Random, so that an advantage of the first word or of one quadrant averages out.
     rng = np.random.default_rng(seed)
+    # The range first: `mosaics` has no end, and drawing one more would cost scenes.
     for _, mosaic in zip(range(count), mosaics(HELD_OUT_SEED + seed), strict=False):
         yield _question(mosaic, rng.permutation(TILES).tolist())
 

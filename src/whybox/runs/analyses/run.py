@@ -118,6 +118,7 @@ def analyze(
     made = _methods(model, methods, study)
     seen: dict[str, list[Seen]] = {method: [] for method in methods}
     examples: list[tuple[str, Sequence[Panel]]] = []
+    # 0 is what stays where no scene gives a question.
     images, started = 0, time.perf_counter()
     for images, question in enumerate(study.questions(count, seed), start=1):
         answers = ask(model, question, made)
@@ -134,6 +135,7 @@ def analyze(
     }
     facts = [("model", model.name), ("methods", ", ".join(methods)), ("images", str(images)), ("seed", str(seed))]
     facts.append(("took", f"{time.perf_counter() - started:.0f} s"))
+    # The first method's suffices: a text is cut by the model, for every method alike.
     remarks = [study.remark, *_cut(seen[methods[0]]), *_empty(study, numbers)]
     result = Analysis(study.title, study.lead, tuple(methods), study.measures, numbers, facts, remarks, examples)
     return Analyzed(name, model.name, count, seed, images, result)

@@ -122,6 +122,7 @@ class Walk:
         Yields:
             Texts that do not depend on addresses or on the order of sets and dicts.
         """
+        # By value and before identity: whether two equal constants are one object is up to the interpreter.
         if isinstance(value, PLAIN):
             yield f"{type(value).__name__} {value!r}"
         elif isinstance(value, tuple):
@@ -156,6 +157,7 @@ class Walk:
     def _apart(self, value: Any) -> str:
         """The digest of a value alone, which does not depend on the order of the others."""
         walk = Walk()
+        # A copy: an entry must not see what its neighbors visited, or their order would count.
         walk.packages, walk._visited = self.packages, dict(self._visited)
         return digest_text(walk.whole(value))
 
@@ -181,6 +183,7 @@ class Walk:
             yield from self._object(value)
 
     def _mapping(self, value: Mapping[Any, Any]) -> Iterator[str]:
+        # By the keys' digests, because keys of different types cannot be sorted.
         by_key = {self._apart(key): entry for key, entry in value.items()}
         for key in sorted(by_key):
             yield key
@@ -204,6 +207,7 @@ class Walk:
 
     def _code(self, code: types.CodeType, doc: str | None = None) -> Iterator[str]:
         """Bytecode, names and constants; no line numbers, and no docstring."""
+        # co_code is the code as compiled, also after the interpreter has specialized it for the types that it met.
         yield code.co_code.hex()
         yield " ".join((*code.co_names, *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]))
         for constant in code.co_consts:
@@ -214,6 +218,7 @@ class Walk:
         """What the code, or a function defined in it, refers to by a global name, also in other modules of the user's."""
         names = sorted(_names_in(function.__code__))
         for name in names:
+            # co_names holds attributes as well as globals.
             if name not in function.__globals__:
                 continue
             value = function.__globals__[name]
@@ -297,7 +302,7 @@ def _numbers(value: Any) -> Iterator[str]:
     if isinstance(value, torch.Tensor):
         if value.device.type == "meta":
             return
-        # Viewed as bytes: numpy has no bfloat16.
+        # Viewed as bytes: numpy has no bfloat16 (pytorch/pytorch#110285).
         value = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
     if value.dtype == object:
         yield repr(value.tolist())

@@ -82,6 +82,7 @@ def compare(
 def _pairs(methods: Any) -> dict[str, tuple[str, str]]:
     """The pairs by the key of their row: the method, or both where they differ."""
     pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else (pair,) for pair in methods or ()]
+    # A string is a sequence of strings, too.
     if isinstance(methods, str) or any(len(pair) != 2 or not all(isinstance(name, str) for name in pair) for pair in pairs):
         raise WhyboxError(f"methods must be pairs of names, such as [('odam', 'gradcam')], got {methods!r}")
     return {a if a == b else f"{a}={b}": (a, b) for a, b in pairs}
@@ -138,6 +139,7 @@ def _rows(pairs: Pairs) -> list[Row]:
     """A row for every pair; where its methods differ, both are named."""
     named = titles([method for pair in pairs.values() for method in pair])
     row_titles = {key: named[a] if a == b else f"{named[a]} → {named[b]}" for key, (a, b) in pairs.items()}
+    # A row of controls only where both are: a method against a control is a method's row.
     return [Row(key, row_titles[key], {*pair} <= {*CONTROLS}) for key, pair in pairs.items()]
 
 
@@ -148,6 +150,7 @@ def _pair(a: NDArray[np.float64], b: NDArray[np.float64], images: NDArray[np.int
         return None
     a, b, images = a[known], b[known], images[known]
     mean, low, high, p = paired_difference(b, a, images, seed=seed)
+    # Over the common objects, hence not the means of the two runs' own reports.
     cells = [Cell(*bootstrap_mean(values, images, seed=seed), count) for values in (a, b)]
     return Pair(cells[0], cells[1], Cell(mean, low, high, count), p, float("nan"))
 

@@ -31,6 +31,7 @@ def detector_accuracy(records: Sequence[ImageRecord], classes: Sequence[str] | N
     if not known:
         return {}
     labels = np.concatenate([np.asarray(record[part]["labels"]) for record in known for part in ("found", "truth")])
+    # initial, because images without any box have no largest label.
     names = [class_name(column, classes) for column in range(int(labels.max(initial=0)) + 1)]
     # Ignored regions take COCO's crowd rule: detections inside them are no false positives.
     truths = [{**record["truth"], "iscrowd": np.asarray(record["truth"]["ignore"], dtype=int)} for record in known]

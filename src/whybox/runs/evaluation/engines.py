@@ -125,6 +125,7 @@ def measure_in_processes(setup: Setup, indices: Sequence[int], workers: int) -> 
 
 def _in_flight(submit: Callable[..., "Future[ImageRecord]"], indices: Sequence[int], most: int) -> Iterator[ImageRecord]:
     """Yield results in the order of completion, with at most `most` images submitted."""
+    # The ranges below come first in `zip`, which then takes no index that it does not use.
     left = iter(indices)
     # The pool starts its processes on submit.
     with _sigint_blocked():
@@ -257,6 +258,7 @@ def _check_resources(ray: Any, needs: dict[str, int], workers: int) -> None:
 def _check_address(address: str | None) -> None:
     """Refuse host:port where nothing answers within seconds; Ray itself would retry for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    # Ray has no option for how long it tries (ray-project/ray#46863). "auto" and the like are for Ray to resolve.
     if not host or not port.isdigit():
         return
     try:
@@ -268,6 +270,7 @@ def _check_address(address: str | None) -> None:
 def _from_actors(ray: Any, actors: Sequence[Any], indices: Sequence[int]) -> Iterator[ImageRecord]:
     """Yield results in the order of completion; an actor that is done gets the next image."""
     left = iter(indices)
+    # Every actor gets its first image before any gets its second.
     running = {actor.measure.remote(index): actor for actor, index in zip(list(actors) * AHEAD, left, strict=False)}
     while running:
         done, _ = ray.wait(list(running), num_returns=1)

@@ -160,6 +160,7 @@ def evaluate(
     workers: int = 1,
     address: str | None = None,
     on_progress: OnProgress = no_progress,
+    # 4 is the line that calls `evaluate`: above the lambda, `_check` or `_evaluate`, and `evaluate` itself.
     on_warning: OnWarning = lambda line: warnings.warn(line, stacklevel=4),
 ) -> Evaluation:
     """Explain a data set's detections, texts or classes by several methods, and compute metrics of every map.
@@ -232,6 +233,7 @@ def _evaluate(
     *,
     keep: bool,
 ) -> Evaluation:
+    # Prompted before the identity is taken: the texts are part of it.
     model = prompted(setup.model, setup.data.classes, setup.plan)
     columns = describe(make_metrics(setup.plan))
     folder = RunFolder.open(out, identity(setup.plan, model, setup.data), columns)
@@ -241,6 +243,7 @@ def _evaluate(
     if len(images) > len(left):
         on_progress("measured before", len(images) - len(left))
     for record in measuring.measure(setup, left) if left else ():
+        # Kept before it is reported: what a user has seen as done survives a kill.
         folder.keep(record)
         if "failed" in record and (line := reported.add(record["image"], record["failed"])) is not None:
             on_warning(line)
@@ -248,6 +251,7 @@ def _evaluate(
     for line in reported.lines():
         on_warning(line)
     done = finish(setup, folder, keep=keep, notes=notes)
+    # Only now: the report has been written, and lists every reason.
     if len(done.failed) == len(images):
         raise WhyboxError(f"none of {len(images)} images could be measured; {done.failed[0][0]}: {done.failed[0][1]}")
     return done
@@ -262,6 +266,7 @@ class _Failures:
 
     def add(self, image: str, reason: str) -> str | None:
         """The line to report now; None where the reason was reported before."""
+        # Most reasons begin with the image's name, and would all differ.
         shared = reason.replace(image, "").strip(": ")
         if shared in self.others:
             self.others[shared].append(image)
@@ -301,6 +306,7 @@ def _check(setup: Setup, on_warning: OnWarning) -> tuple[str, ...]:
     check_prompts(setup.model, setup.data.classes, setup.plan)
     if remark := _prefers_sure(setup):
         on_warning(remark)
+    # Its classes are texts that are made of the data's own names: nothing has to be matched.
     if setup.model.takes_text:
         return ()
     sentences = match_classes(setup.model, setup.data)
@@ -360,6 +366,7 @@ def finish(setup: Setup, folder: RunFolder, *, keep: bool = True, notes: Sequenc
     Returns:
         The evaluation of the images measured so far.
     """
+    # The folder may hold more images than this run's limit: an earlier one may have gone further.
     records = list(folder.records(list(setup.data.names)[: setup.plan.limit]))
     plan, classes = setup.plan, column_names(setup.model, setup.data.classes)
     results = gather(records, plan.rows(), plan.columns(), classes)
@@ -422,6 +429,7 @@ def _remarks(setup: Setup, results: Results, records: Sequence[ImageRecord], met
     if not len(results):
         ways = {"well_detected": f"lower iou ({plan.iou:g}) or score_threshold ({plan.score_threshold:g}), or select all"}
         return [f"No detection was selected, so nothing was measured: {ways.get(plan.select, 'lower score_threshold')}."]
+    # Failures match no object, so that no metric was given a box.
     given = {"box", "predict", "redraw", "randomized"} if plan.select != "failures" else {"predict", "redraw", "randomized"}
     sure = _prefers_sure(setup)
     return [*left_out(results, metrics, frozenset(given)), *([f"{sure[:1].upper()}{sure[1:]}."] if sure else [])]

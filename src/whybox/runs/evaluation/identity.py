@@ -142,7 +142,7 @@ def _weights_digest(model: Model) -> str:
         if not isinstance(value, torch.Tensor):
             continue
         digest.update(name.encode())
-        # Viewed as bytes: numpy has no bfloat16.
+        # Viewed as bytes: numpy has no bfloat16 (pytorch/pytorch#110285).
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 

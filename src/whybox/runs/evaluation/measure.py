@@ -95,6 +95,7 @@ class Measurer:
         """The record of an image for a detector."""
         truth = to_columns(sample.truth, self.data.classes, self.model.classes, first_column=self.model.first_column)
         trace = api.trace(self.model, sample.image)
+        # Again here: before the run, there may have been no image to count the columns by.
         check_columns(self.model, trace.candidates.scores.shape[1], self.data)
         most = self.plan.most_detections(len(trace.detections))
         detections = api.detect(self.model, trace, score_threshold=self.plan.score_threshold, top=most)
@@ -133,6 +134,7 @@ class Measurer:
         explained = self._explain(method, self._current(trace), inputs.detections)
         seconds, maps = time.perf_counter() - started, explained.maps
         available = replace(inputs, redraw=partial(self._redraw, method, inputs))
+        # A black box has no weights that could be randomized.
         if self.model.network is not None:
             available = replace(available, randomized=partial(self._randomized, method, inputs))
         if api.draws_words(method, self.model) and any("words" in metric.needs for metric in self.metrics.values()):
@@ -177,6 +179,7 @@ class Measurer:
 
     def _redraw(self, method: Any, inputs: MetricInput, image: Tensor) -> Tensor:
         """The maps (N,H,W) of the same objects on a perturbed image: of the candidates closest to their boxes."""
+        # By box and not by row: the candidates of another image are others.
         drawn = {"boxes": inputs.detections.boxes, "labels": inputs.detections.labels}
         explanation = api.explain(self.model, image, method=method, target=self.plan.target, detections=drawn)
         return explanation.maps.at_image()
@@ -209,6 +212,7 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
         The M selected detections, and for each the row (M,) of its object in `truth`, -1 for none.
     """
     counted = torch.nonzero(~truth.ignore)[:, 0].to(found.boxes.device)
+    # Annotations stay on the CPU, also where the detections are on a GPU.
     objects = truth[counted.cpu()]
     least, legacy = (plan.iou, True) if plan.select == "well_detected" else (MATCHED, False)
     # Detections end at the image's edge, CrowdHuman's boxes do not.
@@ -242,6 +246,7 @@ def draw_objects(found: Detections, matched: Tensor, truth: Truth, image: str, p
     # By the object and not by the detection: another model's detection of the object has the same number.
     rows = matched.tolist()
     lots = [_seed(plan.seed, image, f"object {truth.ids[row]}" if row >= 0 else f"detection {i}") for i, row in enumerate(rows)]
+    # The lowest lots win; sorted again, so that the detections keep their order.
     drawn = sorted(sorted(range(len(lots)), key=lots.__getitem__)[:most])
     kept = torch.tensor(drawn, device=matched.device)
     return found[kept.to(found.boxes.device)], matched[kept]
@@ -249,6 +254,7 @@ def draw_objects(found: Detections, matched: Tensor, truth: Truth, image: str, p
 
 def _measure(metric: Metric, maps: HeatMaps, inputs: MetricInput) -> MetricResult:
     """The metric of all maps, a few detections at a time; metrics that recompute maps run once, for all of them."""
+    # They draw all maps anew, a network's pass each: in chunks that would be repeated for every chunk.
     if metric.needs & {"redraw", "randomized"}:
         return _judge(metric, maps.at_image(), inputs)
     parts = []

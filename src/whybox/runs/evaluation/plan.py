@@ -120,6 +120,7 @@ class Plan:
             raise WhyboxError(f"seed must be 0 or more, got {self.seed}")
         if not (self.methods or self.own_methods) or not (self.metrics or self.own_metrics):
             raise WhyboxError("name at least one method and one metric")
+        # The controls are rows of every table, so their names are taken.
         _check_names("method", (*self.methods, *CONTROLS), self.own_methods, ("name", "needs"))
         known = [parse_spec(column)[0] for column in self._named()]
         for metric in self.own_metrics:
@@ -219,6 +220,7 @@ def make_methods(plan: Plan, model: Model) -> dict[str, Any]:
         name, options = parse_spec(spec)
         method_class = registry.methods().get(name)
         takes_route = method_class is not None and "route" in {field.name for field in fields(method_class)}
+        # The plan's route is a default: a method's own setting comes after it and wins.
         routed = {"route": plan.route} if takes_route else {}
         made[spec] = api.make_method(name, model, **routed | options)
     for method in made.values():
@@ -268,6 +270,7 @@ def _settings_apart(specs: Sequence[str]) -> dict[str, list[str]]:
     """By spec, the words for its settings among the fewest that differ between all of them; all of its settings if none do."""
     settings = {spec: parse_spec(spec)[1] for spec in specs}
     names = list(dict.fromkeys(name for options in settings.values() for name in options))
+    # All of them is what follows below, where fewer do not suffice.
     for count in range(1, len(names)):
         for some in combinations(names, count):
             chosen = {spec: [_words(option) for option in settings[spec].items() if option[0] in some] for spec in specs}

@@ -70,6 +70,7 @@ def layers_from_output(module: nn.Module, run: Callable[[], object] | None = Non
     finished = _finishing_order(module, run) if run else []
     place = {name: index for index, name in enumerate(finished)}
     names = [name for name, part in module.named_modules() if next(part.parameters(recurse=False), None) is not None]
+    # The sort is stable: of several layers of one place, the reversal puts the last registered first.
     return sorted(names, key=lambda name: _place(name, place))[::-1]
 
 

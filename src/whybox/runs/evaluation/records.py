@@ -62,6 +62,7 @@ class RunFolder:
             raise WhyboxError(f"{path}: cannot be written ({error.strerror})") from error
         described = [{**vars(column), "range": list(column.range), "needs": sorted(column.needs)} for column in columns]
         content = {"schema": SCHEMA, "kind": "evaluation", **identity, "columns": described}
+        # Before records/: of a run that was killed here, the folder with run.json alone is opened again.
         write_whole(mark, json.dumps(content, indent=2))
         return cls._ready(path)
 
@@ -101,6 +102,7 @@ class RunFolder:
         Yields:
             The record of each image that has one, in the given order.
         """
+        # In the data set's order, not in that of completion: sums come out the same whatever the engine.
         for index, name in enumerate(self._names() if images is None else images):
             if (record := self._read(name)) is not None:
                 # Not the stored index: a data set may have grown since the record was written.

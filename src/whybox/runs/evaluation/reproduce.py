@@ -126,6 +126,7 @@ TABLES: Mapping[str, Table] = {
                     "data",
                     _COCO,
                     (
+                        # ties=first: the reference code takes the first pixel of a peak.
                         Entry("PG box", "pointing_game:ties=first", (26.7, 26.6, 82.6, 91.9), 100),
                         Entry("PG mask", "pointing_game:region=mask:ties=first", (22.5, 20.2, 68.0, 82.6), 100),
                         Entry("enPG box", "energy_pointing_game", (20.7, 20.0, 17.4, 73.1), 100),
@@ -248,6 +249,7 @@ def reproduce(
     Raises:
         WhyboxError: No data is given, or nothing could be measured.
     """
+    # Not by truth: a data set without images is false.
     parts = [part for part in table.parts if data.get(part.key) is not None]
     if not parts:
         raise WhyboxError(f"{table.name} needs data: " + "; or ".join(part.needs for part in table.parts))
@@ -255,6 +257,7 @@ def reproduce(
     runs = {}
     for part in parts:
         metrics = tuple(dict.fromkeys(entry.metric for entry in part.entries))
+        # A folder each: the data set is part of a run's identity.
         folder = Path(out) / part.key
         run = evaluate(
             model, data[part.key], out=folder, methods=tuple(rows.values()), metrics=metrics, on_warning=on_warning, **settings

@@ -105,6 +105,7 @@ def gather(records: Sequence[ImageRecord], rows: Sequence[str], columns: Sequenc
                     continue
                 values[r, c, start:stop] = measures["values"]
                 if "curves" in measures:
+                    # The points are the metric's, the same in every record.
                     at.setdefault(column, measures["at"])
                     if (row, column) not in curves:
                         curves[row, column] = np.full((len(objects), len(measures["at"])), np.nan)
@@ -167,6 +168,7 @@ def _long(results: Results) -> dict[str, Any]:
     for name in ("index", "place", "label"):
         of_object[name] = np.repeat(np.asarray([row[name] for row in results.objects], dtype=np.int32), per_object)
     for name in ("score", "iou"):
+        # An object without an annotation has no IoU.
         numbers = [np.nan if row[name] is None else row[name] for row in results.objects]
         of_object[name] = np.repeat(np.asarray(numbers, dtype=np.float64), per_object)
     for side, name in enumerate(("x1", "y1", "x2", "y2")):
@@ -175,6 +177,7 @@ def _long(results: Results) -> dict[str, Any]:
     metrics = list(results.columns) * (rows * count)
     # (R,C,N) to the order of the other columns: object, method, metric.
     values = results.values.transpose(2, 0, 1).reshape(-1)
+    # Methods that draw on no layer have no names of layers.
     blank = ("",) * count
     by_row = [results.layers.get(row, blank) for row in results.rows]
     layers = [names[i] for i in range(count) for names in by_row for _ in results.columns]
@@ -208,6 +211,7 @@ def _lists(rows: Floats) -> Any:
     """An array (N,P) as a column of N lists, without a Python object per number."""
     import pyarrow as pa
 
+    # 32 bits: pyarrow's plain lists have offsets of that width.
     offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(rows).ravel()))
 

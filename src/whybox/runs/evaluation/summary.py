@@ -77,6 +77,7 @@ def mean_cells(results: Results, columns: Sequence[Column], seed: int) -> dict[K
         shared = results.common(column.key)
         for row in results.rows:
             values = results.of(row, column.key)[shared]
+            # A method without maps of words, say, has no value of a metric of words, and gets no cell.
             if np.isfinite(values).any():
                 cells[row, column.key] = Cell(*bootstrap_mean(values, results.images[shared], seed=seed), len(values))
     return cells
@@ -166,6 +167,7 @@ def _picks(results: Results, column: Column) -> dict[str, int]:
     """The indices of the objects to show, by rank; empty where there are fewer than three objects."""
     shared = np.flatnonzero(results.common(column.key))
     sign = 1 if column.higher_is_better else -1
+    # Stable, so that ties give the same examples in every run.
     order = shared[np.argsort(-sign * results.of(results.rows[0], column.key)[shared], kind="stable")]
     if len(order) < len(RANKS):
         return {}

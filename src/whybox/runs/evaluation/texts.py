@@ -29,6 +29,7 @@ def fill_template(template: str, name: str) -> str:
         The text.
     """
     before, after = template.split("{}")
+    # With a space before it, so that only the word "a" is meant and not the end of another.
     if name[:1].lower() in tuple("aeiou") and f" {before}".lower().endswith(" a "):
         before = f"{before[:-1]}n "
     return f"{before}{name}{after}"
@@ -158,6 +159,7 @@ def texts_in(trace: Trace, truth: Truth, top: int | None) -> tuple[Detections, T
     rows = torch.nonzero(~truth.ignore)[:, 0].to(candidates.scores.device)
     labels = truth.labels.to(rows.device)[rows]
     scores = candidates.scores[0, labels]
+    # Sorted back: `top` chooses the texts and does not reorder them.
     kept = scores.argsort(descending=True, stable=True)[:top].sort().values
     # The only candidate of a whole-image model is row 0, the image.
     source = torch.zeros_like(labels)

@@ -69,6 +69,7 @@ def explain_scenes(
         sources = [(name, scene.image) for name, scene in zip(names, scenes, strict=True)]
         outcome = explain_images(model, sources, question, draft / "results", on_progress=on_progress, on_warning=on_warning)
         page = draft / "results" / "index.html"
+        # Up to the folder's top: the page is one file with everything in it, no link of it can break.
         page.rename(draft / "index.html")
         for name, image in sources:
             image.save(draft / name)

@@ -154,6 +154,7 @@ def explain_images(
     for (name, source), folder in zip(sources, folders, strict=True):
         try:
             explanations = explain_image(model, source, name, question, on_progress=on_progress)
+        # Before the others, because these are WhyboxErrors, too: the next image would fail alike.
         except FATAL:
             raise
         except WhyboxError as error:
@@ -162,6 +163,7 @@ def explain_images(
             continue
         keep(explanations, folder)
         kept.append(Kept(name, folder, tuple(explanation.to_dict() for explanation in explanations)))
+        # A single image's own page is the page.
         if len(sources) > 1 and len(sheets) < MOST_ON_PAGE:
             sheets.append(make_sheet(photo_of(explanations)))
     if sheets:
@@ -208,6 +210,7 @@ def explain_image(
                 **options,
             )
             explanations.append(replace(explanation, seconds={**explanation.seconds, "trace": seconds}))
+            # To the end, also for a method that reports no progress of its own.
             watch(1, 1)
     return explanations
 
@@ -219,6 +222,7 @@ class _Watch:
         self.name, self.on_progress, self.reported = name, on_progress, 0.0
 
     def __call__(self, done: int, total: int) -> None:
+        # A method may report as often as it likes: only what is new is passed on.
         part = done / total - self.reported
         if part > 0:
             self.reported += part
@@ -243,6 +247,7 @@ def detect_image(model: Model, source: ImageSource | Trace, question: Question) 
     if columns:
         everything = everything[torch.isin(everything.labels, torch.tensor(columns, device=everything.labels.device))]
     best = everything.scores.argsort(descending=True, stable=True)[: question.top]
+    # Sorted back to the model's order.
     return everything[best.sort().values]
 
 

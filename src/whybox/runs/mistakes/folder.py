@@ -94,6 +94,7 @@ def _explain(model: Model, method: Any, trace: Trace, mistakes: Sequence[Mistake
     """The maps of one image's mistakes, with one call per target."""
     requests = [(mistake, *request) for mistake in mistakes for request in mistake.targets()]
     maps: dict[int, HeatMaps] = {}
+    # One call per target and not per mistake, so that its detections are explained in batches.
     for target in dict.fromkeys(_target(method, wanted) for _, _, wanted, _ in requests):
         rows = [i for i, (_, _, wanted, _) in enumerate(requests) if _target(method, wanted) == target]
         detections = _together([requests[i][1] for i in rows], trace)

@@ -147,6 +147,7 @@ def _object(named: Named) -> dict[str, Any]:
 
 
 def _background(mistake: Mistake) -> str:
+    # Below, two decimals would read 0.00.
     touches = f"; the largest IoU with an object is {mistake.iou:.2f}" if mistake.iou >= 0.005 else ""
     return f"No object is annotated here{touches}. The map shows the evidence for {mistake.name}."
 
@@ -221,5 +222,6 @@ def choose(mistakes: Sequence[Mistake], top: int) -> list[Mistake]:
         The chosen mistakes in their original order.
     """
     queues = [[i for i, mistake in enumerate(mistakes) if mistake.kind == kind] for kind in KINDS]
+    # Sorted by the place in its queue first: that is one of every type, then the next of every type.
     rounds = [(place, i) for queue in queues for place, i in enumerate(queue)]
     return [mistakes[i] for i in sorted(i for _, i in sorted(rounds)[:top])]

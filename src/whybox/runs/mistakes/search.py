@@ -255,7 +255,9 @@ def _candidate(trace: Trace, truth: Truth, row: int, model: Model, threshold: fl
     label = int(truth.labels[row])
     # A two-stage detector has a box per class.
     boxes = trace.candidates.boxes if trace.candidates.boxes.ndim == 2 else trace.candidates.boxes[:, label]
+    # Two boxes without area have IoU 0 / 0.
     iou = box_iou(boxes, truth.boxes[truth.labels == label].to(boxes)).nan_to_num()
+    # The object's column among those of its class.
     with_object = iou[:, int((truth.labels[:row] == label).sum())]
     rows = torch.nonzero((with_object > 0) & ((with_object >= iou.amax(1)) | (with_object >= SAME)))[:, 0]
     rows = rows if len(rows) else torch.arange(len(boxes), device=boxes.device)
@@ -266,6 +268,7 @@ def _candidate(trace: Trace, truth: Truth, row: int, model: Model, threshold: fl
 
 def _narrowed(trace: Trace, rows: Tensor) -> Trace:
     """The trace with only some candidates, and with all detections, whose source is -1 where their candidate is left out."""
+    # All detections stay: the note on a candidate compares it with them.
     new_row = torch.full((len(trace.candidates),), -1, device=rows.device)
     new_row[rows] = torch.arange(len(rows), device=rows.device)
     detections = trace.detections
