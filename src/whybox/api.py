@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from whybox import registry
 from whybox.data.images import ImageSource, as_picture, read_image
-from whybox.duplicates import WithNms, with_nms
+from whybox.duplicates import WithNms, remove_duplicates, with_nms
 from whybox.errors import UnknownNameError, WeightsError, WhyboxError
 from whybox.explanation import Explanation
 from whybox.loading import load, open_data
@@ -113,7 +113,11 @@ def detect(
     check_selection(score_threshold, top)
     model = prompted(load(model) if nms is None else with_nms(model, nms), text)
     with exclusive(model.network):
-        return best(_trace_of(model, image).detections, score_threshold, top)
+        if isinstance(model, WithNms):
+            found = remove_duplicates(model.inner, _trace_of(model.inner, image), model.rule, score_threshold).kept
+        else:
+            found = _trace_of(model, image).detections
+        return best(found, score_threshold, top)
 
 
 def _trace_of(model: Model, image: ImageSource | Trace) -> Trace:

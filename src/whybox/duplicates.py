@@ -1,6 +1,6 @@
 """Duplicate removal by any rule: on tensors, and as a part of a model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
@@ -19,6 +19,8 @@ from whybox.suppression._rule import Rule, Suppressed, Vectors
 from whybox.targets import find_target
 from whybox.types import Candidates, Detections, HeatMaps, Trace
 
+FIRST = 500
+"""Candidates that a rule gets at first, the best ones; twice as many where they give less than the largest number of detections."""
 MAP_STRIDE = 16
 """Network pixels per cell at which maps are compared: ODAM resizes them so that the shorter side of an 800-pixel image is 50."""
 
@@ -140,7 +142,7 @@ class Removal:
     """What a rule made of a trace's candidates.
 
     Attributes:
-        found: N detections before suppression.
+        found: N detections before suppression, highest scores first.
         result: Which of them were kept, and why the others were not.
         kept: The K detections that are left.
     """
@@ -150,13 +152,17 @@ class Removal:
     kept: Detections
 
 
-def remove_duplicates(model: Model, trace: Trace, rule: Rule) -> Removal:
+def remove_duplicates(model: Model, trace: Trace, rule: Rule, score_threshold: float = 0.0) -> Removal:
     """Apply a rule to a trace's candidates.
+
+    Candidates with low scores that cannot matter are left out: those under the threshold, and those that come after the model's
+    largest number of detections is reached. What is kept of the better ones does not depend on them.
 
     Args:
         model: The model that made the trace.
         trace: A trace.
         rule: The rule.
+        score_threshold: The lowest score that is of interest. A rule that lowers scores gets all candidates nevertheless.
 
     Returns:
         What was kept and why.
@@ -165,22 +171,47 @@ def remove_duplicates(model: Model, trace: Trace, rule: Rule) -> Removal:
         WhyboxError: The model does not give what the rule compares.
     """
     found = model.unsuppressed(trace)
+    found = found[found.scores.argsort(descending=True, stable=True)]
+    most = model.most_detections
+    if not rule.rescores:
+        found = found[found.scores >= score_threshold]
     with torch.inference_mode(False):
-        result = rule(found.boxes, found.scores, found.labels, _drawn(model, trace, found, rule))
-    rows = result.rows[: model.most_detections]
-    kept = replace(found[rows], scores=result.scores[: len(rows)].to(found.scores.dtype))
-    return Removal(found, result, kept)
+        vectors = _drawn(model, trace, found, rule)
+        count = FIRST if most is not None and not rule.rescores else max(len(found), 1)
+        while True:
+            some = found[:count]
+            result = rule(some.boxes, some.scores, some.labels, vectors)
+            if count >= len(found) or (most is not None and len(result.rows) >= most):
+                break
+            count *= 2
+    rows = result.rows[:most]
+    return Removal(some, result, replace(some[rows], scores=result.scores[: len(rows)].to(found.scores.dtype)))
 
 
 def _drawn(model: Model, trace: Trace, found: Detections, rule: Rule) -> Vectors | None:
     if "maps" in rule.needs:
-        return Vectors(lambda rows: map_vectors(model, trace, found[rows]), at_hand=False)
+        return Vectors(_once(lambda rows: map_vectors(model, trace, found[rows]), len(found)), at_hand=False)
     if "embeddings" in rule.needs:
         embed = getattr(model, "embed_detections", None)
         if embed is None:
             raise WhyboxError(f"rule {rule.name!r} compares learned embeddings, and {model.name} has no embedding head")
         return Vectors(lambda rows: embed(trace, found[rows]), at_hand=False)
     return None
+
+
+def _once(draw: Callable[[Tensor], Tensor], count: int) -> Callable[[Tensor], Tensor]:
+    """`draw`, called for those of `count` rows alone that it has not been called for before."""
+    place = torch.full((count,), -1, dtype=torch.long)
+    drawn: list[Tensor] = []
+
+    def ask(rows: Tensor) -> Tensor:
+        new = rows.cpu()[place[rows.cpu()] < 0]
+        if len(new):
+            place[new] = sum(map(len, drawn)) + torch.arange(len(new))
+            drawn.append(draw(new.to(rows.device)))
+        return torch.cat(drawn)[place[rows.cpu()].to(rows.device)]
+
+    return ask
 
 
 def map_vectors(model: Model, trace: Trace, detections: Detections) -> Tensor:
