@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from whybox import registry
-from whybox.errors import WhyboxError
+from whybox.errors import UnknownNameError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model, PromptedModel
 from whybox.options import check_options, options_of, read_options
@@ -20,7 +20,7 @@ from whybox.targets import find_target
 from whybox.types import Candidates, Detections, HeatMaps, Trace
 
 FIRST = 500
-"""Candidates that a rule gets at first, the best ones; twice as many where they give less than the largest number of detections."""
+"""Candidates that a rule gets at first, the best ones; twice as many where too few are kept of them."""
 MAP_STRIDE = 16
 """Network pixels per cell at which maps are compared: ODAM resizes them so that the shorter side of an 800-pixel image is 50."""
 
@@ -227,8 +227,15 @@ def map_vectors(model: Model, trace: Trace, detections: Detections) -> Tensor:
         (N,D) flattened maps.
     """
     target = find_target("score" if trace.candidates.logits is None else "logit", model.classes)
-    method = Odam(layer="roi" if "roi" in model.gives else None)
-    maps: HeatMaps = method(model, trace, detections, [target])[0]
+    layer = "roi" if "roi" in model.gives else None
+    try:
+        # "fast": also small levels are taken by windows, where "auto" would go back through the level once per map.
+        maps: HeatMaps = Odam(layer=layer, route="fast")(model, trace, detections, [target])[0]
+    except UnknownNameError as error:
+        # Families without windows know no such route.
+        if error.kind != "route":
+            raise
+        maps = Odam(layer=layer)(model, trace, detections, [target])[0]
     height, width = trace.frame.network
     return maps.resized((ceil(height / MAP_STRIDE), ceil(width / MAP_STRIDE))).flatten(1)
 

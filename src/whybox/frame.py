@@ -145,6 +145,19 @@ def resize_maps(
     return resized + (within - resized).detach() if resized.requires_grad else within
 
 
+def resample_maps(maps: Tensor, size: Size) -> Tensor:
+    """Resize maps (N,h,w) -> (N,*size), bilinear with half-pixel centers, as it comes: flat parts may differ by a rounding error,
+    which matters to whoever ranks or scales cells, and not to whoever compares maps. Several times faster than `resize_maps`.
+    """
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return (
+        interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        if len(maps)
+        else maps.new_zeros((0, *size))
+    )
+
+
 def _bounds(values: Tensor, size: Size, *, wide: bool) -> tuple[Tensor, Tensor]:
     """The lowest and the highest value (*size) that a map (h,w) may have in each pixel when it is resized.
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from whybox.frame import Frame, Size, resize_maps
+from whybox.frame import Frame, Size, resample_maps, resize_maps
 
 __all__ = [
     "Candidates",
@@ -261,8 +261,8 @@ class HeatMaps:
         return replace(self, scaled=True)
 
     def resized(self, grid: Size) -> Tensor:
-        """(N,h,w), resized (bilinear) to a grid that covers the network's canvas."""
-        return self._by_shape(lambda maps: resize_maps(maps, grid)) if self.native else torch.zeros((0, *grid))
+        """(N,h,w) on a grid that covers the network's canvas, for comparing maps with one another; see `resample_maps`."""
+        return self._by_shape(lambda maps: resample_maps(maps, grid)) if self.native else torch.zeros((0, *grid))
 
     def at_image(self) -> Tensor:
         """(N,H,W) on the original image's pixels, padding cropped. A `normalized()` view is scaled after resizing."""

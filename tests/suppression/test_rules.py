@@ -234,7 +234,11 @@ def test_boxes_with_a_neighbor():
     ],
 )
 def test_mistakes_are_one_line(told, change):
-    given = {"boxes": torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 2]]), "scores": torch.tensor([0.5, 0.6]), "maps": torch.ones(2, 4, 4)}
+    given = {
+        "boxes": torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 2]]),
+        "scores": torch.tensor([0.5, 0.6]),
+        "maps": torch.ones(2, 4, 4),
+    }
     with pytest.raises(WhyboxError, match=told) as caught:
         whybox.nms(**{**given, **change})
     assert "\n" not in str(caught.value)

@@ -43,8 +43,9 @@ class Feature(Rule):
         assert vectors is not None
         embeddings = vectors.of(torch.arange(len(boxes), device=boxes.device))
 
-        def removes(row: int, others: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
-            apart = (embeddings[others] - embeddings[row]).norm(dim=1)
+        def removes(rows: Tensor, others: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+            # Not by a matrix product, which rounds the distance of equal embeddings to something other than 0.
+            apart = torch.cdist(embeddings[rows], embeddings[others], compute_mode="donot_use_mm_for_euclid_dist")
             return (iou > self.high) | ((iou > self.low) & (apart <= self.distance)), apart
 
         return keep_in_order(boxes, scores, groups, removes)

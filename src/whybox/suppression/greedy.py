@@ -71,7 +71,7 @@ class Greedy(Rule):
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, vectors: Vectors | None = None) -> Suppressed:
         """Remove boxes that overlap a kept one of their group."""
-        return keep_in_order(boxes, scores, groups, lambda row, others, iou: (iou > self.iou_threshold, iou * torch.nan))
+        return keep_in_order(boxes, scores, groups, lambda rows, others, iou: (iou > self.iou_threshold, iou * torch.nan))
 
 
 def check_share(rule: str, name: str, value: float) -> None:

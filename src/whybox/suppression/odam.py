@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from whybox.errors import WhyboxError
-from whybox.suppression._rule import Rule, Suppressed, Vectors, by_group, keep_in_order
+from whybox.suppression._rule import Rule, Suppressed, Vectors, keep_in_order
 from whybox.suppression.greedy import check_share
 
 
@@ -68,10 +68,10 @@ class OdamNms(Rule):
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, vectors: Vectors | None = None) -> Suppressed:
         """Remove boxes that looked at what a kept one of their group looked at. vectors: of the maps."""
         assert vectors is not None
-        alike = MapSimilarity(boxes, scores, groups, vectors)
+        alike = MapSimilarity(boxes, groups, vectors)
 
-        def removes(row: int, others: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
-            cosine, known = alike(row, others)
+        def removes(rows: Tensor, others: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+            cosine, known = alike(rows, others)
             overlapping = iou > self.iou_threshold
             # NaN, where a map is zero everywhere, is at least nothing: the second term is then false.
             by_map = torch.where(overlapping, cosine >= self.low, cosine >= self.high)
@@ -83,56 +83,34 @@ class OdamNms(Rule):
 class MapSimilarity:
     """Cosines of maps. Maps that are not at hand are asked for only where a candidate has a neighbor; they are drawn at once."""
 
-    def __init__(self, boxes: Tensor, scores: Tensor, groups: Tensor, vectors: Vectors) -> None:
+    def __init__(self, boxes: Tensor, groups: Tensor, vectors: Vectors) -> None:
         """Ask for the maps that can matter.
 
         Args:
             boxes: (N,4) xyxy.
-            scores: (N,).
             groups: (N,).
             vectors: Of the maps.
         """
         needed = torch.ones_like(groups, dtype=torch.bool) if vectors.at_hand else has_neighbor(boxes, groups)
-        ordered = [rows[needed[rows]] for rows in by_group(scores, groups)]
-        rows = torch.cat(ordered) if ordered else groups.new_zeros(0, dtype=torch.long)
-        counts = torch.tensor([len(part) for part in ordered], dtype=torch.long)
-        ends = counts.cumsum(0)
-        # In the order in which they are visited: a block of consecutive ones is one matrix product.
-        self._place = torch.full((len(groups),), -1, dtype=torch.long, device=groups.device)
+        rows = needed.nonzero()[:, 0]
+        units = unit_rows(vectors.of(rows).float()) if len(rows) else boxes.new_zeros((0, 1))
+        self._place = torch.full((len(groups),), len(rows), dtype=torch.long, device=groups.device)
         self._place[rows] = torch.arange(len(rows), device=rows.device)
-        self._start, self._end = (ends - counts).repeat_interleave(counts).tolist(), ends.repeat_interleave(counts).tolist()
-        self._units = unit_rows(vectors.of(rows).float()) if len(rows) else boxes.new_zeros((0, 1))
-        self._there = self._units.ne(0).any(1)
-        self._block: tuple[int, Tensor] = (-1, self._units[:0])
+        # A last row stands for all candidates without a map: zeros, whose cosine with anything is 0.
+        self._units = torch.cat([units, units.new_zeros((1, units.shape[1]))])
+        self._known = torch.cat([units.ne(0).any(1), torch.ones(1, dtype=torch.bool, device=units.device)])
 
-    def __call__(self, row: int, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare a candidate with others of its group that come later in the order of scores.
+    def __call__(self, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare candidates.
 
         Args:
-            row: The candidate.
-            others: (m,) rows.
+            rows: (b,)
+            others: (m,)
 
         Returns:
-            (m,) cosines, NaN where a map is zero everywhere; (m,) bool, whether there is one. A candidate without a neighbor
+            (b,m) cosines, NaN where a map is zero everywhere; (b,m) bool, whether there is one. A candidate without a neighbor
             has the cosine 0 with all others.
         """
-        cosine = torch.zeros(len(others), device=others.device)
-        known = torch.ones_like(others, dtype=torch.bool)
-        mine, theirs = int(self._place[row]), self._place[others]
-        if mine >= 0:
-            both = theirs >= 0
-            cosine[both] = self._cosines(mine)[theirs[both] - mine]
-            known[both] = self._there[theirs[both]] & self._there[mine]
-        return cosine.masked_fill(~known, torch.nan), known
-
-    def _cosines(self, place: int) -> Tensor:
-        """The cosines of one candidate with itself and all that follow in its group."""
-        first = self._start[place] + (place - self._start[place]) // _BLOCK * _BLOCK
-        if self._block[0] != first:
-            block, rest = self._units[first : min(first + _BLOCK, self._end[place])], self._units[first : self._end[place]]
-            self._block = (first, block @ rest.T)
-        return self._block[1][place - first, place - first :]
-
-
-_BLOCK = 256
-"""Candidates whose cosines with all others are computed at once."""
+        mine, theirs = self._place[rows], self._place[others]
+        known = self._known[mine][:, None] & self._known[theirs]
+        return (self._units[mine] @ self._units[theirs].T).masked_fill(~known, torch.nan), known
