@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import whybox.data
+import whybox.losses
 import whybox.methods
 import whybox.metrics
 import whybox.models
@@ -50,6 +51,12 @@ def metrics() -> Mapping[str, type[Metric]]:
     """Metric classes by name; each file in metrics/ holds one whose `name` is the file's."""
     own: dict[str, type[Metric]] = {name: _class_in(module, name) for name, module in _files(whybox.metrics)}
     return own | _from_outside("whybox.metrics", own, Metric)
+
+
+@cache
+def losses() -> Mapping[str, type]:
+    """Classes of the losses on maps by name; each file in losses/ holds one whose `name` is the file's."""
+    return {name: _class_in(module, name) for name, module in _files(whybox.losses)}
 
 
 @cache
