@@ -23,6 +23,7 @@ from whybox.losses.odam_train import odam_train_loss
 from whybox.methods import Odam
 from whybox.training import detector as training
 from whybox.training.examples import open_training_data
+from whybox.training.launch import launch
 from whybox.training.odam_train import make_loss, spec_of, watching
 from whybox.training.recipe import Recipe
 from whybox.zoo.compact_fcos import ResidualPyramid
@@ -204,3 +205,251 @@ def test_gradients_are_those_of_double_autograd(name, head, order):
         torch.testing.assert_close(ours[path], theirs[path], rtol=1e-4, atol=1e-6 * float(theirs[path].abs().max()))
     for path in set(weights) - reached:
         assert ours[path] is None or ours[path].abs().max() < 1e-9
+
+
+def state(net):
+    """What a user could see changed: attributes, hooks, modes, whether weights require a gradient."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    parts = [(set(vars(part)), [dict(getattr(part, name)) for name in hooks], part.training) for part in net.modules()]
+    return parts, [weight.requires_grad for weight in net.parameters()]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_detector_is_left_as_it_was(name):
+    net = network(name)
+    before = state(net)
+    torch.manual_seed(0)
+    losses_before = copy.deepcopy(net)(*batch())
+    losses, explained = passed(net, OdamTrain(order="second"))
+    assert losses.keys() == losses_before.keys()
+    assert all(torch.equal(losses[key], losses_before[key]) for key in losses), "watching changes no number"
+    torch.autograd.backward(explained.loss() + sum(losses.values()))
+    assert state(net) == before
+    with pytest.raises(KeyboardInterrupt), watching(net):
+        raise KeyboardInterrupt
+    broken = batch()[0], [{"boxes": torch.tensor([[5.0, 5, 5, 9]]), "labels": torch.tensor([1])}] * 2
+    with pytest.raises(Exception, match="positive height"):
+        passed(net, given=broken)
+    assert state(net) == before
+
+
+def test_an_attribute_of_the_users_survives():
+    net = network("retinanet")
+    own, calls = net.head.compute_loss, []
+    net.head.compute_loss = lambda *args: calls.append(1) or own(*args)
+    mine = net.head.compute_loss
+    _, explained = passed(net)
+    assert explained.loss() > 0
+    assert calls == [1]
+    assert net.head.compute_loss is mine
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("form", ["reference", "paper"])
+def test_images_without_objects(name, form):
+    net = network(name)
+    images, _ = batch()
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    losses, explained = passed(net, OdamTrain(form=form), (images, [none, none]))
+    loss = explained.loss()
+    assert loss == 0
+    torch.autograd.backward(loss + sum(losses.values()))
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in net.parameters())
+    _, explained = passed(net, OdamTrain(form=form), (images, [none, batch()[1][1]]))
+    found = explained.positives()
+    assert set(found.image.tolist()) == {1}
+    assert set(found.owner.tolist()) == {0}
+
+
+@pytest.mark.parametrize("name", ["fcos", "faster rcnn"])
+def test_objects_of_two_images_have_numbers_of_their_own(name):
+    _, explained = passed(network(name))
+    found = explained.positives()
+    assert set(found.owner[found.image == 0].tolist()) <= {0, 1, 2}
+    assert set(found.owner[found.image == 1].tolist()) == {3}
+    labels = torch.tensor([1, 2, 1, 3])
+    assert torch.equal(found.labels, labels[found.owner])
+
+
+def test_only_the_predictions_with_the_highest_iou_get_maps():
+    net = network("fcos")
+    every, few = (passed(net, OdamTrain(most_samples=most))[1].positives() for most in (300, 2))
+    assert few.image.tolist() == [0, 0, 1, 1]
+    for number in range(2):
+        best = every.truth_iou[every.image == number].topk(2).values
+        torch.testing.assert_close(few.truth_iou[few.image == number].sort(descending=True).values, best)
+
+
+@pytest.mark.parametrize(("name", "order"), [("fcos", "first"), ("fcos", "second"), ("faster rcnn v2", "first")])
+def test_a_short_training_lowers_the_loss(name, order):
+    net, options = network(name), OdamTrain(form="paper", order=order)
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+    values = []
+    for _ in range(12):
+        loss = passed(net, options)[1].loss()
+        values.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert sum(values[-3:]) < 0.8 * sum(values[:3])
+
+
+def test_the_step_decides_over_the_loss():
+    net = network("fcos")
+
+    def loss_of(step, **options):
+        torch.manual_seed(0)
+        with watching(net, OdamTrain(**options), step=step) as explained:
+            hooks = len(net.backbone._forward_pre_hooks)
+            net(*batch())
+        return explained.loss().item(), hooks
+
+    full, _ = loss_of(0)
+    assert loss_of(3, warmup=9)[0] == pytest.approx(0.4 * full, rel=1e-3)
+    assert loss_of(1, every=2) == (0, 0)
+    assert loss_of(2, every=2)[0] == pytest.approx(full, rel=1e-3)
+    assert loss_of(0, weight=2.0)[0] == pytest.approx(4 * full, rel=1e-3)
+
+
+def test_in_half_precision_maps_are_taken_in_single():
+    net = network("fcos")
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, explained = passed(net)
+        half = explained.positives()
+        torch.autograd.backward(explained.loss() + sum(losses.values()))
+    assert half.maps.dtype == torch.float32
+    net.zero_grad()
+    single = passed(net)[1].positives()
+    common = torch.nn.functional.cosine_similarity(half.maps.flatten(1), single.maps.flatten(1))
+    assert common.median() > 0.98
+
+
+def test_what_is_not_supported_is_said_in_one_line():
+    class Squeezed(nn.Conv2d):
+        pass
+
+    own = network("retinanet")
+    own.head.classification_head.conv[0][0] = Squeezed(CHANNELS, CHANNELS, 3, padding=1)
+    pooled = network("faster rcnn")
+    pooled.roi_heads.box_roi_pool = nn.Identity()
+    for net, message in (
+        (nn.Linear(1, 1), r"FCOS, RetinaNet and R-CNNs, not for Linear; for another network write a loss on whybox\.trace"),
+        (detector("ssdlite320_mobilenet_v3_large"), "not for SSD"),
+        (own, "the head of this RetinaNet is not made as torchvision's own"),
+        (pooled, "need torchvision's MultiScaleRoIAlign as box_roi_pool, not Identity"),
+    ):
+        with pytest.raises(WhyboxError, match=message) as caught, watching(net):
+            pass
+        assert "\n" not in str(caught.value)
+    for name in ("fcos", "faster rcnn"):
+        net = network(name)
+        with watching(net) as explained:
+            pass
+        with pytest.raises(WhyboxError, match="its backbone was not called; call it once"):
+            explained.loss()
+        with watching(net.eval()) as explained:
+            net(batch()[0])
+        with pytest.raises(WhyboxError, match="was not seen training as torchvision's own does"):
+            explained.loss()
+    net = network("fcos")
+    with watching(net) as explained:
+        net(*batch())
+        net(*batch())
+    with pytest.raises(WhyboxError, match="its head ran more than once"):
+        explained.loss()
+
+
+def test_a_loss_is_made_from_its_name_and_written_back():
+    assert make_loss("odam_train") == OdamTrain()
+    made = make_loss("ODAM-Train:weight=1:order=second:every=2")
+    assert made == OdamTrain(weight=1.0, order="second", every=2)
+    assert spec_of(made) == "odam_train:weight=1.0:order=second:every=2"
+    assert make_loss(spec_of(made)) == made
+    for text, message in (
+        ("odm_train", "unknown loss 'odm_train'; did you mean odam_train"),
+        ("odam_train:wieght=1", "loss 'odam_train' has no option 'wieght'; did you mean weight"),
+        ("odam_train:order=third", "order must be one of first, second, got 'third'"),
+        ("odam_train:every=often", "every must be a whole number, got 'often'"),
+    ):
+        with pytest.raises(WhyboxError, match=message) as caught:
+            make_loss(text)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_training_data("scenes", 4, limit=5, held_out=2)
+
+
+def same(first, second):
+    return all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_training_goes_on_as_the_unbroken_one_and_with_the_same_loss(data, tmp_path):
+    loss = OdamTrain(weight=2.0, warmup=2, every=3, most_pairs=20)
+    seen = []
+    note = lambda step, losses: seen.append(losses)
+    whole = training.fit(network("fcos"), data, RECIPE, tmp_path / "whole", loss=loss, interim=0, on_progress=note)
+    assert [step["odam_train"] > 0 for step in seen] == [True, False, False, True]
+
+    def stop(step, losses):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    given = {"loss": loss, "interim": 0, "every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(network("fcos"), data, RECIPE, tmp_path / "cut", on_progress=stop, **given)
+    for other in (None, replace(loss, weight=1.0)):
+        with pytest.raises(WhyboxError, match="it was started with another loss; use the same settings"):
+            training.fit(network("fcos"), data, RECIPE, tmp_path / "cut", resume=True, loss=other, interim=0)
+    cut = training.fit(network("fcos"), data, RECIPE, tmp_path / "cut", resume=True, **given)
+    assert same(whole.network.state_dict(), cut.network.state_dict())
+    card = training.keep(cut, data, tmp_path / "cut", "compact_fcos", SMALL, "")
+    assert card["trained"]["loss"] == "odam_train:weight=2.0:warmup=2:every=3:most_pairs=20"
+
+
+def test_a_run_from_before_there_were_losses_had_none(data, tmp_path):
+    training.fit(network("fcos"), data, RECIPE, tmp_path, interim=0)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del saved["recipe"]["loss"]
+    torch.save(saved, tmp_path / "checkpoint.pt")
+    training.fit(network("fcos"), data, RECIPE, tmp_path, resume=True, interim=0)
+    with pytest.raises(WhyboxError, match="it was started with another loss"):
+        training.fit(network("fcos"), data, RECIPE, tmp_path, resume=True, loss=OdamTrain(), interim=0)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("retinanet", "bfloat16"), ("faster rcnn", "float32")])
+def test_other_detectors_train_in_parts(name, precision, data, tmp_path):
+    seen = []
+    recipe = replace(RECIPE, steps=2, accumulate=2, precision=precision)
+    note = lambda step, losses: seen.append(losses["odam_train"])
+    given = {"fabric": launch(precision=precision), "loss": OdamTrain(order="second"), "interim": 0, "on_progress": note}
+    training.fit(network(name), data, recipe, tmp_path, **given)
+    assert len(seen) == 2
+    assert all(0 < value < 20 for value in seen)
+
+
+def test_a_detector_without_maps_is_refused_before_training(data):
+    net = detector("ssdlite320_mobilenet_v3_large")
+    with pytest.raises(WhyboxError, match="not for SSD"):
+        training.begin(net, data, RECIPE, loss=OdamTrain())
+
+
+def test_a_loop_of_ones_own_over_a_wrapped_detector(tmp_path):
+    import torch.distributed as distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    net = network("fcos")
+    alone, explained = passed(copy.deepcopy(net))
+    expected = explained.loss().item()
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(net)
+        losses, explained = passed(wrapped, OdamTrain(order="second"))
+        losses["odam_train"] = explained.loss()
+        torch.autograd.backward(sum(losses.values()))
+    finally:
+        distributed.destroy_process_group()
+    assert losses.keys() == {*alone, "odam_train"}
+    assert losses["odam_train"].item() == pytest.approx(expected, rel=1e-5)
+    assert net.head.classification_head.cls_logits.weight.grad.any()

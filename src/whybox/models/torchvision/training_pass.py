@@ -263,7 +263,7 @@ class RegionPass(TrainingPass):
     def _box_of(self, deltas: Tensor, proposals: Tensor, labels: Tensor) -> Tensor:
         """The boxes (n,4) of the assigned labels."""
         decoded: Tensor = self.network.roi_heads.box_coder.decode(deltas, [proposals.float()])
-        boxes = decoded.reshape(len(deltas), -1, 4)
+        boxes = decoded.reshape(len(deltas), deltas.shape[1] // 4, 4)
         # A box head may predict one box for all classes.
         column = labels if boxes.shape[1] > 1 else torch.zeros_like(labels)
         return boxes[torch.arange(len(boxes), device=boxes.device), column]
@@ -354,12 +354,13 @@ def _overheard(module: Any, name: str, note: Callable[[Mapping[str, Any], Any], 
     """Inside, `note` is called with the arguments and the result of each call of a method of the module."""
     own = vars(module).get(name)
     method = getattr(module, name)
-    parameters = inspect.signature(method)
+    # Of the class: the user's own in its place may take *args.
+    parameters = inspect.signature(getattr(type(module), name))
 
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         result = method(*args, **kwargs)
-        note(parameters.bind(*args, **kwargs).arguments, result)
+        note(parameters.bind(module, *args, **kwargs).arguments, result)
         return result
 
     setattr(module, name, call)
