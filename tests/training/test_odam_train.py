@@ -307,6 +307,8 @@ def test_the_step_decides_over_the_loss():
     full, _ = loss_of(0)
     assert loss_of(3, warmup=9)[0] == pytest.approx(0.4 * full, rel=1e-3)
     assert loss_of(1, every=2) == (0, 0)
+    with watching(net, OdamTrain(every=2), step=1) as explained, pytest.raises(WhyboxError, match="step 1 has no maps"):
+        explained.positives()
     assert loss_of(2, every=2)[0] == pytest.approx(full, rel=1e-3)
     assert loss_of(0, weight=2.0)[0] == pytest.approx(4 * full, rel=1e-3)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from whybox import registry
+from whybox.errors import WhyboxError
 from whybox.losses.odam_train import OdamTrain, odam_train_loss
 from whybox.models.torchvision import training_pass
 from whybox.models.torchvision.training_pass import Positives, TrainingPass
@@ -68,10 +69,16 @@ class Explained:
         return options.factor(self.step, two_stage=self.seen.two_stage) * (terms.consistency + terms.separation)
 
     def positives(self) -> Positives:
-        """The predictions that were assigned an object, with their maps: for a loss of your own."""
-        seen = training_pass.watched(self.network) if self.seen is None else self.seen
-        second = self.options.order == "second"
-        return seen.positives(most=self.options.most_samples, stride=self.options.stride, second_order=second)
+        """The predictions that were assigned an object, with their maps: for a loss of your own.
+
+        Raises:
+            WhyboxError: The detector was not called, does not train as torchvision's own, or the step is one without maps.
+        """
+        options = self.options
+        if self.seen is None:
+            raise WhyboxError(f"step {self.step} has no maps: they are made in every {options.every}. step")
+        second = options.order == "second"
+        return self.seen.positives(most=options.most_samples, stride=options.stride, second_order=second)
 
 
 @contextmanager

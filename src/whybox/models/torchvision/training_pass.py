@@ -23,7 +23,7 @@ from whybox.ops.gradients import gradients_on, recording, root
 from whybox.ops.hooks import frozen
 
 _DENSE = ("fcos.FCOS", "retinanet.RetinaNet")
-_CHUNK_ROWS = 128
+_CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True)
