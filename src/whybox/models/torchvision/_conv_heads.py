@@ -173,22 +173,24 @@ def pull_windows(
     """
     of = _weight if differentiable else _detached_weight
     gradient = _pull_predictors(branch, seeds, of)
-    # After every convolution: its zero padding passes no gradient to cells outside the grid.
-    gradient = gradient * _inside(cells, gradient.shape[-1] // 2, grid)
+    # A convolution's zero padding passes no gradient to cells outside the grid. A rectifier's gate is closed there as well: where
+    # one follows, it does for both.
+    closed = False
     for layer in reversed(branch.tower):
         radius = gradient.shape[-1] // 2
         if isinstance(layer, nn.Conv2d):
-            gradient = conv_transpose2d(gradient, of(layer), groups=layer.groups)
-            gradient = gradient * _inside(cells, radius + _radius(layer), grid)
+            inner = gradient if closed else gradient * _inside(cells, radius, grid)
+            gradient, closed = conv_transpose2d(inner, of(layer), groups=layer.groups), False
             continue
         gate = tape.gates[layer][call] if differentiable else tape.gates[layer][call].detach()
         if gate.dtype == torch.bool:
             window = cells - radius, (2 * radius + 1,) * 2
             gate = take_windows(gate[0], *window) if image is None else take_windows_of_batch(gate, image, *window)
+            closed = True
         elif image is not None and len(gate) > 1:
             gate = gate[image]
         gradient = gradient * gate
-    return gradient
+    return gradient if closed else gradient * _inside(cells, gradient.shape[-1] // 2, grid)
 
 
 def _weight(layer: nn.Conv2d) -> Tensor:
