@@ -36,6 +36,7 @@ bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.plain
 	$(BIN)/python -m benchmarks.perturbation
 	$(BIN)/python -m benchmarks.matching
+	$(BIN)/python -m benchmarks.training
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

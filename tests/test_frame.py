@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import grid_sample, interpolate
 from torchvision.models.detection.transform import resize_boxes
 
-from whybox.frame import Frame, paste_boxes, paste_windows, resize_maps, take_windows
+from whybox.frame import Frame, paste_boxes, paste_windows, resize_maps, take_windows, take_windows_of_batch
 
 LETTERBOX = Frame((100, 200), (160, 320), (320, 320), (80, 0))
 
@@ -96,6 +96,29 @@ def test_windows_are_slices_with_nothing_beyond_the_edge(kind):
     assert torch.equal(windows[0][:, 2, 1:], features[:, 0, :3])
     assert torch.equal(windows[2][:, :2, :2], features[:, 4:, 5:])
     assert not windows[2][:, 2:].any()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bool])
+def test_windows_of_a_batch_are_those_of_its_images(kind):
+    features = (torch.rand(3, 4, 6, 7) > 0.5).to(kind) if kind == torch.bool else torch.rand(3, 4, 6, 7)
+    origin, image = torch.tensor([[-2, -1], [1, 2], [4, 5], [-9, 0]]), torch.tensor([2, 0, 2, 1])
+    windows = take_windows_of_batch(features, image, origin, (3, 4))
+    assert windows.dtype == kind
+    assert windows.shape == (4, 4, 3, 4)
+    for window, number, corner in zip(windows, image, origin, strict=True):
+        assert torch.equal(window, take_windows(features[number], corner[None], (3, 4))[0])
+    assert take_windows_of_batch(features, image[:0], origin[:0], (3, 4)).shape == (0, 4, 3, 4)
+
+
+def test_windows_of_a_batch_can_be_differentiated():
+    features = torch.rand(2, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    origin, image = torch.tensor([[-1, 1], [2, 3], [0, 0]]), torch.tensor([0, 1, 1])
+    assert torch.autograd.gradcheck(lambda values: take_windows_of_batch(values, image, origin, (3, 3)), features)
+
+
+def test_rounded_maps_are_interpolated_without_a_clamp():
+    maps = torch.rand(3, 5, 6)
+    torch.testing.assert_close(resize_maps(maps, (9, 4), rounded=True), resize_maps(maps, (9, 4)))
 
 
 def test_paste_is_the_adjoint_of_take():

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d, pad
+from torch.nn.functional import embedding, interpolate, max_pool2d, pad
 
 Size = tuple[int, int]
 """(height, width)"""
@@ -114,7 +114,12 @@ class Frame:
 
 
 def resize_maps(
-    maps: Tensor, size: Size, *, mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear", bounded: bool = False
+    maps: Tensor,
+    size: Size,
+    *,
+    mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
+    bounded: bool = False,
+    rounded: bool = False,
 ) -> Tensor:
     """Resize maps (N,h,w) -> (N,*size). Differentiable, with the gradient of the interpolation.
 
@@ -124,6 +129,8 @@ def resize_maps(
         mode: "bilinear" or "bicubic", with half-pixel centers and no antialiasing, or "nearest".
         bounded: For "bicubic": no value lies outside those of the 4x4 cells that it is computed from, and between four equal
             cells it is exactly theirs, so that flat parts of a map stay flat. "bilinear" always is.
+        rounded: For "bilinear": flat parts may come out with rounding errors, which do not matter where maps are neither ranked
+            nor shown; many small maps then take a fraction of the time.
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
@@ -132,7 +139,7 @@ def resize_maps(
     if mode == "nearest":
         return interpolate(maps[:, None], size=size, mode=mode)[:, 0]
     resized = interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0]
-    if mode == "bicubic" and not bounded:
+    if (mode == "bicubic" and not bounded) or (mode == "bilinear" and rounded):
         return resized
     # Interpolation rounds: equal cells would come out with tiny differences, which rank pixels and which min-max scaling
     # amplifies. Bicubic interpolation also overshoots beside a step.
@@ -236,6 +243,31 @@ def take_windows(features: Tensor, origin: Tensor, size: Size) -> Tensor:
     # Slices are copied one by one: gathering all cells of all windows with one index is several times slower.
     corners = (origin + torch.tensor(before, device=origin.device)).tolist()
     return torch.stack([features[:, row : row + size[0], column : column + size[1]] for row, column in corners])
+
+
+def take_windows_of_batch(features: Tensor, image: Tensor, origin: Tensor, size: Size) -> Tensor:
+    """Cut windows out of the features of several images, zero (False) beyond the edge. As `take_windows`, but differentiable at
+    the cost of the windows alone.
+
+    Args:
+        features: (B,C,h,w).
+        image: (N,) which of the B each window is cut from.
+        origin: (N,2) the windows' top-left cells as (row, column).
+        size: (k, l) of a window.
+
+    Returns:
+        (N,C,k,l)
+    """
+    batch, channels, height, width = features.shape
+    rows = (origin[:, :1] + torch.arange(size[0], device=origin.device))[:, :, None]
+    columns = (origin[:, 1:] + torch.arange(size[1], device=origin.device))[:, None, :]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    beyond = batch * height * width
+    cell = torch.where(inside, (image[:, None, None] * height + rows) * width + columns, beyond)
+    # A row a cell, and one for what lies beyond the edge. The gradient of a slice would fill all features for each window, that
+    # of an index is slow; an embedding's adds row to row.
+    table = pad(features.permute(0, 2, 3, 1).reshape(beyond, channels), [0, 0, 0, 1])
+    return embedding(cell, table).permute(0, 3, 1, 2)
 
 
 def paste_boxes(maps: Tensor, boxes: Tensor, grid: Size) -> Tensor:

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import whybox.data
+import whybox.losses
 import whybox.methods
 import whybox.metrics
 import whybox.models
@@ -62,6 +63,12 @@ def rules() -> Mapping[str, type[Rule]]:
     """Rules of duplicate removal by name; each file in suppression/ holds one whose `name` is the file's."""
     own: dict[str, type[Rule]] = {name: _class_in(module, name) for name, module in _files(whybox.suppression)}
     return own | _from_outside("whybox.suppression", own, Rule)
+
+
+@cache
+def losses() -> Mapping[str, type]:
+    """Classes of the losses on maps by name; each file in losses/ holds one whose `name` is the file's."""
+    return {name: _class_in(module, name) for name, module in _files(whybox.losses)}
 
 
 @cache

@@ -54,3 +54,16 @@ def test_mistakes_reach_the_caller_by_name(run, tmp_path):
     result = run("--out", tmp_path, "--data", "coco:nowhere", *FEW)
     assert isinstance(result.exception, WhyboxError)
     assert "no COCO annotations at nowhere" in str(result.exception)
+
+
+def test_a_loss_on_maps_is_named_with_its_options(run, tmp_path):
+    words = ["--loss", "odam_train:weight=2:order=second"]
+    done = run("--out", tmp_path / "a", *FEW, *words)
+    assert done.exit_code == 0, done.output
+    assert " odam_train " in done.stderr
+    made = zoo.load(tmp_path / "a").card["trained"]
+    assert made["loss"] == "odam_train:weight=2.0:order=second"
+    assert "--loss odam_train:weight=2:order=second" in made["command"]
+    wrong = run("--out", tmp_path / "b", *FEW, "--loss", "odam_train:wieght=2")
+    assert isinstance(wrong.exception, WhyboxError)
+    assert "loss 'odam_train' has no option 'wieght'; did you mean weight" in str(wrong.exception)

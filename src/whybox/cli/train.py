@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 PRECISION = "float32, bfloat16 (if the hardware supports it) or a Fabric precision: 16-mixed, 64-true, ..."
+LOSS = "A loss on heat maps beside the detector's own: odam_train, or with options, odam_train:weight=0.2:order=second."
 Accelerator = Annotated[str | None, typer.Option(help="A Fabric accelerator, instead of --device: cpu, cuda, mps, auto.")]
 DeviceCount = Annotated[str | None, typer.Option(help="Number or list of devices: 2, '0,1' or auto. One process per device.")]
 Strategy = Annotated[str, typer.Option(help="Distributed strategy: auto, ddp, ddp_find_unused_parameters_true.")]
@@ -29,6 +30,7 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(help="Seed of the scenes, their order and the augmentation.")] = 0,
     init: Annotated[str | None, typer.Option(help="Start from these weights: whybox/scenes or a folder.")] = None,
+    loss: Annotated[str | None, typer.Option(help=LOSS)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
     limit: Annotated[int | None, typer.Option(help="Train on only N images.")] = None,
     precision: Annotated[str, typer.Option(help=PRECISION)] = "float32",
@@ -46,21 +48,23 @@ def train(
     """Train a compact FCOS detector. --out gets its weights and model card, and is then a name for --model."""
     from whybox.training import detector
     from whybox.training.examples import open_training_data
+    from whybox.training.odam_train import make_loss
     from whybox.training.recipe import Recipe
 
+    on_maps = make_loss(loss) if loss else None
     recipe = Recipe(steps, batch, seed, lr, precision=precision, accumulate=accumulate)
     where = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "num_nodes": num_nodes}
     fabric = launch_training(precision, device, threads, where)
     opened = open_training_data(data, seed, limit, held_out)
     network, arguments = detector.start(opened.classes, size, seed, init)
     with progress_bar(steps, fabric.is_global_zero) as (log, on_progress):
-        calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log}
-        run = detector.fit(network, opened, recipe, out, fabric=fabric, resume=resume, every=every, **calls)
+        calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log, "fabric": fabric, "loss": on_maps}
+        run = detector.fit(network, opened, recipe, out, resume=resume, every=every, **calls)
     # The first process alone scores, writes and prints.
     if not fabric.is_global_zero:
         return
     options = {"data": data, "steps": steps, "batch": batch, "size": size, "lr": lr, "seed": seed, "init": init}
-    options |= {"held-out": held_out, "limit": limit, "precision": precision, "device": device, "threads": threads}
+    options |= {"loss": loss, "held-out": held_out, "limit": limit, "precision": precision, "device": device, "threads": threads}
     options |= fabric_options(where, accumulate)
     card = detector.keep(run, opened, out, "compact_fcos", arguments, command_line("train", options))
     print(json.dumps(card, indent=2) if as_json else _summary(card, out))

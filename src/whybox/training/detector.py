@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from whybox import zoo
 from whybox.errors import WhyboxError
+from whybox.losses.odam_train import OdamTrain
+from whybox.models.torchvision.training_pass import watched
 from whybox.progress import OnWarning, no_warning
 from whybox.training import fit as loop
 from whybox.training.augmentation import DetectorBatches
@@ -17,6 +19,7 @@ from whybox.training.detector_scores import evaluate
 from whybox.training.examples import TrainingData
 from whybox.training.fit import Fit
 from whybox.training.launch import launch
+from whybox.training.odam_train import spec_of, watching
 from whybox.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ def begin(
     recipe: Recipe,
     fabric: "Fabric | None" = None,
     zoom: tuple[float, float] = ZOOM,
+    loss: OdamTrain | None = None,
 ) -> Fit:
     """Prepare the training of a detector.
 
@@ -78,24 +82,35 @@ def begin(
         recipe: Hyperparameters.
         fabric: Launched Fabric; None: one process on the CPU.
         zoom: The range of the magnification of the crops.
+        loss: A loss on maps, added to the detector's own.
 
     Returns:
         The training, at step 0.
 
     Raises:
-        WhyboxError: The batch cannot be divided among the processes, or Fabric was launched with another precision.
+        WhyboxError: The batch cannot be divided among the processes, Fabric was launched with another precision, or the loss
+            does not support the detector.
     """
+    if loss is not None:
+        # Only to refuse a detector before the data is read.
+        watched(network)
     fabric = fabric or launch(precision=recipe.precision)
     shape: Any = network.transform
     limits = shape.min_size[0], shape.max_size
     batch = DetectorBatches(data.train, recipe.part(fabric), recipe.seed, limits, zoom)
 
     def losses(batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> Mapping[str, Tensor]:
-        by_name: Mapping[str, Tensor] = network(*batch)
-        return by_name
+        if loss is None:
+            by_name: Mapping[str, Tensor] = network(*batch)
+            return by_name
+        with watching(network, loss, step=run.progress.step) as explained:
+            by_name = network(*batch)
+        return {**by_name, loss.name: explained.loss()}
 
     terms = {"zoom": zoom, "classes": data.classes, "images": len(data.train), "data": data.digest}
-    return Fit(network, batch, losses, recipe, fabric, terms=terms)
+    terms["loss"] = spec_of(loss) if loss is not None else None
+    run = Fit(network, batch, losses, recipe, fabric, terms=terms)
+    return run
 
 
 def fit(
@@ -106,6 +121,7 @@ def fit(
     *,
     fabric: "Fabric | None" = None,
     zoom: tuple[float, float] = ZOOM,
+    loss: OdamTrain | None = None,
     resume: bool = False,
     every: int = 250,
     interim: int = 60,
@@ -122,6 +138,7 @@ def fit(
         folder: The folder of the checkpoint.
         fabric: Launched Fabric; None: one process on the CPU.
         zoom: The range of the magnification of the crops.
+        loss: A loss on maps, added to the detector's own.
         resume: Whether to resume from the checkpoint of an earlier run of the same recipe, with the result of an
             uninterrupted run.
         every: Steps between checkpoints.
@@ -136,7 +153,7 @@ def fit(
     Raises:
         WhyboxError: The folder holds another training, cannot be written, or a loss is not finite.
     """
-    run = begin(network, data, recipe, fabric, zoom)
+    run = begin(network, data, recipe, fabric, zoom, loss)
     if data.problems:
         on_warning(f"problems in the data, left out or corrected: {len(data.problems)}; the first: {data.problems[0]}")
 
@@ -189,6 +206,7 @@ def keep(
         "command": command,
         **asdict(run.recipe),
         "zoom": run.terms["zoom"],
+        "loss": run.terms["loss"],
         "processes": run.fabric.world_size,
         "images": len(data.train),
         "seconds": round(run.progress.seconds),

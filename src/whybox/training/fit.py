@@ -284,7 +284,8 @@ class Fit:
 
     def _changes(self, earlier: Mapping[str, Any]) -> list[str]:
         """The settings in which an earlier run differs, except those that it did not have, and `accumulate`."""
-        known = {**earlier, "precision": fabric_precision(earlier["precision"])}
+        # The first versions wrote no "loss", and had none.
+        known = {"loss": None, **earlier, "precision": fabric_precision(earlier["precision"])}
         current = {**self.terms, "precision": fabric_precision(self.recipe.precision)}
         return [key for key, value in current.items() if key != "accumulate" and key in known and known[key] != value]
 

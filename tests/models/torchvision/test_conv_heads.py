@@ -124,3 +124,40 @@ def test_recording_leaves_no_hook_and_counts_calls():
     with pytest.raises(RuntimeError, match="channels"), tape.recording([branch]):
         layers(torch.rand(1, 3, 4, 4))
     assert not layers[1]._forward_hooks
+
+
+def test_cells_of_several_images_at_once():
+    """With GroupNorm and rectifiers, whose gates differ from image to image."""
+    layers = nn.Sequential(conv(), nn.GroupNorm(2, 8), nn.ReLU(), conv(), nn.ReLU6()).double()
+    branch = Branch(flatten_layers(layers), {"scores": conv().double()})
+    features, seeds = torch.randn(3, 8, *GRID, dtype=torch.float64), torch.randn(4, 8, dtype=torch.float64)
+    image = torch.tensor([2, 0, 1, 2])
+    tape = Tape()
+    with tape.recording([branch]):
+        layers(features)
+    ours = pull_windows(branch, tape, 0, {"scores": seeds}, CELLS, GRID, image=image)
+    for number in range(3):
+        rows, alone = image == number, Tape()
+        with alone.recording([branch]):
+            layers(features[number][None])
+        theirs = pull_windows(branch, alone, 0, {"scores": seeds[rows]}, CELLS[rows], GRID)
+        torch.testing.assert_close(ours[rows], theirs)
+
+
+def test_batch_norm_in_training_mode_has_the_statistics_of_its_batch():
+    layers = nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU()).double()
+    branch = Branch(flatten_layers(layers), {"scores": conv().double()})
+    features, seeds = torch.randn(2, 8, *GRID, dtype=torch.float64), torch.randn(4, 8, dtype=torch.float64)
+    trained = Tape()
+    with trained.recording([branch]):
+        hidden = layers[0](features)
+        layers[2](layers[1](hidden))
+    norm = layers[1].eval()
+    norm.running_mean, norm.running_var = hidden.mean((0, 2, 3)).detach(), hidden.var((0, 2, 3), unbiased=False).detach()
+    evaluated = Tape()
+    with evaluated.recording([branch]):
+        layers(features)
+    given = {"scores": seeds}, CELLS, GRID
+    image = torch.tensor([0, 1, 1, 0])
+    ours, theirs = (pull_windows(branch, tape, 0, *given, image=image) for tape in (trained, evaluated))
+    torch.testing.assert_close(ours, theirs)

@@ -5,8 +5,8 @@ transposed convolutions on that window alone costs a small fraction of a backwar
 detections form one batch. The activations' gates are recorded during the ordinary forward pass, so nothing is computed twice.
 
 Exact where the tower consists of convolutions, pointwise rectifiers and normalizations whose statistics do not depend on the
-input (BatchNorm in evaluation mode). With GroupNorm the statistics of the forward pass are held fixed ("frozen"): the part
-of the gradient that flows through mean and variance, which reaches every cell, is omitted.
+input (BatchNorm in evaluation mode). With GroupNorm, or BatchNorm in training mode, the statistics of the forward pass are held
+fixed ("frozen"): the part of the gradient that flows through mean and variance, which reaches every cell, is omitted.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 from torchvision.ops import FrozenBatchNorm2d
 
-from whybox.frame import take_windows
+from whybox.frame import take_windows, take_windows_of_batch
 
 _FIXED_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 _RECTIFIERS = (nn.ReLU, nn.ReLU6)
@@ -92,7 +92,8 @@ def _radius(layer: nn.Conv2d) -> int:
 class Tape:
     """Recordings of the towers' forward pass for the backward pass: for every layer, one gate per call.
 
-    A gate is a mask (C,h,w) where a rectifier passes, or a factor (C,1,1) by which a normalization scales.
+    A gate is a mask (B,C,h,w) where a rectifier passes, or a factor (B,C,1,1) by which a normalization scales; (1,C,1,1) where it
+    is the same for all images of the batch.
     """
 
     gates: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
@@ -126,22 +127,26 @@ def _gate(layer: nn.Module, value: Tensor, output: Tensor) -> Tensor:
     # A rectifier's from its output, because an in-place rectifier has overwritten its input.
     # Closed at the kinks themselves, as in torch's backward pass.
     if isinstance(layer, nn.ReLU6):
-        return ((output > 0) & (output < 6))[0]
+        return (output > 0) & (output < 6)
     if isinstance(layer, nn.ReLU):
-        return (output > 0)[0]
+        return output > 0
+    # At least in single precision: under autocast the features are in half.
+    value = value.to(torch.promote_types(value.dtype, torch.float32))
     if isinstance(layer, nn.GroupNorm):
         # Biased, as GroupNorm computes it.
-        variance = value.reshape(layer.num_groups, -1).var(1, unbiased=False)
-        scale = (variance + layer.eps).rsqrt().repeat_interleave(value.shape[1] // layer.num_groups)
+        variance = value.reshape(len(value), layer.num_groups, -1).var(2, unbiased=False)
+        scale = (variance + layer.eps).rsqrt().repeat_interleave(value.shape[1] // layer.num_groups, 1)
         return _times(scale, layer.weight)
     assert isinstance(layer, _FIXED_NORMS)
     running = layer.running_var
+    if isinstance(layer, nn.BatchNorm2d) and (layer.training or running is None):
+        running = value.var((0, 2, 3), unbiased=False)
     assert isinstance(running, Tensor)
-    return _times((running + layer.eps).rsqrt(), layer.weight)
+    return _times((running + layer.eps).rsqrt()[None], layer.weight)
 
 
 def _times(scale: Tensor, weight: Tensor | None) -> Tensor:
-    return (scale if weight is None else scale * weight)[:, None, None]
+    return (scale if weight is None else scale * weight)[:, :, None, None]
 
 
 def pull_windows(
@@ -152,6 +157,7 @@ def pull_windows(
     cells: Tensor,
     grid: tuple[int, int],
     *,
+    image: Tensor | None = None,
     differentiable: bool = False,
 ) -> Tensor:
     """Gradients at the branch's input, on windows; equal to autograd's where `branch.frozen` is False.
@@ -163,6 +169,7 @@ def pull_windows(
         seeds: The predictors' names -> dY/d(output) at the cell, (n, out_channels).
         cells: (n,2) as (row, column).
         grid: (h, w) of the level.
+        image: (n,) the image of each cell within the recorded batch; None: all are of the only one.
         differentiable: Whether the result keeps its graph to the seeds, the gates and the weights.
 
     Returns:
@@ -170,20 +177,25 @@ def pull_windows(
     """
     of = _weight if differentiable else _detached_weight
     gradient = _pull_predictors(branch, seeds, of)
-    # After every convolution: its zero padding passes no gradient to cells outside the grid.
-    gradient = gradient * _inside(cells, gradient.shape[-1] // 2, grid)
+    # A convolution's zero padding passes no gradient to cells outside the grid. A rectifier's gate is closed there as well: where
+    # one follows, it does for both.
+    closed = False
     for layer in reversed(branch.tower):
         radius = gradient.shape[-1] // 2
         if isinstance(layer, nn.Conv2d):
-            gradient = conv_transpose2d(gradient, of(layer), groups=layer.groups)
-            gradient = gradient * _inside(cells, radius + _radius(layer), grid)
+            inner = gradient if closed else gradient * _inside(cells, radius, grid)
+            gradient, closed = conv_transpose2d(inner, of(layer), groups=layer.groups), False
             continue
         gate = tape.gates[layer][call] if differentiable else tape.gates[layer][call].detach()
         # A mask is the level's and is cut to the window; a factor is the same in every cell.
         if gate.dtype == torch.bool:
-            gate = take_windows(gate, cells - radius, (2 * radius + 1,) * 2)
+            window = cells - radius, (2 * radius + 1,) * 2
+            gate = take_windows(gate[0], *window) if image is None else take_windows_of_batch(gate, image, *window)
+            closed = True
+        elif image is not None and len(gate) > 1:
+            gate = gate[image]
         gradient = gradient * gate
-    return gradient
+    return gradient if closed else gradient * _inside(cells, gradient.shape[-1] // 2, grid)
 
 
 def _weight(layer: nn.Conv2d) -> Tensor:
