@@ -437,10 +437,12 @@ def test_a_detector_without_maps_is_refused_before_training(data):
         training.begin(net, data, RECIPE, loss=OdamTrain())
 
 
-def test_a_loop_of_ones_own_over_a_wrapped_detector(tmp_path):
+def test_a_loop_of_ones_own_over_a_wrapped_detector(tmp_path, monkeypatch):
     import torch.distributed as distributed
     from torch.nn.parallel import DistributedDataParallel
 
+    # By default gloo looks this machine's name up, and waits for minutes where no name server answers.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     net = network("fcos")
     alone, explained = passed(copy.deepcopy(net))
     expected = explained.loss().item()
