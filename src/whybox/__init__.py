@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from whybox.ops.maps import GradientMethod
     from whybox.placement import Placement
     from whybox.pullback import DensePullback, FeatureGradient, PlacedMaps, Pullback, WindowPullback
+    from whybox.rule import Rule
     from whybox.runs.evaluation.compare import compare
     from whybox.runs.evaluation.evaluate import Evaluation, evaluate
     from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
@@ -62,6 +63,7 @@ _HOMES = {
         "Pullback",
         "WindowPullback",
     ),
+    "whybox.rule": ("Rule",),
     "whybox.runs.evaluation.compare": ("compare",),
     "whybox.runs.evaluation.evaluate": (
         "Evaluation",
@@ -106,6 +108,7 @@ __all__ = [
     "PlacedMaps",
     "Placement",
     "Pullback",
+    "Rule",
     "Sample",
     "Target",
     "Text",

@@ -14,8 +14,8 @@ from whybox.methods.odam import Odam
 from whybox.model import Model, PromptedModel
 from whybox.options import check_options, options_of, read_options
 from whybox.pullback import Pullback
+from whybox.rule import Rule, Suppressed, Vectors
 from whybox.specs import format_spec, split_spec
-from whybox.suppression._rule import Rule, Suppressed, Vectors
 from whybox.targets import find_target
 from whybox.types import Candidates, Detections, HeatMaps, Trace
 

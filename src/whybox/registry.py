@@ -24,7 +24,7 @@ import whybox.suppression
 from whybox.errors import WhyboxError, did_you_mean, unknown
 from whybox.files import one_line
 from whybox.method import Method
-from whybox.suppression._rule import Rule
+from whybox.rule import Rule
 from whybox.targets import COMBINED, DESCRIPTIONS, TARGETS
 from whybox.truth import Metric
 

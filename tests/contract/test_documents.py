@@ -51,12 +51,14 @@ def test_the_script_behind_the_pictures_still_fits_the_library():
     runpy.run_path(str(ROOT / "docs" / "images" / "make.py"), run_name="pictures")
 
 
-def test_every_method_and_family_has_its_page():
+def test_every_method_rule_and_family_has_its_page():
     from whybox import registry
 
     for name in registry.methods():
         page = "controls" if name.startswith("control_") else name
         assert (ROOT / "docs" / "methods" / f"{page}.md").is_file()
+    for name in registry.rules():
+        assert (ROOT / "docs" / "suppression" / f"{name}.md").is_file()
     for name in registry.models():
         page = name.removesuffix("_onestage").removesuffix("_twostage")
         assert (ROOT / "docs" / "models" / f"{page}.md").is_file()

@@ -14,7 +14,7 @@ ROWS = [
     {
         *("errors", "class_checks", "progress", "versions", "lazy", "files", "network_state", "frame", "placement", "types"),
         *("pullback", "model"),
-        *("attention", "method", "truth"),
+        *("attention", "method", "truth", "rule"),
     },
     {"ops", "suppression"},
     {
@@ -67,7 +67,7 @@ WITHIN_ROW = {
 IN_ORDER = (
     *("errors", "class_checks", "progress", "versions", "lazy", "files", "network_state", "frame", "placement", "types"),
     *("pullback", "model"),
-    *("attention", "method", "truth"),
+    *("attention", "method", "truth", "rule"),
 )
 """The nouns of row 0: each may use those before it."""
 LOOSE = {"targets", "weights", "specs", "options"}

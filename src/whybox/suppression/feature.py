@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError
-from whybox.suppression._rule import Rule, Suppressed, Vectors, keep_in_order
+from whybox.rule import Rule, Suppressed, Vectors
+from whybox.suppression._in_order import keep_in_order
 from whybox.suppression.greedy import check_share
 
 

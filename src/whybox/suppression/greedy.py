@@ -8,7 +8,8 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from whybox.errors import WhyboxError
-from whybox.suppression._rule import Rule, Suppressed, Vectors, keep_in_order
+from whybox.rule import Rule, Suppressed, Vectors
+from whybox.suppression._in_order import keep_in_order
 
 _TOGETHER = {"cpu": 1000}
 _TOGETHER_ELSEWHERE = 5000

@@ -8,7 +8,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from whybox.errors import WhyboxError, unknown
-from whybox.suppression._rule import Rule, Suppressed, Vectors, by_group
+from whybox.rule import Rule, Suppressed, Vectors
+from whybox.suppression._in_order import by_group
 from whybox.suppression.greedy import check_share
 
 
