@@ -82,10 +82,12 @@ class ImageText(WholeImage, ImageTextModel):
         """Encode the texts; entries that are embeddings stay as they were given."""
         written = [text for text in self._prompts if not isinstance(text, TextEmbedding)]
         with exclusive(self.network):
-            encoder, state = self.text_encoder, fingerprint(self.network)
+            encoder = self.text_encoder
             # Tokenizers take no empty batch.
             batch = encoder.tokenize(written, False) if written else None
             encoded = iter(() if batch is None else zip(batch.texts, self._embed(encoder, batch.inputs), strict=True))
+            # After the pass, which may set attributes of its own.
+            state = fingerprint(self.network)
         pairs = [
             (Text(text.name, (), ()), text.values) if isinstance(text, TextEmbedding) else next(encoded) for text in self._prompts
         ]
