@@ -87,7 +87,7 @@ def detect(
     *,
     text: TextPrompt | None = None,
     score_threshold: float = 0.3,
-    top: int = MOST_DETECTIONS,
+    top: int | None = MOST_DETECTIONS,
     nms: str | Rule | None = None,
     **unknown: Any,
 ) -> Detections:
@@ -98,7 +98,7 @@ def detect(
         image: A path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, or a Trace.
         text: For models that take texts: as for `explain`.
         score_threshold: The lowest score.
-        top: The largest number of detections; those with the highest scores are kept.
+        top: The largest number of detections; those with the highest scores are kept. None: 100.
         nms: A rule of duplicate removal in place of the model's own ("odam", "odam:high=0.9", "soft", a rule object); see
             `whybox.nms`.
         **unknown: None are accepted; the error suggests the option that was probably meant.
@@ -113,7 +113,7 @@ def detect(
     check_selection(score_threshold, top)
     model = prompted(load(model) if nms is None else with_nms(model, nms), text)
     with exclusive(model.network):
-        return best(_trace_of(model, image).detections, score_threshold, top)
+        return best(_trace_of(model, image).detections, score_threshold, MOST_DETECTIONS if top is None else top)
 
 
 def _trace_of(model: Model, image: ImageSource | Trace) -> Trace:

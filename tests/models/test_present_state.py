@@ -206,8 +206,8 @@ UNSEEN = {
 @pytest.mark.parametrize("change", UNSEEN)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_change_of_the_network_leaves_an_old_trace_or_old_texts(family, change):
-    if family == "plain" and change == "half of the weights, by NumPy":
-        pytest.skip("an activation has no weights")
+    if family in ("plain", "torchvision_twostage") and change == "half of the weights, by NumPy":
+        pytest.skip("no weights, or none that this random network's features reach")
     model, strength = fresh(family), {"hook": 1.0}
     part = scaled(model, family)
     part.register_forward_hook(hook_with(strength))
