@@ -1,6 +1,8 @@
 """Small things that a number, a device, a name or a state could break."""
 
+import copy
 import json
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 import whybox
 from conformance.conftest import BUILDERS, Tiny, read
 from models import hf_models, open_clip_models
+from models.detectors import detector
 from models.detectors import image as picture
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, paste_windows
@@ -191,3 +194,52 @@ def test_a_mistake_inside_a_builder_is_told_with_its_place():
         whybox.load(Broken(), candidates=read, features=["neck.0"])
     with pytest.raises(WhyboxError, match=r"cannot be loaded with these options|unknown option"):
         whybox.load(Tiny(), candidates=read, features=["neck.0"], sise=3)
+
+
+def made_under_inference_mode(network):
+    with torch.inference_mode():
+        for part in network.modules():
+            for name, weight in part._parameters.items():
+                if weight is not None:
+                    part._parameters[name] = nn.Parameter(weight.clone(), requires_grad=False)
+
+
+def quantized(network):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch moves quantization to another package
+        torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, inplace=True)
+
+
+def hooked_backwards(network):
+    network.head.classification_head.conv[0][0].register_full_backward_hook(lambda module, given, gradient: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("fasterrcnn_mobilenet_v3_large_fpn", made_under_inference_mode, "made under torch.inference_mode"),
+        ("fcos_resnet50_fpn", made_under_inference_mode, "made under torch.inference_mode"),
+        ("fasterrcnn_mobilenet_v3_large_fpn", nn.Module.half, "half precision"),
+        ("fcos_resnet50_fpn", nn.Module.bfloat16, "half precision"),
+        ("fasterrcnn_mobilenet_v3_large_fpn", quantized, r"quantized modules \(roi_heads.box_head.fc6\)"),
+        ("retinanet_resnet50_fpn", hooked_backwards, "full backward hook"),
+    ],
+)
+def test_states_that_no_gradient_passes_are_told_in_one_line(name, change, told):
+    network = copy.deepcopy(detector(name))
+    change(network)
+    with pytest.raises(WhyboxError, match=told) as caught:
+        whybox.explain(whybox.load(network), IMAGE, score_threshold=0.0, top=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:quantized..linear_dynamic")
+@pytest.mark.parametrize("family", ["open_clip", "hf_image_text", "hf_classification"])
+def test_quantized_transformers_are_told_as_such(family):
+    model = BUILDERS[family]()
+    network = copy.deepcopy(model.network)
+    quantized(network)
+    tokenizer = {"open_clip": open_clip_models.tokenizer, "hf_image_text": hf_models.tokenizer}.get(family)
+    loaded = whybox.load(network, **({"tokenizer": tokenizer()} if tokenizer else {}))
+    with pytest.raises(WhyboxError, match="quantized modules"):
+        whybox.explain(loaded, IMAGE, method="odam", text=["a red ball"] if tokenizer else None)

@@ -1,5 +1,6 @@
 """A network while it is explained: used by one thread at a time, in its own precision, and in one state from trace to map."""
 
+import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from whybox.errors import WhyboxError
+from whybox.errors import GradientError, WhyboxError
 
 Fingerprint = tuple[Any, ...]
 """A value that differs between two states of a network; see `fingerprint`."""
@@ -36,7 +37,7 @@ def exclusive(network: Any) -> Iterator[None]:
     if not isinstance(network, nn.Module):
         yield
         return
-    with _lock_of(network), _without_autocast(network), _offloaded_told(network):
+    with _lock_of(network), _without_autocast(network), _told_by_state(network):
         yield
 
 
@@ -63,17 +64,43 @@ def _without_autocast(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _offloaded_told(network: nn.Module) -> Iterator[None]:
+def _told_by_state(network: nn.Module) -> Iterator[None]:
+    """Inside, errors that torch raises because of a network's state say what the state is."""
     try:
         yield
-    except (RuntimeError, NotImplementedError) as error:
-        # Offloaded weights exist inside their module's forward alone; where they are read outside it, torch says so in many ways.
-        if "meta" not in str(error) or not any(weight.device.type == "meta" for weight in network.parameters()):
+    except (RuntimeError, AttributeError, TypeError, GradientError) as error:
+        reason = _reason_in_state(network, error)
+        if reason is None:
             raise
-        raise WhyboxError(
-            f"{type(network).__name__}'s weights are offloaded (device 'meta'), and this needs them outside their own module's "
-            "forward pass: bring the network onto one device first"
-        ) from error
+        raise WhyboxError(f"{type(network).__name__}{reason}") from error
+
+
+def _reason_in_state(network: nn.Module, error: Exception) -> str | None:
+    """What is wrong with the network's state, where that explains the error. By torch's words: it has no classes for them."""
+    words = str(error)
+    weights = list(network.parameters())
+    # Offloaded weights exist inside their module's forward alone; where they are read outside it, torch says so in many ways.
+    if isinstance(error, RuntimeError) and "meta" in words and any(weight.device.type == "meta" for weight in weights):
+        return (
+            "'s weights are offloaded (device 'meta'), and this needs them outside their own module's forward pass: bring the "
+            "network onto one device first"
+        )
+    if "nference tensor" in words and any(weight.is_inference() for weight in weights):
+        return "'s weights were made under torch.inference_mode, and no gradient can pass them: build the network outside it"
+    if "BackwardHookFunction" in words:
+        return (
+            " has a full backward hook on a module whose output is then changed in place, which torch cannot differentiate, in "
+            "training neither: remove the hook, or the in-place operation"
+        )
+    if found := re.search(r"\"(\w+)\" not implemented for '(Half|BFloat16)'", words):
+        return (
+            f" is in half precision, for which torch has no {found[1]} on this device (a detector's own call fails so, too): "
+            "bring it to float32, network.float()"
+        )
+    quantized = [path for path, part in network.named_modules() if ".quantized." in type(part).__module__]
+    if quantized:
+        return f" holds quantized modules ({quantized[0]}), which no gradient passes: explain the network before it is quantized"
+    return None
 
 
 def device_of(network: Any) -> torch.device:

@@ -152,4 +152,4 @@ class ClipSurgery(Method):
             texts = torch.cat([embedding[None], others[: len(kept)][kept]])
             # The text itself is the first of the texts.
             return clip_surgery_map(features @ texts.T, texts @ overall)[:, 0]
-        return features @ (embedding - others[-1]) if text != self.neutral else features @ embedding
+        return features @ (embedding - others[-1])
