@@ -3,8 +3,8 @@
     python -m benchmarks.suppression [--size 480x640] [--candidates 500] [--repeats 3]
 
 ResNet-50 FPN detectors with random weights and one class, so that every candidate is one of the class. Their boxes are scattered,
-as no trained detector's are; so that every candidate has a neighbor, as in a crowd, the boxes of all candidates are moved together
-before the rule gets them. The maps are those of the network's own candidates. And a plain YOLO, as in benchmarks.plain.
+as no trained detector's are; so that every candidate has a neighbor, as in a crowd, all boxes are moved together before the rule
+gets them. The maps are those of the network's own candidates. And a plain YOLO, as in benchmarks.plain.
 """
 
 import argparse

@@ -87,7 +87,7 @@ def detect(
     *,
     text: TextPrompt | None = None,
     score_threshold: float = 0.3,
-    top: int = MOST_DETECTIONS,
+    top: int | None = MOST_DETECTIONS,
     nms: str | Rule | None = None,
     **unknown: Any,
 ) -> Detections:
@@ -98,7 +98,7 @@ def detect(
         image: A path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, or a Trace.
         text: For models that take texts: as for `explain`.
         score_threshold: The lowest score.
-        top: The largest number of detections; those with the highest scores are kept.
+        top: The largest number of detections; those with the highest scores are kept. None: 100.
         nms: A rule of duplicate removal in place of the model's own ("odam", "odam:high=0.9", "soft", a rule object); see
             `whybox.nms`.
         **unknown: None are accepted; the error suggests the option that was probably meant.
@@ -117,7 +117,7 @@ def detect(
             found = remove_duplicates(model.inner, _trace_of(model.inner, image), model.rule, score_threshold).kept
         else:
             found = _trace_of(model, image).detections
-        return best(found, score_threshold, top)
+        return best(found, score_threshold, MOST_DETECTIONS if top is None else top)
 
 
 def _trace_of(model: Model, image: ImageSource | Trace) -> Trace:
@@ -125,14 +125,18 @@ def _trace_of(model: Model, image: ImageSource | Trace) -> Trace:
     if not isinstance(image, Trace):
         return trace(model, image)
     if image.stored:
-        return _suppressed(model, _traced_again(model, image))
+        # Not exactly: another device, or another number of threads, adds in another order.
+        refusal = f"this stored trace is of another model, or of {model.name} in another state: trace the image again"
+        return _suppressed(model, _traced_again(model, image, refusal, rtol=1e-3, atol=1e-4))
     if image.made_by is not None and image.made_by() is not model.origin:
         raise WhyboxError("this trace was made by another model: trace the image with the model that explains it")
     if image.fingerprint is not None and image.fingerprint != fingerprint(model.network):
-        raise WhyboxError(
-            f"{model.name} has changed since this trace was made (weights, modules or hooks): trace the image again, so that "
-            "scores and maps are of one state"
+        # A forward pass may itself change what the fingerprint holds (a counter, a cached shape): only its outputs can tell.
+        refusal = (
+            f"{model.name} has changed since this trace was made (weights, modules, their attributes or hooks): trace the image "
+            "again, so that scores and maps are of one state"
         )
+        return _suppressed(model, _traced_again(model, image, refusal, rtol=1e-5, atol=1e-6))
     return _suppressed(model, answered(model, image))
 
 
@@ -141,17 +145,36 @@ def _suppressed(model: Model, trace: Trace) -> Trace:
     return model.apply_rule(trace) if isinstance(model, WithNms) else trace
 
 
-def _traced_again(model: Model, stored: Trace) -> Trace:
-    """A new trace of a stored trace's image, which must give the same candidates."""
-    again = trace(model, stored.image)
-    a, b = again.candidates.scores, stored.candidates.scores
-    if again.embedding is not None and stored.embedding is not None:
-        # The candidates of an image-text model belong to its prompts, which may be others by now.
-        a, b = again.embedding, stored.embedding
-    # Not exactly: another device, or another number of threads, adds in another order.
-    if a.shape != b.shape or not torch.allclose(a.cpu(), b.cpu(), rtol=1e-3, atol=1e-4):
-        raise WhyboxError(f"this stored trace is of another model, or of {model.name} in another state: trace the image again")
+def _traced_again(model: Model, given: Trace, refusal: str, *, rtol: float, atol: float) -> Trace:
+    """A new trace of a given trace's image, refused with `refusal` where its outputs are others than the given ones'."""
+    again = trace(model, given.image, differentiable=given.differentiable)
+    if not all(_close(a, b, rtol, atol) for a, b in _outputs_of(again, given)):
+        raise WhyboxError(refusal)
     return answered(model, again)
+
+
+def _outputs_of(again: Trace, given: Trace) -> list[tuple[Tensor, Tensor]]:
+    """What two traces of one image are compared by."""
+    new, old = again.candidates, given.candidates
+    if again.embedding is None or given.embedding is None:
+        return [(new.scores, old.scores), (new.boxes, old.boxes)]
+    pairs = [(again.embedding, given.embedding)]
+    # The candidates of an image-text model belong to its prompts, which may be others by now; where the cosines are those of
+    # the same prompts, the logits tell of a changed scale.
+    if new.logits is not None and old.logits is not None and _close(new.scores, old.scores, 1e-5, 1e-6):
+        pairs.append((new.logits, old.logits))
+    return pairs
+
+
+def _close(a: Tensor, b: Tensor, rtol: float, atol: float) -> bool:
+    """Whether two tensors differ by rounding alone; half precision rounds more coarsely."""
+    if a.shape != b.shape:
+        return False
+    coarse = max(torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0 for values in (a, b))
+    a, b = a.detach().float().cpu(), b.detach().float().cpu()
+    # Small values of one tensor are rounded as its large ones are: they come out of the same sums.
+    largest = max(1.0, float(b.abs().max())) if b.numel() else 1.0
+    return torch.allclose(a, b, rtol=max(rtol, 4 * coarse), atol=max(atol, 4 * coarse) * largest)
 
 
 _MEANT = {

@@ -324,6 +324,10 @@ class WithNms(Model):
         return self.inner.layers
 
     @property
+    def fixed_rows(self) -> bool:  # type: ignore[override]
+        return self.inner.fixed_rows
+
+    @property
     def most_detections(self) -> int | None:
         return self.inner.most_detections
 

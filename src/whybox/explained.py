@@ -10,7 +10,7 @@ from torch import Tensor
 from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
 from whybox.report.match import PER_TEXT, distinct_words
-from whybox.types import Detections, HeatMaps
+from whybox.types import Detections, HeatMaps, rows_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,12 +67,11 @@ class Explained:
         Args:
             index: A number, a slice, a list of numbers, or a tensor of numbers or booleans.
         """
-        rows = torch.arange(len(self))[index].reshape(-1)
-        chosen = rows.tolist()
+        chosen = rows_of(index, len(self))
         texts = tuple(self.texts[i] for i in chosen) if self.texts else ()
         return replace(
             self,
-            detections=self.detections[rows.to(self.detections.boxes.device)],
+            detections=self.detections[torch.tensor(chosen, dtype=torch.long, device=self.detections.boxes.device)],
             maps=_some_maps(self.maps, chosen),
             notes=tuple(self.notes[i] for i in chosen) if self.notes else (),
             texts=texts,

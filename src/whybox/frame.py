@@ -110,7 +110,9 @@ class Frame:
     def _ratio(like: Tensor, new: Size, old: Size) -> Tensor:
         size = torch.tensor([new, old], dtype=torch.float32, device=like.device)
         height, width = size[0] / size[1]
-        return torch.stack([width, height, width, height]).to(like.dtype)
+        ratio = torch.stack([width, height, width, height])
+        # A ratio of whole numbers would be cut off.
+        return ratio.to(like.dtype) if like.is_floating_point() else ratio
 
 
 def resize_maps(
@@ -215,7 +217,8 @@ def paste_windows(windows: Tensor, origin: Tensor, grid: Size) -> Tensor:
     middle = windows.shape[1:-2]
     shape = (len(windows), *([1] * len(middle)), k * m)
     index = cell.reshape(shape).expand(len(windows), *middle, k * m)
-    kept = (windows * inside.reshape(len(windows), *([1] * len(middle)), k, m)).flatten(-2)
+    # Chosen and not multiplied: NaN times zero is NaN.
+    kept = torch.where(inside.reshape(len(windows), *([1] * len(middle)), k, m), windows, 0).flatten(-2)
     full = windows.new_zeros((len(windows), *middle, height * width))
     return full.scatter_add(-1, index, kept).reshape(len(windows), *middle, height, width)
 

@@ -1,5 +1,6 @@
 """Load models and data sets by name, and wrap modules as models."""
 
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def _built(prefix: str, rest: str, name: str, weights: str | Path | None, given:
     except ModuleNotFoundError as error:
         raise WhyboxError(f"{name} needs the package {error.name}: pip install 'whybox[{prefix}]'") from error
     except TypeError as error:
-        raise WhyboxError(f"{name} cannot be loaded with these options: {error}") from error
+        raise _refused(name, error, options) from error
     if not isinstance(built, nn.Module):
         if file:
             load_weights(_network(built), file)
@@ -171,8 +172,20 @@ def _wrap_as(family: Any, module: nn.Module, **options: Any) -> Model:
     try:
         model: Model = family.wrap(module, **options)
     except TypeError as error:
-        raise WhyboxError(f"{type(module).__name__} cannot be loaded with these options: {error}") from error
+        raise _refused(type(module).__name__, error, options) from error
     return model
+
+
+def _refused(name: str, error: TypeError, options: Mapping[str, Any]) -> WhyboxError:
+    """The error for options that a function does not take; a mistake inside it is told as one, with its place."""
+    text = str(error)
+    named = any(repr(option) in text for option in options)
+    if "required positional argument" in text or "required keyword" in text or ("argument" in text and named):
+        return WhyboxError(f"{name} cannot be loaded with these options: {text}")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return WhyboxError(
+        f"{name}: loading failed in {Path(place.filename).name}, line {place.lineno} ({place.name}): TypeError: {text}"
+    )
 
 
 def _network(model: Model) -> nn.Module:

@@ -40,6 +40,8 @@ class Model(ABC):
         classes: Names of the score columns, or None.
         first_column: The score column of a data set's first class, for models without class names; torchvision's detectors
             have a background column before it.
+        fixed_rows: Whether a row of the candidates is the same position or query in every image of one size; not where the
+            network chooses its queries by the image.
         channels: How many channels its images have; 3 are red, green and blue.
         settings: How it was loaded (preprocessing, thresholds), as a string that is the same in every process.
     """
@@ -50,6 +52,7 @@ class Model(ABC):
     gives: frozenset[str]
     classes: Sequence[str] | None = None
     first_column: int = 0
+    fixed_rows: bool = True
     channels: int = 3
     settings: str = ""
 

@@ -16,7 +16,7 @@ from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
 from whybox.explained import Explained
 from whybox.exports import plain, to_dict
-from whybox.files import file_stem, new_folder, one_line
+from whybox.files import file_stem, json_text, new_folder, one_line
 from whybox.frame import Frame
 from whybox.pictures import LONGEST_OVERLAY, draw_overlay, page_of
 from whybox.report.overlay import picture_of, png_bytes, shrink, tensor_of
@@ -51,7 +51,7 @@ def save(explained: Explained, directory: str | Path) -> Path:
         picture = shrink(explained.image, LONGEST_OVERLAY)
         for i, row in enumerate(manifest["detections"]):
             (folder / row["overlay"]).write_bytes(png_bytes(draw_overlay(explained, i, picture)))
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        (folder / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
         (folder / "index.html").write_text(page_of(explained), encoding="utf-8")
     return Path(directory)
 

@@ -73,7 +73,7 @@ def _own(trace: Trace, model: Model, score_threshold: float, top: int | None) ->
     else:
         chosen = best(own, score_threshold, MOST_DETECTIONS if top is None else top)
     # A classifier always has an answer, however unsure.
-    return chosen if len(chosen) else own[:1]
+    return chosen if len(chosen) or top == 0 else own[:1]
 
 
 def _check_rows(wanted: Detections, trace: Trace) -> None:

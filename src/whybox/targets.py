@@ -148,11 +148,12 @@ def find_target(target: str | Target, classes: Sequence[str] | None, raw: Sequen
 def class_index(label: Any, classes: Sequence[str] | None) -> int:
     """The column of a class, given by its name or its number."""
     text = str(label)
-    # A number is a column, also where a class is named by digits.
-    if text.lstrip("-").isdigit():
+    # A class may be named by digits: written as a text it is that class, and a number is always a column.
+    if isinstance(label, str) and classes is not None and text in classes:
+        return list(classes).index(text)
+    # ASCII alone: "\u00b2" is a digit, too, and no number.
+    if text.isascii() and text.removeprefix("-").isdigit():
         return int(text)
     if classes is None:
         raise UnknownNameError(f"class {text!r}: this model has no class names; give the class's number")
-    if text not in classes:
-        raise unknown("class", text, classes)
-    return list(classes).index(text)
+    raise unknown("class", text, classes)

@@ -13,7 +13,7 @@ from whybox.attention import TokenMaps
 from whybox.class_checks import check_attributes, check_known
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
-from whybox.types import Candidates, Detections
+from whybox.types import Candidates, Detections, rows_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Truth:
 
     def __getitem__(self, rows: Tensor) -> "Truth":
         """The objects chosen by a tensor of indices or booleans."""
-        chosen = torch.arange(len(self))[rows].reshape(-1).tolist()
+        chosen = rows_of(rows, len(self))
+        rows = torch.tensor(chosen, dtype=torch.long, device=self.boxes.device)
         return Truth(
             self.boxes[rows],
             self.labels[rows],

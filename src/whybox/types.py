@@ -19,6 +19,7 @@ __all__ = [
     "Target",
     "Trace",
     "min_max",
+    "rows_of",
     "target_name",
 ]
 
@@ -241,8 +242,7 @@ class HeatMaps:
 
     def __getitem__(self, index: Any) -> "HeatMaps":
         """The maps chosen by a number, a slice, a list or a tensor of indices or booleans."""
-        # arange takes every kind of index that a tensor does, and refuses those out of range.
-        chosen = torch.arange(len(self))[index].reshape(-1).tolist()
+        chosen = rows_of(index, len(self))
         routes = tuple(self.routes[i] for i in chosen) if self.routes else ()
         layers = tuple(self.layers[i] for i in chosen) if self.layers else ()
         return replace(self, native=tuple(self.native[i] for i in chosen), routes=routes, layers=layers)
@@ -279,6 +279,12 @@ class HeatMaps:
         parts = [resize(torch.stack([self.native[i] for i in rows])) for rows in groups.values()]
         order = torch.tensor([i for rows in groups.values() for i in rows], device=parts[0].device)
         return torch.cat(parts)[order.argsort()]
+
+
+def rows_of(index: Any, count: int) -> list[int]:
+    """The rows that an index chooses out of `count`: a number, a slice, a list, or a tensor of numbers or booleans."""
+    # arange takes every kind of index that a tensor does, and refuses those out of range. It is on the CPU.
+    return torch.arange(count)[index.cpu() if isinstance(index, Tensor) else index].reshape(-1).tolist()
 
 
 def min_max(maps: Tensor) -> Tensor:

@@ -123,17 +123,164 @@ def test_hooks_set_after_loading_act_once(family):
 def test_a_trace_of_changed_weights_is_refused(family):
     model = fresh(family)
     trace = whybox.trace(model, IMAGE)
-    weight = next(model.network.parameters())
+    weights = list(model.network.parameters())
     with torch.no_grad():
-        weight.mul_(1.01)
+        for weight in weights:
+            weight.mul_(1.01)
     with pytest.raises(whybox.WhyboxError, match="has changed since this trace was made"):
         whybox.explain(model, trace, text=texts_of(model), score_threshold=0.0, top=1)
     trace = whybox.trace(model, IMAGE)
-    weight.data.mul_(1.01)  # unseen by torch's version counter
+    for weight in weights:
+        weight.data.mul_(1.01)  # unseen by torch's version counter
     with pytest.raises(whybox.WhyboxError, match="has changed since this trace was made"):
         whybox.explain(model, trace, text=texts_of(model), score_threshold=0.0, top=1)
     trace = whybox.trace(model, IMAGE)
     whybox.explain(model, trace, text=texts_of(model), score_threshold=0.0, top=1)
+
+
+class Scaled(nn.Module):
+    """A part, its output times numbers that are no weights."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+        self.factor, self.factors, self.named = 1.0, [1.0], {"factor": 1.0}
+        self.tensor = torch.tensor(1.0)
+        self.rule = lambda values: values * 1.0
+
+    def __getattr__(self, name):
+        # torchvision and transformers ask their layers for weights and widths.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("part"), name)
+
+    def forward(self, *args, **options):
+        output = self.part(*args, **options)
+        return self.rule(output * self.factor * self.factors[0] * self.named["factor"] * self.tensor)
+
+
+def scaled(model, family):
+    # Before a norm, a factor would change nothing.
+    path = {**HOOKED, "torchvision_onestage": "head.classification_head.cls_logits"}[family]
+    part = Scaled(model.network.get_submodule(path))
+    parent, _, name = path.rpartition(".")
+    setattr(model.network.get_submodule(parent), name, part)
+    return part
+
+
+STRENGTH = {"hook": 1.0}
+
+
+def hook_of_a_file(module, args, output):
+    return output * STRENGTH["hook"]
+
+
+def hook_with(strength):
+    return lambda module, args, output: output * strength["hook"]
+
+
+def on_all_modules(part):
+    return nn.modules.module.register_module_forward_hook(lambda module, *_: _[-1] * 3.0 if module is part else None)
+
+
+def half_enlarged(part):
+    part.weight.detach().numpy()[::2] *= 1000.0
+
+
+UNSEEN = {
+    "a number": lambda part, strength: setattr(part, "factor", 3.0),
+    "a list's number": lambda part, strength: part.factors.__setitem__(0, 3.0),
+    "a dictionary's number": lambda part, strength: part.named.__setitem__("factor", 3.0),
+    "a plain tensor": lambda part, strength: setattr(part, "tensor", torch.tensor(3.0)),
+    "a plain tensor in place": lambda part, strength: part.tensor.numpy().fill(3.0),
+    "a function": lambda part, strength: setattr(part, "rule", lambda values: values * 3.0),
+    "a part of the same type": lambda part, strength: setattr(part, "part", nn.Sequential(part.part)),
+    "what a hook reads around it": lambda part, strength: strength.__setitem__("hook", 3.0),
+    "what a hook reads of its file": lambda part, strength: STRENGTH.__setitem__("hook", 3.0),
+    "a hook on all modules": lambda part, strength: on_all_modules(part),
+    "half of the weights, by NumPy": lambda part, strength: half_enlarged(part.part),
+}
+
+
+@pytest.mark.parametrize("change", UNSEEN)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_change_of_the_network_leaves_an_old_trace_or_old_texts(family, change):
+    if family in ("plain", "torchvision_twostage") and change == "half of the weights, by NumPy":
+        pytest.skip("no weights, or none that this random network's features reach")
+    model, strength = fresh(family), {"hook": 1.0}
+    part = scaled(model, family)
+    part.register_forward_hook(hook_with(strength))
+    part.register_forward_hook(hook_of_a_file)
+    options = {"text": texts_of(model), "score_threshold": 0.0, "top": 2}
+    trace = whybox.trace(model, IMAGE)
+    handle = None
+    try:
+        handle = UNSEEN[change](part, strength)
+        if change == "a part of the same type":
+            # Nothing is computed otherwise: the old trace is as good as a new one.
+            assert torch.equal(
+                whybox.explain(model, trace, **options).maps.values, whybox.explain(model, IMAGE, **options).maps.values
+            )
+            return
+        with pytest.raises(whybox.WhyboxError, match="has changed since this trace was made"):
+            whybox.explain(model, trace, **options)
+    finally:
+        STRENGTH["hook"] = 1.0
+        if handle is not None:
+            handle.remove()
+
+
+def test_the_slope_of_a_replaced_activation_is_seen():
+    model = fresh("plain")
+    model.network.neck[1] = nn.LeakyReLU(0.1)
+    trace = whybox.trace(model, IMAGE)
+    model.network.neck[1] = nn.LeakyReLU(0.9)
+    with pytest.raises(whybox.WhyboxError, match="has changed since this trace was made"):
+        whybox.explain(model, trace, score_threshold=0.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_forward_pass_notes_by_itself_is_no_change(family):
+    model = fresh(family)
+    part = scaled(model, family)
+    part.calls, part.cache = 0, {}
+
+    def count(module, args, output):
+        module.calls += 1
+        module.cache[module.calls] = output.shape
+
+    part.register_forward_hook(count)
+    options = {"text": texts_of(model), "score_threshold": 0.0, "top": 2}
+    trace = whybox.trace(model, IMAGE)
+    given = whybox.explain(model, trace, **options)
+    assert torch.allclose(given.maps.values, whybox.explain(model, IMAGE, **options).maps.values, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT reads it
+@pytest.mark.parametrize("family", ["hf_image_text", "open_clip"])
+def test_texts_are_encoded_anew_where_an_adapter_is_switched(family):
+    model = fresh(family)
+    targets = ["fc1"] if family == "hf_image_text" else ["c_fc"]
+    wrapped = peft.get_peft_model(
+        model.network, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False), adapter_name="one"
+    )
+    wrapped.add_adapter("two", peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    wrapped.eval()
+    model = model.prompt(list(model.classes))
+    seen = [model.trace(IMAGE).candidates.scores]
+    with wrapped.disable_adapter():
+        seen.append(model.trace(IMAGE).candidates.scores)
+        assert torch.allclose(seen[-1], model.prompt(list(model.classes)).trace(IMAGE).candidates.scores, atol=1e-6)
+    wrapped.set_adapter("two")
+    seen.append(model.trace(IMAGE).candidates.scores)
+    assert torch.allclose(seen[-1], model.prompt(list(model.classes)).trace(IMAGE).candidates.scores, atol=1e-6)
+    for part in model.network.modules():
+        if hasattr(part, "scaling"):
+            part.scaling["two"] *= 3
+    seen.append(model.trace(IMAGE).candidates.scores)
+    assert torch.allclose(seen[-1], model.prompt(list(model.classes)).trace(IMAGE).candidates.scores, atol=1e-6)
+    assert all(not torch.allclose(a, b, atol=1e-5) for i, a in enumerate(seen) for b in seen[:i])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -45,7 +45,7 @@ def average_maps(
     with torch.inference_mode(False):
         for weight, image in images:
             changed = model.trace(image)
-            moved = follow(detections, trace.candidates, changed.candidates)
+            moved = follow(detections, trace.candidates, changed.candidates, fixed_rows=model.fixed_rows)
             maps, routes, _ = draw_maps(model, changed, moved, targets, draw, layer="input", route=route)
             # Summed at once, so that the maps of one image are in memory, however many images there are.
             sums = [_add(total, weight, new) for total, new in zip(sums, maps, strict=True)]
@@ -57,17 +57,19 @@ def _add(total: tuple[Tensor, ...], weight: float, new: tuple[Tensor, ...]) -> t
     return tuple(weighted) if not total else tuple(a + b for a, b in zip(total, weighted, strict=True))
 
 
-def follow(detections: Detections, before: Candidates, now: Candidates) -> Detections:
+def follow(detections: Detections, before: Candidates, now: Candidates, *, fixed_rows: bool = True) -> Detections:
     """The same detections among the candidates of a perturbed image.
 
     Where the rows are the same positions in every image (dense detectors, learned queries, whole images) a detection keeps
     its row. Proposals differ from image to image, which shows in their number or in class-specific boxes; there it becomes the
-    candidate whose box of the detection's class has the highest IoU with its box.
+    candidate whose box of the detection's class has the highest IoU with its box. Queries that the image chooses are as many in
+    every image: of these the one with the highest product of IoU and score of the class is taken.
 
     Args:
         detections: N detections of the original image.
         before: The candidates of the original image.
         now: The candidates of the perturbed image.
+        fixed_rows: Whether equally many candidates are the same ones; see `Model.fixed_rows`.
 
     Returns:
         The detections with `source` set to their rows among `now`.
@@ -76,13 +78,13 @@ def follow(detections: Detections, before: Candidates, now: Candidates) -> Detec
         WhyboxError: The perturbed image has no candidates.
     """
     # Class-specific boxes are of proposals, which are often cut off at the same number in every image.
-    if len(now) == len(before) and now.boxes.ndim == 2:
+    if fixed_rows and len(now) == len(before) and now.boxes.ndim == 2:
         return detections
     if not len(now):
         raise WhyboxError("the model gives no candidates for a changed version of the image, so no detection can be followed")
     places = torch.arange(len(now), device=now.scores.device)
-    rows = [
-        box_iou(box[None].to(now.boxes), now.boxes_of(places, label.to(places).expand(len(now)))).argmax()
-        for box, label in zip(detections.boxes, detections.labels, strict=True)
-    ]
+    rows = []
+    for box, label in zip(detections.boxes, detections.labels.to(places), strict=True):
+        fit = box_iou(box[None].to(now.boxes), now.boxes_of(places, label.expand(len(now))))[0]
+        rows.append((fit if fixed_rows else fit * now.scores[:, label].detach()).argmax())
     return replace(detections, source=torch.stack(rows).to(detections.source))

@@ -133,7 +133,7 @@ class ClipSurgery(Method):
             features = dual_path_features(transformer_pass, self.layers)
             overall = normalize(widened(transformer_pass.embedding[0]), dim=-1)
             texts = [model.texts[label].text for label in detections.labels.tolist()]
-            others = list(self.distractors or (self.neutral,))
+            others = [*self.distractors, self.neutral]
             prompts = model.prompt_embeddings()[detections.labels].to(features)
             other_embeddings = model.embed_texts(others).to(features)
             assert transformer_pass.grid is not None
@@ -144,11 +144,12 @@ class ClipSurgery(Method):
         return [self.heat_maps(maps, trace.frame, target) for target in targets]
 
     def _map(self, features: Tensor, overall: Tensor, text: str, embedding: Tensor, others: Tensor) -> Tensor:
-        """(P,) for one text with its embedding (D,): features (P,D), overall (D,) the image's embedding, others (K,D)."""
+        """(P,) for one text with its embedding (D,): features (P,D), overall (D,) the image's embedding, others (K+1,D) of the
+        distractors and of the neutral text."""
         # A distractor that is the text itself would cancel its map.
         kept = [other != text for other in self.distractors]
         if any(kept):
-            texts = torch.cat([embedding[None], others[kept]])
+            texts = torch.cat([embedding[None], others[: len(kept)][kept]])
             # The text itself is the first of the texts.
             return clip_surgery_map(features @ texts.T, texts @ overall)[:, 0]
-        return features @ (embedding - others[0])
+        return features @ (embedding - others[-1])

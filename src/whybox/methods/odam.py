@@ -109,6 +109,9 @@ class Odam(GradientMethod):
             raise unknown("fusion", self.fusion, ("max", "mean", "sum"))
         if self.sigma < 0:
             raise WhyboxError(f"sigma must not be negative, got {self.sigma}")
+        names = (self.layer,) if isinstance(self.layer, str) else self.layer
+        if names is not None and not (isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)):
+            raise WhyboxError(f"layer must be a name, a tuple of names, or None, got {self.layer!r}")
         if self.layer is not None and not self.layer:
             raise WhyboxError("layer is empty; name a layer, several, or None for the detection's own level")
 

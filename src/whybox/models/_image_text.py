@@ -80,12 +80,19 @@ class ImageText(WholeImage, ImageTextModel):
 
     def _encode_prompts(self) -> None:
         """Encode the texts; entries that are embeddings stay as they were given."""
+        # What is made in the caller's inference mode could not be saved for a backward pass.
+        with torch.inference_mode(False), torch.no_grad():
+            self._encode()
+
+    def _encode(self) -> None:
         written = [text for text in self._prompts if not isinstance(text, TextEmbedding)]
         with exclusive(self.network):
-            encoder, state = self.text_encoder, fingerprint(self.network)
+            encoder = self.text_encoder
             # Tokenizers take no empty batch.
             batch = encoder.tokenize(written, False) if written else None
             encoded = iter(() if batch is None else zip(batch.texts, self._embed(encoder, batch.inputs), strict=True))
+            # After the pass, which may set attributes of its own.
+            state = fingerprint(self.network)
         pairs = [
             (Text(text.name, (), ()), text.values) if isinstance(text, TextEmbedding) else next(encoded) for text in self._prompts
         ]
@@ -94,7 +101,7 @@ class ImageText(WholeImage, ImageTextModel):
             raise WhyboxError(f"{self.name}: the texts' embeddings have different widths, {sorted(width)}")
         self.texts = tuple(text for text, _ in pairs)
         like = pairs[0][1]
-        self._embeddings = torch.stack([normalize(widened(values.detach().to(like.device)), dim=-1) for _, values in pairs])
+        self._embeddings = torch.stack([normalize(widened(_ordinary(values).to(like.device)), dim=-1) for _, values in pairs])
         self._encoded_in = state
 
     def _refresh(self) -> None:
@@ -241,3 +248,8 @@ class ImageText(WholeImage, ImageTextModel):
 
     def _image_embedding(self, trace: Trace) -> Tensor:
         return self._known(trace).embedding if trace.embedding is None else trace.embedding
+
+
+def _ordinary(values: Tensor) -> Tensor:
+    """Without a graph, and no inference tensor."""
+    return values.detach().clone() if values.is_inference() else values.detach()

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, wraps
+from hashlib import blake2b
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -346,7 +347,28 @@ def _in_words(value: Any) -> str:
     if value is None or isinstance(value, (bool, int, float, str, tuple, list, dict)):
         return repr(value)
     described = getattr(value, "to_dict", None)
-    return f"{type(value).__name__}{sorted(described().items()) if callable(described) else ''}"
+    if callable(described):
+        return f"{type(value).__name__}{sorted(described().items())}"
+    # A tokenizer: its vocabulary, and what else it holds in plain values, in few letters.
+    vocabulary = getattr(value, "get_vocab", None)
+    held = {name: entry for name, entry in getattr(value, "__dict__", {}).items() if _is_plain(entry)}
+    if callable(vocabulary):
+        held["vocabulary"] = vocabulary()
+    if not held:
+        return type(value).__name__
+    words = repr(
+        sorted((name, sorted(entry.items(), key=repr) if isinstance(entry, dict) else entry) for name, entry in held.items())
+    )
+    return f"{type(value).__name__}({blake2b(words.encode(errors='replace'), digest_size=6).hexdigest()})"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is written alike in every process."""
+    if isinstance(value, dict):
+        return all(_is_plain(key) and _is_plain(entry) for key, entry in value.items())
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _make_again(made_by: Callable[[], WholeImage], name: str, classes: list[Any] | None) -> WholeImage:

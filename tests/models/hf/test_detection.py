@@ -540,3 +540,8 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path):
     with pytest.raises(WeightsError, match="is neither a folder nor available from the hub") as error:
         build(str(tmp_path / "nothing" / "here"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "fixed"), [("detr", True), ("conditional_detr", True), ("rt_detr", False), ("d_fine", False)])
+def test_queries_that_the_image_chooses_are_no_fixed_rows(name, fixed):
+    assert wrap(network(name)).fixed_rows is fixed

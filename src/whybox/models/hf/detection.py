@@ -16,7 +16,7 @@ from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_la
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._attention import attention_modules, shown_attention
 from whybox.models.hf._images import processed
-from whybox.network_state import device_of
+from whybox.network_state import device_of, exclusive
 from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
 from whybox.pullback import Pullback
@@ -32,6 +32,7 @@ class Family:
         rule: "best": one class per query, by softmax over the classes and "no object"; "ranked": the `top` best of all
             (query, class) pairs, by sigmoid.
         top: See `rule`; None: as many as there are queries.
+        chosen: Whether the queries are the encoder's best places, so that a row is another object in another image.
         dense: Whether all attention is dense; deformable attention has no matrix of probabilities.
     """
 
@@ -39,6 +40,7 @@ class Family:
     rule: Literal["best", "ranked"]
     top: int | None = None
     dense: bool = False
+    chosen: bool = False
 
 
 FAMILIES = {
@@ -48,11 +50,11 @@ FAMILIES = {
     "conditional_detr": Family("ConditionalDetrImageProcessor", "ranked", 100, dense=True),
     "dab_detr": Family("ConditionalDetrImageProcessor", "ranked", 100, dense=True),
     "deformable_detr": Family("DeformableDetrImageProcessor", "ranked", 100),
-    "lw_detr": Family("DeformableDetrImageProcessor", "ranked", 100),
-    "rt_detr": Family("RTDetrImageProcessor", "ranked"),
-    "rt_detr_v2": Family("RTDetrImageProcessor", "ranked"),
-    "d_fine": Family("RTDetrImageProcessor", "ranked"),
-    "rf_detr": Family("RfDetrImageProcessor", "ranked"),
+    "lw_detr": Family("DeformableDetrImageProcessor", "ranked", 100, chosen=True),
+    "rt_detr": Family("RTDetrImageProcessor", "ranked", chosen=True),
+    "rt_detr_v2": Family("RTDetrImageProcessor", "ranked", chosen=True),
+    "d_fine": Family("RTDetrImageProcessor", "ranked", chosen=True),
+    "rf_detr": Family("RfDetrImageProcessor", "ranked", chosen=True),
 }
 """By the name of the package in transformers.models."""
 
@@ -133,6 +135,8 @@ class HuggingFaceDetection(AttentionModel):
         self.classes: Sequence[str] = hf.class_names(config, _columns(module)) if classes is None else classes
         self.score_threshold = score_threshold
         self.top = self.family.top if top is None else top
+        # Deformable DETR's second form chooses its queries, too.
+        self.fixed_rows = not (self.family.chosen or getattr(config, "two_stage", False))
         self._paths = _layer_paths(module)
 
     @property
@@ -171,7 +175,8 @@ class HuggingFaceDetection(AttentionModel):
         name = module_path(wanted)
         # The stored output of the backbone has no graph: with it a loss on maps could not reach the backbone's weights.
         shortcut = nullcontext() if trace.differentiable else self._without_backbone(name, known)
-        with shortcut:
+        # The hook on the backbone, too: it would act in another thread's pass.
+        with exclusive(self.network), shortcut:
             live, layers = self._run(trace.image, name, gradients=True, weights=trace.differentiable, grids=known.grids)
         # A network that uses several stages returns them all under this name; the last one is the default.
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
@@ -192,7 +197,8 @@ class HuggingFaceDetection(AttentionModel):
         known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
         # The tokens as they enter the first block: every attention map has to lie behind the recorded layer.
         name = "vit.embeddings" if hasattr(self.network, "vit") else self.layers[0]
-        with shown_attention(self.network, attention_modules(self.network)) as shown, self._without_backbone(name, known):
+        shown_here = shown_attention(self.network, attention_modules(self.network))
+        with exclusive(self.network), shown_here as shown, self._without_backbone(name, known):
             live, _ = self._run(trace.image, name, gradients=True, grids=known.grids)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
         with gradients_on():

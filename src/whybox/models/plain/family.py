@@ -29,7 +29,7 @@ from whybox.models.plain._box_form import doubt_about
 from whybox.models.plain._preparation import Preparation
 from whybox.models.plain._recorded import Asked, PassRecorder, Recorded
 from whybox.models.plain._suppression import Suppression
-from whybox.network_state import device_of
+from whybox.network_state import device_of, fingerprint
 from whybox.ops.gradients import recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, compiled, frozen, map_tensors, tensors_in
 from whybox.pullback import Pullback
@@ -83,7 +83,7 @@ class Plain(Model):
         self.read = candidates
         self.features = tuple(features)
         self.preparation, self.suppression = _split_options(options)
-        self._takes_batches: dict[int, bool] = {}
+        self._takes_batches: dict[Any, bool] = {}
         _check_channels(module, self.preparation.given_channels)
         self._doubted = False
 
@@ -268,15 +268,18 @@ class Plain(Model):
 
     def _outputs(self, canvases: Tensor) -> list[Any]:
         """The module's output for each canvas, as for a batch of one."""
-        count = len(canvases)
-        if count == 1 or self._takes_batches.get(count) is False:
+        count, kind = len(canvases), (tuple(canvases.shape), fingerprint(self.network))
+        if count == 1 or self._takes_batches.get(kind) is False:
             return [self.network(canvas[None]) for canvas in canvases]
         together = self.network(canvases)
         outputs = [_sample(together, i, count) for i in range(count)]
-        if count not in self._takes_batches:
+        if kind not in self._takes_batches:
             # The last one is compared: a network that reads the first image alone would pass with that.
-            self._takes_batches[count] = _same(outputs[-1], self.network(canvases[-1:]))
-        return outputs if self._takes_batches[count] else self._outputs(canvases)
+            # Of one kind alone: what was seen in another state of the network is of no use.
+            self._takes_batches = {kind: _same(outputs[-1], self.network(canvases[-1:]))}
+        if self._takes_batches[kind]:
+            return outputs
+        return [self.network(canvas[None]) for canvas in canvases]
 
     def _candidates(self, answer: Any, frame: Frame, levels: int) -> Candidates:
         """What the user's function returned, checked, with boxes in image pixels."""

@@ -380,12 +380,18 @@ class _FcosHead(_DenseHead):
         sides = raw["bbox_regression"] * (anchors[:, 2:] - anchors[:, :2]).repeat(1, 2)
         return Candidates(
             frame.boxes_to_image(self.network_boxes(raw, anchors)),
-            torch.sqrt(probability * centerness),
+            _root(probability * centerness),
             level,
             logits,
             dict(zip("ltrb", sides.unbind(1), strict=True)),
             {"class": probability, "centerness": centerness[:, 0]},
         )
+
+
+def _root(values: Tensor) -> Tensor:
+    """The square root, with the gradient 0 at 0: a sigmoid that underflows would give infinity times zero."""
+    positive = values > 0
+    return torch.where(positive, torch.where(positive, values, 1).sqrt(), 0)
 
 
 class _SsdHead(_DenseHead):
