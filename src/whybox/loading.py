@@ -9,6 +9,7 @@ from torch import nn
 
 from whybox import registry
 from whybox.catalog import BUILT_IN, HUB, unknown_model
+from whybox.data._checked import checked
 from whybox.data._renamed import renamed
 from whybox.errors import WhyboxError, unknown
 from whybox.model import Model
@@ -194,7 +195,7 @@ def open_data(
         **options: Options of a data set that is opened by name, as an alternative to writing them in the name.
 
     Returns:
-        The data set; one that was given is returned unchanged, but for `rename`.
+        The data set; the samples of one that is not whybox's own are checked as they are read.
 
     Raises:
         UnknownNameError: No data set has this name, or the data set has no class of a name in `rename`.
@@ -211,7 +212,7 @@ def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) ->
         given: Any = data
         if isinstance(given, DataSet):
             check_names("a data set that is open already", {}, options)
-            return given
+            return checked(given)
         missing = [name for name in (*DATA_SET, "__len__", "__getitem__") if not hasattr(given, name)]
         raise WhyboxError(
             f"data must be a name or a data set, an object with {', '.join(DATA_SET)}, len() and [i]; "
@@ -231,8 +232,7 @@ def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) ->
         settings.insert(0, parts.pop())
     _, texts = split_spec(":".join([prefix, *settings]))
     chosen = _data_options(prefix, texts, options)
-    opened: DataSet = known[prefix].open_data(":".join(parts), on_problem=on_problem, **chosen)
-    return opened
+    return checked(known[prefix].open_data(":".join(parts), on_problem=on_problem, **chosen))
 
 
 def _data_options(prefix: str, texts: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:

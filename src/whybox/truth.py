@@ -42,6 +42,10 @@ class Truth:
     phrases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("boxes", "labels", "ignore", "masks"):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) and not (name == "masks" and value is None):
+                raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}; write torch.tensor(...)")
         count = len(self.boxes)
         if self.boxes.shape != (count, 4):
             raise ValueError(f"boxes must have the shape (G, 4), got {tuple(self.boxes.shape)}")

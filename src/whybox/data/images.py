@@ -139,10 +139,14 @@ def stored_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
         ImageError: It is no picture, or too large.
     """
     with _opened(path) as image:
-        width, height = image.size
-        _check_size(height, width, str(path))
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-    return (width, height), (height, width) if sideways else (width, height)
+        _check_size(image.height, image.width, str(path))
+        return image.size, size_upright(image)
+
+
+def size_upright(image: Image.Image) -> tuple[int, int]:
+    """(W,H) of a picture after its EXIF orientation is applied, as `read_image` does."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS else (width, height)
 
 
 def _from_path(path: Path) -> Tensor:

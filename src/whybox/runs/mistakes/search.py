@@ -134,6 +134,7 @@ def find_errors(
     """
     # The maps are drawn later, but an invalid method should fail before the first image.
     api.make_method(search.method, model, **search.options)
+    data = api.open_data(data)
     notes = match_classes(model, data)
     for line in notes:
         on_warning(line)
