@@ -1,5 +1,6 @@
 """Load models and data sets by name, and wrap modules as models."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from whybox.unwrapping import unwrapped
 from whybox.weights import load_weights
 
 _PLAIN = "plain"
+_SETTING = re.compile(r"\s*[A-Za-z][\w-]*\s*=")
 DATA_SET = ("name", "classes", "problems", "names")
 """The attributes of a data set."""
 
@@ -227,8 +229,8 @@ def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) ->
         raise unknown("data", prefix, known)
     parts = rest.split(":")
     settings: list[str] = []
-    # From the end, because the path before them may hold colons, as C:\data does.
-    while parts and "=" in parts[-1]:
+    # From the end, because the path before them may hold colons, as C:\data does, or an equals sign.
+    while parts and _SETTING.match(parts[-1]) and not Path(":".join(parts)).exists():
         settings.insert(0, parts.pop())
     _, texts = split_spec(":".join([prefix, *settings]))
     chosen = _data_options(prefix, texts, options)
