@@ -1,5 +1,6 @@
 """Load models and data sets by name, and wrap modules as models."""
 
+import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import nn
 
 from whybox import registry
 from whybox.catalog import BUILT_IN, HUB, unknown_model
+from whybox.data._checked import checked
 from whybox.data._renamed import renamed
 from whybox.errors import WhyboxError, unknown
 from whybox.model import Model
@@ -21,6 +23,7 @@ from whybox.unwrapping import unwrapped
 from whybox.weights import load_weights
 
 _PLAIN = "plain"
+_SETTING = re.compile(r"\s*[A-Za-z][\w-]*\s*=")
 DATA_SET = ("name", "classes", "problems", "names")
 """The attributes of a data set."""
 
@@ -207,7 +210,7 @@ def open_data(
         **options: Options of a data set that is opened by name, as an alternative to writing them in the name.
 
     Returns:
-        The data set; one that was given is returned unchanged, but for `rename`.
+        The data set; the samples of one that is not whybox's own are checked as they are read.
 
     Raises:
         UnknownNameError: No data set has this name, or the data set has no class of a name in `rename`.
@@ -224,7 +227,7 @@ def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) ->
         given: Any = data
         if isinstance(given, DataSet):
             check_names("a data set that is open already", {}, options)
-            return given
+            return checked(given)
         missing = [name for name in (*DATA_SET, "__len__", "__getitem__") if not hasattr(given, name)]
         raise WhyboxError(
             f"data must be a name or a data set, an object with {', '.join(DATA_SET)}, len() and [i]; "
@@ -239,13 +242,12 @@ def _opened(data: str | DataSet, on_problem: str, options: Mapping[str, Any]) ->
         raise unknown("data", prefix, known)
     parts = rest.split(":")
     settings: list[str] = []
-    # From the end, because the path before them may hold colons, as C:\data does.
-    while parts and "=" in parts[-1]:
+    # From the end, because the path before them may hold colons, as C:\data does, or an equals sign.
+    while parts and _SETTING.match(parts[-1]) and not Path(":".join(parts)).exists():
         settings.insert(0, parts.pop())
     _, texts = split_spec(":".join([prefix, *settings]))
     chosen = _data_options(prefix, texts, options)
-    opened: DataSet = known[prefix].open_data(":".join(parts), on_problem=on_problem, **chosen)
-    return opened
+    return checked(known[prefix].open_data(":".join(parts), on_problem=on_problem, **chosen))
 
 
 def _data_options(prefix: str, texts: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:

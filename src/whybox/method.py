@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, Self, get_args, runtime_checkable
 from torch import Tensor
 
 from whybox.attention import Text, TokenMaps
-from whybox.class_checks import check_attributes, check_known
+from whybox.class_checks import check_class, check_known, check_takes
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.model import GIVES, Kind, Model
@@ -50,11 +50,10 @@ class Method(ABC):
         Raises:
             WhyboxError: What is wrong with the class, in one line.
         """
-        check_attributes(cls, Method)
-        owner = f"method class {cls.__name__}"
-        for attribute, example in (("name", '"my_method"'), ("needs", 'frozenset({"features"})'), ("source", '"authors, year"')):
-            if not hasattr(cls, attribute):
-                raise WhyboxError(f"{owner} lacks {attribute}: add {attribute} = {example} to the class")
+        examples = {"name": '"my_method"', "needs": 'frozenset({"features"})', "source": '"authors, year"'}
+        kinds = {"name": str, "title": str, "source": str, "same_for_all": bool}
+        owner = check_class(cls, Method, examples, kinds)
+        check_takes(owner, cls, "__call__", "model, trace, detections, targets")
         check_known(owner, "needs", cls.needs, GIVES)
         check_known(owner, "not_for", cls.not_for, get_args(Kind))
         if not hasattr(cls, "__dataclass_params__"):

@@ -7,7 +7,7 @@ from whybox import registry
 from whybox.errors import WhyboxError, unknown
 from whybox.method import Method
 from whybox.model import Model
-from whybox.options import check_options, options_of, read_options
+from whybox.options import check_fields, check_options, options_of, read_options
 from whybox.specs import split_spec
 from whybox.types import Target
 
@@ -68,6 +68,9 @@ def _check_object(method: Any, model: Model, options: Mapping[str, Any]) -> Any:
     given = [key for key, value in options.items() if (key, value) not in _DEFAULTS]
     if given:
         raise WhyboxError(f"{', '.join(given)}: set this on the method object, {type(method).__name__}(...)")
+    check_fields(f"method {method.name!r}", method)
+    if (route := getattr(method, "route", "auto")) not in ROUTES:
+        raise unknown("route", str(route), ROUTES)
     _check_needs(method, model)
     return method
 

@@ -1,12 +1,13 @@
 """Make metrics by name with their options, and resolve the names of groups and sets of metrics."""
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import cache
 
 from whybox import registry
 from whybox.class_checks import check_known
-from whybox.errors import WhyboxError, unknown
-from whybox.options import options_of, read_options
+from whybox.errors import WhyboxError, did_you_mean, unknown
+from whybox.options import check_fields, options_of, read_options
 from whybox.specs import format_spec, split_spec
 from whybox.truth import METRIC_INPUTS, Metric
 
@@ -34,8 +35,35 @@ def make_metric(spec: str) -> Metric:
         metric = metric_class(**options)
     except (TypeError, ValueError) as error:
         raise WhyboxError(f"metric {format_spec(name, options)!r}: {error}") from error
-    check_known(f"metric {format_spec(name, options)!r}", "needs", metric.needs, METRIC_INPUTS)
+    whose = f"metric {format_spec(name, options)!r}"
+    check_known(whose, "needs", metric.needs, METRIC_INPUTS)
+    _check_range(whose, metric.range)
     return metric
+
+
+def check_metric(metric: Metric) -> None:
+    """Refuse a metric object of the user's with an option, a range, a group or a set that cannot be meant.
+
+    Raises:
+        WhyboxError: What is wrong with it, in one line.
+    """
+    whose = f"metric {metric.name!r}"
+    check_fields(whose, metric)
+    check_known(whose, "needs", metric.needs, METRIC_INPUTS)
+    _check_range(whose, metric.range)
+    known = sorted({*metric_sets(), "other"})
+    for attribute, names in (("group", [metric.group]), ("sets", list(metric.sets))):
+        for name in names:
+            # A group of one's own is as good as any; one that is nearly a known one is misspelled.
+            if name not in known and get_close_matches(str(name).lower(), known, n=1, cutoff=0.75):
+                raise WhyboxError(f"{whose}: {attribute} has no {name!r}; {did_you_mean(str(name).lower(), known)}")
+
+
+def _check_range(whose: str, limits: object) -> None:
+    pair = limits if isinstance(limits, tuple) and len(limits) == 2 else ()
+    numbers = [float(value) for value in pair if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise WhyboxError(f"{whose}: range must be (lowest, highest), such as (0.0, 1.0), got {limits!r}")
 
 
 def _class_named(written: str) -> tuple[str, type[Metric]]:

@@ -20,8 +20,8 @@ _REFUSED = object()
 
 
 def options_of(option_class: Any) -> Hints:
-    """The options of a dataclass: its fields with their types."""
-    hints = _hints(option_class)
+    """The options of a dataclass, or of an object of it: its fields with their types."""
+    hints = _hints(option_class if isinstance(option_class, type) else type(option_class))
     return {field.name: hints.get(field.name, Any) for field in fields(option_class) if field.init}
 
 
@@ -66,6 +66,12 @@ def read_options(whose: str, hints: Hints, texts: Mapping[str, str]) -> dict[str
     """Parse options written as text, each by its type hint: "2017" is a number for an int and a text for a str."""
     check_names(whose, hints, texts)
     return {name: _read(whose, name, hints[name], text) for name, text in texts.items()}
+
+
+def check_fields(whose: str, made: Any) -> None:
+    """Refuse an object of a dataclass one of whose options has a value of the wrong type: Python itself checks none."""
+    for name, hint in options_of(made).items():
+        check_value(whose, name, hint, getattr(made, name))
 
 
 def check_names(whose: str, known: Hints, given: Mapping[str, Any]) -> None:

@@ -84,14 +84,19 @@ class FeatureGradient:
         features = self.features[rows] if self.pooled else self.features
         return FeatureGradient(self.gradient[rows], features, self.placement[rows])
 
-    def _checked(self, maps: Tensor, size: Size) -> Tensor:
+    def _checked(self, maps: Any, size: Size) -> Tensor:
+        """The maps as a tensor of the gradient's type, which all that follows can compute with."""
+        if type(maps).__module__ == "numpy":
+            maps = torch.as_tensor(maps)
+        if not isinstance(maps, Tensor):
+            raise WhyboxError(f"maps must be a tensor, got {type(maps).__name__}")
         wanted = (len(self.gradient), *size)
         if tuple(maps.shape) != wanted:
             raise WhyboxError(
                 f"maps must have the shape {wanted} here, got {tuple(maps.shape)}: under() takes maps of the gradient's "
                 f"extent {tuple(self.gradient.shape[-2:])}, on_grid() of the features' {self.grid}"
             )
-        return maps
+        return maps.to(self.gradient)
 
 
 class Pullback(ABC):

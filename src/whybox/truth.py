@@ -10,8 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from whybox.attention import TokenMaps
-from whybox.class_checks import check_attributes, check_known
-from whybox.errors import WhyboxError
+from whybox.class_checks import check_class, check_known, check_takes
 from whybox.frame import Frame
 from whybox.types import Candidates, Detections, rows_of
 
@@ -42,6 +41,10 @@ class Truth:
     phrases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("boxes", "labels", "ignore", "masks"):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) and not (name == "masks" and value is None):
+                raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}; write torch.tensor(...)")
         count = len(self.boxes)
         if self.boxes.shape != (count, 4):
             raise ValueError(f"boxes must have the shape (G, 4), got {tuple(self.boxes.shape)}")
@@ -220,6 +223,11 @@ class MetricResult:
     curves: Tensor | None = None
     at: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        given: Any = self.values
+        if isinstance(given, (list, tuple)) or type(given).__module__ == "numpy":
+            object.__setattr__(self, "values", torch.as_tensor(self.values, dtype=torch.float32))
+
 
 class Metric(ABC):
     """A metric of heat maps: a frozen dataclass whose fields are its options, with the paper's constants as defaults.
@@ -254,11 +262,10 @@ class Metric(ABC):
         Raises:
             WhyboxError: What is wrong with the class, in one line.
         """
-        check_attributes(cls, Metric)
-        owner = f"metric class {cls.__name__}"
-        for attribute, example in (("name", '"my_metric"'), ("higher_is_better", "True")):
-            if not hasattr(cls, attribute):
-                raise WhyboxError(f"{owner} lacks {attribute}: add {attribute} = {example} to the class")
+        examples = {"name": '"my_metric"', "higher_is_better": "True"}
+        kinds = {"name": str, "title": str, "source": str, "group": str, "across": str, "higher_is_better": bool, "sets": Mapping}
+        owner = check_class(cls, Metric, examples, kinds)
+        check_takes(owner, cls, "__call__", "maps, inputs")
         # A property depends on the options: `make_metric` checks its value.
         if not isinstance(cls.needs, property):
             check_known(owner, "needs", cls.needs, METRIC_INPUTS)

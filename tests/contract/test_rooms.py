@@ -28,6 +28,7 @@ ROWS = [
     },
     {"runs", "training", "viewer", "study"},
     {"cli"},
+    {"__main__"},
 ]
 ROW_OF = {room: i for i, row in enumerate(ROWS) for room in row}
 WITHIN_ROW = {

@@ -1,6 +1,7 @@
 """Damaged COCO files: what has one meaning is read, what can be repaired is repaired and named, and no valid box is lost."""
 
 import json
+import unicodedata
 from contextlib import suppress
 from copy import deepcopy
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from whybox.data.coco import read_coco
 from whybox.errors import WhyboxError
+from whybox.loading import open_data
 
 WIDTH, HEIGHT = 40, 30
 RING = [5, 6, 15, 6, 15, 18, 5, 18]
@@ -327,3 +329,71 @@ def test_no_damage_raises_anything_but_a_whybox_error(folder, content):
         data = opened(folder, damaged)
         for i in range(len(data)):
             data[i]
+
+
+def test_boxes_in_fractions_are_refused_and_polygons_in_fractions_named(folder):
+    content = sound()
+    for row in content["annotations"]:
+        row["bbox"] = [0.1, 0.1, 0.3, 0.3]
+    with pytest.raises(WhyboxError, match=r"all 3 boxes lie in 0..1; COCO's bbox is \[x, y, width, height\] in pixels"):
+        opened(folder, content)
+    data = opened(folder, damaged("annotations", "segmentation", [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]))
+    assert "the segmentation lies in 0..1, its bbox in pixels" in data.problems[0]
+    assert data[0].truth.masks is None
+
+
+@pytest.mark.parametrize(
+    ("written", "there"),
+    [
+        ("a.PNG", "a.png"),
+        (unicodedata.normalize("NFC", "bär.png"), unicodedata.normalize("NFD", "bär.png")),
+        ("a%20b.png", "a b.png"),
+    ],
+)
+@pytest.mark.parametrize("below", ["", "set/"])
+def test_a_name_that_file_systems_change_is_found_and_named(tmp_path, written, there, below):
+    (tmp_path / "images" / below).mkdir(parents=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / below / there)
+    content = sound()
+    content["images"] = [{"id": 7, "file_name": below + written, "width": WIDTH, "height": HEIGHT}]
+    content["annotations"] = content["annotations"][:1]
+    data = opened(tmp_path, content)
+    assert data.names == [below + there]
+    assert f"read as {below + there!r}, the one file that fits" in data.problems[0]
+
+
+def test_two_names_that_differ_in_case_alone_fit_neither(tmp_path):
+    for name in ("a.png", "A.png", "b.png"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name)
+    content = sound()
+    content["images"] = [
+        {"id": n, "file_name": name, "width": WIDTH, "height": HEIGHT} for n, name in ((7, "a.PNG"), (8, "b.png"))
+    ]
+    data = opened(tmp_path, content)
+    assert data.names == ["b.png"]
+    assert "2 files have its last name" in data.problems[0]
+
+
+def test_an_address_alone_is_a_name(folder):
+    content = sound()
+    del content["images"][0]["file_name"]
+    content["images"][0]["coco_url"] = "http://images.example/val/7.png"
+    data = opened(folder, content)
+    assert data.names[0] == "7.png"
+    assert data.problems == ()
+
+
+def test_a_lone_surrogate_is_no_run_length(folder):
+    data = opened(folder, damaged("annotations", "segmentation", {"size": [HEIGHT, WIDTH], "counts": "\ud800"}))
+    assert "counts are no packed run lengths" in data.problems[0]
+
+
+@pytest.mark.parametrize("name", ["a=b", "split=b"])
+def test_a_folder_with_an_equals_sign(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    for n in (7, 8, 9):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name / f"{n}.png")
+    (tmp_path / name / "val.json").write_text(json.dumps(sound()))
+    monkeypatch.chdir(tmp_path)
+    for written in (f"coco:{tmp_path / name}", f"coco:{name}", f"coco:{tmp_path / name}:split=val"):
+        assert len(open_data(written)) == 3

@@ -109,7 +109,8 @@ def test_a_picture_of_any_mode_is_what_read_image_makes_of_it(tmp_path):
         image.save(tmp_path / "a.png")
         picture = read_picture(tmp_path / "a.png", image.size)
         assert picture.mode == "RGB"
-        assert torch.equal(read_image(picture), read_image(tmp_path / "a.png"))
+        # A picture has 8 bits; read_image keeps the depth of the file.
+        assert torch.allclose(read_image(picture), read_image(tmp_path / "a.png"), atol=0.5 / 255 + 1e-6)
 
 
 def test_a_broken_picture_is_one_line(tmp_path):
@@ -164,3 +165,13 @@ def test_every_mode_is_read(mode):
 def test_values_of_no_known_depth_are_refused(source, message):
     with pytest.raises(ImageError, match=message):
         read_image(source)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bits_stay_sixteen_bits_in_a_file_as_in_an_array(tmp_path, suffix):
+    """64 levels of a dark image: 8 bits would keep 2 of them."""
+    levels = (np.arange(64, dtype=np.uint16) * 5).reshape(8, 8)
+    Image.fromarray(levels).save(tmp_path / f"dark.{suffix}")
+    for read in (read_image(tmp_path / f"dark.{suffix}"), read_image(Image.fromarray(levels))):
+        assert torch.equal(read, read_image(levels))
+        assert len(read.unique()) == 64

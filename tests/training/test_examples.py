@@ -126,7 +126,7 @@ class Grey:
         return 10
 
     def __getitem__(self, index):
-        boxes, label = torch.tensor([[2.0, 3.0, 9.0, 8.0]]), torch.tensor([2])
+        boxes, label = torch.tensor([[2.0, 3.0, 9.0, 8.0]]), torch.tensor([1])
         truth = Truth(boxes, label, (str(index),), torch.tensor([False]))
         return Sample(str(index), Image.new("L", (16, 12), index), truth)
 
@@ -140,7 +140,7 @@ def test_a_plug_in_and_a_data_set_of_ones_own(monkeypatch):
         assert (len(data.train), len(data.held_out["val"])) == (9, 1)
         assert (data.classes, data.problems, data.digest) == (("a", "b"), ("one is broken",), "first edition")
         assert data.train[0].image.shape == (12, 16, 3)
-        assert data.train[0].labels.tolist() == [2]
+        assert data.train[0].labels.tolist() == [1]
 
 
 def test_one_image_is_too_few():

@@ -1,7 +1,7 @@
 """TIDE: a detector's errors by type, and the AP50 that each type costs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -73,8 +73,10 @@ def sort_errors(found: Detections, truth: Truth, *, foreground: float = 0.5, bac
     Returns:
         The classified detections.
     """
+    device = found.boxes.device
+    truth = replace(truth, boxes=truth.boxes.to(device), labels=truth.labels.to(device), ignore=truth.ignore.to(device))
     # Two boxes without area have the IoU 0 / 0.
-    iou = box_iou(found.boxes, truth.boxes.to(found.boxes)).nan_to_num() * ~truth.ignore
+    iou = box_iou(found.boxes, truth.boxes.to(found.boxes.dtype)).nan_to_num() * ~truth.ignore
     same = found.labels[:, None] == truth.labels
     matched = _match(found.scores, iou * same, foreground)
     ignored = (_share_inside(found.boxes, truth.boxes) * (same & truth.ignore) >= foreground).any(1)

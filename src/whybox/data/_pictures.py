@@ -1,10 +1,12 @@
 """The picture files of a data set, found by the names that an annotation file gives them."""
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from whybox.data._problems import Broken, shown
 
@@ -27,7 +29,8 @@ class PictureFolder:
         """Find a picture by name.
 
         A name that does not lead to a file as it is written (backslashes, the folder of another machine) is looked for by
-        its last parts: the file that shares most of them, if there is exactly one.
+        its last parts: the file that shares most of them, if there is exactly one. Where no file has its last part, names that
+        differ in case, in how Unicode spells a letter, or in "%20" for a space count as one.
 
         Args:
             name: As the annotation file has it.
@@ -45,11 +48,15 @@ class PictureFolder:
             if os.path.isfile(self.folder / f"{name}{suffix}"):
                 return name + suffix
         parts = _parts(name)
-        fits: dict[str, int] = {}
-        for suffix in suffixes:
-            wanted = [*parts[:-1], parts[-1] + suffix] if parts else []
-            for path in self._by_last_part.get(wanted[-1], ()) if wanted else ():
-                fits[path] = _shared(wanted, path.split("/"))
+        written = [[*parts[:-1], parts[-1] + suffix] for suffix in suffixes] if parts else []
+        fits = {path: _shared(wanted, path.split("/")) for wanted in written for path in self._by_last_part.get(wanted[-1], ())}
+        if not fits:
+            folded = [[_folded(part) for part in wanted] for wanted in written]
+            fits = {
+                path: _shared(wanted, _folded(path).split("/"))
+                for wanted in folded
+                for path in self._by_folded_part.get(wanted[-1], ())
+            }
         best = [path for path, shared in fits.items() if shared == max(fits.values())]
         if not best:
             raise Broken(f"no such file in {self.folder}")
@@ -63,6 +70,17 @@ class PictureFolder:
             return bool(self.find(name))
         except Broken:
             return False
+
+    def lists(self, name: str) -> bool:
+        """Whether the folder itself has a file of this name, but for case, Unicode's spelling and "%20"."""
+        return self.folder.is_dir() and _folded(name) in map(_folded, os.listdir(self.folder))
+
+    @cached_property
+    def _by_folded_part(self) -> dict[str, list[str]]:
+        folded: dict[str, list[str]] = defaultdict(list)
+        for name, paths in self._by_last_part.items():
+            folded[_folded(name)] += paths
+        return folded
 
     @cached_property
     def _by_last_part(self) -> dict[str, list[str]]:
@@ -81,6 +99,11 @@ class PictureFolder:
 def _parts(name: str) -> list[str]:
     """The parts of a path of any system, without a drive and without dots."""
     return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..") and not part.endswith(":")]
+
+
+def _folded(name: str) -> str:
+    """The name without what file systems and web addresses change: case, composed letters, escaped characters."""
+    return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
 def _shared(wanted: Sequence[str], given: Sequence[str]) -> int:

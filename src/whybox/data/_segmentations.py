@@ -130,7 +130,8 @@ def _unpack(counts: str) -> NDArray[np.int64]:
 
     Source: `rleFrString` of cocoapi's common/maskApi.c.
     """
-    codes = np.frombuffer(counts.encode(errors="replace"), dtype=np.uint8).astype(np.int64) - 48
+    # Passed on as bytes that are no code: replaced by "?", a surrogate would be one.
+    codes = np.frombuffer(counts.encode(errors="surrogatepass"), dtype=np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         raise Broken(f"counts are no packed run lengths: {shown(counts)}")
     ends = np.flatnonzero(codes & 32 == 0)

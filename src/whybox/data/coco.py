@@ -273,12 +273,15 @@ def _image_folder(source: Path, listed: Sequence[Any], split: str) -> Path:
     above = source.parent
     later = source.stem.removeprefix("instances_")
     folders = [above / "images", above, *(above.parent / name for name in ("images", split, source.stem, later))]
-    names = [entry["file_name"] for entry in listed if isinstance(entry, dict) and isinstance(entry.get("file_name"), str)]
-    for name in filter(None, names):
+    names = [name for entry in listed if isinstance(entry, dict) and (name := _file_name(entry))]
+    for name in names:
         for folder in folders:
             # Not Path.is_file, which raises an OSError where a name is too long for the system.
             if os.path.isfile(folder / name):
                 return folder
+    for folder in folders:
+        if any(map(PictureFolder(folder).lists, names[:1])):
+            return folder
     # A bare name that is not where it should be is no reason to search: the user says where the images are.
     moved = [name for name in names if "/" in name or "\\" in name]
     for pictures in map(PictureFolder, folders if moved else ()):
@@ -373,15 +376,23 @@ def _read_entry(entry: Any, pictures: PictureFolder) -> tuple[_Image, list[str]]
     """An image, and a line on each thing that had to be repaired."""
     if not isinstance(entry, dict):
         raise Broken(f"no image entry: {shown(entry)}")
-    number, name = _id_in(entry, "id"), entry.get("file_name")
+    number, name = _id_in(entry, "id"), _file_name(entry)
     if number is None:
         raise Broken(f"the id must be a number or a word, got {shown(entry.get('id'))}")
-    if not isinstance(name, str) or not name:
-        raise Broken(f"no file_name but {shown(name)}")
+    if not name:
+        raise Broken(f"no file_name but {shown(entry.get('file_name'))}")
     found = pictures.find(name)
     size, repair = _read_size(entry, pictures.folder / found)
     repairs = [] if found == name else [f"no such file in {pictures.folder}: read as {found!r}, the one file that fits"]
     return _Image(number, found, size, pictures.folder / found), repairs + ([repair] if repair else [])
+
+
+def _file_name(entry: Mapping[str, Any]) -> str:
+    """The name of an image's file; without one the last part of its address; "" for neither."""
+    name, address = entry.get("file_name"), entry.get("coco_url")
+    if name is None and isinstance(address, str):
+        return address.rpartition("/")[2]
+    return name if isinstance(name, str) else ""
 
 
 def _read_size(entry: Mapping[str, Any], path: Path) -> tuple[tuple[int, int], str]:
@@ -449,7 +460,20 @@ def _read_objects(
         objects[number] = annotation._replace(id=number)
         for repair in repairs:
             problems.note(where, repair)
+    _refuse_fractions([row.box for row in objects.values()], problems)
     return list(objects.values())
+
+
+def _refuse_fractions(boxes: Sequence[NDArray[np.float64]], problems: Problems) -> None:
+    """Refuse a file in which every box lies in the first pixel: its numbers are fractions of the image.
+
+    They are not scaled: the file says nowhere what they are fractions of, and polygons may be in pixels beside them.
+    """
+    if boxes and np.max(boxes) <= 1:
+        raise WhyboxError(
+            f"{problems.source}: all {len(boxes)} boxes lie in 0..1; COCO's bbox is [x, y, width, height] in pixels, so multiply "
+            "fractions by the image's width and height first"
+        )
 
 
 def _spare_ids(rows: Sequence[Any]) -> Iterator[str]:
@@ -501,11 +525,19 @@ def _read_object(row: Any, image: _Image | None, labels: Mapping[str, int]) -> t
     bare = given in EMPTY
     if not bare:
         try:
-            segmentation, lost = read_segmentation(given, image.size)
+            read, lost = read_segmentation(given, image.size)
+            _check_scale(read, box)
+            segmentation = read
             repairs += lost
         except Broken as reason:
             repairs.append(f"{reason}: the box stays, without a mask, so that its image has no masks")
     return _Object("", image, labels[category], box, iscrowd, segmentation, bare), repairs
+
+
+def _check_scale(segmentation: Any, box: NDArray[np.float64]) -> None:
+    """Refuse polygons in fractions of the image, whose mask would be empty, beside a box in pixels."""
+    if isinstance(segmentation, list) and box.max() > 2 and 0 <= min(map(min, segmentation)) <= max(map(max, segmentation)) <= 1:
+        raise Broken(f"the segmentation lies in 0..1, its bbox in pixels: {shown(segmentation)}")
 
 
 def _reach_over(box: NDArray[np.float64], size: tuple[int, int]) -> float:

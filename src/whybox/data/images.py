@@ -139,10 +139,14 @@ def stored_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
         ImageError: It is no picture, or too large.
     """
     with _opened(path) as image:
-        width, height = image.size
-        _check_size(height, width, str(path))
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-    return (width, height), (height, width) if sideways else (width, height)
+        _check_size(image.height, image.width, str(path))
+        return image.size, size_upright(image)
+
+
+def size_upright(image: Image.Image) -> tuple[int, int]:
+    """(W,H) of a picture after its EXIF orientation is applied, as `read_image` does."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS else (width, height)
 
 
 def _from_path(path: Path) -> Tensor:
@@ -186,16 +190,15 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
     _check_size(height, width, name)
     image.load()
     image = ImageOps.exif_transpose(image)
+    if (grey := _deep_grey(image, name)) is not None:
+        return torch.from_numpy(grey).expand(3, -1, -1).contiguous()
     return _from_array(np.asarray(_to_rgb(image, name)))
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "F":
-        # np.array copies: torch warns of arrays that cannot be written to, which asarray gives of an image.
-        values = _in_range(torch.from_numpy(np.array(image, dtype=np.float32)), name).numpy()
-        return _eight_bit(values)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_deep(image, name)
+    """The picture in RGB, 8 bits a color."""
+    if (grey := _deep_grey(image, name)) is not None:
+        return Image.fromarray((grey * 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in PREMULTIPLIED:
         image = image.convert(PREMULTIPLIED[image.mode])
     if image.mode.endswith("A") or "transparency" in image.info:
@@ -205,11 +208,16 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_deep(image: Image.Image, name: str) -> Image.Image:
-    """Grey of more than 8 bits, which PIL would clip at 255.
+def _deep_grey(image: Image.Image, name: str) -> np.ndarray | None:
+    """Grey (H,W) float32 in 0..1 of a mode with more than 8 bits, which PIL would clip at 255; None for the other modes.
 
     Mode "I" is what PIL makes of 16-bit PNG and PGM files, as is "I;16". TIFF files can have fewer bits than their mode.
     """
+    if image.mode == "F":
+        # np.array copies: torch warns of arrays that cannot be written to, which asarray gives of an image.
+        return _in_range(torch.from_numpy(np.array(image, dtype=np.float32)), name).numpy()
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return None
     values = np.asarray(image).astype(np.int64)
     bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]
     # At most 16: the samples of mode "I" have 32 bits, of which 16-bit files fill the lower half.
@@ -219,12 +227,8 @@ def _from_deep(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(
             f"{name}: grey of mode {image.mode} must lie in 0..{white}, got {low} to {high}; save it as 16-bit or 8-bit"
         )
-    return _eight_bit(values / white)
-
-
-def _eight_bit(values: np.ndarray) -> Image.Image:
-    """Grey (H,W) in 0..1 as RGB."""
-    return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
+    # In float32, as _from_array divides, so that a file and the array of its values give the same image.
+    return values.astype(np.float32) / np.float32(white)
 
 
 def _from_array(array: np.ndarray) -> Tensor:

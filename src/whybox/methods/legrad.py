@@ -107,7 +107,7 @@ def _layer_maps(
         # A leaf: the weights are frozen, so nothing else would put the probabilities into a graph.
         entering = widened(tokens.detach()).clone().requires_grad_()
         attended = attend(layer, entering, transformer_pass.mask, probabilities=True)
-        if layer in transformer.layers and not layer.pools:
+        if not layer.pools:
             check_layer_rows(transformer_pass, transformer.layers.index(layer), entering, attended.mixed)
         after = layer.finish(entering, layer.out(attended.mixed))
         # The paper's readout of any layer: the mean of its tokens, through the model's own head.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from whybox.class_checks import check_takes
 from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Size, resize_maps
 from whybox.method import Method
@@ -29,6 +30,12 @@ class GradientMethod(Method):
         layer: None for the level that a detection comes from; else one of the model's `layers` or a module's path.
         route: "auto", "fast" or "exact".
     """
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Refuse a class as `Method` does, or one whose `draw` takes other arguments."""
+        super().check_class()
+        check_takes(f"method class {cls.__name__}", cls, "draw", "gradient, detections, stride")
 
     @property
     def layer(self) -> Any:
@@ -73,6 +80,9 @@ def draw_heat_maps(
         route=method.route,
         frozen_allowed=method.frozen_allowed,
     )
+    for row, values in ((row, values) for native in maps for row, values in enumerate(native)):
+        if not values.isfinite().all():
+            raise WhyboxError(f"method {method.name!r} drew NaN or infinity for detection {row}; expected finite numbers")
     return [
         method.heat_maps(native, trace.frame, target, routes=routes, layers=layers)
         for native, target in zip(maps, targets, strict=True)

@@ -86,7 +86,8 @@ def augment(
     height, width = example.image.shape[:2]
     fit = min(limits[0] / min(height, width), limits[1] / max(height, width))
     # Rounded down, as torchvision's transform rounds the sizes that it computes.
-    size = int(height * fit), int(width * fit)
+    # Not down to the pixel below where float error alone puts a whole number a hair under itself: 239.99999999999997.
+    size = int(height * fit + 1e-6), int(width * fit + 1e-6)
     # Uniform in the logarithm, so that halving and doubling are equally likely.
     scale = float(np.exp(rng.uniform(*np.log(zoom))))
     # Positive where the crop is smaller than the image, negative where the image is smaller than the crop.

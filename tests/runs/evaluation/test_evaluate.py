@@ -228,7 +228,7 @@ def test_a_metric_without_what_a_table_needs_is_named(annotated):
         def __call__(self, maps, case):
             return MetricResult(maps.mean((1, 2)))
 
-    with pytest.raises(WhyboxError, match="needs a name without : = and commas, got 'own:mean'"):
+    with pytest.raises(WhyboxError, match="name must be lower-case letters, digits and _, such as 'layercam', got 'own:mean'"):
         evaluate(make_model(), annotated, metrics=[type("Odd", (Mean,), {"name": "own:mean"})()])
     with pytest.raises(WhyboxError, match="your metric Bare must derive from"):
         evaluate(make_model(), annotated, metrics=[Bare()])

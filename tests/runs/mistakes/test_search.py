@@ -135,7 +135,7 @@ def test_columns_without_names_are_matched_in_their_order(said):
     assert said == list(errors.notes) == errors.as_dict()["notes"]
     assert "matched with the data's classes in their order, from dog (column 0) to bird (column 2)" in said[0]
     with pytest.raises(WhyboxError, match="3 score columns without names, and by hand has 2 classes"):
-        find_errors(model, Pictures(content, classes=("dog", "cat")), Search("control_box"), on_warning=said.append)
+        find_errors(model, Pictures([[(1, FIRST)]], classes=("dog", "cat")), Search("control_box"), on_warning=said.append)
 
 
 def test_ap50_counts_every_detection_and_is_pycocotools(said):

@@ -131,7 +131,7 @@ def read_ratings(file: Path) -> dict[str, float]:
         WhyboxError: The file cannot be read, lacks the columns, or a rating is not a number.
     """
     try:
-        with file.open(encoding="utf-8", newline="") as opened:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
             rows = list(csv.DictReader(opened))
     except (OSError, UnicodeDecodeError) as error:
         raise WhyboxError(f"--ratings {file}: cannot be read ({one_line(error)})") from error

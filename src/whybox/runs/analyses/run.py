@@ -115,6 +115,7 @@ def analyze(
         WhyboxError: An unknown analysis, an invalid setting, or a model or method that does not fit.
     """
     study = study_of(name, count, seed, ratings)
+    methods = tuple(dict.fromkeys(methods))
     made = _methods(model, methods, study)
     seen: dict[str, list[Seen]] = {method: [] for method in methods}
     examples: list[tuple[str, Sequence[Panel]]] = []

@@ -341,7 +341,9 @@ def _names_and_objects(entries: str, given: Any) -> tuple[tuple[str, ...], tuple
     names = tuple(entry.strip() for entry in listed if isinstance(entry, str) and entry.strip())
     objects = tuple(entry for entry in listed if not isinstance(entry, str))
     for entry in objects:
-        if not callable(entry) or isinstance(entry, type) or not hasattr(entry, "name"):
+        if isinstance(entry, type):
+            raise WhyboxError(f"{entries}: expected names, or objects, got the class {entry.__name__}; pass {entry.__name__}()")
+        if not callable(entry) or not hasattr(entry, "name"):
             raise WhyboxError(f"{entries}: expected names, or objects that can be called and have a name, got {entry!r}")
     return names, objects
 

@@ -12,6 +12,7 @@ import torch
 from torchvision.ops import MultiScaleRoIAlign
 
 from whybox import registry
+from whybox.data._checked import innermost
 from whybox.model import Model
 from whybox.runs.evaluation.code_digest import Walk, digest_of, digest_text, is_installed, module_words
 from whybox.runs.evaluation.plan import Plan
@@ -83,6 +84,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
 def _data_digest(data: DataSet) -> str:
     """A digest of how a data set of the user's makes its samples: the code of its class, and functions that it holds; "" for
     whybox's own. Plain attributes are left out: a count among them would keep a run from being extended."""
+    data = innermost(data)
     if is_installed(type(data).__module__):
         return ""
     held = {name: value for name, value in getattr(data, "__dict__", {}).items() if callable(value)}

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from torch.nn.functional import normalize
 from torchvision.ops import clip_boxes_to_image
 
 from whybox import api
-from whybox.errors import MetricError, WhyboxError
+from whybox.errors import FATAL, MetricError, WhyboxError
 from whybox.explained import class_name
 from whybox.explanation import Explanation
 from whybox.frame import Size, resize_maps
@@ -39,6 +40,9 @@ PICTURE = 96
 """Longest side, in pixels, of the stored maps for the report's examples."""
 MOST_DETECTIONS = 500
 """Maximum number of detections per image for the detector's own accuracy."""
+
+SLACK = 1e-3
+"""How far a metric's value may lie outside its range by rounding."""
 
 ImageRecord = dict[str, Any]
 """The results of one image, ready for JSON."""
@@ -192,6 +196,8 @@ class Measurer:
                 changed = replace(self, model=read_again(self.model))
                 try:
                     yield layer, changed._redraw(method, inputs, inputs.image)
+                except FATAL:
+                    raise
                 except WhyboxError:
                     # Random weights may leave no candidate at all; then there is no map to compare with.
                     yield layer, inputs.image.new_full((len(inputs), *inputs.frame.image), torch.nan)
@@ -273,9 +279,22 @@ def _judge(metric: Metric, maps: Tensor, inputs: MetricInput) -> MetricResult:
     if tuple(measured.values.shape) != (len(inputs),):
         shape = tuple(measured.values.shape)
         raise MetricError(f"metric {metric.name!r} must give one value per detection, ({len(inputs)},), got {shape}")
+    if wrong := _out_of_range(measured.values, metric.range):
+        raise MetricError(f"metric {metric.name!r} {wrong}")
     if measured.curves is not None and (measured.at is None or measured.curves.shape != (len(inputs), len(measured.at))):
         raise MetricError(f"metric {metric.name!r} must give curves (N,P) with P points `at`, got {tuple(measured.curves.shape)}")
     return measured
+
+
+def _out_of_range(values: Tensor, limits: tuple[float, float]) -> str:
+    """What is wrong with a metric's values, NaN where it is not defined; "" for nothing."""
+    known = values[~values.isnan()].double()
+    if known.isinf().any():
+        return "gave infinity; give NaN where it is not defined"
+    slack = SLACK * max(1.0, *(abs(limit) for limit in limits if math.isfinite(limit)), 1.0)
+    if len(wrong := known[(known < limits[0] - slack) | (known > limits[1] + slack)]):
+        return f"gave {float(wrong[0]):g}, outside its range {limits[0]:g} to {limits[1]:g}"
+    return ""
 
 
 def _seed(seed: int, image: str, index: int | str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from whybox import api, registry
 from whybox.errors import UnknownNameError, WhyboxError, unknown
-from whybox.metric_choice import canonical, make_metric, written_out
+from whybox.metric_choice import canonical, check_metric, make_metric, written_out
 from whybox.model import Model
 from whybox.selection import MOST_DETECTIONS
 from whybox.specs import parse_spec
@@ -126,6 +126,7 @@ class Plan:
         for metric in self.own_metrics:
             if not isinstance(metric, Metric):
                 raise WhyboxError(f"your metric {type(metric).__name__} must derive from whybox.Metric")
+            check_metric(metric)
         _check_names("metric", known, self.own_metrics, ("name", "higher_is_better"))
 
     def most_detections(self, found: int) -> int:

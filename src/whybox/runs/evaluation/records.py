@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,7 @@ def _load(file: Path) -> ImageRecord | None:
     """The record in a file; None if it is missing or damaged, so that the image is measured again."""
     try:
         record: ImageRecord = json.loads(gzip.decompress(file.read_bytes()))
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, zlib.error):
         return None
     return record
 

@@ -134,6 +134,7 @@ def find_errors(
     """
     # The maps are drawn later, but an invalid method should fail before the first image.
     api.make_method(search.method, model, **search.options)
+    data = api.open_data(data)
     notes = match_classes(model, data)
     for line in notes:
         on_warning(line)
@@ -272,7 +273,9 @@ def _narrowed(trace: Trace, rows: Tensor) -> Trace:
     new_row = torch.full((len(trace.candidates),), -1, device=rows.device)
     new_row[rows] = torch.arange(len(rows), device=rows.device)
     detections = trace.detections
-    return replace(trace, candidates=trace.candidates[rows], detections=replace(detections, source=new_row[detections.source]))
+    # A source that is not known stays so: -1 as an index would be the last row.
+    source = torch.where(detections.source >= 0, new_row[detections.source], -1)
+    return replace(trace, candidates=trace.candidates[rows], detections=replace(detections, source=source))
 
 
 def rounded(value: float) -> float | None:
