@@ -71,7 +71,8 @@ class SSGradCamPP(GradientMethod):
 
     @property
     def frozen_allowed(self) -> bool:
-        """False: the weights sum gradients over the grid. Frozen statistics change one in twenty maps, though not the median."""
+        """False: its map in space takes the gradient's magnitude, to which the weak gradient far away, through the statistics, adds
+        up. Frozen statistics leave that out: one in twenty maps is another one, and all are more local."""
         return False
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
