@@ -71,8 +71,8 @@ class SSGradCamPP(GradientMethod):
 
     @property
     def frozen_allowed(self) -> bool:
-        """False: its map in space takes the gradient's magnitude, to which the weak gradient far away, through the statistics, adds
-        up. Frozen statistics leave that out: one in twenty maps is another one, and all are more local."""
+        """False: its map in space takes the gradient's magnitude, to which the weak gradient far away, through the statistics,
+        adds up. Frozen statistics leave that out: one in twenty maps is another one, and all are more local."""
         return False
 
     def draw(self, gradient: FeatureGradient, detections: Detections, stride: float) -> PlacedMaps:
