@@ -80,7 +80,7 @@ def test_nan_maps_and_wrong_options_of_an_object_are_told():
     bad = sub(Odam, draw=draw)
     with pytest.raises(WhyboxError, match="method 'odam' drew NaN or infinity for detection 0"):
         whybox.explain(model, image, method=bad(), top=1)
-    with pytest.raises(WhyboxError, match="method 'odam': layer must be"):
+    with pytest.raises(WhyboxError, match="layer must be a name"):
         whybox.explain(model, image, method=Odam(layer=3), top=1)
     with pytest.raises(WhyboxError, match="unknown route 'quick'"):
         whybox.explain(model, image, method=Odam(route="quick"), top=1)

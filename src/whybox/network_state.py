@@ -72,7 +72,8 @@ def _told_by_state(network: nn.Module) -> Iterator[None]:
         reason = _reason_in_state(network, error)
         if reason is None:
             raise
-        raise WhyboxError(f"{type(network).__name__}{reason}") from error
+        kind = GradientError if isinstance(error, GradientError) or "gradient" in reason else WhyboxError
+        raise kind(f"{type(network).__name__}{reason}") from error
 
 
 def _reason_in_state(network: nn.Module, error: Exception) -> str | None:
