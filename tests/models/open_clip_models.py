@@ -78,7 +78,10 @@ def clip(vision=None, text=None, kind=CLIP, **options):
 
 
 def coca(**text):
-    return CoCa(32, MULTIMODAL, {**COCA_TEXT, **text}, {**VISION, **POOLED})
+    net = CoCa(32, MULTIMODAL, {**COCA_TEXT, **text}, {**VISION, **POOLED})
+    # open_clip leaves this weight as memory happened to be: with NaN in it, no state equals itself.
+    torch.nn.init.normal_(net.text_decoder.text_projection, std=0.1)
+    return net
 
 
 def on_other_side(module):
