@@ -28,7 +28,7 @@ def check_class(cls: type, base: type, examples: Mapping[str, str], kinds: Mappi
 
     Args:
         cls: A class derived from `base`.
-        base: `Method` or `Metric`.
+        base: `Method`, `Metric` or `Rule`.
         examples: The attributes that it must have, each with an example of its value as code.
         kinds: Types by attribute; a property, whose value depends on the options, is passed over.
 

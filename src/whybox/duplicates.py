@@ -237,7 +237,8 @@ def map_vectors(model: Model, trace: Trace, detections: Detections) -> Tensor:
             raise
         maps = Odam(layer=layer)(model, trace, detections, [target])[0]
     height, width = trace.frame.network
-    return maps.resized((ceil(height / MAP_STRIDE), ceil(width / MAP_STRIDE))).flatten(1)
+    # Detached: a decision has no gradient, also where the trace has one.
+    return maps.resized((ceil(height / MAP_STRIDE), ceil(width / MAP_STRIDE))).detach().flatten(1)
 
 
 def with_nms(model: Any, rule: str | Rule, **options: Any) -> Model:
@@ -364,9 +365,9 @@ class PromptedWithNms(WithNms):
         return PromptedWithNms(prompted.prompt(texts), self.rule)
 
     def answer(self, trace: Trace) -> Trace:
-        """A trace with its candidates for this model's texts, and the detections that the rule keeps."""
+        """A trace with its candidates for this model's texts; `apply_rule` gives it the detections that the rule keeps."""
         prompted: PromptedModel = self.inner
-        return self.apply_rule(prompted.answer(trace))
+        return prompted.answer(trace)
 
 
 def _plain(rule: Rule) -> Mapping[str, Any]:

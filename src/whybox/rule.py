@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from whybox.class_checks import check_attributes, check_known
-from whybox.errors import WhyboxError
+from whybox.class_checks import check_class, check_known
 
 NEEDS = frozenset({"maps", "embeddings"})
 """What a rule may compare beside boxes: heat maps, or learned embeddings."""
@@ -76,10 +75,8 @@ class Rule(ABC):
         Raises:
             WhyboxError: What is wrong with the class, in one line.
         """
-        check_attributes(cls, Rule)
-        if not hasattr(cls, "name"):
-            raise WhyboxError(f'rule class {cls.__name__} lacks name: add name = "my_rule" to the class')
-        check_known(f"rule class {cls.__name__}", "needs", cls.needs, NEEDS)
+        owner = check_class(cls, Rule, {"name": '"my_rule"'}, {"name": str, "title": str, "source": str, "rescores": bool})
+        check_known(owner, "needs", cls.needs, NEEDS)
 
     @abstractmethod
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, vectors: Vectors | None = None) -> Suppressed:

@@ -103,6 +103,15 @@ def test_every_rule_is_refused_or_works(model):
             assert 0 < len(kept) <= len(model.unsuppressed(whybox.trace(model, image())))
 
 
+def test_a_differentiable_trace_has_a_rule_without_a_gradient():
+    model = sample("torchvision_onestage")
+    trace = whybox.trace(whybox.with_nms(model, "odam"), image(), differentiable=True)
+    removal = remove_duplicates(model, trace, make_rule("odam"))
+    assert trace.candidates.scores.requires_grad
+    assert not removal.result.similarity.requires_grad
+    assert not removal.kept.scores.requires_grad
+
+
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(WITH_BOXES)))
 def test_models_of_the_whole_image_have_no_boxes_to_suppress(family):
     with pytest.raises(WhyboxError, match="predicts for the whole image: there are no boxes to suppress"):
