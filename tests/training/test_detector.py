@@ -117,6 +117,20 @@ def test_losses_fall_when_few_images_are_seen_often(data, tmp_path):
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
+def test_another_kind_of_network_starts_from_the_backbone(tmp_path):
+    """The shipped FCOS's backbone fits a Faster R-CNN; its head has no place there."""
+    network, arguments = detector.start(CLASSES, "96x72", 3, "whybox/scenes", "compact_faster_rcnn")
+    shipped = zoo.load("whybox/scenes")
+    assert all(
+        torch.equal(value, network.backbone.state_dict()[key]) for key, value in shipped.network.backbone.state_dict().items()
+    )
+    assert (arguments["widths"], arguments["max_size"]) == (shipped.card["arguments"]["widths"], 96)
+    rebuilt = zoo.build("compact_faster_rcnn", arguments)
+    rebuilt.load_state_dict(network.state_dict())
+    with pytest.raises(WhyboxError, match="unknown network 'compact_rcnn'; did you mean compact_"):
+        detector.start(CLASSES, network="compact_rcnn")
+
+
 def test_a_broken_loss_stops_the_run_with_one_line(data, tmp_path):
     network = small()
     network.head.classification_head.cls_logits.bias.data[0] = torch.nan

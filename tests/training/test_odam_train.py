@@ -26,7 +26,7 @@ from whybox.training.examples import open_training_data
 from whybox.training.launch import launch
 from whybox.training.odam_train import make_loss, spec_of, watching
 from whybox.training.recipe import Recipe
-from whybox.zoo.compact_fcos import ResidualPyramid
+from whybox.zoo._residual_pyramid import ResidualPyramid
 
 CHANNELS, SIZE = 32, {"min_size": 96, "max_size": 128}
 SMALL = {"num_classes": 7, "widths": [8, 8, 16, 16], "channels": CHANNELS, **SIZE}

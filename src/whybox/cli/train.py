@@ -30,6 +30,7 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(help="Seed of the scenes, their order and the augmentation.")] = 0,
     init: Annotated[str | None, typer.Option(help="Start from these weights: whybox/scenes or a folder.")] = None,
+    network: Annotated[str, typer.Option(help="compact_fcos or compact_faster_rcnn.")] = "compact_fcos",
     loss: Annotated[str | None, typer.Option(help=LOSS)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
     limit: Annotated[int | None, typer.Option(help="Train on only N images.")] = None,
@@ -45,7 +46,7 @@ def train(
     every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
-    """Train a compact FCOS detector. --out gets its weights and model card, and is then a name for --model."""
+    """Train a compact detector, FCOS or Faster R-CNN. --out gets its weights and model card, and is then a name for --model."""
     from whybox.training import detector
     from whybox.training.examples import open_training_data
     from whybox.training.odam_train import make_loss
@@ -56,17 +57,18 @@ def train(
     where = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "num_nodes": num_nodes}
     fabric = launch_training(precision, device, threads, where)
     opened = open_training_data(data, seed, limit, held_out)
-    network, arguments = detector.start(opened.classes, size, seed, init)
+    built, arguments = detector.start(opened.classes, size, seed, init, network)
     with progress_bar(steps, fabric.is_global_zero) as (log, on_progress):
         calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log, "fabric": fabric, "loss": on_maps}
-        run = detector.fit(network, opened, recipe, out, resume=resume, every=every, **calls)
+        run = detector.fit(built, opened, recipe, out, resume=resume, every=every, **calls)
     # The first process alone scores, writes and prints.
     if not fabric.is_global_zero:
         return
-    options = {"data": data, "steps": steps, "batch": batch, "size": size, "lr": lr, "seed": seed, "init": init}
-    options |= {"loss": loss, "held-out": held_out, "limit": limit, "precision": precision, "device": device, "threads": threads}
+    options = {"data": data, "network": network, "steps": steps, "batch": batch, "size": size, "lr": lr, "seed": seed}
+    options |= {"init": init, "loss": loss, "held-out": held_out, "limit": limit}
+    options |= {"precision": precision, "device": device, "threads": threads}
     options |= fabric_options(where, accumulate)
-    card = detector.keep(run, opened, out, "compact_fcos", arguments, command_line("train", options))
+    card = detector.keep(run, opened, out, network, arguments, command_line("train", options))
     print(json.dumps(card, indent=2) if as_json else _summary(card, out))
 
 

@@ -30,40 +30,45 @@ ZOOM = (0.7, 1.4)
 
 
 def start(
-    classes: Sequence[str], size: str = "320x240", seed: int = 0, init: str | None = None
+    classes: Sequence[str], size: str = "320x240", seed: int = 0, init: str | None = None, network: str = "compact_fcos"
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a compact FCOS.
+    """Build a compact detector.
 
     Args:
         classes: Names of the classes to detect.
         size: WIDTHxHEIGHT in pixels, into which images are fitted.
         seed: Seed of the random weights.
-        init: A shipped network or a folder, whose weights are copied wherever their shapes fit; a head for other
-            classes is random.
+        init: A shipped network or a folder, whose weights are copied wherever their names and shapes fit: for another kind of
+            network the backbone's; a head for other classes is random.
+        network: The builder: "compact_fcos" or "compact_faster_rcnn".
 
     Returns:
         The network, and the arguments of its builder.
 
     Raises:
-        WhyboxError: The size is invalid, or `init` names no network.
+        WhyboxError: The size is invalid, or `init` or `network` name no network.
     """
     numbers = [int(part) for part in size.lower().split("x") if part.isdigit()]
     if len(numbers) != 2 or min(numbers) < 64:
         raise WhyboxError(f"size must be WIDTHxHEIGHT of at least 64 pixels each, such as 320x240, got {size!r}")
     earlier = zoo.load(init) if init else None
     plan = {"widths": [32, 64, 96, 128], "blocks": [1, 1, 1, 1], "channels": 64}
-    arguments: dict[str, Any] = dict(earlier.card["arguments"]) if earlier else plan
+    arguments: dict[str, Any] = plan
+    if earlier and earlier.card["network"] == network:
+        arguments = dict(earlier.card["arguments"])
+    elif earlier:
+        arguments = {name: earlier.card["arguments"].get(name, value) for name, value in plan.items()}
     arguments |= {"num_classes": len(classes) + 1, "min_size": min(numbers), "max_size": max(numbers)}
     # Forked, so that the caller's random numbers do not change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = zoo.build("compact_fcos", arguments)
+        made = zoo.build(network, arguments)
     if earlier:
-        random, trained = network.state_dict(), earlier.network.state_dict()
+        random, trained = made.state_dict(), earlier.network.state_dict()
         fitting = {key: value for key, value in trained.items() if key in random and value.shape == random[key].shape}
         # Only what fits in shape: the last layer of a head for other classes stays random.
-        network.load_state_dict(random | fitting)
-    return network, arguments
+        made.load_state_dict(random | fitting)
+    return made, arguments
 
 
 def begin(

@@ -73,7 +73,7 @@ def build(network: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Build a network with random weights.
 
     Args:
-        network: The builder's name: "compact_fcos".
+        network: The builder's name: "compact_fcos" or "compact_faster_rcnn".
         arguments: The builder's arguments, as a card holds them.
 
     Returns:
@@ -126,9 +126,10 @@ def _compact(value: Tensor) -> Tensor:
 
 
 def _builders() -> dict[str, Callable[..., nn.Module]]:
+    from whybox.zoo.compact_faster_rcnn import compact_faster_rcnn
     from whybox.zoo.compact_fcos import compact_fcos
 
-    return {"compact_fcos": compact_fcos}
+    return {"compact_fcos": compact_fcos, "compact_faster_rcnn": compact_faster_rcnn}
 
 
 def _files(name: str) -> tuple[Path, Path]:
