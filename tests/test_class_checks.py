@@ -13,7 +13,7 @@ from whybox.metric_choice import check_metric
 from whybox.metrics.sparseness import Sparseness
 from whybox.placement import Whole
 from whybox.pullback import FeatureGradient
-from whybox.runs.evaluation.evaluate import _names_and_objects
+from whybox.runs.evaluation.arguments import _names_and_objects
 from whybox.runs.evaluation.measure import _out_of_range
 
 

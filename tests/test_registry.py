@@ -71,6 +71,26 @@ def test_an_entry_point_and_its_class_have_one_name(plugged, monkeypatch):
         assert "empty" not in plugged(("empty", HERE))
 
 
+@pytest.fixture
+def broken_family(monkeypatch):
+    """An entry point of a family that cannot be loaded."""
+    entries = [EntryPoint("broken", "no_such_package:Thing", "whybox.models")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries if group == "whybox.models" else [])
+    registry.models.cache_clear()
+    registry.loaders.cache_clear()
+    yield "broken"
+    monkeypatch.undo()
+    registry.models.cache_clear()
+    registry.loaders.cache_clear()
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_family_that_cannot_be_used_is_told_once(broken_family, recwarn):
+    assert "torchvision" in registry.loaders()
+    assert broken_family not in registry.models()
+    assert len([told for told in recwarn if "'broken' of another package was left out" in str(told.message)]) == 1
+
+
 def lacking(**changes):
     body = {"name": "x", "needs": frozenset({"candidates"}), "source": "a test", "__call__": Blank.__call__} | changes
     return type("Lacking", (Method,), {key: value for key, value in body.items() if value is not None})

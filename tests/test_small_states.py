@@ -20,7 +20,7 @@ from whybox.methods._changed_images import follow
 from whybox.methods.clip_surgery import ClipSurgery
 from whybox.methods.odam import Odam
 from whybox.models._whole_image import _in_words
-from whybox.models.torchvision.onestage import _root
+from whybox.models.torchvision._onestage_heads import _root
 from whybox.targets import class_index
 from whybox.types import Candidates, Detections
 

@@ -40,7 +40,8 @@ def models() -> Mapping[str, ModuleType]:
 @cache
 def loaders() -> Mapping[str, ModuleType]:
     """Modules that build a model from a name, by the name's prefix: `build(name, weights, **options)`."""
-    files = [*(module for _, module in _files(whybox.models)), *_from_outside("whybox.models").values()]
+    # By way of models(), so that the entry points are read once, and one that cannot be used is told once.
+    files = [*(module for _, module in _files(whybox.models)), *models().values()]
     return {module.PREFIX: module for module in files if hasattr(module, "PREFIX")}
 
 

@@ -57,6 +57,7 @@ class BoxSide:
 
     @property
     def name(self) -> str:
+        """The side."""
         return self.side
 
     def __call__(self, trace: Trace) -> Tensor:
@@ -73,6 +74,7 @@ class RawOutput:
 
     @property
     def name(self) -> str:
+        """The output's name."""
         return self.output
 
     def __call__(self, trace: Trace) -> Tensor:
@@ -92,6 +94,7 @@ class Contrast:
 
     @property
     def name(self) -> str:
+        """ "contrast:" and the other class."""
         return f"contrast:{self.other_name or self.other}"
 
     def __call__(self, trace: Trace) -> Tensor:

@@ -201,7 +201,8 @@ class Target(Protocol):
 
     A target carries its name: an attribute `name`, or else a function's `__name__`."""
 
-    def __call__(self, trace: Trace) -> Tensor: ...
+    def __call__(self, trace: Trace) -> Tensor:
+        """One number per detection of the trace, (N,)."""
 
 
 def target_name(target: Target) -> str:

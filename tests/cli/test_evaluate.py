@@ -30,6 +30,7 @@ def test_a_table_and_where_the_report_is(whybox, ground):
     assert "Energy pointing game (box) ↑" in lines[0]
     assert "Leakage (box) ↓" in lines[0]
     assert sum(line.startswith(("| ODAM", "| *Control")) for line in lines) == 3
+    assert lines[-2] == "gradient routes: odam: exact 8"
     assert lines[-1].startswith("report: file://")
     assert lines[-1].endswith("run/index.html")
     again = whybox(*cheap(ground, "run"))
@@ -43,6 +44,7 @@ def test_json_is_the_summary(whybox, ground, tmp_path):
     assert code == 0
     assert told.pop("folder") == "run"
     assert told == kept
+    assert told["routes"] == {"odam": {"exact": 8}}
     assert {cell["method"] for cell in told["cells"]} == {"odam", "control_blob", "control_box"}
 
 

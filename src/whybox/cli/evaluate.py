@@ -22,6 +22,13 @@ Methods = Annotated[
     ),
 ]
 Metrics = Annotated[str, typer.Option(help="standard, all, a group, or comma-separated metrics: see `whybox metrics`.")]
+Target = Annotated[str | None, typer.Option(help="The target to explain.", show_default="score; for classifiers the logit")]
+Prompts = Annotated[str, typer.Option(help="For image-text models: class (class names) or phrase (the objects' own phrases).")]
+Template = Annotated[str, typer.Option(help="With --prompts class: the prompt template, {} stands for the class.")]
+Select = Annotated[str, typer.Option(help="well_detected (IoU with the ground truth above --iou), all or failures.")]
+ScoreThreshold = Annotated[float, typer.Option(help="Minimum score of a detection.")]
+Batch = Annotated[int, typer.Option(help="Perturbed images per forward pass.")]
+Threads = Annotated[int, typer.Option(help="CPU threads of each worker.")]
 Engine = Annotated[str, typer.Option(help="local or ray.")]
 NumWorkers = Annotated[int, typer.Option(help="Number of local processes, or of Ray actors.")]
 Address = Annotated[str | None, typer.Option(help="Address of a running Ray cluster. Default: start a local one.")]
@@ -48,26 +55,18 @@ def evaluate(
     weights: Weights = "default",
     methods: Methods = None,
     metrics: Metrics = "standard",
-    target: Annotated[
-        str | None, typer.Option(help="The target to explain.", show_default="score; for classifiers the logit")
-    ] = None,
-    prompts: Annotated[
-        str, typer.Option(help="For image-text models: class (class names) or phrase (the objects' own phrases).")
-    ] = "class",
-    template: Annotated[
-        str, typer.Option(help="With --prompts class: the prompt template, {} stands for the class.")
-    ] = "a photo of a {}",
-    select: Annotated[
-        str, typer.Option(help="well_detected (IoU with the ground truth above --iou), all or failures.")
-    ] = "well_detected",
+    target: Target = None,
+    prompts: Prompts = "class",
+    template: Template = "a photo of a {}",
+    select: Select = "well_detected",
     iou: Annotated[float, typer.Option(help="IoU threshold of --select well_detected.")] = 0.9,
-    score_threshold: Annotated[float, typer.Option(help="Minimum score of a detection.")] = 0.1,
+    score_threshold: ScoreThreshold = 0.1,
     objects_per_image: ObjectsPerImage = None,
     top: TopBefore = None,
     limit: Limit = None,
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(help="Perturbed images per forward pass.")] = 8,
-    threads: Annotated[int, typer.Option(help="CPU threads of each worker.")] = 1,
+    batch: Batch = 8,
+    threads: Threads = 1,
     engine: Engine = "local",
     workers: NumWorkers = 1,
     address: Address = None,
@@ -86,24 +85,12 @@ def evaluate(
 
     network = read.load_model(model, weights, device, nms)
     opened = api.open_data(data, on_problem=on_problem, rename=read.read_pairs("--rename", rename))
-    plan: dict[str, Any] = {"metrics": read.read_list(metrics), "prompts": prompts, "template": template}
-    # What the user leaves out is left to the plan, whose defaults depend on the model.
-    plan |= {} if methods is None else {"methods": read.read_list(methods)}
-    plan |= {} if target is None else {"target": target}
-    plan |= {"select": select, "iou": iou, "score_threshold": score_threshold, "limit": limit}
-    plan |= {"objects_per_image": objects_per_image, "top": top, "seed": seed, "batch": batch, "threads": threads}
+    settings: dict[str, Any] = {"methods": None if methods is None else read.read_list(methods), "target": target}
+    settings |= {"metrics": read.read_list(metrics), "prompts": prompts, "template": template, "select": select, "iou": iou}
+    settings |= {"score_threshold": score_threshold, "objects_per_image": objects_per_image, "top": top, "limit": limit}
+    settings |= {"seed": seed, "batch": batch, "threads": threads, "engine": engine, "workers": workers, "address": address}
     with bar(min(len(opened), limit or len(opened)), "evaluating") as on_progress:
-        done = run(
-            network,
-            opened,
-            out=out,
-            engine=engine,
-            workers=workers,
-            address=address,
-            on_progress=on_progress,
-            on_warning=warn,
-            **plan,
-        )
+        done = run(network, opened, out=out, on_progress=on_progress, on_warning=warn, **settings)
     print_evaluation(done, out, as_json)
     if done.failed:
         raise typer.Exit(1 if len(done.results) else 2)
@@ -124,6 +111,8 @@ def print_evaluation(done: "Evaluation", out: Path, as_json: bool) -> None:
     _print_table(done)
     if done.report.seconds:
         print(f"seconds per map: {', '.join(f'{row} {seconds:.2g}' for row, seconds in done.report.seconds.items())}")
+    if routes := dict(done.report.facts).get("Gradient routes"):
+        print(f"gradient routes: {routes}")
     for remark in done.report.remarks:
         print(remark)
     print(f"report: {(out / 'index.html').resolve().as_uri()}")

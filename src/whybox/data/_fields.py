@@ -61,6 +61,19 @@ def read_id(value: Any) -> str | None:
     return text or None
 
 
+def id_in(row: Any, key: str) -> str | None:
+    """Read an id from an entry of an annotation file.
+
+    Args:
+        row: The entry; what is no dict has no ids.
+        key: Where the id stands in it.
+
+    Returns:
+        As `read_id`.
+    """
+    return read_id(row.get(key)) if isinstance(row, dict) else None
+
+
 def read_number(value: Any, what: str) -> float:
     """Read a finite number.
 

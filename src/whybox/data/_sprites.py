@@ -299,6 +299,7 @@ OBJECTS: dict[str, tuple[Draw, float, float, tuple[str, ...]]] = {
     "ball": (draw_ball, 1.0, 46, ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")),
     "dog": (draw_dog, 1.35, 58, ("brown", "black", "grey", "orange", "white")),
 }
+CLASSES: tuple[str, ...] = tuple(OBJECTS)
 CLUTTER: dict[str, tuple[Draw, float, float, tuple[str, ...]]] = {
     "rock": (draw_rock, 1.7, 32, ("grey", "brown")),
     "bush": (draw_bush, 1.1, 42, ("green", "green", "brown")),

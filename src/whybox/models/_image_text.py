@@ -121,6 +121,7 @@ class ImageText(WholeImage, ImageTextModel):
 
     @classes.setter
     def classes(self, names: Sequence[str] | None) -> None:
+        """Refused: the texts are the classes."""
         raise WhyboxError(f"{self.name} has texts for its classes: leave classes out, and give text")
 
     @property

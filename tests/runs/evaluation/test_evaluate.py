@@ -106,6 +106,8 @@ def test_the_long_table_has_a_row_an_object_method_and_metric(whole):
         assert [row[side] for side in ("x1", "y1", "x2", "y2")] == results.objects[place[0]]["box"]
     assert all(row["layer"].startswith("fpn[") for row in table if row["method"] == "odam")
     assert not any(row["layer"] for row in table if row["method"].startswith("control"))
+    assert {row["route"] for row in table if row["method"] == "odam"} == {"exact"}
+    assert not any(row["route"] for row in table if row["method"] != "odam")
     curves = pq.read_table(whole.folder / "curves.parquet").to_pylist()
     deletion = [row for row in curves if row["metric"] == "deletion:points=3" and row["method"] == "odam"]
     assert all(row["at"] == [0.0, 0.5, 1.0] and len(row["values"]) == 3 for row in deletion)

@@ -41,6 +41,7 @@ def preparation(net: Any, processor: Any, patch: Size, size: SizeOption) -> Call
     check_size(size, patch)
 
     def prepare(images: Tensor) -> tuple[Tensor, Frame]:
+        """Pixels (B,3,h,w) as the network takes them, of images (B,3,H,W) in 0..1, and where the image lies in them."""
         image = (images.shape[-2], images.shape[-1])
         placing = _own_placing(processor, image) if size is None else _resized_to(_target(image, patch, size), processor)
         pixels = processed(processor, images, **placing.settings)["pixel_values"].to(device_of(net), net.dtype)
@@ -61,6 +62,7 @@ def patch_preparation(net: Any, processor: Any, patch: int) -> Callable[[Tensor]
         raise WhyboxError(f"SigLIP 2 takes images in patches: give its Siglip2ImageProcessor, not {type(processor).__name__}")
 
     def prepare(images: Tensor) -> tuple[Tensor, Frame]:
+        """Pixels (B,3,h,w), the patches put back in their places, of images (B,3,H,W) in 0..1; and their frame."""
         given = processed(processor, images)
         rows, columns = given["spatial_shapes"][0].tolist()
         # The patches of an image come first and its padding after them; images of one size have one grid.

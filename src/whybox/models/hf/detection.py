@@ -141,6 +141,7 @@ class HuggingFaceDetection(AttentionModel):
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """The family's layers, the default first, and "input"."""
         return (*self._paths, INPUT)
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:

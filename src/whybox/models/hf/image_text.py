@@ -227,10 +227,12 @@ def _blip_retrieval(net: Any, processor: Any, tokenizer: Any, size: SizeOption) 
     image_end, text_end = (vision.post_layernorm, net.vision_proj), (net.text_proj,)
 
     def image_features(pixels: Tensor) -> Tensor:
+        """The embeddings (B,D) of images (B,3,H,W), prepared for the network."""
         seen = vision(pixel_values=pixels, interpolate_pos_encoding=other_size(pixels, _own_size(vision)))
         return net.vision_proj(seen.last_hidden_state[:, 0])  # type: ignore[no-any-return]
 
     def text_features(inputs: Inputs) -> Tensor:
+        """The embeddings (T,D) of tokenized texts."""
         return net.text_proj(text(**inputs).last_hidden_state[:, 0])  # type: ignore[no-any-return]
 
     image_encoder = ImageEncoder(
@@ -356,6 +358,15 @@ def _tokenize(
     context = first_of(encoder.embeddings, "position_embedding", "position_embeddings").num_embeddings
 
     def tokenize(texts: Sequence[str], padded: bool) -> TokenBatch:
+        """Tokenize texts for the encoder.
+
+        Args:
+            texts: T texts.
+            padded: Whether to pad them to the full context, and not only to the longest.
+
+        Returns:
+            Token ids (T,N) with their mask, the position (T,) that is read, and which tokens are the text's own.
+        """
         check_texts(texts)
         # On the right padding shifts no position, so a text's embedding does not depend on the others of its batch.
         side = tokenizer.padding_side if full else "right"

@@ -89,6 +89,7 @@ class Plain(Model):
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """The feature maps that the user named, and "input"."""
         return (*self.features, INPUT)
 
     @property

@@ -7,11 +7,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import _topk_min
-from torchvision.ops import clip_boxes_to_image
 
 from whybox.errors import GradientError, WhyboxError
-from whybox.frame import Frame
 from whybox.models.torchvision._common import (
     TorchvisionDetector,
     as_features,
@@ -25,17 +22,13 @@ from whybox.models.torchvision._common import (
     level_name,
     module_pullbacks,
     module_type,
-    untouched,
 )
-from whybox.models.torchvision._conv_heads import Branch, Tape, flatten_layers, pull_windows, supported
+from whybox.models.torchvision._conv_heads import Tape, pull_windows, supported
+from whybox.models.torchvision._onestage_heads import HEADS, DenseHead, Raw
 from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
 from whybox.pullback import DensePullback, Pullback, WindowPullback
-from whybox.suppression.greedy import greedy_rows
-from whybox.types import Candidates, Detections, FeatureMap, Trace
-
-Raw = dict[str, Tensor]
-"""A head's outputs by torchvision's names, each (M, columns)."""
+from whybox.types import Candidates, Detections, Trace
 
 ROUTES = ("auto", "exact", "fast")
 _MARGIN = 1
@@ -92,12 +85,13 @@ class OneStage(TorchvisionDetector):
         super().__init__(net, name, classes)
 
     @property
-    def _head(self) -> "_DenseHead":
+    def _head(self) -> DenseHead:
         # Read off the network anew each time: its head, or a layer of it, may have been replaced since.
-        return _HEADS[module_type(self.network)](self.network)
+        return HEADS[module_type(self.network)](self.network)
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """ "fpn", the stages of the backbone's body, and "input"."""
         return ("fpn", *body_layers(self.network), "input")
 
     @property
@@ -254,6 +248,7 @@ class OneStage(TorchvisionDetector):
         call = level if self._head.calls(len(trace.features)) > 1 else 0
 
         def pull(values: Tensor) -> Tensor:
+            """Targets (n,) -> their gradients (n,C,2r+1,2r+1) in windows around each row's cell, r the head's radius."""
             rectified = self._head.rectified
             seeds = _seeds(values, raw, anchor, self._per_cell(trace, level), rectified, trace.differentiable)
             total = feature.values.new_zeros((len(values), len(feature.values), 2 * radius + 1, 2 * radius + 1))
@@ -292,173 +287,9 @@ def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: fr
     return seeds
 
 
-class _DenseHead:
-    """Shared by FCOS and RetinaNet: one head that runs on all levels; candidates are ranked per level."""
-
-    rectified: frozenset[str] = frozenset()
-
-    def __init__(self, net: Any) -> None:
-        self.network = net
-        self.branches = self._branches(net.head) if _is_stock_head(net.head) else ()
-
-    def _branches(self, head: Any) -> tuple[Branch, ...]:
-        regression = {"bbox_regression": head.regression_head.bbox_reg}
-        if hasattr(head.regression_head, "bbox_ctrness"):
-            regression["bbox_ctrness"] = head.regression_head.bbox_ctrness
-        return (
-            Branch(flatten_layers(head.classification_head.conv), {"cls_logits": head.classification_head.cls_logits}),
-            Branch(flatten_layers(head.regression_head.conv), regression),
-        )
-
-    def at_level(self, level: int) -> tuple[Branch, ...]:
-        return self.branches
-
-    def calls(self, levels: int) -> int:
-        """How often a tower runs in a pass."""
-        return levels
-
-    def rows_per_level(self, maps: Sequence[FeatureMap], rows: int) -> list[int]:
-        cells = [grid[0] * grid[1] for grid in (feature.grid for feature in maps)]
-        # These heads have as many anchors in every cell of every level; SSD's differ.
-        return [count * (rows // sum(cells)) for count in cells]
-
-    def run_level(self, feature: Tensor, level: int) -> Raw:
-        """The head's outputs on one level (1,C,h,w), each (rows of the level, columns)."""
-        return {name: value[0] for name, value in self.network.head([feature]).items()}
-
-    def network_boxes(self, raw: Raw, anchors: Tensor) -> Tensor:
-        """Decoded boxes (M,4), network pixels."""
-        boxes: Tensor = self.network.box_coder.decode_single(raw["bbox_regression"], anchors)
-        return boxes
-
-    def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
-        """Candidates from the head's outputs (M, columns); differentiable."""
-        logits = raw["cls_logits"]
-        boxes = frame.boxes_to_image(self.network_boxes(raw, anchors))
-        named = dict(zip(("dx", "dy", "dw", "dh"), raw["bbox_regression"].unbind(1), strict=True))
-        return Candidates(boxes, logits.sigmoid(), level, logits, named)
-
-    def select(self, anchors: Sequence[Tensor], candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """The rows and labels that torchvision's suppression gets."""
-        net, start, kept = self.network, 0, []
-        for of_level in anchors:
-            scores = candidates.scores[start : start + len(of_level)].flatten()
-            # Rows and classes are ranked together, as in torchvision: a row may give several detections.
-            kept.append(start * candidates.scores.shape[1] + _best(scores, net.score_thresh, net.topk_candidates))
-            start += len(of_level)
-        flat = torch.cat(kept)
-        return flat // candidates.scores.shape[1], flat % candidates.scores.shape[1]
-
-    def unsuppressed(self, raw: Raw, anchors: Sequence[Tensor], candidates: Candidates, frame: Frame) -> Detections:
-        """torchvision's post-processing up to its suppression, step by step, keeping each detection's row. Boxes are clipped, in
-        network pixels."""
-        source, labels = self.select(anchors, candidates)
-        kept = {name: value[source] for name, value in raw.items()}
-        boxes = clip_boxes_to_image(self.network_boxes(kept, torch.cat(list(anchors))[source]), frame.resized)
-        return Detections(boxes, candidates.scores[source, labels], labels, source)
-
-    def suppress(self, found: Detections, frame: Frame) -> Detections:
-        """Apply NMS per class, keep the best, and map the boxes to the image."""
-        net = self.network
-        keep = greedy_rows(found.boxes, found.scores, found.labels, net.nms_thresh)[: net.detections_per_img]
-        return replace(found[keep], boxes=frame.boxes_to_image(found.boxes[keep]))
-
-
-class _FcosHead(_DenseHead):
-    """FCOS: the score is the geometric mean of class probability and centerness; distances to the sides are rectified."""
-
-    rectified = frozenset({"bbox_regression"})
-
-    def network_boxes(self, raw: Raw, anchors: Tensor) -> Tensor:
-        boxes: Tensor = self.network.box_coder.decode(raw["bbox_regression"], anchors)
-        return boxes
-
-    def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
-        logits = raw["cls_logits"]
-        probability, centerness = logits.sigmoid(), raw["bbox_ctrness"].sigmoid()
-        # The distances are in sides of the anchor (BoxLinearCoder's normalize_by_size); here they become network pixels.
-        sides = raw["bbox_regression"] * (anchors[:, 2:] - anchors[:, :2]).repeat(1, 2)
-        return Candidates(
-            frame.boxes_to_image(self.network_boxes(raw, anchors)),
-            _root(probability * centerness),
-            level,
-            logits,
-            dict(zip("ltrb", sides.unbind(1), strict=True)),
-            {"class": probability, "centerness": centerness[:, 0]},
-        )
-
-
-def _root(values: Tensor) -> Tensor:
-    """The square root, with the gradient 0 at 0: a sigmoid that underflows would give infinity times zero."""
-    positive = values > 0
-    return torch.where(positive, torch.where(positive, values, 1).sqrt(), 0)
-
-
-class _SsdHead(_DenseHead):
-    """SSD and SSDlite: one head per level, softmax with the background in column 0; candidates are ranked per class."""
-
-    def _branches(self, head: Any) -> tuple[Branch, ...]:
-        kinds = {"cls_logits": head.classification_head, "bbox_regression": head.regression_head}
-        return tuple(
-            Branch(layers[:-1], {name: cast(nn.Conv2d, layers[-1])})
-            for blocks in zip(*(kind.module_list for kind in kinds.values()), strict=True)
-            for name, layers in zip(kinds, map(flatten_layers, blocks), strict=True)
-        )
-
-    def at_level(self, level: int) -> tuple[Branch, ...]:
-        return self.branches[2 * level : 2 * level + 2]
-
-    def calls(self, levels: int) -> int:
-        return 1
-
-    def rows_per_level(self, maps: Sequence[FeatureMap], rows: int) -> list[int]:
-        anchors = self.network.anchor_generator.num_anchors_per_location()
-        return [feature.grid[0] * feature.grid[1] * count for feature, count in zip(maps, anchors, strict=True)]
-
-    def run_level(self, feature: Tensor, level: int) -> Raw:
-        # One level's part of torchvision's SSDScoringHead.forward: its head runs all levels at once.
-        head = self.network.head
-        kinds = {"cls_logits": head.classification_head, "bbox_regression": head.regression_head}
-        return {
-            name: kind.module_list[level](feature)[0].permute(1, 2, 0).reshape(-1, kind.num_columns)
-            for name, kind in kinds.items()
-        }
-
-    def decode(self, raw: Raw, anchors: Tensor, level: Tensor, frame: Frame) -> Candidates:
-        # The boxes, deltas and logits of the general form; the scores alone are a softmax.
-        candidates = super().decode(raw, anchors, level, frame)
-        return replace(candidates, scores=raw["cls_logits"].softmax(-1))
-
-    def select(self, anchors: Sequence[Tensor], candidates: Candidates) -> tuple[Tensor, Tensor]:
-        net = self.network
-        picked = [
-            (_best(candidates.scores[:, label], net.score_thresh, net.topk_candidates), label)
-            for label in range(1, candidates.scores.shape[1])
-        ]
-        source = torch.cat([rows for rows, _ in picked])
-        return source, torch.cat([torch.full_like(rows, label) for rows, label in picked])
-
-
-def _is_stock_head(head: Any) -> bool:
-    """Whether the head runs torchvision's own forward, and no hook changes a layer's output."""
-    parts = (head, getattr(head, "classification_head", None), getattr(head, "regression_head", None))
-    return is_stock(*parts) and all(untouched(layer) for layer in head.modules())
-
-
-def _best(scores: Tensor, threshold: float, most: int) -> Tensor:
-    """Indices of the `most` best scores (n,) over the threshold, best first."""
-    index = torch.where(scores > threshold)[0]
-    # topk as in torchvision, not a sort: equal scores have to come out in its order.
-    _, order = scores[index].topk(_topk_min(index, most, 0))
-    return index[order]
-
-
-_HEADS: Mapping[str, type[_DenseHead]] = {"fcos.FCOS": _FcosHead, "retinanet.RetinaNet": _DenseHead, "ssd.SSD": _SsdHead}
-
-
 def matches(module: nn.Module) -> bool:
     """Whether the module is one of torchvision's one-stage detectors, or derives from one."""
-    return module_type(module) in _HEADS
+    return module_type(module) in HEADS
 
 
 def wrap(module: nn.Module, *, name: str | None = None, classes: Sequence[str] | None = None) -> OneStage:

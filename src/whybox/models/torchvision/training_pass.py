@@ -15,9 +15,10 @@ from torch.func import functional_call
 
 from whybox.errors import WhyboxError
 from whybox.frame import Size, paste_boxes, paste_windows, resize_maps, take_windows_of_batch
-from whybox.models.torchvision import onestage, twostage
+from whybox.models.torchvision import twostage
 from whybox.models.torchvision._common import module_type
 from whybox.models.torchvision._conv_heads import Branch, Tape, pull_windows, supported
+from whybox.models.torchvision._onestage_heads import HEADS
 from whybox.network_state import exclusive
 from whybox.ops.gradients import gradients_on, recording, root
 from whybox.ops.hooks import frozen
@@ -118,7 +119,7 @@ class DensePass(TrainingPass):
 
     def __init__(self, network: Any) -> None:
         super().__init__(network)
-        self._head = onestage._HEADS[module_type(network)](network)
+        self._head = HEADS[module_type(network)](network)
         self._branch: Branch = _classification_branch(self._head, network)
         self._tape = Tape()
         self._levels: list[Tensor] | None = None

@@ -73,6 +73,7 @@ class TwoStage(TorchvisionDetector):
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """ "fpn", "roi", the stages of the backbone's body, and "input"."""
         return ("fpn", "roi", *body_layers(self.network), "input")
 
     @property
@@ -257,6 +258,7 @@ class TwoStage(TorchvisionDetector):
         order = size.prod(1).argsort()
 
         def spread(gradient: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
+            """Gradients (n,C,7,7) at the pooled features -> for some rows at a time, theirs in windows of the level's grid."""
             for chunk in _similar(size[order], len(feature.values) * feature.values.element_size()):
                 part = order[chunk]
                 height, width = size[part].amax(0).tolist()

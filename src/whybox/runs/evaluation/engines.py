@@ -232,6 +232,7 @@ class _RayWorker:
         self.measurer = pickle.loads(packed).make()
 
     def measure(self, index: int) -> ImageRecord:
+        """The record of the image of this index, or of its failure."""
         return attempt(self.measurer, index)
 
 

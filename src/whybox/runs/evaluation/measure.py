@@ -151,6 +151,8 @@ class Measurer:
         told: dict[str, Any] = {"remark": remark} if (remark := method.remark(trace)) else {}
         if any(maps.layers):
             told["layers"] = list(maps.layers)
+        if any(maps.routes):
+            told["routes"] = list(maps.routes)
         return {"seconds": seconds, "metrics": results, "pictures": [_picture(maps[i]) for i in range(len(maps))], **told}
 
     def _current(self, trace: Trace) -> Trace:

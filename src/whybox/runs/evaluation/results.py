@@ -28,6 +28,7 @@ class Results:
         at: By column, the x values (P,) of its curves.
         seconds: By row, the seconds of one map.
         layers: By row, N names of the layer that each map is drawn on; only methods that draw on one have a row here.
+        routes: By row, N names of how the gradient of each map was taken; only methods with gradients have a row here.
     """
 
     rows: tuple[str, ...]
@@ -38,6 +39,7 @@ class Results:
     at: Mapping[str, Floats]
     seconds: Mapping[str, float]
     layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.objects)
@@ -111,7 +113,17 @@ def gather(records: Sequence[ImageRecord], rows: Sequence[str], columns: Sequenc
                         curves[row, column] = np.full((len(objects), len(measures["at"])), np.nan)
                     curves[row, column][start:stop] = measures["curves"]
         start = stop
-    return Results(tuple(rows), tuple(columns), objects, values, curves, at, _seconds(measured, rows), _layers(measured, rows))
+    return Results(
+        tuple(rows),
+        tuple(columns),
+        objects,
+        values,
+        curves,
+        at,
+        _seconds(measured, rows),
+        _of_maps("layers", measured, rows),
+        _of_maps("routes", measured, rows),
+    )
 
 
 def _object(record: ImageRecord, place: int, classes: Sequence[str] | None) -> dict[str, Any]:
@@ -127,12 +139,12 @@ def _seconds(records: Sequence[ImageRecord], rows: Sequence[str]) -> dict[str, f
     return {row: float(np.median(times)) for row, times in each.items() if times}
 
 
-def _layers(records: Sequence[ImageRecord], rows: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """By method, the layer of each object's map. Records of earlier versions do not name it."""
+def _of_maps(what: str, records: Sequence[ImageRecord], rows: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """By method, the "layers" or the "routes" of each object's map. Records of earlier versions do not name them."""
     named: dict[str, tuple[str, ...]] = {}
     for row in rows:
-        each = [record["rows"][row].get("layers") or [""] * len(record["objects"]) for record in records]
-        names = tuple(name for layers in each for name in layers)
+        each = [record["rows"][row].get(what) or [""] * len(record["objects"]) for record in records]
+        names = tuple(name for of_image in each for name in of_image)
         if any(names):
             named[row] = names
     return named
@@ -177,14 +189,16 @@ def _long(results: Results) -> dict[str, Any]:
     metrics = list(results.columns) * (rows * count)
     # (R,C,N) to the order of the other columns: object, method, metric.
     values = results.values.transpose(2, 0, 1).reshape(-1)
-    # Methods that draw on no layer have no names of layers.
+    # Methods that draw on no layer have no names of layers, and those without gradients none of routes.
     blank = ("",) * count
-    by_row = [results.layers.get(row, blank) for row in results.rows]
-    layers = [names[i] for i in range(count) for names in by_row for _ in results.columns]
+    of_maps: dict[str, Any] = {}
+    for name, named in (("layer", results.layers), ("route", results.routes)):
+        by_row = [named.get(row, blank) for row in results.rows]
+        of_maps[name] = pa.array([names[i] for i in range(count) for names in by_row for _ in results.columns], pa.string())
     return {
         **of_object,
         "method": pa.array(methods, pa.string()),
-        "layer": pa.array(layers, pa.string()),
+        **of_maps,
         "metric": pa.array(metrics, pa.string()),
         "value": values,
     }

@@ -1,5 +1,6 @@
 """Summary of an evaluation for its report: means with intervals, differences to the controls, mean curves and examples."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -240,6 +241,31 @@ def left_out(results: Results, metrics: Mapping[str, Metric], gives: frozenset[s
             reason = f"not available: {' and '.join(lacking)}" if needs else "no object has a value"
             by_reason.setdefault(reason, []).append(spec)
     return [f"Not in the table ({reason}): {', '.join(specs)}." for reason, specs in by_reason.items()]
+
+
+def count_routes(results: Results) -> dict[str, dict[str, int]]:
+    """Count how the gradients of each method were taken.
+
+    Args:
+        results: The measured values.
+
+    Returns:
+        By method, the number of maps by route, the most frequent first; only methods with gradients are here.
+    """
+    return {row: dict(Counter(filter(None, routes)).most_common()) for row, routes in results.routes.items()}
+
+
+def routes_in_words(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Say how the gradients were taken.
+
+    Args:
+        counts: By method, the number of maps by route.
+
+    Returns:
+        "odam: windows 120, exact 3; gradcam: exact 123"; "" without methods.
+    """
+    each = {row: ", ".join(f"{route} {number}" for route, number in of_row.items()) for row, of_row in counts.items()}
+    return "; ".join(f"{row}: {routes}" for row, routes in each.items())
 
 
 def told_by_methods(records: Sequence[Mapping[str, Any]]) -> list[str]:
