@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from whybox.model import Model, PromptedModel
 from whybox.options import check_options, options_of, read_options
 from whybox.pullback import Pullback
 from whybox.rule import Rule, Suppressed, Vectors
+from whybox.rule_files import SUFFIX, read_rule
 from whybox.specs import format_spec, split_spec
 from whybox.targets import find_target
 from whybox.types import Candidates, Detections, HeatMaps, Trace
@@ -29,7 +31,8 @@ def make_rule(rule: str | Rule, **options: Any) -> Rule:
     """Make a rule of duplicate removal.
 
     Args:
-        rule: A name, with settings ("odam:high=0.9") or without, or a rule object, which is returned as it is.
+        rule: A name, with settings ("odam:high=0.9") or without; a file of `whybox fit-nms` ("rule.json"); or a rule object,
+            which is returned as it is.
         **options: The fields of the rule, for a name.
 
     Returns:
@@ -44,7 +47,12 @@ def make_rule(rule: str | Rule, **options: Any) -> Rule:
         return rule
     if not isinstance(rule, str):
         raise WhyboxError(f"rule must be a name ({', '.join(registry.rules())}) or a rule object, got {rule!r}")
-    written, texts = split_spec(rule)
+    if rule.endswith(SUFFIX):
+        written, kept = read_rule(Path(rule))
+        texts: Mapping[str, str] = {}
+        options = kept | options
+    else:
+        written, texts = split_spec(rule)
     name, rule_class = registry.named("rule", written, registry.rules())
     hints, owner = options_of(rule_class), f"rule {name!r}"
     if twice := [key for key in texts if key in options]:
@@ -69,7 +77,8 @@ def nms(
         boxes: (N,4) xyxy, in any unit.
         scores: (N,).
         labels: (N,) classes; boxes of different classes are never duplicates. None: all boxes are compared.
-        rule: "greedy", "soft", "feature" or "odam", with settings ("odam:high=0.9") or without; or a rule object.
+        rule: "greedy", "soft", "feature" or "odam", with settings ("odam:high=0.9") or without; a file of `whybox fit-nms`; or a
+            rule object.
         maps: N heat maps, for rules that compare maps: HeatMaps, or (N,h,w) on one grid.
         embeddings: (N,D), for rules that compare embeddings.
         batch: (N,) the image of each box, where there are several; boxes of different images are never compared.

@@ -6,6 +6,7 @@ from torch.nn.functional import normalize
 from torchvision.ops import batched_nms, box_iou
 
 import whybox
+from suppression.fits import any_rule
 from whybox import registry
 from whybox.duplicates import make_rule
 from whybox.errors import WhyboxError
@@ -182,7 +183,7 @@ def test_ten_thousand_and_none():
     kept = whybox.nms(boxes, scores, labels, rule="odam", maps=maps, high=1.5, low=0)
     assert kept.tolist() == batched_nms(boxes, scores, labels, 0.5).tolist()
     for name in registry.rules():
-        none = whybox.nms(boxes[:0], scores[:0], labels[:0], rule=name, maps=maps[:0], embeddings=maps[:0].flatten(1))
+        none = whybox.nms(boxes[:0], scores[:0], labels[:0], rule=any_rule(name), maps=maps[:0], embeddings=maps[:0].flatten(1))
         for part in none if isinstance(none, tuple) else (none,):
             assert part.shape == (0,)
 
@@ -230,7 +231,7 @@ def test_boxes_with_a_neighbor():
         (r"rule 'odam': high must be a number, got 'x'", {"high": "x"}),
         (r"rule 'odam': high is given twice", {"rule": "odam:high=0.9", "high": 0.8}),
         (r"rule 'soft': sigma must be greater than 0, got 0", {"rule": "soft", "sigma": 0}),
-        (r"rule must be a name \(feature, greedy, odam, soft\) or a rule object, got 3", {"rule": 3}),
+        (r"rule must be a name \(feature, fitted, fitted_odam, greedy, odam, soft\) or a rule object, got 3", {"rule": 3}),
     ],
 )
 def test_mistakes_are_one_line(told, change):

@@ -47,7 +47,7 @@ def jaccard_index(
     Returns:
         The index at the best of `THRESHOLDS`.
     """
-    rows = [[_agreement(image, threshold) for threshold in THRESHOLDS] for image in compare_crowd(detections, truths, overlap)]
+    rows = [[agreement(image, threshold) for threshold in THRESHOLDS] for image in compare_crowd(detections, truths, overlap)]
     table = np.array(rows).reshape(-1, len(THRESHOLDS))
     counted = (~np.isnan(table)).sum(axis=0)
     indices = np.full(len(THRESHOLDS), np.nan)
@@ -59,8 +59,8 @@ def jaccard_index(
     return JaccardIndex(float(indices[best]), THRESHOLDS[best], indices)
 
 
-def _agreement(image: CrowdImage, threshold: float) -> float:
-    """JI of one image, NaN where neither a detection nor a person counts."""
+def agreement(image: CrowdImage, threshold: float) -> float:
+    """JI of one image's detections above a score, NaN where neither a detection nor a person counts."""
     # Scores come in descending order, so that those above the threshold are the first ones.
     count = int((image.scores > threshold).sum())
     rows, columns = image.match_heaviest(count)

@@ -56,9 +56,17 @@ def miss_rate(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[
     alarms = np.cumsum(~ranking.hits) / ranking.images if ranking.images else np.zeros(0)
     misses = 1 - ranking.recalls
     sampled = _sample(alarms, misses) if ranking.people else np.full(len(FALSE_ALARMS), np.nan)
+    return MissRate(_geometric_mean(sampled), sampled, alarms, misses, ranking.people, ranking.images)
+
+
+def log_average(alarms: NDArray[np.float64], misses: NDArray[np.float64]) -> float:
+    """MR^-2 of a curve: false positives per image (K,) and miss rates (K,) of the k highest detections."""
+    return _geometric_mean(_sample(alarms, misses))
+
+
+def _geometric_mean(sampled: NDArray[np.float64]) -> float:
     # By the product, not by logarithms: a miss rate of 0 makes the mean 0 without a warning.
-    mean = float(sampled.prod() ** (1 / len(sampled)))
-    return MissRate(mean, sampled, alarms, misses, ranking.people, ranking.images)
+    return float(sampled.prod() ** (1 / len(sampled)))
 
 
 def _sample(alarms: NDArray[np.float64], misses: NDArray[np.float64]) -> NDArray[np.float64]:

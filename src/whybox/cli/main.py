@@ -14,6 +14,7 @@ from whybox.cli.detect import detect
 from whybox.cli.errors import errors
 from whybox.cli.evaluate import evaluate
 from whybox.cli.explain import explain
+from whybox.cli.fit_nms import fit_nms
 from whybox.cli.match import match
 from whybox.cli.methods import methods
 from whybox.cli.metrics import metrics
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-WORK = (demo, explain, match, analyze, detect, evaluate, compare, reproduce, errors, train, train_clip)
+WORK = (demo, explain, match, analyze, detect, evaluate, compare, reproduce, errors, fit_nms, train, train_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
     app.command()(command)

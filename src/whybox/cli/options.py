@@ -36,7 +36,8 @@ Rename = Annotated[
 Nms = Annotated[
     str | None,
     typer.Option(
-        help="Remove duplicates by this rule instead of the model's own: odam, odam:high=0.9, soft, greedy.", metavar="RULE"
+        help="Remove duplicates by this rule instead of the model's own: odam, odam:high=0.9, soft, greedy, a file of fit-nms.",
+        metavar="RULE",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON only.")]
