@@ -150,6 +150,22 @@ def test_reproduce_prints_the_papers_numbers_beside_ours(whybox, ground, tmp_pat
     assert (tmp_path / "t" / "table.md").is_file()
 
 
+def test_reproduce_tables_of_rules_and_of_two_detectors(whybox, ground, tmp_path):
+    code, out, err = whybox("reproduce", "odam-table12")
+    assert (code, err) == (2, "whybox: odam-table12: no data; pass --crowd\n")
+    assert "81.1" in out
+    code, out, _ = whybox(
+        "reproduce", "odam-table10", "--crowd", ground[2], "--model", ground[4], "--trained", ground[4], "--out", "t10"
+    )
+    assert code == 0
+    assert "| ODAM-NMS, ODAM-Train | 89.3 |" in out
+    assert (tmp_path / "t10" / "detections-trained.jsonl").is_file()
+    code, _, err = whybox("reproduce", "odam-table9", "--data", ground[2], "--model", ground[4])
+    assert code == 2
+    assert "odam-table9 compares two detectors" in err
+    assert "odam-table12" in whybox("reproduce", "odam-table13")[2]
+
+
 def test_metrics_tell_direction_needs_options_and_groups(whybox):
     told = json.loads(whybox("metrics", "--json")[1])
     assert told["metrics"].keys() == registry.metrics().keys()

@@ -23,16 +23,19 @@ from whybox.cli.options import MODEL, Device, ModelName, Weights
 from whybox.cli.output import bar, warn
 
 if TYPE_CHECKING:
-    from whybox.runs.evaluation.reproduce import Table
+    from whybox.runs.evaluation.paper_tables import Table
     from whybox.truth import DataSet
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="odam-table1, odam-table2, odam-table3 or odam-table6.", show_default=False)],
+    table: Annotated[str, typer.Argument(help="odam-table1, 2, 3, 6, 9, 10, 11 or 12.", show_default=False)],
     data: Annotated[str | None, typer.Option(help="COCO: coco:FOLDER:split=val2017; or another data set.")] = None,
     crowd: Annotated[str | None, typer.Option(help="For the CrowdHuman columns: crowdhuman:FOLDER.")] = None,
     model: ModelName = MODEL,
     weights: Weights = "default",
+    trained: Annotated[
+        str | None, typer.Option(help="For tables 9 to 12: the same detector trained with ODAM-Train.", metavar="MODEL")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; an interrupted run in it is resumed. Default: whybox-TABLE.")
     ] = None,
@@ -56,23 +59,65 @@ def reproduce(
 ) -> None:
     """Reproduce a table of the ODAM paper beside the published numbers; without data, print the requirements."""
     from whybox import api
+    from whybox.runs.crowds.paper_tables import RULE_TABLES
     from whybox.runs.evaluation.reproduce import reproduce as run
     from whybox.runs.evaluation.reproduce import statement, table_named
 
-    chosen = table_named(table)
+    if table in RULE_TABLES:
+        names = (model, trained, crowd or data)
+        _rules(table, names, out, weights=weights, mended=mended, limit=limit, on_problem=on_problem, device=device)
+        return
+    chosen = table_named(table, RULE_TABLES)
     print(statement(chosen) + "\n")
     opened = _open_data(chosen, {"data": data, "crowd": crowd}, on_problem)
     network = api.load(model, weights=read.read_weights(weights), device=device)
-    settings: dict[str, Any] = {"mended": mended, "masks": masks, "iou": iou, "score_threshold": score_threshold}
+    second = api.load(trained, device=device) if trained and chosen.trained else None
+    settings: dict[str, Any] = {
+        "trained": second,
+        "mended": mended,
+        "masks": masks,
+        "iou": iou,
+        "score_threshold": score_threshold,
+    }
     settings |= {"objects_per_image": objects_per_image, "top": top, "limit": limit, "seed": seed}
     settings |= {"batch": batch, "threads": threads, "engine": engine, "workers": workers, "address": address}
     folder = out or Path(f"whybox-{table}")
-    count = sum(min(len(images), limit or len(images)) for images in opened.values())
+    count = sum(min(len(images), limit or len(images)) for images in opened.values()) * (1 if second is None else 2)
     with bar(count, "evaluating") as on_progress:
         text = run(chosen, opened, network, folder, on_warning=warn, on_progress=on_progress, **settings)
     print(text)
-    for key in opened:
-        print(f"report: {(folder / key / 'index.html').resolve().as_uri()}")
+    for page in sorted(folder.glob("*/index.html")):
+        print(f"report: {page.resolve().as_uri()}")
+
+
+def _rules(
+    table: str,
+    names: tuple[str, str | None, str | None],
+    out: Path | None,
+    *,
+    weights: str,
+    mended: bool,
+    limit: int | None,
+    on_problem: str,
+    device: str | None,
+) -> None:
+    """A table of rules of duplicate removal; names: of the model, of the trained one, and of the data."""
+    from whybox import api
+    from whybox.errors import WhyboxError
+    from whybox.runs.crowds.paper_tables import RULE_TABLES
+    from whybox.runs.crowds.reproduce import reproduce_rules, rule_statement
+
+    chosen, (model, trained, data) = RULE_TABLES[table], names
+    print(rule_statement(chosen) + "\n")
+    if data is None:
+        raise WhyboxError(f"{table}: no data; pass --crowd")
+    images = api.open_data(data, on_problem=on_problem)
+    network = api.load(model, weights=read.read_weights(weights), device=device)
+    second = None if trained is None else api.load(trained, device=device)
+    folder = out or Path(f"whybox-{table}")
+    with bar(min(len(images), limit or len(images)) * (1 if second is None else 2), "removing duplicates") as on_progress:
+        calls: dict[str, Any] = {"on_progress": on_progress, "on_warning": warn}
+        print(reproduce_rules(chosen, images, network, folder, trained=second, mended=mended, limit=limit, **calls))
 
 
 def _open_data(table: "Table", names: dict[str, str | None], on_problem: str) -> "dict[str, DataSet]":

@@ -7,8 +7,9 @@ import pytest
 from runs.small import make_model
 from whybox.errors import WhyboxError
 from whybox.metrics.deletion import Deletion
+from whybox.runs.evaluation.paper_tables import METHODS, TABLES
 from whybox.runs.evaluation.plan import make_metric
-from whybox.runs.evaluation.reproduce import METHODS, TABLES, reproduce, statement, table_named
+from whybox.runs.evaluation.reproduce import reproduce, statement, table_named
 from whybox.specs import parse_spec
 
 
@@ -52,3 +53,22 @@ def test_without_data_it_says_what_to_put_where(tmp_path):
         reproduce(table_named("odam-table1"), {}, make_model(), tmp_path / "t")
     with pytest.raises(WhyboxError, match="unknown table"):
         table_named("odam-table4")
+
+
+def test_a_table_of_two_detectors(tmp_path, annotated):
+    """Both rows are ODAM, each on its own detector, in a run of its own."""
+    table = table_named("odam-table9")
+    settings = {"iou": 0.9, "score_threshold": 0.0, "top": 5}
+    other = make_model()
+    for weight in other.network.head.classification_head.parameters():
+        weight.data *= 0.7
+    with pytest.raises(WhyboxError, match="compares two detectors: give trained"):
+        reproduce(table, {"data": annotated}, make_model(), tmp_path / "t", **settings)
+    text = reproduce(table, {"data": annotated}, make_model(), tmp_path / "t", trained=other, **settings)
+    kept = json.loads((tmp_path / "t" / "table.json").read_text())["values"]
+    assert [(row["method"], row["paper"]) for row in kept[:2]] == [("ODAM", 91.9), ("ODAM, with ODAM-Train", 93.3)]
+    energies = [row["ours"]["mean"] for row in kept if row["column"] == "enPG box"]
+    assert len(set(energies)) == 2
+    assert all(f"{energy:.4g}" in text for energy in energies)
+    for folder in ("data", "data-trained"):
+        assert (tmp_path / "t" / folder / "index.html").is_file()

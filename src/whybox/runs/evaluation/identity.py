@@ -48,7 +48,7 @@ def identity(plan: Plan, model: Model, data: DataSet) -> dict[str, Any]:
     annotations = getattr(data, "digest", "") or digest_text(["\n".join(data.classes)])
     of_model = {
         "model": model.name,
-        "weights": _weights_digest(model),
+        "weights": weights_digest(model),
         "model_settings": _settings_digest(model),
         "code_of_the_network": digest_text(_network_words(model, Walk())),
         "functions_of_the_model": digest_of(_functions(model)),
@@ -133,7 +133,8 @@ def _device(model: Model) -> str:
     return next((weight.device.type for weight in weights), "")
 
 
-def _weights_digest(model: Model) -> str:
+def weights_digest(model: Model) -> str:
+    """A digest of the network's weights and buffers; "" without a network."""
     network = model.network
     if not isinstance(network, torch.nn.Module):
         return ""
