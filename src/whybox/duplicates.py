@@ -201,11 +201,14 @@ def _drawn(model: Model, trace: Trace, found: Detections, rule: Rule) -> Vectors
     if "maps" in rule.needs:
         return Vectors(_once(lambda rows: map_vectors(model, trace, found[rows]), len(found)), at_hand=False)
     if "embeddings" in rule.needs:
-        embed = getattr(model, "embed_detections", None)
-        if embed is None:
-            raise WhyboxError(f"rule {rule.name!r} compares learned embeddings, and {model.name} has no embedding head")
-        return Vectors(lambda rows: embed(trace, found[rows]), at_hand=False)
+        _check_embeds(model, rule)
+        return Vectors(lambda rows: model.embed_detections(trace, found[rows]), at_hand=False)
     return None
+
+
+def _check_embeds(model: Model, rule: Rule) -> None:
+    if not model.embeds:
+        raise WhyboxError(f"rule {rule.name!r} compares learned embeddings, and {model.name} has no embedding head")
 
 
 def _once(draw: Callable[[Tensor], Tensor], count: int) -> Callable[[Tensor], Tensor]:
@@ -273,8 +276,8 @@ def with_nms(model: Any, rule: str | Rule, **options: Any) -> Model:
         inner = inner.inner
     if inner.whole_image:
         raise WhyboxError(f"{inner.name} predicts for the whole image: there are no boxes to suppress")
-    if "embeddings" in chosen.needs and not hasattr(inner, "embed_detections"):
-        raise WhyboxError(f"rule {chosen.name!r} compares learned embeddings, and {inner.name} has no embedding head")
+    if "embeddings" in chosen.needs:
+        _check_embeds(inner, chosen)
     if "maps" in chosen.needs and "features" not in inner.gives:
         raise WhyboxError(f"rule {chosen.name!r} compares heat maps, and {inner.name} gives no features to draw them from")
     kind = PromptedWithNms if inner.takes_text else WithNms
@@ -356,6 +359,13 @@ class WithNms(Model):
 
     def unsuppressed(self, trace: Trace) -> Detections:
         return self.inner.unsuppressed(trace)
+
+    @property
+    def embeds(self) -> bool:
+        return self.inner.embeds
+
+    def embed_detections(self, trace: Trace, detections: Detections) -> Tensor:
+        return self.inner.embed_detections(trace, detections)
 
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True

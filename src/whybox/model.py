@@ -10,6 +10,7 @@ from weakref import ref
 from torch import Tensor
 
 from whybox.class_checks import check_attributes, check_known
+from whybox.errors import WhyboxError
 from whybox.network_state import exclusive, fingerprint
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Trace
@@ -156,6 +157,23 @@ class Model(ABC):
         boxes = candidates.boxes_of(source, labels[source]).detach()
         limit = boxes.new_tensor([width, height, width, height])
         return Detections(boxes.clamp(min=0).minimum(limit), scores[source], labels[source], source)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether `embed_detections` gives embeddings: by default, whether the family has such a method."""
+        return type(self).embed_detections is not Model.embed_detections
+
+    def embed_detections(self, trace: Trace, detections: Detections) -> Tensor:
+        """Learned embeddings, close to one another for boxes of one object: what FeatureNMS compares.
+
+        Args:
+            trace: A trace of this model.
+            detections: N of its candidates.
+
+        Returns:
+            (N,D), without a graph.
+        """
+        raise WhyboxError(f"{self.name} has no embedding head")
 
     @abstractmethod
     def predict(self, images: Tensor) -> list[Candidates]:

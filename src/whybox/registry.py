@@ -68,7 +68,7 @@ def rules() -> Mapping[str, type[Rule]]:
 
 @cache
 def losses() -> Mapping[str, type]:
-    """Classes of the losses on maps by name; each file in losses/ holds one whose `name` is the file's."""
+    """Classes of the losses on maps or embeddings by name; each file in losses/ holds one whose `name` is the file's."""
     return {name: _class_in(module, name) for name, module in _files(whybox.losses)}
 
 

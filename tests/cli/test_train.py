@@ -6,6 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import whybox
 from whybox import zoo
 from whybox.cli.train import train
 from whybox.errors import WhyboxError
@@ -67,3 +68,19 @@ def test_a_loss_on_maps_is_named_with_its_options(run, tmp_path):
     wrong = run("--out", tmp_path / "b", *FEW, "--loss", "odam_train:wieght=2")
     assert isinstance(wrong.exception, WhyboxError)
     assert "loss 'odam_train' has no option 'wieght'; did you mean weight" in str(wrong.exception)
+
+
+def test_several_losses_and_the_head_that_one_trains(run, tmp_path):
+    words = ["--loss", "feature_margin:size=8:layers=1", "--loss", "odam_train"]
+    done = run("--out", tmp_path / "a", *FEW, *words)
+    assert done.exit_code == 0, done.output
+    assert " feature_margin " in done.stderr
+    card = zoo.load(tmp_path / "a").card
+    assert card["trained"]["loss"] == "feature_margin:size=8:layers=1 odam_train"
+    assert "--loss feature_margin:size=8:layers=1 --loss odam_train --held-out" in card["trained"]["command"]
+    assert card["arguments"]["embedding"] == {"size": 8, "layers": 1}
+    assert whybox.with_nms(str(tmp_path / "a"), "feature").embeds
+    again = run("--out", tmp_path / "a", "--resume", *FEW, *words)
+    assert again.exit_code == 0, again.output
+    twice = run("--out", tmp_path / "b", *FEW, "--loss", "odam_train", "--loss", "odam_train:weight=1")
+    assert "loss 'odam_train' is given twice" in str(twice.exception)

@@ -119,7 +119,7 @@ def test_losses_fall_when_few_images_are_seen_often(data, tmp_path):
 
 def test_another_kind_of_network_starts_from_the_backbone(tmp_path):
     """The shipped FCOS's backbone fits a Faster R-CNN; its head has no place there."""
-    network, arguments = detector.start(CLASSES, "96x72", 3, "whybox/scenes", "compact_faster_rcnn")
+    network, arguments = detector.start(CLASSES, "96x72", 3, "whybox/scenes", network="compact_faster_rcnn")
     shipped = zoo.load("whybox/scenes")
     assert all(
         torch.equal(value, network.backbone.state_dict()[key]) for key, value in shipped.network.backbone.state_dict().items()

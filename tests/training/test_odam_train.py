@@ -24,7 +24,8 @@ from whybox.methods import Odam
 from whybox.training import detector as training
 from whybox.training.examples import open_training_data
 from whybox.training.launch import launch
-from whybox.training.odam_train import make_loss, spec_of, watching
+from whybox.training.odam_train import watching
+from whybox.training.pass_losses import make_loss, spec_of
 from whybox.training.recipe import Recipe
 from whybox.zoo._residual_pyramid import ResidualPyramid
 

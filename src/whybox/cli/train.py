@@ -11,7 +11,10 @@ from typing import Annotated, Any
 import typer
 
 PRECISION = "float32, bfloat16 (if the hardware supports it) or a Fabric precision: 16-mixed, 64-true, ..."
-LOSS = "A loss on heat maps beside the detector's own: odam_train, or with options, odam_train:weight=0.2:order=second."
+LOSS = (
+    "A loss beside the detector's own: odam_train (on heat maps) or feature_margin (for --nms feature), with options, "
+    "odam_train:weight=0.2:order=second. May be given once for each."
+)
 Accelerator = Annotated[str | None, typer.Option(help="A Fabric accelerator, instead of --device: cpu, cuda, mps, auto.")]
 DeviceCount = Annotated[str | None, typer.Option(help="Number or list of devices: 2, '0,1' or auto. One process per device.")]
 Strategy = Annotated[str, typer.Option(help="Distributed strategy: auto, ddp, ddp_find_unused_parameters_true.")]
@@ -31,7 +34,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of the scenes, their order and the augmentation.")] = 0,
     init: Annotated[str | None, typer.Option(help="Start from these weights: whybox/scenes or a folder.")] = None,
     network: Annotated[str, typer.Option(help="compact_fcos or compact_faster_rcnn.")] = "compact_fcos",
-    loss: Annotated[str | None, typer.Option(help=LOSS)] = None,
+    loss: Annotated[list[str] | None, typer.Option(help=LOSS)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
     limit: Annotated[int | None, typer.Option(help="Train on only N images.")] = None,
     precision: Annotated[str, typer.Option(help=PRECISION)] = "float32",
@@ -49,17 +52,17 @@ def train(
     """Train a compact detector, FCOS or Faster R-CNN. --out gets its weights and model card, and is then a name for --model."""
     from whybox.training import detector
     from whybox.training.examples import open_training_data
-    from whybox.training.odam_train import make_loss
+    from whybox.training.pass_losses import as_losses, head_options, make_loss
     from whybox.training.recipe import Recipe
 
-    on_maps = make_loss(loss) if loss else None
+    losses = as_losses([make_loss(text) for text in loss or ()])
     recipe = Recipe(steps, batch, seed, lr, precision=precision, accumulate=accumulate)
     where = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "num_nodes": num_nodes}
     fabric = launch_training(precision, device, threads, where)
     opened = open_training_data(data, seed, limit, held_out)
-    built, arguments = detector.start(opened.classes, size, seed, init, network)
+    built, arguments = detector.start(opened.classes, size, seed, init, network=network, embedding=head_options(losses))
     with progress_bar(steps, fabric.is_global_zero) as (log, on_progress):
-        calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log, "fabric": fabric, "loss": on_maps}
+        calls: dict[str, Any] = {"log": log, "on_progress": on_progress, "on_warning": log, "fabric": fabric, "loss": losses}
         run = detector.fit(built, opened, recipe, out, resume=resume, every=every, **calls)
     # The first process alone scores, writes and prints.
     if not fabric.is_global_zero:
@@ -116,13 +119,14 @@ def command_line(command: str, options: Mapping[str, Any]) -> str:
 
     Args:
         command: The command.
-        options: Values by the option's name; None leaves an option out.
+        options: Values by the option's name; None leaves an option out, and a list repeats it.
 
     Returns:
         The line, with DIR for the output folder.
     """
     # "--out DIR" instead of the user's folder, because the card may be read on another machine.
-    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    lists = {name: value if isinstance(value, list) else [value] for name, value in options.items() if value is not None}
+    words = [word for name, values in lists.items() for value in values for word in (f"--{name}", str(value))]
     return shlex.join(["whybox", command, *words, "--out", "DIR"])
 
 

@@ -1,4 +1,5 @@
-"""Losses on heat maps, one file each; their options can be imported from here: `from whybox.losses import OdamTrain`."""
+"""Losses on heat maps and embeddings, one file each; their options can be imported from here:
+`from whybox.losses import OdamTrain`."""
 
 from typing import Any
 

@@ -186,6 +186,7 @@ class OdamTrain:
     name: ClassVar[str] = "odam_train"
     title: ClassVar[str] = "ODAM-Train"
     source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, ICLR 2023, section 3.3"
+    needs: ClassVar[frozenset[str]] = frozenset({"maps"})
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from whybox import zoo
 from whybox.errors import WhyboxError
-from whybox.losses.odam_train import OdamTrain
-from whybox.models.torchvision.training_pass import watched
 from whybox.progress import OnWarning, no_warning
 from whybox.training import fit as loop
 from whybox.training.augmentation import DetectorBatches
@@ -19,7 +17,7 @@ from whybox.training.detector_scores import evaluate
 from whybox.training.examples import TrainingData
 from whybox.training.fit import Fit
 from whybox.training.launch import launch
-from whybox.training.odam_train import spec_of, watching
+from whybox.training.pass_losses import OneOrMore, as_losses, check, specs_of, watching
 from whybox.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,7 +28,13 @@ ZOOM = (0.7, 1.4)
 
 
 def start(
-    classes: Sequence[str], size: str = "320x240", seed: int = 0, init: str | None = None, network: str = "compact_fcos"
+    classes: Sequence[str],
+    size: str = "320x240",
+    seed: int = 0,
+    init: str | None = None,
+    *,
+    network: str = "compact_fcos",
+    embedding: Mapping[str, int] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build a compact detector.
 
@@ -41,6 +45,8 @@ def start(
         init: A shipped network or a folder, whose weights are copied wherever their names and shapes fit: for another kind of
             network the backbone's; a head for other classes is random.
         network: The builder: "compact_fcos" or "compact_faster_rcnn".
+        embedding: The options of an embedding head, see `add_embedding_head`; None: without one, also where `init` has one,
+            which would no longer fit the features that it was trained on.
 
     Returns:
         The network, and the arguments of its builder.
@@ -59,6 +65,9 @@ def start(
     elif earlier:
         arguments = {name: earlier.card["arguments"].get(name, value) for name, value in plan.items()}
     arguments |= {"num_classes": len(classes) + 1, "min_size": min(numbers), "max_size": max(numbers)}
+    arguments.pop(zoo.EMBEDDING, None)
+    if embedding is not None:
+        arguments[zoo.EMBEDDING] = dict(embedding)
     # Forked, so that the caller's random numbers do not change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -77,7 +86,7 @@ def begin(
     recipe: Recipe,
     fabric: "Fabric | None" = None,
     zoom: tuple[float, float] = ZOOM,
-    loss: OdamTrain | None = None,
+    loss: OneOrMore = None,
 ) -> Fit:
     """Prepare the training of a detector.
 
@@ -87,7 +96,7 @@ def begin(
         recipe: Hyperparameters.
         fabric: Launched Fabric; None: one process on the CPU.
         zoom: The range of the magnification of the crops.
-        loss: A loss on maps, added to the detector's own.
+        loss: Losses on maps or embeddings, one or several, added to the detector's own.
 
     Returns:
         The training, at step 0.
@@ -96,24 +105,21 @@ def begin(
         WhyboxError: The batch cannot be divided among the processes, Fabric was launched with another precision, or the loss
             does not support the detector.
     """
-    if loss is not None:
-        # Only to refuse a detector before the data is read.
-        watched(network)
+    chosen = as_losses(loss)
+    # Before the data is read.
+    check(network, chosen)
     fabric = fabric or launch(precision=recipe.precision)
     shape: Any = network.transform
     limits = shape.min_size[0], shape.max_size
     batch = DetectorBatches(data.train, recipe.part(fabric), recipe.seed, limits, zoom)
 
     def losses(batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> Mapping[str, Tensor]:
-        if loss is None:
+        with watching(network, *chosen, step=run.progress.step) as seen:
             by_name: Mapping[str, Tensor] = network(*batch)
-            return by_name
-        with watching(network, loss, step=run.progress.step) as explained:
-            by_name = network(*batch)
-        return {**by_name, loss.name: explained.loss()}
+        return {**by_name, **seen.losses()}
 
     terms = {"zoom": zoom, "classes": data.classes, "images": len(data.train), "data": data.digest}
-    terms["loss"] = spec_of(loss) if loss is not None else None
+    terms["loss"] = specs_of(chosen)
     run = Fit(network, batch, losses, recipe, fabric, terms=terms)
     return run
 
@@ -126,7 +132,7 @@ def fit(
     *,
     fabric: "Fabric | None" = None,
     zoom: tuple[float, float] = ZOOM,
-    loss: OdamTrain | None = None,
+    loss: OneOrMore = None,
     resume: bool = False,
     every: int = 250,
     interim: int = 60,
@@ -143,7 +149,7 @@ def fit(
         folder: The folder of the checkpoint.
         fabric: Launched Fabric; None: one process on the CPU.
         zoom: The range of the magnification of the crops.
-        loss: A loss on maps, added to the detector's own.
+        loss: Losses on maps or embeddings, one or several, added to the detector's own.
         resume: Whether to resume from the checkpoint of an earlier run of the same recipe, with the result of an
             uninterrupted run.
         every: Steps between checkpoints.

@@ -7,20 +7,16 @@ losses["odam_train"] = explained.loss()
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from whybox import registry
 from whybox.errors import WhyboxError
 from whybox.losses.odam_train import OdamTrain, odam_train_loss
 from whybox.models.torchvision import training_pass
 from whybox.models.torchvision.training_pass import Positives, TrainingPass
 from whybox.network_state import device_of
-from whybox.options import options_of, read_options
-from whybox.specs import format_spec, split_spec
 from whybox.unwrapping import unwrapped
 
 
@@ -54,19 +50,7 @@ class Explained:
         """
         if self.seen is None:
             return torch.zeros((), device=device_of(self.network))
-        found, options = self.positives(), self.options
-        terms = odam_train_loss(
-            found.maps,
-            found.boxes,
-            found.truth_iou,
-            found.owner,
-            found.image,
-            form=options.form,
-            two_stage=self.seen.two_stage,
-            most_pairs=options.most_pairs,
-            generator=generator,
-        )
-        return options.factor(self.step, two_stage=self.seen.two_stage) * (terms.consistency + terms.separation)
+        return loss_of_pass(self.seen, self.options, self.step, generator)
 
     def positives(self) -> Positives:
         """The predictions that were assigned an object, with their maps: for a loss of your own.
@@ -77,8 +61,42 @@ class Explained:
         options = self.options
         if self.seen is None:
             raise WhyboxError(f"step {self.step} has no maps: they are made in every {options.every}. step")
-        second = options.order == "second"
-        return self.seen.positives(most=options.most_samples, stride=options.stride, second_order=second)
+        return _positives(self.seen, options)
+
+
+def loss_of_pass(seen: TrainingPass, options: OdamTrain, step: int, generator: torch.Generator | None = None) -> Tensor:
+    """The loss of a pass that ran, times its factor in the step.
+
+    Args:
+        seen: The pass.
+        options: The loss's options.
+        step: The number of the step, from 0.
+        generator: Chooses pairs where there are more than `most_pairs`, on the CPU; None: torch's own.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        WhyboxError: The detector was not called, or does not train as torchvision's own.
+    """
+    found = _positives(seen, options)
+    terms = odam_train_loss(
+        found.maps,
+        found.boxes,
+        found.truth_iou,
+        found.owner,
+        found.image,
+        form=options.form,
+        two_stage=seen.two_stage,
+        most_pairs=options.most_pairs,
+        generator=generator,
+    )
+    return options.factor(step, two_stage=seen.two_stage) * (terms.consistency + terms.separation)
+
+
+def _positives(seen: TrainingPass, options: OdamTrain) -> Positives:
+    second = options.order == "second"
+    return seen.positives(most=options.most_samples, stride=options.stride, second_order=second)
 
 
 @contextmanager
@@ -102,21 +120,3 @@ def watching(detector: nn.Module, options: OdamTrain | None = None, *, step: int
         return
     with training_pass.watching(network) as seen:
         yield Explained(network, options, step, seen)
-
-
-def make_loss(text: str) -> OdamTrain:
-    """A loss by its name, with settings or without: "odam_train:weight=0.2:order=second".
-
-    Raises:
-        WhyboxError: An unknown name or option, or a value of the wrong type.
-    """
-    written, texts = split_spec(text)
-    name, kind = registry.named("loss", written, registry.losses())
-    made: OdamTrain = kind(**read_options(f"loss {name!r}", options_of(kind), texts))
-    return made
-
-
-def spec_of(loss: OdamTrain) -> str:
-    """The inverse of `make_loss`: the name and the options that differ from the defaults."""
-    defaults: dict[str, Any] = {field.name: field.default for field in fields(loss)}
-    return format_spec(loss.name, {name: value for name, value in asdict(loss).items() if value != defaults[name]})

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from whybox.errors import WhyboxError, unknown
 from whybox.files import write_whole
+from whybox.ops.embedding_heads import add_embedding_head
 from whybox.weights import load_weights
 
 HERE = Path(__file__).parent
+EMBEDDING = "embedding"
+"""The entry of a card's arguments with the options of an embedding head."""
 
 
 class Loaded(NamedTuple):
@@ -74,7 +77,8 @@ def build(network: str, arguments: Mapping[str, Any]) -> nn.Module:
 
     Args:
         network: The builder's name: "compact_fcos" or "compact_faster_rcnn".
-        arguments: The builder's arguments, as a card holds them.
+        arguments: The builder's arguments, as a card holds them; "embedding" is not the builder's, but holds the options of
+            `add_embedding_head`, for a network with such a head.
 
     Returns:
         The network.
@@ -86,8 +90,13 @@ def build(network: str, arguments: Mapping[str, Any]) -> nn.Module:
     builders = _builders()
     if network not in builders:
         raise unknown("network", network, builders)
+    own = {key: value for key, value in arguments.items() if key != EMBEDDING}
     try:
-        return builders[network](**arguments)
+        built = builders[network](**own)
+        if arguments.get(EMBEDDING) is not None:
+            # After the network, whose random weights are then the same with and without a head.
+            add_embedding_head(built, **arguments[EMBEDDING])
+        return built
     except (TypeError, ValueError, RuntimeError) as error:
         raise WhyboxError(f"{network} cannot be built from {dict(arguments)}: {error}") from error
 

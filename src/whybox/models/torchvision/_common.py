@@ -13,6 +13,7 @@ from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.model import Model
 from whybox.models._layers import choose_layers, exact_pullbacks, find_layers, first_channels, module_path, same_rows
+from whybox.ops.embedding_heads import embedding_head
 from whybox.ops.gradients import gradients_on, recording
 from whybox.ops.hooks import INPUT, capture, frozen
 from whybox.pullback import Pullback
@@ -197,6 +198,11 @@ class TorchvisionDetector(Model):
     def channels(self) -> int:  # type: ignore[override]
         """The channels that the backbone's first convolution takes."""
         return first_channels(self.network.backbone)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the network has an embedding head."""
+        return embedding_head(self.network) is not None
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """Candidates of a batch (B,3,H,W), in one forward pass."""

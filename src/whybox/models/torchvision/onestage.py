@@ -24,6 +24,7 @@ from whybox.models.torchvision._common import (
     module_type,
 )
 from whybox.models.torchvision._conv_heads import Tape, pull_windows, supported
+from whybox.models.torchvision._embeddings import embed_from_levels
 from whybox.models.torchvision._onestage_heads import HEADS, DenseHead, Raw
 from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
@@ -127,6 +128,10 @@ class OneStage(TorchvisionDetector):
         with torch.no_grad():
             found = self._head.unsuppressed(trace.state.raw, trace.state.anchors, trace.candidates, trace.frame)
             return replace(found, boxes=trace.frame.boxes_to_image(found.boxes))
+
+    def embed_detections(self, trace: Trace, detections: Detections) -> Tensor:
+        """By the head's output at each detection's level, cell and anchor."""
+        return embed_from_levels(self.network, self.name, trace, detections)
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
         """The forward pass up to the candidates; with a graph where the caller allows one."""

@@ -1,9 +1,9 @@
 """What a torchvision detector does in a training step, seen from outside: which predictions were assigned which object, and their
-heat maps, from the same forward pass and with its graph."""
+heat maps and embeddings, from the same forward pass and with its graph."""
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -18,11 +18,15 @@ from whybox.frame import Size, paste_boxes, paste_windows, resize_maps, take_win
 from whybox.models.torchvision import twostage
 from whybox.models.torchvision._common import module_type
 from whybox.models.torchvision._conv_heads import Branch, Tape, pull_windows, supported
+from whybox.models.torchvision._embeddings import in_precision
 from whybox.models.torchvision._onestage_heads import HEADS
 from whybox.network_state import exclusive
+from whybox.ops.embedding_heads import NAME, embedding_head
 from whybox.ops.gradients import gradients_on, recording, root
 from whybox.ops.hooks import frozen
 
+MAPS = frozenset({"maps"})
+"""What a pass is asked for, of "maps" and "embeddings", where nothing is said."""
 _DENSE = ("fcos.FCOS", "retinanet.RetinaNet")
 _CHUNK_ROWS = 512
 
@@ -41,6 +45,27 @@ class Positives:
     """
 
     maps: Tensor
+    boxes: Tensor
+    truth_iou: Tensor
+    owner: Tensor
+    image: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The same predictions with the embeddings that the network's embedding head gives them.
+
+    Attributes:
+        embeddings: (n,D), with a graph.
+        boxes: (n,4) predicted boxes xyxy, in pixels of the network's input.
+        truth_iou: (n,) IoU of the predicted box and the object's.
+        owner: (n,) number of the object, counted through the batch.
+        image: (n,) number of the image in the batch.
+        labels: (n,) the object's label, as in the targets.
+    """
+
+    embeddings: Tensor
     boxes: Tensor
     truth_iou: Tensor
     owner: Tensor
@@ -81,6 +106,10 @@ class TrainingPass(ABC):
     def _maps(self, found: _Assigned, size: Size, differentiable: bool) -> Tensor:
         """(n,h,w)"""
 
+    @abstractmethod
+    def _embeddings(self, head: Any, found: _Assigned) -> Tensor:
+        """(n,D)"""
+
     def positives(self, *, most: int, stride: int, second_order: bool = False) -> Positives:
         """The positives of the pass with their maps.
 
@@ -92,15 +121,36 @@ class TrainingPass(ABC):
         Raises:
             WhyboxError: The network did not run, or not as torchvision's own detectors do.
         """
-        if self.canvas is None:
-            raise self._differs("its backbone was not called")
-        size = max(1, self.canvas[0] // stride), max(1, self.canvas[1] // stride)
+        height, width = self._canvas()
+        size = max(1, height // stride), max(1, width // stride)
         # Under the user's autocast the maps would have a few digits.
         with exclusive(self.network), gradients_on():
             with torch.no_grad():
                 found = self._assigned(most)
             maps = self._maps(found, size, second_order)
         return Positives(maps, found.boxes, found.truth_iou, found.owner, found.image, found.labels)
+
+    def embedded(self, *, most: int) -> Embedded:
+        """The positives of the pass with their embeddings, whose graph reaches the head and, through the features, the rest.
+
+        Args:
+            most: At most this many of an image, those with the highest IoU.
+
+        Raises:
+            WhyboxError: The network did not run, or not as torchvision's own detectors do.
+        """
+        self._canvas()
+        with exclusive(self.network), gradients_on():
+            with torch.no_grad():
+                found = self._assigned(most)
+            embeddings = self._embeddings(embedding_head(self.network), found)
+        return Embedded(embeddings, found.boxes, found.truth_iou, found.owner, found.image, found.labels)
+
+    def _canvas(self) -> Size:
+        """The size of the network's input."""
+        if self.canvas is None:
+            raise self._differs("its backbone was not called")
+        return self.canvas
 
     def _note_canvas(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.canvas = (args[0].shape[-2], args[0].shape[-1])
@@ -117,10 +167,10 @@ class DensePass(TrainingPass):
 
     two_stage = False
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, needs: Collection[str] = MAPS) -> None:
         super().__init__(network)
         self._head = HEADS[module_type(network)](network)
-        self._branch: Branch = _classification_branch(self._head, network)
+        self._branch = _classification_branch(self._head, network) if "maps" in needs else None
         self._tape = Tape()
         self._levels: list[Tensor] | None = None
         self._assignment: Mapping[str, Any] | None = None
@@ -130,7 +180,7 @@ class DensePass(TrainingPass):
         net = self.network
         _hook(stack, net.backbone.register_forward_pre_hook(self._note_canvas))
         _hook(stack, net.head.register_forward_pre_hook(self._note_levels))
-        stack.enter_context(self._tape.recording([self._branch]))
+        stack.enter_context(self._tape.recording([self._branch] if self._branch else []))
         stack.enter_context(_overheard(net.head, "compute_loss", self._note_assignment))
 
     def _note_levels(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -142,7 +192,7 @@ class DensePass(TrainingPass):
     def _assigned(self, most: int) -> _Assigned:
         if self._assignment is None or self._levels is None:
             raise self._differs("its head's compute_loss was not called")
-        if self._tape.calls(self._branch) not in (0, len(self._levels)):
+        if self._branch and self._tape.calls(self._branch) not in (0, len(self._levels)):
             raise self._differs("its head ran more than once")
         regression = self._assignment["head_outputs"]["bbox_regression"].float()
         matched = list(self._assignment["matched_idxs"])
@@ -187,6 +237,7 @@ class DensePass(TrainingPass):
             differentiable: Whether the gradient keeps its graph.
         """
         assert self._levels is not None
+        assert self._branch is not None
         predictor = self._branch.predictors["cls_logits"]
         features = self._levels[level].to(predictor.weight.dtype)
         grid = (features.shape[-2], features.shape[-1])
@@ -201,21 +252,27 @@ class DensePass(TrainingPass):
         drawn = (take_windows_of_batch(features, image, origin, window) * gradient).sum(1).relu()
         return paste_windows(drawn.to(torch.promote_types(drawn.dtype, torch.float32)), origin, grid)
 
+    def _embeddings(self, head: Any, found: _Assigned) -> Tensor:
+        assert self._levels is not None
+        embeddings: Tensor = head([in_precision(level, head) for level in self._levels])
+        return embeddings.flatten(0, 1)[found.row]
+
 
 class RegionPass(TrainingPass):
     """A pass of an R-CNN. The features are those pooled from a prediction's region."""
 
     two_stage = True
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, needs: Collection[str] = MAPS) -> None:
         super().__init__(network)
-        if not hasattr(network.roi_heads.box_roi_pool, "map_levels"):
+        if "maps" in needs and not hasattr(network.roi_heads.box_roi_pool, "map_levels"):
             pool = type(network.roi_heads.box_roi_pool).__name__
             raise WhyboxError(f"maps during training need torchvision's MultiScaleRoIAlign as box_roi_pool, not {pool}")
         self._samples: tuple[Mapping[str, Any], Sequence[Any]] | None = None
         self._pooled: Tensor | None = None
         self._grids: list[Size] = []
         self._deltas: Tensor | None = None
+        self._boxed: Tensor | None = None
         self._statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def watch(self, stack: ExitStack) -> None:
@@ -239,7 +296,7 @@ class RegionPass(TrainingPass):
         self._grids = [(value.shape[-2], value.shape[-1]) for value in levels]
 
     def _note_predictions(self, module: nn.Module, args: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
-        self._deltas = outputs[1].detach()
+        self._boxed, self._deltas = args[0], outputs[1].detach()
 
     def _note_statistics(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if layer.training:
@@ -295,6 +352,11 @@ class RegionPass(TrainingPass):
                     order.append(chosen)
         return torch.cat(maps)[torch.cat(order).argsort()]
 
+    def _embeddings(self, head: Any, found: _Assigned) -> Tensor:
+        assert self._boxed is not None
+        embeddings: Tensor = head(in_precision(self._boxed[found.row], head))
+        return embeddings
+
     def _logits(self, pooled: Tensor) -> Tensor:
         """The box head once more, on the positives alone and in evaluation mode: without dropout, and with the statistics that
         the pass's batch normalizations had, so that regions are independent."""
@@ -310,37 +372,46 @@ class RegionPass(TrainingPass):
         return logits
 
 
-def watched(network: Any) -> TrainingPass:
+def watched(network: Any, needs: Collection[str] = MAPS) -> TrainingPass:
     """A pass of this detector, which has still to run.
 
+    Args:
+        network: torchvision's FCOS, RetinaNet, or an R-CNN.
+        needs: What the pass will be asked for: "maps", "embeddings", or both.
+
     Raises:
-        WhyboxError: It is none of torchvision's FCOS, RetinaNet and R-CNNs, or its head has layers that are not supported.
+        WhyboxError: It is another network, its head has layers of which there are no maps, or it has no embedding head.
     """
     kind = module_type(network)
-    if kind in _DENSE:
-        return DensePass(network)
-    if kind in twostage._KINDS:
-        return RegionPass(network)
-    raise WhyboxError(
-        f"maps during training are there for torchvision's FCOS, RetinaNet and R-CNNs, not for {type(network).__name__}; for "
-        "another network write a loss on whybox.trace(model, image, differentiable=True)"
-    )
+    if kind not in (*_DENSE, *twostage._KINDS):
+        raise WhyboxError(
+            f"{' and '.join(sorted(needs, reverse=True))} during training are there for torchvision's FCOS, RetinaNet and "
+            f"R-CNNs, not for {type(network).__name__}; for another network write a loss on "
+            "whybox.trace(model, image, differentiable=True)"
+        )
+    if "embeddings" in needs and embedding_head(network) is None:
+        raise WhyboxError(
+            f"this {type(network).__name__} has no {NAME}: add one before the optimizer is made, "
+            "whybox.ops.embedding_heads.add_embedding_head(network)"
+        )
+    return DensePass(network, needs) if kind in _DENSE else RegionPass(network, needs)
 
 
 @contextmanager
-def watching(network: Any) -> Iterator[TrainingPass]:
+def watching(network: Any, needs: Collection[str] = MAPS) -> Iterator[TrainingPass]:
     """Inside, one call of the network in training mode is watched; afterwards the network is as it was.
 
     Args:
         network: torchvision's FCOS, RetinaNet, or an R-CNN.
+        needs: What the pass will be asked for: "maps", "embeddings", or both.
 
     Yields:
-        The pass; its `positives` are there once the network was called.
+        The pass; its `positives` or `embedded` are there once the network was called.
 
     Raises:
         WhyboxError: See `watched`.
     """
-    seen = watched(network)
+    seen = watched(network, needs)
     with ExitStack() as stack:
         seen.watch(stack)
         yield seen

@@ -25,6 +25,7 @@ from whybox.models.torchvision._common import (
     module_pullbacks,
     module_type,
 )
+from whybox.models.torchvision._embeddings import embed_from_regions
 from whybox.models.torchvision._roi_align import align_weights, pool_by_matrices, spread_pooled
 from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
@@ -150,6 +151,11 @@ class TwoStage(TorchvisionDetector):
             # The boxes on the canvas are not kept: those in image pixels, mapped back, are theirs.
             found = self._unsuppressed(trace.candidates, trace.frame.boxes_to_network(trace.candidates.boxes), trace.frame)
             return replace(found, boxes=trace.frame.boxes_to_image(found.boxes))
+
+    def embed_detections(self, trace: Trace, detections: Detections) -> Tensor:
+        """By the head's output for each detection's region."""
+        pool = lambda proposals: self._pool_rows(trace, proposals).detach()
+        return embed_from_regions(self.network, self.name, pool, trace, detections)
 
     def _unsuppressed(self, candidates: Candidates, on_canvas: Tensor, frame: Frame) -> Detections:
         """torchvision's post-processing up to its suppression, step by step, keeping each detection's row; column 0 is the
