@@ -1,6 +1,6 @@
 """CrowdHuman's measures on a sample of images, and on resamples of it: every image is matched once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,31 +136,38 @@ class CrowdSample:
 
 
 def paired_differences(
-    one: CrowdSample, other: CrowdSample, *, draws: int = 1000, seed: int = 0
+    one: CrowdSample | Sequence[CrowdSample], other: CrowdSample | Sequence[CrowdSample], *, draws: int = 1000, seed: int = 0
 ) -> Mapping[str, PairedDifference]:
     """One sample minus another of the same images, with intervals of a bootstrap that draws images.
 
     Args:
-        one: A sample.
-        other: Another one of the same images.
+        one: A sample, or one per training seed, whose measures are averaged; all of the same images.
+        other: The same for what it is compared with.
         draws: Resamples.
         seed: Of the draws.
 
     Returns:
         The difference in each measure, by its name.
     """
-    count = max(one.images, other.images)
+    ones, others = ([each] if isinstance(each, CrowdSample) else list(each) for each in (one, other))
+    count = max(sample.images for sample in (*ones, *others))
     generator = np.random.default_rng(seed)
     drawn = []
     for _ in range(draws):
         counts = np.bincount(generator.integers(count, size=count), minlength=count)
-        drawn.append(np.subtract(one.measures(counts), other.measures(counts)))
+        drawn.append(mean_measures(ones, counts) - mean_measures(others, counts))
     table = np.array(drawn)
-    whole = np.subtract(one.measures(), other.measures())
+    whole = mean_measures(ones) - mean_measures(others)
     low, high = np.nanquantile(table, [0.025, 0.975], axis=0)
     spread = POWER * np.nanstd(table, axis=0)
     columns = zip(whole, low, high, spread, strict=True)
     return {name: PairedDifference(*map(float, column)) for name, column in zip(CrowdMeasures._fields, columns, strict=True)}
+
+
+def mean_measures(samples: Sequence[CrowdSample], counts: NDArray[np.int64] | None = None) -> Numbers:
+    """(5,) the means of the samples' measures, in the order of `CrowdMeasures`."""
+    means: Numbers = np.mean([sample.measures(counts) for sample in samples], axis=0)
+    return means
 
 
 def _crowded(truth: Mapping[str, Any]) -> Flags:

@@ -30,7 +30,8 @@ class Case:
         boxes: (N,4) candidates, highest scores first.
         scores: (N,).
         labels: (N,) score columns.
-        vectors: (N,D) their maps, of length 1, in half precision; None where they were not asked for.
+        maps: (N,D) their maps, of length 1, in half precision; None where they were not asked for.
+        embeddings: (N,D) their learned embeddings; None where the model gives none.
         truth: (G,4) boxes of the objects.
         columns: (G,) their score columns.
         ignore: (G,) objects that do not count.
@@ -41,7 +42,8 @@ class Case:
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    vectors: Tensor | None
+    maps: Tensor | None
+    embeddings: Tensor | None
     truth: Tensor
     columns: Tensor
     ignore: Tensor
@@ -49,10 +51,9 @@ class Case:
 
     def apply(self, rule: Rule) -> Suppressed:
         """What the rule keeps of the candidates."""
-        vectors = self.vectors
-        return rule(
-            self.boxes, self.scores, self.labels, None if vectors is None else Vectors(lambda rows: vectors[rows].float())
-        )
+        values = self.embeddings if "embeddings" in rule.needs else self.maps
+        vectors = None if values is None else Vectors(lambda rows: values[rows].float())
+        return rule(self.boxes, self.scores, self.labels, vectors)
 
     def owners(self, overlap: float = 0.5) -> Tensor:
         """(N,) which object each candidate found: the one of its class with the highest IoU above `overlap`; -1: none."""
@@ -116,7 +117,8 @@ def cases(
             found = model.unsuppressed(trace)
             found = found[found.scores.argsort(descending=True, stable=True)[:most]]
             # In half precision, for 500 maps of CrowdHuman are 8 MB; scaled first, because raw maps may be of the order of 1e-20.
-            vectors = unit_rows(map_vectors(model, trace, found).float()).half().cpu() if maps else None
+            drawn = unit_rows(map_vectors(model, trace, found).float()).half().cpu() if maps else None
+            embeddings = model.embed_detections(trace, found).detach().cpu() if model.embeds else None
         except FATAL:
             raise
         except Exception as error:
@@ -124,5 +126,6 @@ def cases(
             continue
         truth = to_columns(sample.truth, data.classes, model.classes, first_column=model.first_column)
         boxes, scores, labels = (value.detach().cpu() for value in (found.boxes, found.scores, found.labels))
-        yield Case(name, boxes, scores, labels, vectors, truth.boxes, truth.labels, truth.ignore, trace.frame.image)
+        objects = (truth.boxes, truth.labels, truth.ignore, trace.frame.image)
+        yield Case(name, boxes, scores, labels, drawn, embeddings, *objects)
         on_progress(name, 1)

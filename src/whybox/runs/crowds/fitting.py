@@ -116,7 +116,7 @@ def _pairs(case: Case, *, maps: bool) -> Iterator[tuple[Floats, Floats, Floats]]
     first = dict(zip(objects.tolist(), found[places].tolist(), strict=True))
     firsts = np.array(sorted(first.values()))
     scores, iou = case.scores.double().numpy(), box_iou(case.boxes, case.boxes).double().numpy()
-    units = unit_rows(case.vectors.float()) if maps and case.vectors is not None else None
+    units = unit_rows(case.maps.float()) if maps and case.maps is not None else None
     for mine, best in first.items():
         twins = np.flatnonzero(owner == mine)
         later = firsts[(firsts > best) & (case.labels[firsts] == case.labels[best]).numpy() & (iou[best, firsts] > NEAR)]
