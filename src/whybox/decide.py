@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 
 from whybox import api
 from whybox.data.images import ImageSource
-from whybox.duplicates import Removal, WithNms, as_vectors, logit_maps, remove_duplicates, with_nms
+from whybox.duplicates import Removal, WithNms, as_vectors, drawn_vectors, logit_maps, remove_duplicates, with_nms
 from whybox.explained import class_name
 from whybox.files import json_text, new_folder
 from whybox.model import Model
@@ -312,7 +312,7 @@ def _lowered(
         removed = int(result.by[row]) >= 0
         before, now = (float(values[row]) for values in (found.scores, after))
         fell = (
-            "" if removed else f"; all together, it fell from {before:.2f} to {now:.2f}, under the threshold {score_threshold:g}"
+            "" if removed else f"; all together, it fell from {before:.2f} to {now:.2g}, under the threshold {score_threshold:g}"
         )
         why = f"{rule.why(removed, overlap, math.nan)}{fell}"
         pairs.append(Decision(by, row, "removed" if removed else "lowered", overlap, math.nan, overlap > greedy_iou, why))
@@ -414,6 +414,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def describe_rule(rule: Rule) -> str:
+    """A rule with its settings, in words: "ODAM-NMS, iou threshold 0.5, high 0.8, low 0.2"."""
+    settings = (f"{name.replace('_', ' ')} {_as_text(value)}" for name, value in _settings(rule).items())
+    return ", ".join([rule.title or rule.name, *settings])
+
+
 def own_rule(model: Model) -> Rule | None:
     """The rule by which a model removes duplicates.
 
@@ -433,3 +439,71 @@ def own_rule(model: Model) -> Rule | None:
         if isinstance(value, int | float) and 0 <= value <= 1:
             return Greedy(float(value))
     return None
+
+
+def judge(model: Model, trace: Trace, kept: Detections, other: Detections) -> Decision | None:
+    """What a model's rule of duplicate removal says about two boxes of a class that it both kept.
+
+    Args:
+        model: A detector.
+        trace: A trace of it.
+        kept: One detection.
+        other: Another, with a lower score.
+
+    Returns:
+        The decision, with the rows 0 and 1; None where the model's rule is not known.
+    """
+    rule = own_rule(model)
+    if rule is None:
+        return None
+    both = _joined(kept, other)
+    iou = float(box_iou(both.boxes[:1].float(), both.boxes[1:].float()))
+    vectors = drawn_vectors(_inner(model), trace, both, rule)
+    alike = math.nan if vectors is None else _similarity(rule, vectors.of(torch.arange(2, device=both.boxes.device)))
+    return Decision(0, 1, "kept", iou, alike, iou > _greedy_iou(rule), rule.why(False, iou, alike))
+
+
+def suppressor(model: Model, trace: Trace, candidate: Detections) -> tuple[int, Decision] | None:
+    """The detection that removed a candidate as its duplicate.
+
+    Args:
+        model: A detector.
+        trace: A trace of it.
+        candidate: A candidate that is not among the trace's detections.
+
+    Returns:
+        The row of the trace's detections, and the decision, with the rows 0 and 1; None where no detection removed it, where its
+        score was too low to be compared, or where the model's rule is not known, or lowers scores instead.
+    """
+    rule, found = own_rule(model), trace.detections
+    candidate = _joined(candidate, found[:0])
+    # Better ones of the class, the best first: all of them are kept, so that they do not remove one another.
+    better = ((found.labels == candidate.labels) & (found.scores >= candidate.scores)).nonzero()[:, 0]
+    if rule is None or rule.rescores or not len(better):
+        return None
+    # One under the model's own threshold came to no comparison.
+    came = _inner(model).unsuppressed(trace)
+    if not ((came.source == candidate.source) & (came.labels == candidate.labels)).any():
+        return None
+    better = better[found.scores[better].argsort(descending=True, stable=True)]
+    every = _joined(found[better], candidate)
+    result = rule(every.boxes, every.scores, every.labels, drawn_vectors(_inner(model), trace, every, rule))
+    by, iou, alike = int(result.by[-1]), float(result.iou[-1]), float(result.similarity[-1])
+    if by < 0:
+        return None
+    return int(better[by]), Decision(0, 1, "removed", iou, alike, iou > _greedy_iou(rule), rule.why(True, iou, alike))
+
+
+def _inner(model: Model) -> Model:
+    return model.inner if isinstance(model, WithNms) else model
+
+
+def _similarity(rule: Rule, vectors: Tensor) -> float:
+    return float(rule.similarity(vectors[:1], vectors[1:]))
+
+
+def _joined(first: Detections, second: Detections) -> Detections:
+    """Two sets of detections, on the device of the second."""
+    names = ("boxes", "scores", "labels", "source")
+    pairs = ((getattr(first, name), getattr(second, name)) for name in names)
+    return Detections(*(torch.cat([a.to(b), b]) for a, b in pairs))

@@ -178,7 +178,7 @@ def remove_duplicates(model: Model, trace: Trace, rule: Rule, score_threshold: f
     if not rule.rescores:
         found = found[found.scores >= score_threshold]
     with torch.inference_mode(False):
-        vectors = _drawn(model, trace, found, rule)
+        vectors = drawn_vectors(model, trace, found, rule)
         count = FIRST if most is not None and not rule.rescores else max(len(found), 1)
         while True:
             some = found[:count]
@@ -190,7 +190,21 @@ def remove_duplicates(model: Model, trace: Trace, rule: Rule, score_threshold: f
     return Removal(some, result, replace(some[rows], scores=result.scores[: len(rows)].to(found.scores.dtype)), vectors)
 
 
-def _drawn(model: Model, trace: Trace, found: Detections, rule: Rule) -> Vectors | None:
+def drawn_vectors(model: Model, trace: Trace, found: Detections, rule: Rule) -> Vectors | None:
+    """What a rule compares of candidates beside their boxes, drawn when it is asked for, and once.
+
+    Args:
+        model: The model that made the trace.
+        trace: A trace.
+        found: N of its candidates.
+        rule: The rule.
+
+    Returns:
+        Vectors of the rows of `found`; None where the rule compares boxes alone.
+
+    Raises:
+        WhyboxError: The model does not give what the rule compares.
+    """
     if "maps" in rule.needs:
         return Vectors(_once(lambda rows: map_vectors(model, trace, found[rows]), len(found)), at_hand=False)
     if "embeddings" in rule.needs:

@@ -14,7 +14,7 @@ NEEDS = frozenset({"maps", "embeddings"})
 """What a rule may compare beside boxes: heat maps, or learned embeddings."""
 
 DUPLICATE = "a duplicate"
-ANOTHER = "another object"
+ANOTHER = "not a duplicate"
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@
     const { name, score, lowered, map } = photo.boxes[index];
     const fate = index === pair.kept || pair.outcome === "kept" ? "kept" : pair.outcome;
     const after = lowered === null ? "" : `, lowered to ${two(lowered)}`;
-    const drawn = map === null ? [] : [": what its class rests on"];
+    const drawn = map === null ? [] : [" · the map of its class"];
     return [make("b", { textContent: `${fate}: ${name} ${two(score)}${after}` }), ...drawn];
   }
 
@@ -213,11 +213,13 @@
   function summarize() {
     const keeps = `${photo.rule} keeps ${photo.kept === 1 ? "1 box" : `${photo.kept} boxes`}`;
     const pairs = count(photo.pair_count, "pair");
-    const plain = `greedy NMS at IoU ${photo.greedy_iou} would keep ${photo.greedy_kept}, and decide otherwise about ${photo.differ_count} of ${pairs}`;
+    const differ = photo.differ_count ? `and decide otherwise about ${photo.differ_count} of ${pairs}` : `and decide the same about ${pairs}`;
+    const plain = `greedy NMS at IoU ${photo.greedy_iou} would keep ${photo.greedy_kept}, ${differ}`;
     find("summary").textContent = `${keeps}; ${photo.rule === "NMS" ? pairs : plain}.`;
     const left = photo.pair_count - photo.pairs.length;
     find("left-out").textContent = left ? `The ${photo.pairs.length} most telling pairs; ${left} more in decisions.json.` : "";
     find("differs").textContent = `Unlike greedy NMS (${photo.pairs.filter((pair) => pair.differs).length})`;
+    document.querySelector('[name="filter"][value="differs"]').disabled = !photo.pairs.some((pair) => pair.differs);
     find("all").textContent = `All (${photo.pairs.length})`;
     find("compared").textContent = photo.compared.startsWith("distance") ? "distance" : "cosine";
   }
