@@ -24,6 +24,7 @@ from whybox.rule import Decision, Rule, cosine
 from whybox.selection import MOST_DETECTIONS, best, check_selection
 from whybox.specs import format_spec
 from whybox.suppression.greedy import Greedy
+from whybox.targets import class_index
 from whybox.types import Detections, HeatMaps, Trace
 
 MOST_PAIRS = 60
@@ -180,7 +181,7 @@ def explain_nms(
     text: TextPrompt | None = None,
     score_threshold: float = 0.3,
     top: int | None = MOST_DETECTIONS,
-    classes: Sequence[int] = (),
+    classes: Sequence[str | int] = (),
     pairs: int = MOST_PAIRS,
     name: str = "",
 ) -> Decisions:
@@ -193,7 +194,7 @@ def explain_nms(
         text: For models that take texts: as for `explain`.
         score_threshold: The lowest score, of what is kept and of the candidates whose removal is told.
         top: The largest number of kept detections that are told of, those with the highest scores. None: 100.
-        classes: Columns of the classes that are told of; (): all.
+        classes: Names or columns of the classes that are told of; (): all.
         pairs: How many pairs have their maps drawn, the most telling ones.
         name: The image's name, for the page; default: the file's.
 
@@ -210,10 +211,11 @@ def explain_nms(
     model = prompted(model, text)
     given = image.image if isinstance(image, Trace) else image
     title = name or (Path(given).name if isinstance(given, str | Path) else "image")
+    columns = [class_index(value, model.classes) for value in classes]
     with exclusive(model.network):
         trace = api.trace(model.inner, given)
         removal = remove_duplicates(model.inner, trace, model.rule, score_threshold)
-        told = decisions_of(model, trace, removal, title, score_threshold, MOST_DETECTIONS if top is None else top, classes)
+        told = decisions_of(model, trace, removal, title, score_threshold, MOST_DETECTIONS if top is None else top, columns)
         return _drawn(model.inner, trace, told, pairs)
 
 
@@ -229,7 +231,7 @@ def decisions_of(
         name: The image's name.
         score_threshold: As for `explain_nms`.
         top: As for `explain_nms`.
-        classes: As for `explain_nms`.
+        classes: Columns; (): all.
 
     Returns:
         The decisions.
@@ -456,7 +458,7 @@ def judge(model: Model, trace: Trace, kept: Detections, other: Detections) -> De
     rule = own_rule(model)
     if rule is None:
         return None
-    both = _joined(kept, other)
+    both = _joined(_joined(kept, other), trace.detections[:0])
     iou = float(box_iou(both.boxes[:1].float(), both.boxes[1:].float()))
     vectors = drawn_vectors(_inner(model), trace, both, rule)
     alike = math.nan if vectors is None else _similarity(rule, vectors.of(torch.arange(2, device=both.boxes.device)))

@@ -181,5 +181,7 @@ def against(value: float, sign: str, threshold: float) -> str:
     Returns:
         The comparison.
     """
-    decimals = next((d for d in (2, 3, 4) if f"{value:.{d}f}" != f"{threshold:.{d}f}"), 2)
+    # As many decimals as the threshold has, and as tell the two apart.
+    fits = (d for d in (2, 3, 4) if round(threshold, d) == threshold and f"{value:.{d}f}" != f"{threshold:.{d}f}")
+    decimals = next(fits, 4 if value != threshold else 2)
     return f"{value:.{decimals}f} {sign} {threshold:.{decimals}f}"

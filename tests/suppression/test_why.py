@@ -52,6 +52,7 @@ def test_a_rule_of_ones_own_has_a_clause():
 def test_numbers_that_round_to_the_threshold_have_more_decimals():
     assert against(0.5004, ">", 0.5) == "0.5004 > 0.5000"
     assert against(0.5, "≤", 0.5) == "0.50 ≤ 0.50"
+    assert against(0.64, "<", 0.999) == "0.640 < 0.999"
 
 
 def test_similarities_are_those_that_the_rules_compare():

@@ -62,7 +62,8 @@ def decide_images(
     if out is not None:
         check_new_folder(out)
     model, question = question.of(model)
-    columns = [class_index(name, model.classes) for name in question.classes]
+    for name in question.classes:
+        class_index(name, model.classes)
     told: list[Mapping[str, Any]] = []
     failed: list[tuple[str, str]] = []
     sheets: list[CrowdSheet] = []
@@ -74,7 +75,7 @@ def decide_images(
                 source,
                 score_threshold=question.score_threshold,
                 top=question.top,
-                classes=columns,
+                classes=question.classes,
                 pairs=pairs,
                 name=name,
             )
