@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from whybox.attention import Text, TokenMaps
     from whybox.catalog import list_methods, list_metrics, list_models, list_targets
     from whybox.data.images import read_image
+    from whybox.decide import Decisions, explain_nms
     from whybox.duplicates import nms, with_nms
     from whybox.errors import WhyboxError
     from whybox.explanation import Explanation
@@ -48,6 +49,7 @@ _HOMES = {
         "list_targets",
     ),
     "whybox.data.images": ("read_image",),
+    "whybox.decide": ("Decisions", "explain_nms"),
     "whybox.duplicates": ("nms", "with_nms"),
     "whybox.errors": ("WhyboxError",),
     "whybox.explanation": ("Explanation",),
@@ -91,6 +93,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Candidates",
     "DataSet",
+    "Decisions",
     "DensePullback",
     "Detections",
     "Evaluation",
@@ -121,6 +124,7 @@ __all__ = [
     "detect",
     "evaluate",
     "explain",
+    "explain_nms",
     "list_methods",
     "list_metrics",
     "list_models",

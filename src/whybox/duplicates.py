@@ -154,11 +154,13 @@ class Removal:
         found: N detections before suppression, highest scores first.
         result: Which of them were kept, and why the others were not.
         kept: The K detections that are left.
+        vectors: What the rule compared beside boxes, of the rows of `found`; None: nothing.
     """
 
     found: Detections
     result: Suppressed
     kept: Detections
+    vectors: Vectors | None = None
 
 
 def remove_duplicates(model: Model, trace: Trace, rule: Rule, score_threshold: float = 0.0) -> Removal:
@@ -185,7 +187,7 @@ def remove_duplicates(model: Model, trace: Trace, rule: Rule, score_threshold: f
     if not rule.rescores:
         found = found[found.scores >= score_threshold]
     with torch.inference_mode(False):
-        vectors = _drawn(model, trace, found, rule)
+        vectors = drawn_vectors(model, trace, found, rule)
         count = FIRST if most is not None and not rule.rescores else max(len(found), 1)
         while True:
             some = found[:count]
@@ -194,10 +196,24 @@ def remove_duplicates(model: Model, trace: Trace, rule: Rule, score_threshold: f
                 break
             count *= 2
     rows = result.rows[:most]
-    return Removal(some, result, replace(some[rows], scores=result.scores[: len(rows)].to(found.scores.dtype)))
+    return Removal(some, result, replace(some[rows], scores=result.scores[: len(rows)].to(found.scores.dtype)), vectors)
 
 
-def _drawn(model: Model, trace: Trace, found: Detections, rule: Rule) -> Vectors | None:
+def drawn_vectors(model: Model, trace: Trace, found: Detections, rule: Rule) -> Vectors | None:
+    """What a rule compares of candidates beside their boxes, drawn when it is asked for, and once.
+
+    Args:
+        model: The model that made the trace.
+        trace: A trace.
+        found: N of its candidates.
+        rule: The rule.
+
+    Returns:
+        Vectors of the rows of `found`; None where the rule compares boxes alone.
+
+    Raises:
+        WhyboxError: The model does not give what the rule compares.
+    """
     if "maps" in rule.needs:
         return Vectors(_once(lambda rows: map_vectors(model, trace, found[rows]), len(found)), at_hand=False)
     if "embeddings" in rule.needs:
@@ -227,8 +243,7 @@ def _once(draw: Callable[[Tensor], Tensor], count: int) -> Callable[[Tensor], Te
 
 
 def map_vectors(model: Model, trace: Trace, detections: Detections) -> Tensor:
-    """ODAM maps of the class logits, as ODAM-NMS compares them: for R-CNNs at the pooled features, resized (bilinear) to a grid
-    of `MAP_STRIDE` network pixels per cell.
+    """The maps that ODAM-NMS compares, resized (bilinear) to a grid of `MAP_STRIDE` network pixels per cell.
 
     Args:
         model: The model that made the trace.
@@ -237,6 +252,27 @@ def map_vectors(model: Model, trace: Trace, detections: Detections) -> Tensor:
 
     Returns:
         (N,D) flattened maps.
+    """
+    return as_vectors(logit_maps(model, trace, detections))
+
+
+def as_vectors(maps: HeatMaps) -> Tensor:
+    """N maps as vectors (N,D), on the grid on which ODAM-NMS compares them."""
+    height, width = maps.frame.network
+    # Detached: a decision has no gradient, also where the trace has one.
+    return maps.resized((ceil(height / MAP_STRIDE), ceil(width / MAP_STRIDE))).detach().flatten(1)
+
+
+def logit_maps(model: Model, trace: Trace, detections: Detections) -> HeatMaps:
+    """ODAM maps of the class logits, for R-CNNs at the pooled features; of the scores where a model gives no logits.
+
+    Args:
+        model: The model that made the trace.
+        trace: A trace.
+        detections: N of its candidates.
+
+    Returns:
+        N maps.
     """
     target = find_target("score" if trace.candidates.logits is None else "logit", model.classes)
     layer = "roi" if "roi" in model.gives else None
@@ -248,9 +284,7 @@ def map_vectors(model: Model, trace: Trace, detections: Detections) -> Tensor:
         if error.kind != "route":
             raise
         maps = Odam(layer=layer)(model, trace, detections, [target])[0]
-    height, width = trace.frame.network
-    # Detached: a decision has no gradient, also where the trace has one.
-    return maps.resized((ceil(height / MAP_STRIDE), ceil(width / MAP_STRIDE))).detach().flatten(1)
+    return maps
 
 
 def with_nms(model: Any, rule: str | Rule, **options: Any) -> Model:

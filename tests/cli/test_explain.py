@@ -180,3 +180,30 @@ def test_texts_are_read():
     assert told == {"a": 1, "b": 2.5, "c": True, "d": None, "e_f": "x=y"}
     with pytest.raises(WhyboxError, match="four numbers"):
         read_boxes(["a,b,c,d"])
+
+
+def test_detect_tells_why_boxes_were_removed(whybox, network, pictures):
+    words = ("detect", "one.png", "bad.jpg", "two.png", "--model", network, *ALL, "--nms", "greedy:iou_threshold=0.3")
+    code, out, err = whybox(*words, "--json")
+    assert code == 1
+    assert "bad.jpg" in err
+    told = json.loads(out)
+    assert [row["error"] for row in told["failed"]]
+    first = told["images"][0]
+    assert (first["image"], first["rule"]) == ("one.png", "greedy:iou_threshold=0.3")
+    assert {pair["outcome"] for pair in first["pairs"]} == {"removed"}
+    assert all(pair["iou"] > 0.3 and pair["kept"] < len(first["detections"]) for pair in first["pairs"])
+    code, out, err = whybox(*words, "--out", "out")
+    assert code == 1
+    assert out.splitlines()[-1] == f"page: {(pictures / 'out' / 'index.html').resolve().as_uri()}"
+    kept = json.loads((pictures / "out" / "decisions.json").read_text())["images"]
+    assert [row["detections"] for row in kept] == [row["detections"] for row in told["images"]]
+    assert kept[0]["pairs"][0]["map_cosine"] is not None
+    assert "Not read: bad.jpg." in (pictures / "out" / "index.html").read_text()
+
+
+def test_a_page_of_decisions_needs_a_rule(whybox, network, pictures):
+    code, out, err = whybox("detect", "one.png", "--model", network, "--out", "out")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "name one, such as --nms odam" in err
+    assert not (pictures / "out").exists()

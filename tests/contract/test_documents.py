@@ -47,8 +47,9 @@ def test_pictures_are_small_and_shown():
         assert f"images/{picture.name})" in pages, f"no page shows {picture.name}"
 
 
-def test_the_script_behind_the_pictures_still_fits_the_library():
-    runpy.run_path(str(ROOT / "docs" / "images" / "make.py"), run_name="pictures")
+@pytest.mark.parametrize("script", ["make.py", "crowds.py"])
+def test_the_scripts_behind_the_pictures_still_fit_the_library(script):
+    runpy.run_path(str(ROOT / "docs" / "images" / script), run_name="pictures")
 
 
 def test_every_method_rule_and_family_has_its_page():

@@ -28,12 +28,14 @@ class View:
         maps: One map, or None where there is none to show.
         box: A detection's box (4,) xyxy in image pixels.
         side: The edge to mark: "x1", "y1", "x2", "y2", or "".
+        other: The box that it was compared with (4,) xyxy in image pixels, or None.
     """
 
     label: str
     maps: HeatMaps | None = None
     box: Tensor | None = None
     side: str = ""
+    other: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Picture:
         box: The detection's box, in the crop's image pixels.
         edge: The marked edge (x1, y1, x2, y2), in the crop's image pixels.
         peak_outside: Whether the map's strongest value lies outside the crop.
+        other: The box that it was compared with, in the crop's image pixels.
     """
 
     label: str
@@ -53,6 +56,7 @@ class Picture:
     box: Box | None
     edge: Box | None
     peak_outside: bool
+    other: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Card:
         height: Height of the crop in image pixels.
         truth: The annotated object's box, in the crop's image pixels.
         pictures: Its maps.
+        decision: What duplicate removal decided, as a sentence, or "".
+        numbers: Names and values of what it decided by.
     """
 
     kind: str
@@ -86,6 +92,8 @@ class Card:
     height: float
     truth: Box | None
     pictures: tuple[Picture, ...]
+    decision: str = ""
+    numbers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,8 @@ def make_card(
     name: str,
     score: str = "",
     note: str = "",
+    decision: str = "",
+    numbers: Sequence[tuple[str, str]] = (),
     classes: Sequence[str] = (),
 ) -> Card:
     """Crop the image around the boxes of an error, and overlay its maps.
@@ -130,12 +140,14 @@ def make_card(
         name: The image's name.
         score: The score, as text.
         note: A remark, or "".
+        decision: What duplicate removal decided, as a sentence, or "".
+        numbers: Names and values of what it decided by.
         classes: The classes that it is filtered by.
 
     Returns:
         The card.
     """
-    boxes = [view.box for view in views if view.box is not None] + ([] if truth is None else [truth])
+    boxes = [box for view in views for box in (view.box, view.other) if box is not None] + ([] if truth is None else [truth])
     cut = close_up([_numbers(box) for box in boxes], (image.shape[-2], image.shape[-1]))
     # The whole image is enlarged, not the crop, because a map is overlaid on its whole image.
     scale = min(WIDTH / (cut[2] - cut[0]), max(1.0, LONGEST_DRAWN / max(image.shape[-2:])))
@@ -153,6 +165,8 @@ def make_card(
         height=cut[3] - cut[1],
         truth=None if truth is None else _moved(_numbers(truth), cut),
         pictures=tuple(_picture(view, whole, cut, scale) for view in views),
+        decision=decision,
+        numbers=tuple(numbers),
     )
 
 
@@ -185,6 +199,7 @@ def _picture(view: View, whole: Image.Image, cut: Box, scale: float) -> Picture:
         box=None if view.box is None else _moved(_numbers(view.box), cut),
         edge=None if view.box is None or not view.side else _edge(_moved(_numbers(view.box), cut), view.side),
         peak_outside=view.maps is not None and _peaks_outside(view.maps, cut),
+        other=None if view.other is None else _moved(_numbers(view.other), cut),
     )
 
 
@@ -244,6 +259,7 @@ def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str
         remarks=remarks,
         cards=cards,
         classes=classes,
+        pairs=any(picture.other for card in cards for picture in card.pictures),
         # By number: a name with a space in it would be two words in the attribute that the script searches.
         numbers={name: number for number, name in enumerate(classes)},
         tallies=tallies,

@@ -8,6 +8,15 @@ const heat = (() => {
     return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
   }
 
+  /** All w * h steps of a map, from the part of it that is stored. */
+  function unfold(map) {
+    const [left, top, wide, high] = map.part;
+    const stored = bytes(map.data);
+    const steps = new Uint8Array(map.w * map.h);
+    for (let row = 0; row < high; row++) steps.set(stored.subarray(row * wide, (row + 1) * wide), (top + row) * map.w + left);
+    return steps;
+  }
+
   function make(tag, properties = {}, ...children) {
     const node = Object.assign(document.createElement(tag), properties);
     node.append(...children);
@@ -81,5 +90,5 @@ const heat = (() => {
     context.putImageData(strip, 0, 0);
   }
 
-  return { bytes, make, write, writeTime, paint, paintBar };
+  return { bytes, make, write, writeTime, unfold, paint, paintBar };
 })();

@@ -1,5 +1,5 @@
 (() => {
-  const { bytes, make, write, writeTime, paint, paintBar } = heat;
+  const { bytes, make, write, writeTime, unfold, paint, paintBar } = heat;
   const find = (id) => document.getElementById(id);
   const page = JSON.parse(find("page").textContent);
   const bodies = [...document.querySelectorAll("script.photo")];
@@ -29,15 +29,6 @@
     // When it is first shown: a page may hold hundreds of maps.
     map.values ??= unfold(map);
     return map;
-  }
-
-  /** All w * h steps of a map, from the part of it that is stored. */
-  function unfold(map) {
-    const [left, top, wide, high] = map.part;
-    const stored = bytes(map.data);
-    const steps = new Uint8Array(map.w * map.h);
-    for (let row = 0; row < high; row++) steps.set(stored.subarray(row * wide, (row + 1) * wide), (top + row) * map.w + left);
-    return steps;
   }
 
   /** What the colors stand for: from the lowest to the highest value of the map, or of all maps of its layer. */

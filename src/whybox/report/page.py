@@ -184,8 +184,8 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
         raise ValueError("a page needs at least one photo")
     settings = {
         # The page colors the maps itself, because the reader can change scale and opacity.
-        "positive": _base64(color_table(POSITIVE).tobytes()),
-        "signed": _base64(color_table(SIGNED).tobytes()),
+        "positive": to_base64(color_table(POSITIVE).tobytes()),
+        "signed": to_base64(color_table(SIGNED).tobytes()),
         "silent": SILENT._asdict(),
         "routes": ROUTES,
     }
@@ -243,7 +243,7 @@ def _detections(photo: Photo) -> list[dict[str, Any]]:
 
 def _layer(layer: Layer) -> dict[str, Any]:
     """The maps, and the range that they share when they are drawn on one scale."""
-    maps = [_map(layer.maps[i]) for i in range(len(layer.maps))]
+    maps = [encode_map(layer.maps[i]) for i in range(len(layer.maps))]
     low = min((entry["low"] for entry in maps), default=0.0)
     high = max((entry["high"] for entry in maps), default=0.0)
     options = ", ".join(f"{name} {_as_text(value)}" for name, value in layer.maps.options.items() if value is not None)
@@ -260,13 +260,20 @@ def _layer(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _map(maps: HeatMaps) -> dict[str, Any]:
+def encode_map(maps: HeatMaps, longest: int = LONGEST_MAP) -> dict[str, Any]:
     """One map cut to the image: h x w steps of 0..255 between `low` and `high`; `raw` is the range on its own grid.
 
     Only the `part` (x, y, w, h in cells) outside which every step is 0 is stored.
+
+    Args:
+        maps: One map.
+        longest: The largest longer side in cells.
+
+    Returns:
+        A dict ready for JSON.
     """
     # NaN is drawn as 0, as overlays draw it: the stored steps are whole numbers.
-    values = torch.nan_to_num(map_on_image(maps))
+    values = torch.nan_to_num(map_on_image(maps, longest))
     low, high = value_range([values])
     steps = ((values - low) / (high - low) * 255).round() if high > low else torch.zeros_like(values)
     rows, columns = _extent(steps.any(1)), _extent(steps.any(0))
@@ -276,7 +283,7 @@ def _map(maps: HeatMaps) -> dict[str, Any]:
         "low": low,
         "high": high,
         "part": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
-        "data": _base64(bytes(steps[rows, columns].to(torch.uint8).flatten().tolist())),
+        "data": to_base64(bytes(steps[rows, columns].to(torch.uint8).flatten().tolist())),
         "raw": [_number(end) for end in value_range(maps.native)],
         "grid": list(maps.native[0].shape),
         "route": maps.routes[0] if maps.routes else "",
@@ -290,21 +297,22 @@ def _extent(used: Tensor) -> slice:
     return slice(places[0], places[-1] + 1) if places else slice(0, 0)
 
 
-def map_on_image(maps: HeatMaps) -> Tensor:
+def map_on_image(maps: HeatMaps, longest: int = LONGEST_MAP) -> Tensor:
     """Resize a map to the image, padding cropped, at about its own resolution.
 
     A finer map is averaged over blocks, so that no thin line falls between two cells.
 
     Args:
         maps: One map.
+        longest: The largest longer side in cells.
 
     Returns:
-        (h,w) with at most `LONGEST_MAP` cells per side.
+        (h,w) with at most `longest` cells per side.
     """
     size = _cells(maps)
-    small = fit(size, LONGEST_MAP)
+    small = fit(size, longest)
     # The map is enlarged to whole blocks and then averaged.
-    block = math.ceil(max(size) / LONGEST_MAP)
+    block = math.ceil(max(size) / longest)
     values = at_size(maps, (small[0] * block, small[1] * block)).detach().float().cpu()
     return avg_pool2d(values[:, None], block)[0, 0] if block > 1 else values[0]
 
@@ -320,7 +328,8 @@ def _cells(maps: HeatMaps) -> Size:
     return cells[0], cells[1]
 
 
-def _base64(data: bytes) -> str:
+def to_base64(data: bytes) -> str:
+    """Bytes as text for a page."""
     return b64encode(data).decode("ascii")
 
 

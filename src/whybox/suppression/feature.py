@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError
-from whybox.rule import Rule, Suppressed, Vectors
+from whybox.rule import ANOTHER, DUPLICATE, Rule, Suppressed, Vectors, against
 from whybox.suppression._in_order import keep_in_order
 from whybox.suppression.greedy import check_share
 
@@ -30,6 +30,7 @@ class Feature(Rule):
     title: ClassVar[str] = "FeatureNMS"
     source: ClassVar[str] = "Salscheider: FeatureNMS, ICPR 2020, algorithm 1"
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
+    compared: ClassVar[str] = "distance of the embeddings"
 
     def __post_init__(self) -> None:
         check_share("feature", "low", self.low)
@@ -50,3 +51,18 @@ class Feature(Rule):
             return (iou > self.high) | ((iou > self.low) & (apart <= self.distance)), apart
 
         return keep_in_order(boxes, scores, groups, removes)
+
+    def similarity(self, first: Tensor, second: Tensor) -> Tensor:
+        """The Euclidean distance (n,) of embeddings (n,D)."""
+        distance: Tensor = (first - second).norm(dim=1)
+        return distance
+
+    def why(self, removed: bool, iou: float, similarity: float) -> str:
+        """The IoU against its two thresholds; between them, the distance against its own."""
+        verdict = DUPLICATE if removed else ANOTHER
+        if iou > self.high:
+            return f"IoU {against(iou, '>', self.high)}: {verdict} whatever the embeddings"
+        if iou <= self.low:
+            return f"IoU {against(iou, '≤', self.low)}: {verdict} whatever the embeddings"
+        apart = against(similarity, "≤" if removed else ">", self.distance)
+        return f"IoU {against(iou, '>', self.low)} and {self.compared} {apart}: {verdict}"

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from whybox.errors import WhyboxError
-from whybox.rule import Rule, Suppressed, Vectors
+from whybox.rule import ANOTHER, DUPLICATE, Rule, Suppressed, Vectors, against
 from whybox.suppression._in_order import keep_in_order
 
 _TOGETHER = {"cpu": 1000}
@@ -73,6 +73,11 @@ class Greedy(Rule):
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, vectors: Vectors | None = None) -> Suppressed:
         """Remove boxes that overlap a kept one of their group."""
         return keep_in_order(boxes, scores, groups, lambda rows, others, iou: (iou > self.iou_threshold, iou * torch.nan))
+
+    def why(self, removed: bool, iou: float, similarity: float) -> str:
+        """The IoU against the threshold."""
+        sign = ">" if removed else "≤"
+        return f"IoU {against(iou, sign, self.iou_threshold)}: {DUPLICATE if removed else ANOTHER}"
 
 
 def check_share(rule: str, name: str, value: float) -> None:

@@ -1,5 +1,6 @@
 """ODAM-NMS: what two detections looked at decides whether they are one object."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from whybox.errors import WhyboxError
-from whybox.rule import Rule, Suppressed, Vectors
+from whybox.rule import ANOTHER, DUPLICATE, Rule, Suppressed, Vectors, against
 from whybox.suppression._in_order import keep_in_order
 from whybox.suppression.greedy import check_share
 
@@ -79,6 +80,18 @@ class OdamNms(Rule):
             return torch.where(known, by_map, overlapping), cosine
 
         return keep_in_order(boxes, scores, groups, removes)
+
+    def why(self, removed: bool, iou: float, similarity: float) -> str:
+        """The IoU and the cosine against the thresholds that decide at this IoU."""
+        overlapping = iou > self.iou_threshold
+        overlap = f"IoU {against(iou, '>' if overlapping else '≤', self.iou_threshold)}"
+        verdict = DUPLICATE if removed else ANOTHER
+        if math.isnan(similarity):
+            return f"{overlap}, and a map is zero everywhere, so that the IoU alone decides: {verdict}"
+        threshold = self.low if overlapping else self.high
+        # What the overlap alone would say and what the maps say, joined by "and" where they agree.
+        joined = " and" if removed == overlapping else ", but"
+        return f"{overlap}{joined} {self.compared} {against(similarity, '≥' if removed else '<', threshold)}: {verdict}"
 
 
 class MapSimilarity:

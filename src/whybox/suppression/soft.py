@@ -71,6 +71,12 @@ class Soft(Rule):
         final = lowered.to(scores.dtype) if self.returned == "decayed" else scores
         return Suppressed(chosen, final[chosen], by, iou, torch.full_like(iou, torch.nan))
 
+    def why(self, removed: bool, iou: float, similarity: float) -> str:
+        """The factor by which this IoU lowers a score."""
+        factor = float(self._factor(torch.tensor(iou)))
+        lowered = f"IoU {iou:.2f} multiplies its score by {factor:.2f}"
+        return f"{lowered}; all together, it fell to {self.min_score:g} or below" if removed else lowered
+
     def _factor(self, iou: Tensor) -> Tensor:
         if self.decay == "gaussian":
             return (-iou.square() / self.sigma).exp()

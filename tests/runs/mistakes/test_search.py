@@ -12,6 +12,7 @@ from PIL import Image
 
 from whybox import api
 from whybox.accuracy.coco import coco_ap
+from whybox.duplicates import with_nms
 from whybox.errors import ImageError, WhyboxError
 from whybox.frame import Frame
 from whybox.methods.control_box import ControlBox
@@ -163,6 +164,46 @@ def test_objects_beyond_the_image_are_cut_or_left_out(said):
     found = (CAT, 0.9, (80, 40, 100, 60))
     _, _, errors = run([([found], 1)], [[(1, (80, 40, 120, 60)), (1, (110, 0, 130, 20))]], said)
     assert (errors.objects, errors.correct, errors.mistakes) == (1, 1, ())
+
+
+def test_suppression_is_told_of_duplicates_and_of_missed_objects(said, tmp_path):
+    """Two overlapping cats (IoU 0.54), one found: its detection removes the other's."""
+    near, third = (16, 10, 36, 30), (50, 10, 70, 30)
+    answers = [(CAT, 0.9, FIRST), (CAT, 0.4, (17, 10, 37, 30)), (CAT, 0.8, third), (CAT, 0.04, EDGE)]
+    content = [[(1, FIRST), (1, near), (1, third), (1, EDGE)]]
+    model, data = with_nms(Rote([(answers, 4)]), "greedy:iou_threshold=0.45"), Pictures(content)
+    errors = find_errors(model, data, Search("control_box"), on_warning=said.append)
+    missed, unsure = (one for one in errors.mistakes if one.kind == "missed")
+    assert (missed.object.id, float(missed.rival.scores)) == ("0/1", pytest.approx(0.9))
+    assert missed.decision.why == "IoU 0.48 > 0.45: a duplicate"
+    assert (unsure.rival, unsure.decision) == (None, None), "its score is under the model's threshold: it came to no comparison"
+    assert errors.suppression == "NMS, iou threshold 0.45"
+    keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
+    told = json.loads((tmp_path / "out" / "errors.json").read_text())
+    row = next(row for row in told["errors"] if row["truth"] and row["truth"]["id"] == "0/1")
+    assert row["removed_by"]["score"] == pytest.approx(0.9)
+    assert row["suppression"] == {"outcome": "removed", "iou": 0.4815, "similarity": None, "why": missed.decision.why}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "Removed: IoU 0.48 &gt; 0.45: a duplicate." in page
+    assert "the detection that removed it, 0.90" in page
+    assert "NMS, iou threshold 0.45" in page
+
+
+def test_a_wrongly_kept_box_is_told_with_its_numbers(said, tmp_path):
+    answers = [(CAT, 0.9, FIRST), (CAT, 0.8, (10, 10, 30, 22))]
+    model, data = with_nms(Rote([(answers, 2)]), "greedy:iou_threshold=0.7"), Pictures([[(1, FIRST)]])
+    errors = find_errors(model, data, Search("control_box"), on_warning=said.append)
+    (duplicate,) = errors.mistakes
+    assert duplicate.decision.why == "IoU 0.60 ≤ 0.70: not a duplicate"
+    keep_errors(model, data, errors, tmp_path / "out", on_warning=said.append)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "Kept: IoU 0.60 ≤ 0.70: not a duplicate." in page
+    assert "<dt>IoU of the two</dt><dd>0.60</dd>" in page
+    # A model whose rule is not known: the two boxes alone.
+    model, data, errors = run([(answers, 2)], [[(1, FIRST)]], said)
+    assert (errors.mistakes[0].decision, errors.suppression) == (None, "")
+    keep_errors(model, data, errors, tmp_path / "plain", on_warning=said.append)
+    assert "<dt>duplicate removal</dt>" not in (tmp_path / "plain" / "index.html").read_text()
 
 
 def test_no_candidates_and_no_objects(said, tmp_path):

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision.ops import box_iou
 
 from whybox import api
 from whybox.accuracy.tide import KINDS, MISSED
+from whybox.duplicates import map_vectors
 from whybox.errors import FATAL, reason_of
 from whybox.files import new_folder
 from whybox.model import Model
 from whybox.progress import OnProgress, OnWarning, no_progress
 from whybox.report.gallery import Card, Tally, View, make_card, write_gallery
+from whybox.rule import Decision, cosine
 from whybox.runs.mistakes.mistake import Mistake, choose
-from whybox.runs.mistakes.search import Errors, Search, of_image, rounded
+from whybox.runs.mistakes.search import Errors, of_image, rounded
 from whybox.truth import DataSet
 from whybox.types import Detections, HeatMaps, Trace
 
@@ -44,7 +47,7 @@ def keep_errors(
     """
     with new_folder(out) as draft:
         chosen = choose(errors.mistakes, errors.search.top)
-        cards, failed = _cards(model, data, errors.search, chosen, on_progress, on_warning)
+        cards, failed = _cards(model, data, errors, chosen, on_progress, on_warning)
         known = {name for name, _ in errors.failed}
         errors = replace(errors, failed=errors.failed + tuple((name, reason) for name, reason in failed if name not in known))
         (draft / "errors.json").write_text(json.dumps(errors.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
@@ -69,18 +72,22 @@ def images_of(mistakes: Sequence[Mistake]) -> dict[int, list[Mistake]]:
 
 
 def _cards(
-    model: Model, data: DataSet, search: Search, chosen: Sequence[Mistake], on_progress: OnProgress, on_warning: OnWarning
+    model: Model, data: DataSet, errors: Errors, chosen: Sequence[Mistake], on_progress: OnProgress, on_warning: OnWarning
 ) -> tuple[list[Card], list[tuple[str, str]]]:
     """One card per mistake, in the given order. Images are read and traced again, so that none has to stay in memory."""
     # By identity: `==` of mistakes would compare their tensors, which has no single truth value.
     made: dict[int, Card] = {}
     failed = []
-    method = api.make_method(search.method, model, **search.options)
+    method = api.make_method(errors.search.method, model, **errors.search.options)
     for index, mistakes in images_of(chosen).items():
         name = mistakes[0].image
         try:
             trace = api.trace(model, data[index].image)
-            made |= {id(mistake): _card(mistake, trace, views) for mistake, views in _explain(model, method, trace, mistakes)}
+            alike = _cosines(model, trace, mistakes)
+            made |= {
+                id(mistake): _card(mistake, trace, views, _numbers(mistake, alike.get(id(mistake)), errors.suppression))
+                for mistake, views in _explain(model, method, trace, mistakes)
+            }
         except FATAL:
             raise
         except Exception as error:
@@ -103,8 +110,31 @@ def _explain(model: Model, method: Any, trace: Trace, mistakes: Sequence[Mistake
     views = defaultdict(list)
     for i, (mistake, found, wanted, label) in enumerate(requests):
         side = mistake.worst_side[0]
-        views[id(mistake)].append(View(_label(label, method, wanted), maps[i], found.boxes[0], side))
+        # The other box of a pair, on the map of each.
+        other = None if mistake.rival is None else (mistake.found if found is mistake.rival else mistake.rival).boxes[0]
+        views[id(mistake)].append(View(_label(label, method, wanted), maps[i], found.boxes[0], side, other))
     return [(mistake, views[id(mistake)] or [View("no candidate")]) for mistake in mistakes]
+
+
+def _cosines(model: Model, trace: Trace, mistakes: Sequence[Mistake]) -> dict[int, float]:
+    """The cosine of the maps that ODAM-NMS compares, for each mistake, by its identity, that is about two boxes."""
+    pairs = {id(mistake): (mistake.found, mistake.rival) for mistake in mistakes if mistake.rival is not None}
+    if not pairs or "features" not in model.gives:
+        return {}
+    found, rivals = (_together([pair[side] for pair in pairs.values()], trace) for side in (0, 1))
+    vectors = [map_vectors(model, trace, detections) for detections in (found, rivals)]
+    return dict(zip(pairs, cosine(*vectors).tolist(), strict=True))
+
+
+def _numbers(mistake: Mistake, alike: float | None, rule: str) -> list[tuple[str, str]]:
+    """What a card says about two boxes: their IoU, how alike their maps are, and the rule with its thresholds."""
+    if mistake.rival is None:
+        return []
+    iou = float(box_iou(mistake.found.boxes, mistake.rival.boxes))
+    numbers = [("IoU of the two", f"{iou:.2f}")]
+    if alike is not None and math.isfinite(alike):
+        numbers.append(("cosine of their maps", f"{alike:.2f}"))
+    return [*numbers, ("duplicate removal", rule)] if rule else numbers
 
 
 def _target(method: Any, wanted: str) -> str:
@@ -124,7 +154,7 @@ def _together(detections: Sequence[Detections], trace: Trace) -> Detections:
     return Detections(*(torch.cat(column).to(device) for column in columns))
 
 
-def _card(mistake: Mistake, trace: Trace, views: Sequence[View]) -> Card:
+def _card(mistake: Mistake, trace: Trace, views: Sequence[View], numbers: Sequence[tuple[str, str]]) -> Card:
     return make_card(
         trace.image,
         views,
@@ -135,8 +165,14 @@ def _card(mistake: Mistake, trace: Trace, views: Sequence[View]) -> Card:
         sentence=mistake.sentence(),
         name=mistake.image,
         note=mistake.note,
+        decision="" if mistake.decision is None else _decided(mistake.decision),
+        numbers=numbers,
         classes=tuple(dict.fromkeys((mistake.name, *([mistake.object.name] if mistake.object else [])))),
     )
+
+
+def _decided(decision: Decision) -> str:
+    return f"{'Removed' if decision.outcome == 'removed' else 'Kept'}: {decision.why}."
 
 
 def _page(errors: Errors, cards: Sequence[Card]) -> str:

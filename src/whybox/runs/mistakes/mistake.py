@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from whybox.accuracy.tide import BACKGROUND, BOTH, CLASSIFICATION, DUPLICATE, KINDS, LOCALIZATION, MISSED
+from whybox.rule import Decision
 from whybox.targets import SIDES
 from whybox.types import Detections
 
@@ -44,9 +45,11 @@ class Mistake:
         name: The class name of `found`, or of the missed object.
         iou: IoU of the detection with `object`, or the largest with any object.
         object: The ground truth object that the error is about, if any.
-        rival: For a duplicate, the detection with a higher score that is matched to the object.
+        rival: For a duplicate, the detection with a higher score that is matched to the object; for a missed object, the
+            detection that removed its best candidate as a duplicate, if one did.
         held: Whether another detection is matched to the object.
         note: Why a missed object's candidate has a low score.
+        decision: What the model's rule of duplicate removal said about `rival` and `found`; None where it is not known.
     """
 
     image: str
@@ -59,6 +62,7 @@ class Mistake:
     rival: Detections | None = None
     held: bool = False
     note: str = ""
+    decision: Decision | None = None
 
     @property
     def score(self) -> float:
@@ -101,6 +105,9 @@ class Mistake:
         if self.kind == DUPLICATE and self.rival is not None:
             matched = (self.rival, "score", f"the matched detection, {float(self.rival.scores[0]):.2f}")
             return (self.found, "score", f"the duplicate, {self.score:.2f}"), matched
+        if self.kind == MISSED and self.rival is not None:
+            remover = (self.rival, "score", f"the detection that removed it, {float(self.rival.scores[0]):.2f}")
+            return (self.found, "score", f"the best candidate, {self.score:.2f}"), remover
         return ((self.found, "score", f"the best candidate, {self.score:.2f}"),) if self.kind == MISSED else (score,)
 
     def sentence(self) -> str:
@@ -127,7 +134,9 @@ class Mistake:
             "iou": round(self.iou, 4),
             "side": side or None,
             "side_off_px": round(off, 2) if side else None,
-            "repeats": None if self.rival is None else _row(self.rival),
+            "repeats": _row(self.rival) if self.rival is not None and self.kind == DUPLICATE else None,
+            "removed_by": _row(self.rival) if self.rival is not None and self.kind == MISSED else None,
+            "suppression": None if self.decision is None else _decision(self.decision),
             "object_found_by_another": self.held,
             "sentence": self.sentence(),
             "note": self.note,
@@ -139,6 +148,11 @@ def _row(found: Detections) -> dict[str, Any] | None:
         return None
     box = [round(side, 2) for side in found.boxes[0].tolist()]
     return {"box": box, "score": round(float(found.scores[0]), 6), "label": int(found.labels[0]), "source": int(found.source[0])}
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    alike = None if math.isnan(decision.similarity) else round(decision.similarity, 4)
+    return {"outcome": decision.outcome, "iou": round(decision.iou, 4), "similarity": alike, "why": decision.why}
 
 
 def _object(named: Named) -> dict[str, Any]:
@@ -180,6 +194,11 @@ def _duplicate(mistake: Mistake) -> str:
 def _missed(mistake: Mistake) -> str:
     if not len(mistake.found):
         return f"This {mistake.name} was missed, and the model has no candidate for it."
+    if mistake.rival is not None:
+        return (
+            f"This {mistake.name} was missed: its best candidate was removed as a duplicate of a detection with a higher score. "
+            "Do the two maps highlight the same pixels?"
+        )
     return f"This {mistake.name} was missed. The map explains the score of its best candidate."
 
 

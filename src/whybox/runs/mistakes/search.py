@@ -12,6 +12,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from whybox import api
 from whybox.accuracy.tide import CORRECT, DUPLICATE, IGNORED, KINDS, MISSED, Sorted, ap50, ap50_gains, sort_errors
+from whybox.decide import describe_rule, judge, own_rule, suppressor
 from whybox.errors import FATAL, WhyboxError, reason_of
 from whybox.explained import class_name
 from whybox.missed import SAME, match_drawn
@@ -67,6 +68,7 @@ class Errors:
         gains: By error type, how much `ap50` would rise without its errors (dAP of TIDE).
         failed: (image, reason) for each image that could not be evaluated.
         notes: Sentences without a full stop on how the data's classes were matched with the model's.
+        suppression: The model's rule of duplicate removal with its thresholds, in words; "" where it is not known.
     """
 
     model: str
@@ -80,6 +82,7 @@ class Errors:
     gains: Mapping[str, float]
     failed: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
+    suppression: str = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -100,6 +103,7 @@ class Errors:
             "method": self.search.method,
             "options": dict(self.search.options),
             "score_threshold": self.search.score_threshold,
+            "suppression": self.suppression or None,
             "images": self.images,
             "objects": self.objects,
             "correct": self.correct,
@@ -169,6 +173,7 @@ def find_errors(
         ap50_gains(sorted_images),
         tuple(failed),
         notes,
+        "" if (rule := own_rule(model)) is None else describe_rule(rule),
     )
 
 
@@ -190,7 +195,25 @@ def _sort_image(model: Model, data: DataSet, index: int, search: Search) -> tupl
         if kind not in (CORRECT, IGNORED)
     ]
     missed = _missed(sample.name, index, trace, truth, shown.missed, model, names, search.score_threshold)
-    return sort_errors(everything, truth), shown, false + missed
+    return sort_errors(everything, truth), shown, [_judged(mistake, model, trace) for mistake in false + missed]
+
+
+def _judged(mistake: Mistake, model: Model, trace: Trace) -> Mistake:
+    """A duplicate, and a missed object's candidate, with what suppression said about it."""
+    if mistake.kind == DUPLICATE and mistake.rival is not None:
+        return replace(mistake, decision=judge(model, trace, mistake.rival, mistake.found))
+    if mistake.kind != MISSED or not len(mistake.found) or _is_detection(mistake.found, trace):
+        return mistake
+    removed = suppressor(model, trace, mistake.found)
+    if removed is None:
+        return mistake
+    row, decision = removed
+    return replace(mistake, rival=_on_cpu(trace.detections[[row]]), decision=decision)
+
+
+def _is_detection(candidate: Detections, trace: Trace) -> bool:
+    found = trace.detections
+    return bool(((found.source.cpu() == candidate.source) & (found.labels.cpu() == candidate.labels)).any())
 
 
 def _inside(truth: Truth, size: tuple[int, int]) -> Truth:
