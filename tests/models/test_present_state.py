@@ -672,6 +672,24 @@ def test_networks_of_other_channels(channels):
             whybox.explain(model, IMAGE)
 
 
+@pytest.mark.parametrize("block", [2, 4])
+@pytest.mark.parametrize("channels", [None, 3])
+def test_pixels_in_blocks_before_the_first_convolution(block, channels):
+    """YOLOX's Focus: the first convolution takes 12 channels, and the images have three."""
+    torch.manual_seed(0)
+    net = Tiny()
+    first = nn.Conv2d(3 * block**2, 16, 3, stride=8 // block, padding=1)
+    net.neck[0] = nn.Sequential(nn.PixelUnshuffle(block), first)
+    options = {"candidates": read, "features": ["neck.0"], "size": (96, 128), "score_threshold": 0.3}
+    model = whybox.load(net, channels=channels, **options)
+    assert model.channels == 3
+    image = torch.rand(3, 96, 128)
+    assert torch.allclose(whybox.trace(model, image).candidates.scores, read(net(image[None]))[1], atol=1e-5)
+    assert len(whybox.explain(model, IMAGE)) > 0
+    with pytest.raises(whybox.WhyboxError, match="say 5 channels, and the network's first convolution takes"):
+        whybox.load(net, channels=5, **options)
+
+
 def test_a_torchvision_detector_of_one_channel():
     net = detector("fcos_resnet50_fpn")
     net.transform.image_mean, net.transform.image_std = [0.5], [0.25]

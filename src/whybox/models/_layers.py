@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import log
+from math import isqrt, log
 
 import torch
 from torch import Tensor, nn
@@ -139,9 +139,20 @@ def strongest_layers(candidates: Candidates, detections: Detections, layers: Seq
 
 
 def first_channels(network: nn.Module) -> int:
-    """The channels that the first convolution of a network takes; 3 where it has none."""
+    """The channels of the images that a network takes, as its first convolution says; 3 where it has none.
+
+    A convolution of 12, 27, 48, ... channels is taken for one behind a rearrangement of blocks of 2x2, 3x3, 4x4, ... pixels of
+    three channels (YOLOX's Focus, pixel unshuffle).
+    """
     # In the order in which they were made, which is the order in which they run in nearly every network.
-    return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+    first = next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+    return 3 if in_blocks(first, 3) else first
+
+
+def in_blocks(taken: int, channels: int) -> bool:
+    """Whether a convolution of `taken` channels may take blocks of k x k pixels, each of `channels` channels."""
+    area, rest = divmod(taken, channels)
+    return rest == 0 and isqrt(area) ** 2 == area
 
 
 def same_rows(live: Candidates, before: Candidates, source: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from whybox.models._layers import (
     exact_pullbacks,
     find_layers,
     first_channels,
+    in_blocks,
     module_path,
     same_rows,
     strongest_layers,
@@ -322,9 +323,9 @@ def _split_options(options: Mapping[str, Any]) -> tuple[Preparation, Suppression
 
 
 def _check_channels(network: nn.Module, given: int | None) -> None:
-    """Refuse options for images of more or fewer channels than any convolution of the network takes."""
+    """Refuse options for images of more or fewer channels than any convolution of the network takes, also in blocks of pixels."""
     taken = [part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)]
-    if given is not None and taken and given not in taken:
+    if given is not None and taken and given not in taken and not in_blocks(taken[0], given):
         raise WhyboxError(
             f"mean, std or channels say {given} channels, and the network's first convolution takes {taken[0]} channels"
         )
