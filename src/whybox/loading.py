@@ -18,6 +18,7 @@ from whybox.model import Model
 from whybox.model_files import made_in_file, names_file
 from whybox.options import check_names, check_options, keywords_of, read_options
 from whybox.specs import parse_value, split_spec
+from whybox.trace_checks import check_class_names
 from whybox.truth import DataSet
 from whybox.unwrapping import unwrapped
 from whybox.weights import load_weights
@@ -64,6 +65,8 @@ def load(
         loaded = model
     else:
         raise WhyboxError(f"a model must be a name, a torch.nn.Module or a loaded model, got {type(model).__name__}")
+    # Before anything is matched with them: of a single text, every letter would be a class.
+    check_class_names(loaded.name, loaded.classes)
     if device is not None:
         _move(_network(loaded), device)
     return loaded
