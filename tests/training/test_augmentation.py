@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from whybox.errors import WhyboxError
 from whybox.training.augmentation import augment, choose_rows
 from whybox.training.examples import Example
 
@@ -78,3 +79,8 @@ def test_every_example_is_seen_once_an_epoch():
     rows = [row for step in range(5) for row in choose_rows(1, 4, step, 10)]
     assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
     assert rows[:10] != rows[10:]
+
+
+def test_batches_of_nothing_are_refused():
+    with pytest.raises(WhyboxError, match="no training examples"):
+        list(choose_rows(1, 4, 0, 0))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from whybox.errors import WhyboxError
 from whybox.training.examples import Example, Examples
 
 
@@ -58,7 +59,12 @@ def choose_rows(seed: int, size: int, number: int, count: int) -> Iterator[int]:
 
     Yields:
         `size` rows, 0 to count - 1.
+
+    Raises:
+        WhyboxError: There are no examples.
     """
+    if count < 1:
+        raise WhyboxError("there are no training examples to make batches of")
     orders: dict[int, Any] = {}
     for position in range(number * size, (number + 1) * size):
         epoch, place = divmod(position, count)
