@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from whybox import registry
-from whybox.catalog import BUILT_IN, HUB, unknown_model
+from whybox.catalog import BUILT_IN, HUB, check_task, unknown_model, unsupported
 from whybox.data._checked import checked
 from whybox.data._renamed import renamed
 from whybox.errors import WhyboxError, unknown
@@ -116,6 +116,7 @@ def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
     loaders = registry.loaders()
     if prefix not in loaders or not rest:
         raise unknown_model(name)
+    check_task(name)
     return _built(prefix, rest, name, weights, options)
 
 
@@ -168,10 +169,7 @@ def _wrap(module: nn.Module, **options: Any) -> Model:
     for name, family in families.items():
         if name != _PLAIN and family.matches(module):
             return _wrap_as(family, module, **options)
-    raise WhyboxError(
-        f"{type(module).__name__} is not a supported model ({', '.join(families)}); to use any module, say how to read its "
-        "output: whybox.load(module, candidates=fn, features=[...], size=(h, w))"
-    )
+    raise unsupported(module)
 
 
 def _wrap_as(family: Any, module: nn.Module, **options: Any) -> Model:
