@@ -92,7 +92,7 @@ def _check_ranges(model: str, trace: Trace, columns: int) -> None:
     numbers = {
         "detections.labels": (found.labels, 0, columns, "a label is a column of the candidates' scores, from 0 on"),
         "detections.source": (found.source, -1, rows, "it is the row of the detection among the candidates, -1 where not known"),
-        "candidates.level": (trace.candidates.level, 0, levels, "it is the index of the row's map in features"),
+        "candidates.level": (trace.candidates.level, -1, levels, "it is the row's map in features, -1 where not known"),
     }
     # Without features there are no levels: a black box may say anything.
     filled = {name: entry for name, entry in numbers.items() if len(entry[0]) and (levels or name != "candidates.level")}
