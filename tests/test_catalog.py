@@ -1,12 +1,14 @@
 """What there is, by name, and what an unknown model's name is answered with."""
 
 import pytest
+import torchvision
+import transformers
 
 import whybox
 from methods.small_clip import load_small, make_clip
 from models.detectors import detector
 from whybox import registry
-from whybox.errors import UnknownNameError
+from whybox.errors import UnknownNameError, WhyboxError
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +72,42 @@ def test_an_unknown_model_is_answered_with_what_would_work(name, suggested):
     assert str(caught.value).startswith(f"unknown model {name!r}; ")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 260
+
+
+RESNET = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])
+OF_CLASSIFIERS = "of classifiers, whybox explains Hugging Face's ViT and DeiT, as in "
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: torchvision.models.resnet18(weights=None), "torchvision's ResNet is an image classifier"),
+        (lambda: torchvision.models.vit_b_32(weights=None), "torchvision's VisionTransformer is an image classifier"),
+        (lambda: pytest.importorskip("timm").create_model("resnet18"), "timm's ResNet is an image classifier"),
+        (lambda: pytest.importorskip("timm").create_model("vit_tiny_patch16_224"), "timm's VisionTransformer is an image class"),
+        (lambda: transformers.ResNetForImageClassification(RESNET), "transformers's ResNetForImageClassification is an image cl"),
+    ],
+)
+def test_classifiers_that_are_not_explained_are_told_which_are(make, said):
+    with pytest.raises(WhyboxError, match=said) as caught:
+        whybox.load(make())
+    assert OF_CLASSIFIERS in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet50", "torchvision/vit_b_16", "timm/resnet50", "timm/vit_base_patch16_224"])
+def test_the_name_of_a_classifier_is_no_mistyped_detector(name):
+    with pytest.raises(UnknownNameError, match=r"classify images|classifies images") as caught:
+        whybox.load(name, weights=None)
+    assert OF_CLASSIFIERS in str(caught.value)
+    assert "did you mean" not in str(caught.value)
+
+
+def test_networks_for_other_tasks_are_sent_to_the_page_about_any_detector():
+    with pytest.raises(UnknownNameError, match=r"torchvision's lraspp_mobilenet_v3_large is no detector; to use any detector"):
+        whybox.load("torchvision/lraspp_mobilenet_v3_large", weights=None)
+    segmenter = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    with pytest.raises(WhyboxError, match=r"LRASPP is not a supported model .* to use any detector, say how to read its output"):
+        whybox.load(segmenter)
+    with pytest.raises(UnknownNameError, match=r"did you mean .*fcos_resnet50_fpn"):
+        whybox.load("torchvision/fcos_resnet50", weights=None)

@@ -1,8 +1,10 @@
 import logging
 import pickle
+import re
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from safetensors.torch import save_file
 from torch import nn
 
@@ -66,6 +68,82 @@ def test_what_stands_around_the_names_is_left_off_and_said(tmp_path, caplog, con
         assert note in caplog.text
 
 
+def other(prefix="", factor=0):
+    return {f"{prefix}{name}": value * factor for name, value in named(str).items()}
+
+
+PLAIN = named(lambda name: f"model.{name}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"state_dict": PLAIN | {"loss.weight": torch.ones(1)}}, "left out, as no part of the network: loss.weight"),
+        (
+            PLAIN | {f"criterion.{i}": torch.ones(1) for i in range(5)},
+            "criterion.0, criterion.1, criterion.2 and 2 more$",
+        ),
+        (named(lambda name: f"model._orig_mod.{name}") | {"auc.total": torch.ones(1)}, "network: auc.total"),
+        (
+            PLAIN | other("ema_model.module.") | {"ema_model.n_averaged": torch.tensor(1)},
+            "an average .*: the prefix 'ema_model",
+        ),
+        (named(str) | other("ema."), "not taken, an average of the weights that fits as well: the prefix 'ema.'"),
+        (PLAIN | other("model.ema."), "not taken, an average of the weights that fits as well: the prefix 'model.ema.'"),
+        ({"ema": other(), "model": named(str)}, "not taken, an average of the weights that fits as well: the entry 'ema'"),
+        ({"model": named(str), "model_ema": other()}, "not taken, .*the entry 'model_ema'"),
+        ({"state_dict": PLAIN, "state_dict_ema": other()}, "not taken, .*the entry 'state_dict_ema'"),
+        # Of a teacher of another width there is no doubt; what is there twice is one.
+        (named(lambda n: f"student.{n}") | {f"teacher.{n}": torch.ones(7) for n in named(str)}, "the prefix 'student.'$"),
+        ({"model": named(str), "state_dict": named(str)}, "the entry 'model'$"),
+    ],
+)
+def test_the_part_that_fits_is_taken_and_the_others_are_said(tmp_path, content, said):
+    torch.save(content, tmp_path / "w.pt")
+    network = net()
+    note = load_weights(network, tmp_path / "w.pt")
+    assert re.search(said, note), note
+    assert "\n" not in note
+    assert all(bool((value == 1).all()) for value in network.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("content", "places"),
+    [
+        (other("student.", 1) | other("teacher."), "the prefix 'student.'; the prefix 'teacher.'"),
+        ({"student": other("", 1), "teacher": other()}, "the entry 'student'; the entry 'teacher'"),
+        ({"state_dict": other("net_a.", 1) | other("net_b.")}, "the entry 'state_dict', the prefix 'net_a.'; .*'net_b.'"),
+    ],
+    ids=["prefixes", "entries", "lightning"],
+)
+def test_of_several_parts_that_fit_none_is_guessed(tmp_path, content, places):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=f"2 parts of it fit Sequential and differ .{places}.: save the one that is meant"):
+        load_weights(net(), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    "normalized",
+    [
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.spectral_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+        lambda layer: torch.nn.utils.prune.identity(layer, "weight"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
+def test_a_weight_that_is_computed_from_others_is_hinted_at(tmp_path, normalized):
+    changed = net()
+    normalized(changed[0])
+    torch.save(changed.state_dict(), tmp_path / "changed.pt")
+    torch.save(net().state_dict(), tmp_path / "plain.pt")
+    with pytest.raises(WeightsError, match="put the same on the network before loading, or save the file again after"):
+        load_weights(net(), tmp_path / "changed.pt")
+    with pytest.raises(WeightsError, match="load the file first, and put the normalization on afterwards"):
+        load_weights(changed, tmp_path / "plain.pt")
+
+
 def test_names_that_fit_are_left_alone(tmp_path, caplog):
     torch.save(named(str), tmp_path / "w.pt")
     assert load_weights(net(), tmp_path / "w.pt") == ""
@@ -75,7 +153,15 @@ def test_names_that_fit_are_left_alone(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (named(lambda name: f"model.{name}") | {"loss.weight": torch.ones(1)}, "missing 0.bias, .*not known to the network"),
+        (
+            named(lambda name: f"net.{name}") | {"net.more": torch.ones(1), "loss.w": torch.ones(1)},
+            "to the network more$",
+        ),
+        # What is meant has one weight too many; the average inside of it is not taken in its stead.
+        (
+            PLAIN | {"model.more": torch.ones(1)} | other("model.ema."),
+            "network more$",
+        ),
         ({f"module.{k}": v for k, v in named(str).items() if k != "0.bias"}, "missing 0.bias$"),
         ({"epoch": 3}, "expected a state dict"),
         ([1, 2], "expected a state dict"),

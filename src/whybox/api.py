@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from whybox import registry
 from whybox.data.images import ImageSource, as_picture, read_image
 from whybox.duplicates import WithNms, remove_duplicates, with_nms
-from whybox.errors import UnknownNameError, WeightsError, WhyboxError
+from whybox.errors import UnknownNameError, WhyboxError
 from whybox.explanation import Explanation
 from whybox.loading import load, open_data
 from whybox.method_choice import check_target, make_method
@@ -64,21 +64,7 @@ def trace(model: str | nn.Module | Model, image: ImageSource, *, differentiable:
         # Autograd cannot save an inference tensor for backward; its clone, made outside inference mode, is a normal tensor.
         pixels = pixels.clone() if pixels.is_inference() else pixels
         device = pixels.device if model.network is None else device_of(model.network)
-        result = model.trace(pixels.to(device), differentiable=differentiable)
-    if not (result.candidates.scores.isfinite().all() and result.detections.boxes.isfinite().all()):
-        raise WeightsError(f"{model.name} gave scores or boxes that are NaN or infinite: {_suspect(model)}")
-    columns = result.candidates.scores.shape[1]
-    if model.classes is not None and len(model.classes) != columns:
-        raise WhyboxError(
-            f"{model.name} has {columns} score columns and {len(model.classes)} class names; pass one class name per score column"
-        )
-    return result
-
-
-def _suspect(model: Model) -> str:
-    named = [] if model.network is None else model.network.named_parameters()
-    bad = [name for name, weight in named if not weight.isfinite().all()]
-    return f"its weights hold NaN or infinity in {bad[0]}" if bad else "its weights are finite, so look at its input scaling"
+        return model.trace(pixels.to(device), differentiable=differentiable)
 
 
 def detect(

@@ -7,8 +7,10 @@ from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import Any
 
+from torch import nn
+
 from whybox import registry
-from whybox.errors import UnknownNameError
+from whybox.errors import UnknownNameError, WhyboxError
 from whybox.model import Model
 from whybox.targets import COMBINED, DESCRIPTIONS, SIDES, TARGETS
 
@@ -113,8 +115,46 @@ def unknown_model(name: str) -> UnknownNameError:
     return UnknownNameError(f"unknown model {name!r}; {_what_works(name)}")
 
 
+def check_task(name: str) -> None:
+    """Refuse the name of a network of torchvision's for another task than detection, to which other detectors' names are close.
+
+    Raises:
+        UnknownNameError: What does work.
+    """
+    prefix, _, rest = name.partition("/")
+    if prefix != "torchvision":
+        return
+    from torchvision import models
+
+    if rest in models.list_models(models):
+        raise UnknownNameError(f"{name}: torchvision's {rest} classifies images; {_CLASSIFIERS}")
+    if rest in models.list_models() and rest not in models.list_models(models.detection):
+        raise UnknownNameError(f"{name}: torchvision's {rest} is no detector; {_DETECTORS}")
+
+
+def unsupported(module: nn.Module) -> WhyboxError:
+    """The error for a module of no known family, with what would work."""
+    kind = type(module).__name__
+    # By the place of its class: no package needs to be imported. Not by its base classes, which detectors may share.
+    package, *inside = type(module).__module__.split(".")
+    torchvision = package == "torchvision" and inside[:1] == ["models"] and not _OTHER_TASKS & set(inside)
+    if torchvision or package == "timm" or (package == "transformers" and kind.endswith("ForImageClassification")):
+        return WhyboxError(f"{package}'s {kind} is an image classifier or its backbone; {_CLASSIFIERS}")
+    return WhyboxError(f"{kind} is not a supported model ({', '.join(registry.models())}); {_DETECTORS}")
+
+
+_OTHER_TASKS = {"detection", "segmentation", "video", "optical_flow", "feature_extraction", "_utils"}
+_CLASSIFIERS = (
+    "of classifiers, whybox explains Hugging Face's ViT and DeiT, as in whybox.load('hf/google/vit-base-patch16-224') or with "
+    "their module; of the others, detectors and image-text models (CLIP, SigLIP, BLIP)"
+)
+_DETECTORS = "to use any detector, say how to read its output: whybox.load(module, candidates=fn, features=[...], size=(h, w))"
+
+
 def _what_works(name: str) -> str:
     suffix = PurePath(name).suffix.lower()
+    if name.startswith("timm/"):
+        return f"timm's networks classify images; {_CLASSIFIERS}"
     if suffix in _RUNTIMES:
         return f"a {suffix} file has no gradients: load the network that it was exported from as a torch.nn.Module"
     if suffix in _FILES:

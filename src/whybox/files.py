@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,18 +102,33 @@ def file_stem(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.")[:60] or "unnamed"
 
 
+def strict_json(value: Any, *, indent: int | None = None) -> str:
+    """Plain values as JSON without losing any; NaN and infinities, which JSON lacks, become texts that `float` reads."""
+    layout: Any = {"indent": indent, "separators": (",", ": ") if indent else (",", ":"), "allow_nan": False}
+    try:
+        return json.dumps(value, **layout)
+    except ValueError:
+        return json.dumps(_replaced(value, _spelled), **layout)
+
+
+def _spelled(number: float) -> str:
+    """NaN or an infinity in the words of JavaScript, which are Python's too."""
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
 def json_text(value: Any) -> str:
     """Plain values as JSON; NaN and infinities, which JSON lacks, become null."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
+    return json.dumps(_replaced(value, lambda number: None), indent=2, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _replaced(value: Any, other: Callable[[float], Any]) -> Any:
+    """The same with `other` of every number that is not finite."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) else other(value)
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _replaced(entry, other) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [_replaced(entry, other) for entry in value]
     return value
 
 

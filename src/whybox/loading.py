@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from whybox import registry
-from whybox.catalog import BUILT_IN, HUB, unknown_model
+from whybox.catalog import BUILT_IN, HUB, check_task, unknown_model, unsupported
 from whybox.data._checked import checked
 from whybox.data._renamed import renamed
 from whybox.errors import WhyboxError, unknown
@@ -18,6 +18,7 @@ from whybox.model import Model
 from whybox.model_files import made_in_file, names_file
 from whybox.options import check_names, check_options, keywords_of, read_options
 from whybox.specs import parse_value, split_spec
+from whybox.trace_checks import check_class_names
 from whybox.truth import DataSet
 from whybox.unwrapping import unwrapped
 from whybox.weights import load_weights
@@ -64,6 +65,8 @@ def load(
         loaded = model
     else:
         raise WhyboxError(f"a model must be a name, a torch.nn.Module or a loaded model, got {type(model).__name__}")
+    # Before anything is matched with them: of a single text, every letter would be a class.
+    check_class_names(loaded.name, loaded.classes)
     if device is not None:
         _move(_network(loaded), device)
     return loaded
@@ -113,6 +116,7 @@ def _by_name(name: str, weights: str | Path | None, **options: Any) -> Model:
     loaders = registry.loaders()
     if prefix not in loaders or not rest:
         raise unknown_model(name)
+    check_task(name)
     return _built(prefix, rest, name, weights, options)
 
 
@@ -165,10 +169,7 @@ def _wrap(module: nn.Module, **options: Any) -> Model:
     for name, family in families.items():
         if name != _PLAIN and family.matches(module):
             return _wrap_as(family, module, **options)
-    raise WhyboxError(
-        f"{type(module).__name__} is not a supported model ({', '.join(families)}); to use any module, say how to read its "
-        "output: whybox.load(module, candidates=fn, features=[...], size=(h, w))"
-    )
+    raise unsupported(module)
 
 
 def _wrap_as(family: Any, module: nn.Module, **options: Any) -> Model:

@@ -80,5 +80,7 @@ def _check_needs(method: Any, model: Model) -> None:
     if missing or unfit:
         works = [name for name, other in registry.methods().items() if other.serves(model)]
         lacks = f"needs {', '.join(sorted(missing))}, which {model.name} does not give"
-        reason = lacks if missing else f"has nothing to compare where a model predicts for the whole image, as {model.name} does"
+        whole = f"has nothing to compare where a model predicts for the whole image, as {model.name} does"
+        boxes = f"is for models that predict for the whole image, and {model.name} finds boxes"
+        reason = lacks if missing else whole if model.whole_image else boxes
         raise WhyboxError(f"method {method.name!r} {reason}; what works with it: {', '.join(works) or 'nothing'}")

@@ -13,6 +13,7 @@ from whybox.class_checks import check_attributes, check_known
 from whybox.errors import WhyboxError
 from whybox.network_state import exclusive, fingerprint
 from whybox.pullback import Pullback
+from whybox.trace_checks import check_answers, check_class_names, check_pullbacks, check_trace
 from whybox.types import Candidates, Detections, Trace
 
 Kind = Literal["detector", "classifier", "image-text", "prompted detector"]
@@ -59,12 +60,15 @@ class Model(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # Here and not in every family: no family, also no outside one, can forget to lock the network or to note its state.
+        # Here and not in every family: no family, also no outside one, can forget to lock the network or to note its state, and
+        # what every family gives is checked.
         # In the class itself: what it inherits has been wrapped already.
         if "trace" in vars(cls):
             cls.trace = _of_one_state(cls.trace)  # type: ignore[method-assign]
         if "predict" in vars(cls):
             cls.predict = _exclusively(cls.predict)  # type: ignore[method-assign]
+        if "pullbacks" in vars(cls):
+            cls.pullbacks = _checked(cls.pullbacks)  # type: ignore[method-assign]
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse a class that misspells an attribute, or gives what no method can need, before anything runs with it."""
@@ -205,13 +209,15 @@ class Model(ABC):
 
 
 def _of_one_state(trace: Callable[..., Trace]) -> Callable[..., Trace]:
-    """A family's `trace`, alone with its network, whose state and reference the trace then carries."""
+    """A family's `trace`, checked, and alone with its network, whose state and reference the trace then carries."""
 
     @wraps(trace)
     def traced(self: Model, image: Tensor, *, differentiable: bool = False) -> Trace:
+        check_class_names(self.name, self.classes)
         with exclusive(self.network):
             # Passed on only if asked for: a family of another package may have no such keyword.
             result = trace(self, image, differentiable=differentiable) if differentiable else trace(self, image)
+            check_trace(self.name, self.classes, self.network, result)
             # Weak: a stored trace must not keep a network in memory.
             return replace(result, made_by=ref(self.origin), fingerprint=fingerprint(self.network))
 
@@ -222,9 +228,17 @@ def _exclusively(predict: Callable[..., list[Candidates]]) -> Callable[..., list
     @wraps(predict)
     def predicted(self: Model, images: Tensor) -> list[Candidates]:
         with exclusive(self.network):
-            return predict(self, images)
+            return check_answers(self.name, predict(self, images), len(images))
 
     return predicted
+
+
+def _checked(pullbacks: Callable[..., Iterator[Pullback]]) -> Callable[..., Iterator[Pullback]]:
+    @wraps(pullbacks)
+    def given(self: Model, trace: Trace, detections: Detections, *places: Any, **options: Any) -> Iterator[Pullback]:
+        return check_pullbacks(self.name, pullbacks(self, trace, detections, *places, **options), len(detections))
+
+    return given
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from whybox.errors import WhyboxError
-from whybox.files import write_whole
+from whybox.files import json_text, write_whole
 from whybox.rule import Rule
 
 SUFFIX = ".json"
@@ -25,7 +25,7 @@ def save_rule(rule: Rule, file: Path, about: Mapping[str, Any]) -> None:
         WhyboxError: The file cannot be written.
     """
     content = {"rule": rule.name, "options": asdict(rule), "about": dict(about)}
-    write_whole(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(file, (json_text(content) + "\n").encode())
 
 
 def read_rule(file: Path) -> tuple[str, dict[str, Any]]:

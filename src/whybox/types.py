@@ -78,7 +78,7 @@ class Candidates:
     Attributes:
         boxes: (M,4), or (M,K,4) where the boxes are class-specific; xyxy in image pixels, not clipped.
         scores: (M,K), one column per class, as the framework's own post-processing ranks them; a label is a column.
-        level: (M,) index into `Trace.features`.
+        level: (M,) index into `Trace.features`; -1: not known.
         logits: (M,K) before sigmoid or softmax.
         raw: The regression branch's outputs, by name, each (M,) or (M,K).
         factors: The factors of a score, by name ("class", "centerness"), each (M,) or (M,K).

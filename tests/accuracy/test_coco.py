@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -76,6 +77,27 @@ def test_the_best_threshold_cuts_off_the_false_alarms():
 def test_nothing_is_printed(capsys):
     coco_ap([found([[20.0, 10, 60, 50]], [0.9], [0])], [TRUTH], CLASSES)
     assert capsys.readouterr().out == ""
+
+
+class Speaking(dict):
+    """An image's truth that prints when it is read, as another thread would meanwhile."""
+
+    def __getitem__(self, name):
+        print(f"reading {name}")
+        return super().__getitem__(name)
+
+
+def test_what_others_print_meanwhile_is_printed(capsys):
+    before = sys.stdout
+    quiet = coco_ap([found([[10, 10, 50, 50]], [0.9], [0])], [TRUTH], CLASSES)
+    capsys.readouterr()
+    assert coco_ap([found([[10, 10, 50, 50]], [0.9], [0])], [Speaking(TRUTH)], CLASSES).as_dict() == quiet.as_dict()
+    told = capsys.readouterr().out.splitlines()
+    assert "reading boxes" in told
+    assert all(text.startswith("reading ") for text in told)
+    assert sys.stdout is before
+    # pycocotools is left as it is, for other callers.
+    assert COCO.createIndex.__globals__.get("print", print) is print
 
 
 SIZES = [[0, 0, 20, 20], [100, 0, 150, 50], [200, 0, 320, 120]]

@@ -13,7 +13,7 @@ SOURCE = Path(whybox.__file__).parent
 ROWS = [
     {
         *("errors", "class_checks", "progress", "versions", "lazy", "files", "network_state", "frame", "placement", "types"),
-        *("pullback", "model"),
+        *("pullback", "trace_checks", "model"),
         *("attention", "method", "truth", "rule"),
     },
     {"ops", "suppression"},
@@ -72,7 +72,7 @@ WITHIN_ROW = {
 """Files at the top that build on one another inside a row."""
 IN_ORDER = (
     *("errors", "class_checks", "progress", "versions", "lazy", "files", "network_state", "frame", "placement", "types"),
-    *("pullback", "model"),
+    *("pullback", "trace_checks", "model"),
     *("attention", "method", "truth", "rule"),
 )
 """The nouns of row 0: each may use those before it."""

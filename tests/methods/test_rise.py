@@ -4,9 +4,11 @@ import pytest
 import tiny_clip
 import torch
 
+import whybox
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.methods.rise import Rise, rise_map
+from whybox.model import Model
 from whybox.types import Candidates, Detections, Trace
 
 SIZE = (48, 64)
@@ -169,3 +171,36 @@ def test_detectors_are_sent_to_drise():
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(WhyboxError, match=message):
         Rise(**options)
+
+
+class Convolutions(Model):
+    """A whole-image classifier of another package that gives its answers alone: no transformer, no features."""
+
+    name, kind, gives, layers, classes = "convolutions", "classifier", frozenset({"candidates"}), (), ("patch", "all")
+
+    def trace(self, image):
+        (candidates,) = self.predict(image[None])
+        found = Detections(candidates.boxes.expand(2, 4), candidates.scores[0], torch.arange(2), torch.zeros(2).long())
+        return Trace(image, Frame.same(SIZE), (), candidates, found)
+
+    def predict(self, images):
+        return Seeing.predict(Seeing(), images)
+
+    def pullbacks(self, trace, detections, layer, route, *, frozen_allowed=True):
+        return iter(())
+
+
+def test_whatever_gives_a_score_for_the_image_is_explained():
+    result = whybox.explain(
+        Convolutions(), torch.ones(3, *SIZE), method="rise", target="score", masks=40, detections={"labels": [0]}
+    )
+    assert result.maps.values.shape == (1, *SIZE)
+    assert "rise" in whybox.list_methods(Convolutions())
+
+
+def test_detectors_are_sent_elsewhere():
+    model = whybox.load("whybox/scenes")
+    assert "rise" not in whybox.list_methods(model)
+    words = "'rise' is for models that predict for the whole image, and whybox/scenes finds boxes; what works with it: .*drise"
+    with pytest.raises(WhyboxError, match=words):
+        whybox.explain(model, torch.rand(3, 64, 64), method="rise")

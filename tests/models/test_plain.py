@@ -445,7 +445,7 @@ def test_a_dictionary_may_hold_more_of_the_candidates():
 
 
 def test_scores_of_one_class_may_be_a_vector():
-    trace = build(candidates=lambda output: (read(output)[0], read(output)[1][:, 0])).trace(image())
+    trace = build(candidates=lambda output: (read(output)[0], read(output)[1][:, 0]), classes=CLASSES[:1]).trace(image())
     assert trace.candidates.scores.shape[1] == 1
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from whybox.data.scenes import draw_scene
+from whybox.errors import WhyboxError
 from whybox.training import captioned_scenes as scenes
 from whybox.training.captioned_scenes import CELLS, PHRASES, Window, Words
 
@@ -119,3 +120,8 @@ def test_a_relation_between_one_of_two_red_balls_is_left_out():
     found = scenes.match_relations(words, [WHOLE], phrases.truth, 5, np.random.default_rng(0))
     assert (found.texts, tuple(found.truth.shape)) == ([], (1, 0))
     assert scenes.join(phrases, found).texts == phrases.texts
+
+
+def test_no_scenes_are_refused(tmp_path):
+    with pytest.raises(WhyboxError, match="number of scenes must be at least 1, got 0"):
+        scenes.draw(0, 3, 60, tmp_path)

@@ -41,6 +41,25 @@ def test_who_sees_everything_scores_one_and_the_opposite_nought(monkeypatch):
     assert clip_scores.score(network, None, 4) == {"object": 0, "color": 0, "both": 0, "auc": 0}
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_without_scenes_there_are_no_scores(count):
+    assert clip_scores.score(torch.nn.Linear(1, 1), None, count) == {}
+
+
+def test_scores_that_no_scene_defines_are_absent(monkeypatch):
+    monkeypatch.setattr(clip_scores, "cosines", perfect)
+    monkeypatch.setattr(clip_scores, "_area", lambda *given: None)
+    assert clip_scores.score(torch.nn.Linear(1, 1), None, 2) == {"object": 1, "color": 1, "both": 1}
+
+
+def test_cosines_of_no_images_or_no_texts_are_none():
+    network, processor = clip_folder.read(SHIPPED)
+    image = draw_scene(0, seed=1).image
+    assert clip_scores.cosines(network, processor, [], ["a", "b"]).shape == (0, 2)
+    assert clip_scores.cosines(network, processor, [image], []).shape == (1, 0)
+    assert clip_scores.cosines(network, processor, [image], ["a", "b"]).shape == (1, 2)
+
+
 def test_hits_and_areas_worked_by_hand():
     values = torch.zeros(len(PHRASES))
     row = {phrase: column for column, phrase in enumerate(PHRASES)}

@@ -160,3 +160,13 @@ def test_examples_are_kept_while_they_fit():
     for index in (0, 1, 2, 0, 1, 2):
         assert examples[index].image.nbytes == 300
     assert made == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+@pytest.mark.parametrize("data", ["scenes", "folder"])
+def test_a_limit_that_leaves_no_image_is_refused(data, limit, tmp_path):
+    if data == "folder":
+        split_folder(tmp_path)
+        data = f"coco:{tmp_path}"
+    with pytest.raises(WhyboxError, match=f"limit, .* must be at least 1, got {limit}"):
+        open_training_data(data, limit=limit)

@@ -336,3 +336,33 @@ def test_two_processes_train_as_one(tmp_path):
     assert first[1] == pytest.approx([*network.line.weight.flatten().tolist(), *network.line.bias.tolist()], abs=1e-4)
     kept = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)
     assert (kept["parts"], kept["progress"]["step"]) == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("precision", "boxes", "images"),
+    [
+        ("float32", torch.float32, torch.float32),
+        ("bfloat16", torch.float32, torch.float32),
+        # Where the weights are rounded, what meets them has to be.
+        ("bf16-true", torch.bfloat16, torch.bfloat16),
+        ("64-true", torch.float64, torch.float64),
+    ],
+)
+def test_targets_are_not_rounded_where_autocast_rounds(precision, boxes, images):
+    network, seen = nn.Linear(2, 1), []
+
+    def batch(number):
+        return [torch.full((4, 2), 0.3)], [{"boxes": torch.tensor([[301.3, 0.1, 1.7, 2049.5]]), "labels": torch.ones(1).long()}]
+
+    def losses(batch):
+        (pixels,), (target,) = batch
+        seen.append((pixels, target["boxes"]))
+        out = network(pixels)
+        assert out.dtype == (torch.bfloat16 if "b" in precision else out.dtype)
+        return {"loss": (out.float() - target["boxes"].float().mean()).square().mean()}
+
+    run = Fit(network, batch, losses, replace(RECIPE, precision=precision), launch(precision=precision))
+    run.advance()
+    ((pixels, target),) = seen
+    assert (pixels.dtype, target.dtype) == (images, boxes)
+    assert torch.equal(target, torch.tensor([[301.3, 0.1, 1.7, 2049.5]]).to(boxes))

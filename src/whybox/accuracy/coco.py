@@ -1,9 +1,9 @@
 """COCO's average precision and average recall of a detector's boxes."""
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -98,12 +98,11 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
         raise WhyboxError(f"{len(detections)} images with detections but {len(truths)} with truth; expected as many")
     _check_labels(truths, len(classes))
     # Imported here: reading the fields of a result needs no pycocotools.
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    from pycocotools import coco, cocoeval
 
     # Detections are indexed as the truth is, not by COCO.loadRes, which fails where there is none (cocodataset/cocoapi#450).
     def index(rows: list[dict[str, Any]]) -> Any:
-        table = COCO()
+        table = _silent(coco.COCO)()
         table.dataset = {
             "images": [{"id": image} for image in range(1, len(truths) + 1)],
             "annotations": rows,
@@ -112,13 +111,27 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
         table.createIndex()
         return table
 
-    # pycocotools prints its progress and its summary.
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(index(_rows(truths)), index(_rows(detections)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+    evaluation = _silent(cocoeval.COCOeval)(index(_rows(truths)), index(_rows(detections)), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
     return _summary(evaluation, classes, len(truths))
+
+
+@cache
+def _silent(kind: type) -> Any:
+    """A class of pycocotools, whose methods print their progress and summary, without the printing."""
+    # The same code with another `print`: sys.stdout and pycocotools belong to the other threads as well.
+    silent = {
+        name: FunctionType(part.__code__, {**part.__globals__, "print": _ignore}, name, part.__defaults__, part.__closure__)
+        for name, part in vars(kind).items()
+        if isinstance(part, FunctionType)
+    }
+    return type(kind.__name__, (kind,), silent)
+
+
+def _ignore(*words: Any, **options: Any) -> None:
+    pass
 
 
 def _check_labels(truths: Sequence[Mapping[str, Any]], count: int) -> None:

@@ -1,6 +1,5 @@
 """`whybox train`: train a small detector on generated scenes or on any data set."""
 
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from whybox.files import json_text
 
 PRECISION = "float32, bfloat16 (if the hardware supports it) or a Fabric precision: 16-mixed, 64-true, ..."
 LOSS = (
@@ -72,7 +73,7 @@ def train(
     options |= {"precision": precision, "device": device, "threads": threads}
     options |= fabric_options(where, accumulate)
     card = detector.keep(run, opened, out, network, arguments, command_line("train", options))
-    print(json.dumps(card, indent=2) if as_json else _summary(card, out))
+    print(json_text(card) if as_json else _summary(card, out))
 
 
 def launch_training(precision: str, device: str, threads: int | None, where: Mapping[str, Any]) -> Any:

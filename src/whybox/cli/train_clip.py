@@ -1,6 +1,5 @@
 """`whybox train-clip`: train a tiny CLIP on captioned scenes."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from whybox.cli.train import (
     launch_training,
     progress_bar,
 )
+from whybox.files import json_text
 
 
 def train_clip(
@@ -63,7 +63,7 @@ def train_clip(
     options |= {"precision": precision, "device": None if device == "cpu" else device, "threads": threads}
     options |= {"held-out": held_out, "init": init, **fabric_options(where, accumulate)}
     card = clip.keep(run, out, command_line("train-clip", options), held_out)
-    print(json.dumps(card, indent=2) if as_json else _summary(card, out))
+    print(json_text(card) if as_json else _summary(card, out))
 
 
 def _summary(card: Mapping[str, Any], out: Path) -> str:

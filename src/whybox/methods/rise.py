@@ -11,7 +11,7 @@ from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size
 from whybox.method import Method
 from whybox.methods._random_masks import draw_grids, draw_masks, grown_canvas
-from whybox.model import Model
+from whybox.model import Kind, Model
 from whybox.types import Candidates, Detections, HeatMaps, Target, Trace
 
 
@@ -55,7 +55,8 @@ class Rise(Method):
 
     name: ClassVar[str] = "rise"
     title: ClassVar[str] = "RISE"
-    needs: ClassVar[frozenset[str]] = frozenset({"candidates", "transformer"})
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    not_for: ClassVar[frozenset[Kind]] = frozenset({"detector", "prompted detector"})
     source: ClassVar[str] = "Petsiuk, Das, Saenko: RISE, BMVC 2018, eq. 6"
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from whybox.errors import WhyboxError
 from whybox.training.examples import Example, Examples
 
 
@@ -58,7 +59,12 @@ def choose_rows(seed: int, size: int, number: int, count: int) -> Iterator[int]:
 
     Yields:
         `size` rows, 0 to count - 1.
+
+    Raises:
+        WhyboxError: There are no examples.
     """
+    if count < 1:
+        raise WhyboxError("there are no training examples to make batches of")
     orders: dict[int, Any] = {}
     for position in range(number * size, (number + 1) * size):
         epoch, place = divmod(position, count)
@@ -92,11 +98,11 @@ def augment(
     scale = float(np.exp(rng.uniform(*np.log(zoom))))
     # Positive where the crop is smaller than the image, negative where the image is smaller than the crop.
     spare = np.asarray([width, height]) * (1 - 1 / scale)
-    offset = rng.uniform(np.minimum(spare, 0), np.maximum(spare, 0))
-    image = _window(example.image, offset, scale, size)
-    # By axis: rounding the size down stretches the two by different factors.
-    grow = np.asarray([size[1] / width, size[0] / height] * 2) * scale
-    boxes = (example.boxes - np.tile(offset, 2)) * grow
+    # In whole pixels before boxes and image are moved: both by the same amounts, of every axis its own.
+    offset = np.rint(rng.uniform(np.minimum(spare, 0), np.maximum(spare, 0)))
+    window = np.maximum(np.rint(np.asarray([width, height]) / scale), 1)
+    image = _window(example.image, offset.astype(int), window.astype(int), size)
+    boxes = (example.boxes - np.tile(offset, 2)) * np.tile([size[1], size[0]] / window, 2)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     boxes = boxes.clip(0, np.asarray([size[1], size[0]] * 2))
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -110,11 +116,10 @@ def augment(
     return _recolor(image, rng), target
 
 
-def _window(pixels: NDArray[np.uint8], offset: NDArray[np.float64], scale: float, size: tuple[int, int]) -> Tensor:
-    """The crop (3,h,w) whose top-left corner is at `offset`, rounded to pixels; gray outside the image."""
+def _window(pixels: NDArray[np.uint8], offset: NDArray[np.int64], window: NDArray[np.int64], size: tuple[int, int]) -> Tensor:
+    """The crop of `window` (x, y) pixels whose top-left corner is at `offset`, as (3,h,w) of `size`; gray outside the image."""
     height, width = pixels.shape[:2]
-    across, down = round(width / scale), round(height / scale)
-    left, top = (int(value) for value in np.rint(offset))
+    (left, top), (across, down) = offset.tolist(), window.tolist()
     x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + across, width), min(top + down, height)
     sheet = np.full((down, across, 3), 128, dtype=np.uint8)
     sheet[y1 - top : y2 - top, x1 - left : x2 - left] = pixels[y1:y2, x1:x2]

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from whybox.data.captions import OPPOSITES, TEMPLATES, Phrase, class_phrases, color_phrases, overview
 from whybox.data.scenes import Scene, draw_scene
+from whybox.errors import WhyboxError
 from whybox.files import write_whole
 
 # The variants alternate: single objects teach what a word means, the others to find it among several objects.
@@ -88,7 +89,12 @@ def draw(count: int, seed: int, side: int, folder: Path, on_progress: Callable[[
 
     Returns:
         The scenes.
+
+    Raises:
+        WhyboxError: `count` is less than 1.
     """
+    if count < 1:
+        raise WhyboxError(f"the number of scenes must be at least 1, got {count}")
     blocks = []
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)

@@ -30,6 +30,9 @@ def cosines(network: Any, processor: Any, images: Sequence[Image.Image], texts: 
     Returns:
         (N,T) on the CPU.
     """
+    # No tokenizer takes an empty list.
+    if not len(images) or not len(texts):
+        return torch.zeros(len(images), len(texts))
     clip, device = network, next(network.parameters()).device
     read = processor.tokenizer(list(texts), padding=True, return_tensors="pt").to(device)
     words = functional.normalize(clip.text_projection(clip.text_model(**read).pooler_output), dim=-1)
@@ -47,13 +50,15 @@ def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:
     Args:
         network: A CLIPModel; it is left in the mode that it was in.
         processor: The processor of its images and texts.
-        count: Number of scenes with a single object, and of mixed scenes.
+        count: Number of scenes with a single object, and of mixed scenes; 0: none, and no scores.
 
     Returns:
         Shares of the single scenes, in 0..1: "object", the class is right; "color", among the colors of its class the color is
             right; "both", among all classes in all colors both are right. And "auc": the mean over the mixed scenes of the area
-            under the ROC curve of phrases of objects in the scene against other phrases.
+            under the ROC curve of phrases of objects in the scene against other phrases; absent where no scene has both.
     """
+    if count < 1:
+        return {}
     # Scored during training as well: the mode is restored below.
     was_training = network.training
     network.eval()
@@ -68,7 +73,7 @@ def score(network: nn.Module, processor: Any, count: int) -> dict[str, float]:
     areas = [area for row, scene in zip(values, mixed, strict=True) if (area := _area(row.numpy(), scene)) is not None]
     network.train(was_training)
     names = ("object", "color", "both")
-    return {**dict(zip(names, hits.mean(0).tolist(), strict=True)), "auc": float(np.mean(areas))}
+    return dict(zip(names, hits.mean(0).tolist(), strict=True)) | ({"auc": float(np.mean(areas))} if areas else {})
 
 
 def _hits(values: Tensor, truth: Phrase) -> tuple[bool, bool, bool]:

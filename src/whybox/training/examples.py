@@ -110,8 +110,10 @@ def open_training_data(data: str | DataSet, seed: int = 0, limit: int | None = N
         Both parts; images are read on use.
 
     Raises:
-        WhyboxError: The data cannot be opened, has too few images, or its splits differ in their classes.
+        WhyboxError: `limit` is less than 1, or the data cannot be opened, has too few images, or has splits of other classes.
     """
+    if limit is not None and limit < 1:
+        raise WhyboxError(f"limit, the largest number of training images, must be at least 1, got {limit}")
     if isinstance(data, str) and data.partition(":")[0] == scenes.PREFIX:
         return _scenes(data, seed, limit, held_out)
     train, held = _splits(data)

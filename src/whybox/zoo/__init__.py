@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from whybox.errors import WhyboxError, unknown
-from whybox.files import write_whole
+from whybox.files import json_text, write_whole
 from whybox.ops.embedding_heads import add_embedding_head
 from whybox.weights import load_weights
 
@@ -126,7 +126,7 @@ def save(network: nn.Module, card: Mapping[str, Any], folder: Path, name: str | 
     card_file = folder / f"{name or 'card'}.json"
     write_whole(weights, to_bytes(kept))
     # The card comes last: what has one is taken for a model.
-    write_whole(card_file, (json.dumps(card, indent=2) + "\n").encode())
+    write_whole(card_file, (json_text(card) + "\n").encode())
     return weights, card_file
 
 

@@ -1,6 +1,7 @@
 """Analyses of maps of texts: each measure on a case worked by hand, on readers that read everything or nothing, and on a CLIP."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -116,6 +117,14 @@ def test_a_part_that_would_have_to_be_subtracted_stays_out():
     # The best multiple of (1, 1, 0) is 1/2: a residual of 1/2, and a spread of 2/3.
     assert coefficients == pytest.approx([0.5, 0])
     assert share == pytest.approx(1 - 0.5 / (2 / 3))
+
+
+def test_nothing_explains_no_more_than_a_constant_map():
+    share, coefficients = composition.explained_share(np.zeros((0, 3)), [-1.0, 0.0, 1.0])
+    assert (share, coefficients.shape) == (0, (0,))
+    share, coefficients = composition.explained_share(np.zeros((2, 0)), [])
+    assert math.isnan(share)
+    assert np.isnan(coefficients).all()
 
 
 def test_a_fit_worse_than_a_flat_map_is_negative_and_a_flat_map_has_none():

@@ -297,3 +297,50 @@ def test_digests_tell_functions_apart():
     ANCHORS.append(ANCHORS)
     assert digest_of(ANCHORS)
     ANCHORS.pop()
+
+
+OBJECTS = """
+import collections, enum, functools, re
+import numpy as np
+import torch
+from whybox.runs.evaluation.code_digest import digest_of
+
+class Thing:
+    def __init__(self, size):
+        self.size = size
+
+class Way(enum.Enum):
+    near = functools.partial(max, 1)
+    far = Thing(2)
+
+def function(values):
+    return values + 1
+
+def array(*entries):
+    made = np.empty(len(entries), object)
+    made[:] = entries
+    return made
+
+itself = array(1, None)
+itself[1] = itself
+record = np.zeros(1, [("a", "f4"), ("b", object)])
+record["b"][0] = Thing(SIZE)
+things = [array(Thing(SIZE), function), array({"a": Thing(SIZE)}, [array(Thing(SIZE))]), itself, record, record[0]]
+things += [collections.deque([Thing(SIZE), array(Thing(SIZE))])]
+things += [(Way.near, Way.far, array(Way.far, SIZE)), {array: [Thing(SIZE)]}]
+things += [np.float32(SIZE), slice(SIZE, None), range(SIZE), re.compile("a" * SIZE), bytearray(SIZE)]
+padding = [object() for _ in range(SKIP)]
+print([digest_of(thing) for thing in things], digest_of(things))
+"""
+
+
+def test_arrays_and_containers_of_objects_have_no_addresses_in_their_digest():
+    def run(size, skip):
+        code = f"SIZE, SKIP = {size}, {skip}\nhold = [bytearray(i) for i in range(SKIP)]\n{OBJECTS}"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    one, again, other = run(3, 0), run(3, 5000), run(4, 0)
+    assert one == again
+    same = [a == b for a, b in zip(one.split(","), other.split(","), strict=True)]
+    # The array that holds itself has nothing of the size in it.
+    assert [i for i, equal in enumerate(same) if equal] == [2]

@@ -63,13 +63,16 @@ def explained_share(parts: ArrayLike, whole: ArrayLike) -> tuple[float, NDArray[
 
     Returns:
         R^2, 1 for a perfect fit, 0 for a fit no better than a constant map and below 0 for a worse one; and c, (K,). Both are
-        NaN for a constant map.
+        NaN for a constant map, and for one without pixels.
     """
     matrix, target = np.asarray(parts, np.float64), np.asarray(whole, np.float64)
-    spread = float(((target - target.mean()) ** 2).sum())
     # Not `spread == 0`: the mean of equal numbers is rounded, and leaves them a spread.
-    if target.min() == target.max():
+    if not target.size or target.min() == target.max():
         return np.nan, np.full(len(matrix), np.nan)
+    spread = float(((target - target.mean()) ** 2).sum())
+    # scipy's nnls frees memory twice where there is nothing to fit with.
+    if not len(matrix):
+        return float(1 - (target**2).sum() / spread), np.zeros(0)
     # Raw maps are often 1e-10 and less, which is zero within the tolerance of the solver: scaled to 1 first.
     peaks, unit = np.abs(matrix).max(1), np.abs(target).max()
     peaks = np.where(peaks > 0, peaks, 1)

@@ -1,6 +1,5 @@
 """Rules of duplicate removal compared on annotated images, with intervals of their differences."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -99,7 +98,7 @@ class Comparison:
         return ["rule", *TITLES], rows
 
     def as_dict(self) -> dict[str, Any]:
-        """The same numbers by name, 0 to 1; None where a measure is not defined."""
+        """The same numbers by name, 0 to 1; NaN where a measure is not defined."""
         columns = zip(self.titles, self.rules, self.samples, self.differences, strict=True)
         return {
             "images": self.images,
@@ -107,10 +106,8 @@ class Comparison:
                 {
                     "title": title,
                     "rule": format_spec(rule.name, asdict(rule)),
-                    "measures": {name: _finite(value) for name, value in sample.measures()._asdict().items()},
-                    "differences": {
-                        name: {part: _finite(value) for part, value in gain._asdict().items()} for name, gain in gains.items()
-                    },
+                    "measures": sample.measures()._asdict(),
+                    "differences": {name: gain._asdict() for name, gain in gains.items()},
                 }
                 for title, rule, sample, gains in columns
             ],
@@ -135,7 +132,3 @@ def compare(images: Iterable[Case], rules: Sequence[Rule], titles: Sequence[str]
     samples = measure_rules(images, rules)
     gains = [{}, *(paired_differences(sample, samples[0], draws=draws) for sample in samples[1:])]
     return Comparison(tuple(titles), tuple(rules), tuple(samples), tuple(gains), samples[0].images)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -13,7 +13,7 @@ from whybox import api
 from whybox.accuracy.crowd_sample import CrowdSample
 from whybox.duplicates import make_rule, remove_duplicates, with_nms
 from whybox.errors import FATAL, WhyboxError, reason_of
-from whybox.files import write_whole
+from whybox.files import json_text, write_whole
 from whybox.model import Model
 from whybox.progress import OnProgress, OnWarning, no_progress, no_warning
 from whybox.report.table import markdown_line
@@ -88,7 +88,7 @@ def reproduce_rules(
     write_whole(out / "table.md", "\n".join([f"# {table.title}", "", text, "", *table.caveats, ""]))
     values = [_plain(table, row, measured, published) for row in table.rows]
     content = {"table": table.name, "mended": mended, "data": data.name, "paper": published, "values": values}
-    write_whole(out / "table.json", json.dumps(content, indent=2, allow_nan=False).encode())
+    write_whole(out / "table.json", json_text(content).encode())
     return text
 
 
@@ -240,12 +240,8 @@ def _markdown(table: RuleTable, measured: Mapping[str, Sequence[float]], publish
 def _plain(table: RuleTable, row: RuleRow, measured: Mapping[str, Sequence[float]], published: str) -> dict[str, Any]:
     paper, ours = getattr(row, published), measured.get(row.title)
     names = COLUMNS[: table.columns]
-    mine = None if ours is None else {name: _finite(value) for name, value in zip(names, ours, strict=False)}
+    mine = None if ours is None else dict(zip(names, ours, strict=False))
     return {"rule": row.title, "model": row.model, "paper": dict(zip(names, paper, strict=False)) or None, "ours": mine}
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import re
 import sys
 import types
 from collections import deque
@@ -18,7 +19,7 @@ INSTALLED = ("site-packages", "dist-packages")
 """Folders of installed packages: their code is known by the version of the package."""
 OWN = "whybox"
 LENGTH = 16
-PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), PurePath, enum.Enum, torch.dtype, torch.device)
+PLAIN = (bool, int, float, complex, str, bytes, bytearray, range, type(None), type(...), PurePath, torch.dtype, torch.device)
 """Values whose `repr` says all and is the same in every process."""
 CODE = (types.FunctionType, types.MethodType, functools.partial)
 CODE_OF_CLASSES = (types.FunctionType, staticmethod, classmethod, property, functools.cached_property)
@@ -123,13 +124,23 @@ class Walk:
             Texts that do not depend on addresses or on the order of sets and dicts.
         """
         # By value and before identity: whether two equal constants are one object is up to the interpreter.
-        if isinstance(value, PLAIN):
+        if isinstance(value, enum.Enum):
+            # Not its repr: a member's value may be a function or an object.
+            yield f"{type(value).__qualname__} {value.name}"
+            yield from self.words(value.value)
+        elif isinstance(value, PLAIN):
             yield f"{type(value).__name__} {value!r}"
+        elif isinstance(value, slice):
+            yield from self.words(("slice", value.start, value.stop, value.step))
+        elif isinstance(value, re.Pattern):
+            yield from self.words(("pattern", value.pattern, value.flags))
         elif isinstance(value, tuple):
             yield f"{type(value).__name__} of {len(value)}"
             for entry in value:
                 yield from self.words(entry)
-        elif isinstance(value, (torch.Tensor, np.ndarray)):
+        elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.hasobject:
+            yield from self._objects(value)
+        elif isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
             yield from _numbers(value)
         elif isinstance(value, types.CodeType):
             yield from self._code(value)
@@ -137,16 +148,25 @@ class Walk:
             yield f"visit {self._visited[id(value)][0]}"
         else:
             self._visited[id(value)] = (len(self._visited), value)
-            if isinstance(value, (list, set, frozenset, Mapping)):
+            if isinstance(value, (list, deque, set, frozenset, Mapping)):
                 yield from self._container(value)
             else:
                 # Later: code that refers to code that refers to code would exceed Python's depth of recursion.
                 yield f"visit {self._visited[id(value)][0]}"
                 self._left.append(value)
 
+    def _objects(self, value: Any) -> Iterator[str]:
+        """An array that holds Python's objects, also in fields: their bytes are addresses."""
+        yield f"{value.dtype} {value.shape}"
+        if id(value) in self._visited:
+            yield f"visit {self._visited[id(value)][0]}"
+            return
+        self._visited[id(value)] = (len(self._visited), value)
+        yield from self.words(value.tolist())
+
     def _container(self, value: Any) -> Iterator[str]:
         yield f"{type(value).__name__} of {len(value)}"
-        if isinstance(value, list):
+        if isinstance(value, (list, deque)):
             for entry in value:
                 yield from self.words(entry)
         elif isinstance(value, Mapping):
@@ -304,9 +324,6 @@ def _numbers(value: Any) -> Iterator[str]:
             return
         # Viewed as bytes: numpy has no bfloat16 (pytorch/pytorch#110285).
         value = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
-    if value.dtype == object:
-        yield repr(value.tolist())
-        return
     yield hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
 
 

@@ -13,6 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from whybox import registry
 from whybox.data._checked import innermost
+from whybox.files import strict_json
 from whybox.model import Model
 from whybox.runs.evaluation.code_digest import Walk, digest_of, digest_text, is_installed, module_words
 from whybox.runs.evaluation.plan import Plan
@@ -70,14 +71,19 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     Returns:
         Names to print, without underscores; of several versions, those that differ.
     """
-    return [_difference(name, before.get(name), value) for name, value in now.items() if before.get(name) != value]
+    # Both as they are written: a NaN is none that equals itself, and a list was a tuple.
+    return [_difference(name, before.get(name), value) for name, value in now.items() if not _same(before.get(name), value)]
+
+
+def _same(before: Any, now: Any) -> bool:
+    return bool(json.loads(strict_json(before)) == json.loads(strict_json(now)))
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
     words = name.replace("_", " ")
     if not isinstance(before, dict) or not isinstance(now, dict) or not (before or now):
         return words
-    differing = [key for key in dict.fromkeys((*before, *now)) if before.get(key) != now.get(key)]
+    differing = [key for key in dict.fromkeys((*before, *now)) if not _same(before.get(key), now.get(key))]
     return f"{words} ({', '.join(f'{key} {before.get(key)} → {now.get(key)}' for key in differing)})"
 
 

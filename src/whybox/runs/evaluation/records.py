@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from whybox.errors import WhyboxError
-from whybox.files import check_new_folder, file_stem, write_whole
+from whybox.files import check_new_folder, file_stem, strict_json, write_whole
 from whybox.report.results import Column
 from whybox.runs.evaluation.identity import changed
 from whybox.runs.evaluation.measure import ImageRecord
@@ -64,7 +64,7 @@ class RunFolder:
         described = [{**vars(column), "range": list(column.range), "needs": sorted(column.needs)} for column in columns]
         content = {"schema": SCHEMA, "kind": "evaluation", **identity, "columns": described}
         # Before records/: of a run that was killed here, the folder with run.json alone is opened again.
-        write_whole(mark, json.dumps(content, indent=2))
+        write_whole(mark, strict_json(content, indent=2))
         return cls._ready(path)
 
     @classmethod
@@ -80,7 +80,7 @@ class RunFolder:
             record: The result of `Measurer`, or a failure.
         """
         # No time stamp and no file name in the gzip header, so that equal results are equal files.
-        packed = gzip.compress(json.dumps(record, separators=(",", ":")).encode(), 6, mtime=0)
+        packed = gzip.compress(strict_json(record).encode(), 6, mtime=0)
         write_whole(self._file(record["image"]), packed)
 
     def left(self, images: Sequence[str]) -> list[int]:
@@ -161,6 +161,7 @@ def _slim(record: ImageRecord) -> ImageRecord:
 
 
 def _arrays(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    # What is not finite stands there as a text, which numpy reads.
     return {
         metric: {name: np.asarray(values, np.float64) for name, values in measured.items()}
         for metric, measured in metrics.items()
@@ -213,7 +214,7 @@ def read_columns(mark: Mapping[str, Any]) -> tuple[Column, ...]:
     """
     # Not the stored titles alone: an older version wrote the same one for two settings of a metric.
     named = tell_apart({stored["key"]: stored["title"] for stored in mark["columns"]})
-    # JSON has only lists.
-    types = {"range": tuple, "needs": frozenset}
+    # JSON has only lists, and an infinite limit stands there as a text.
+    types: dict[str, Any] = {"range": lambda limits: tuple(map(float, limits)), "needs": frozenset}
     each = ({name: types.get(name, lambda same: same)(value) for name, value in stored.items()} for stored in mark["columns"])
     return tuple(Column(**column | {"title": named[column["key"]]}) for column in each)
