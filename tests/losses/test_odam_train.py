@@ -166,6 +166,9 @@ def test_options_are_checked_in_one_line():
 
 def test_the_factor_follows_form_detector_and_step():
     assert [OdamTrain().factor(0, two_stage=two) for two in (False, True)] == [0.5, 0.2]
+    assert [OdamTrain().factor(0, two_stage=False, images=count) for count in (1, 2, 8)] == [1, 0.5, 0.125]
+    assert OdamTrain().factor(0, two_stage=True, images=8) == 0.2
+    assert OdamTrain(form="paper").factor(0, two_stage=False, images=8) == 1
     assert [OdamTrain(form="paper").factor(0, two_stage=two) for two in (False, True)] == [1, 1]
     assert [OdamTrain(weight=4.0, warmup=3).factor(step, two_stage=True) for step in range(5)] == [1, 2, 3, 4, 4]
     assert [OdamTrain(every=3).due(step) for step in range(4)] == [True, False, False, True]

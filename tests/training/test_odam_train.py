@@ -2,7 +2,12 @@
 as it was."""
 
 import copy
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -458,3 +463,70 @@ def test_a_loop_of_ones_own_over_a_wrapped_detector(tmp_path, monkeypatch):
     assert losses.keys() == {*alone, "odam_train"}
     assert losses["odam_train"].item() == pytest.approx(expected, rel=1e-5)
     assert net.head.classification_head.cls_logits.weight.grad.any()
+
+
+def without_norm(net):
+    """Without what couples the images of a batch."""
+    for part in list(net.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(part, name, nn.Identity())
+    return net
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_the_weight_means_the_same_in_a_batch_of_any_size(name):
+    """The loss of four images is the mean of those of two and two: parts of a step and processes add up to one batch."""
+    net = without_norm(network(name))
+    (one, two), (first, second) = batch()
+    images, targets = [one, two, two, one], [first, second, second, second]
+    whole = passed(net, OdamTrain(), (images, targets))[1].loss()
+    halves = [passed(net, OdamTrain(), (images[part], targets[part]))[1].loss() for part in (slice(2), slice(2, 4))]
+    assert whole.item() > 0
+    assert whole.item() == pytest.approx(sum(half.item() for half in halves) / 2, rel=1e-4)
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+sys.path[:0] = {paths}
+import torch
+from training import test_odam_train as given
+from whybox.training.launch import Devices, launch
+torch.set_num_threads(1)
+fabric = launch(Devices("cpu", int(sys.argv[2]), "ddp" if sys.argv[2] != "1" else "auto"))
+seen = given.train_a_little(Path(sys.argv[1]) / ("run" + sys.argv[2]), fabric)
+Path(sys.argv[1], f"{{sys.argv[2]}}-{{fabric.global_rank}}.json").write_text(json.dumps(seen))
+"""
+
+
+def train_a_little(folder, fabric):
+    """The loss on maps of each step, and a digest of the weights."""
+    seen = []
+    data = open_training_data("scenes:variant=crowd", 4, limit=8, held_out=2)
+    run = training.fit(
+        without_norm(network("fcos")),
+        data,
+        Recipe(3, batch=4, seed=4, warmup=2),
+        folder,
+        fabric=fabric,
+        loss=OdamTrain(),
+        interim=0,
+        on_progress=lambda step, losses: seen.append(losses["odam_train"]),
+    )
+    return seen, [float(weight.double().sum()) for weight in run.averaged.values()]
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """About as one: FCOS itself divides by the objects of a process's images, which are padded to the largest of them."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(paths=[str(Path(__file__).parents[1]), *sys.path]))
+    free = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    for count in (1, 2):
+        words = [sys.executable, str(script), str(tmp_path), str(count)]
+        done = subprocess.run(words, capture_output=True, text=True, env=free, timeout=240)
+        assert done.returncode == 0, done.stderr
+    one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert first == second, "both see the same losses and end with the same weights"
+    assert len(first[0]) == 3
+    assert first[0] == pytest.approx(one[0], rel=0.15)

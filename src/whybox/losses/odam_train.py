@@ -14,6 +14,8 @@ Order = Literal["first", "second"]
 
 FORMS = ("reference", "paper")
 ORDERS = ("first", "second")
+REFERENCE_IMAGES = 2
+"""Images per device in the authors' training."""
 _CLAMP = 1e-4
 """The reference code's bound of a cosine: to [1e-4, 1 - 1e-4]."""
 _SOFT = 1e-4
@@ -205,8 +207,20 @@ class OdamTrain:
         """Whether the loss is computed in a step, counted from 0."""
         return step % self.every == 0
 
-    def factor(self, step: int, *, two_stage: bool) -> float:
-        """The factor of the loss in a step."""
+    def factor(self, step: int, *, two_stage: bool, images: int = REFERENCE_IMAGES) -> float:
+        """The factor of the loss in a step.
+
+        Args:
+            step: The number of the step, from 0.
+            two_stage: Whether the detector has two stages.
+            images: Images of the pass. What the reference form adds up over the two images of a device is twice their mean, so
+                that the weight means the same in batches of any size, on one device or on several.
+
+        Returns:
+            The factor of both terms of `odam_train_loss`.
+        """
         usual = 1.0 if self.form == "paper" else 0.2 if two_stage else 0.5
         ramp = min(1.0, (step + 1) / (self.warmup + 1))
-        return ramp * (usual if self.weight is None else self.weight)
+        # Only the reference form for one-stage detectors is a sum over images; the others are means.
+        share = REFERENCE_IMAGES / max(1, images) if self.form == "reference" and not two_stage else 1.0
+        return ramp * share * (usual if self.weight is None else self.weight)

@@ -91,7 +91,7 @@ def loss_of_pass(seen: TrainingPass, options: OdamTrain, step: int, generator: t
         most_pairs=options.most_pairs,
         generator=generator,
     )
-    return options.factor(step, two_stage=seen.two_stage) * (terms.consistency + terms.separation)
+    return options.factor(step, two_stage=seen.two_stage, images=seen.images) * (terms.consistency + terms.separation)
 
 
 def _positives(seen: TrainingPass, options: OdamTrain) -> Positives:

@@ -93,6 +93,7 @@ class TrainingPass(ABC):
     def __init__(self, network: Any) -> None:
         self.network = network
         self.canvas: Size | None = None
+        self.images = 0
 
     @abstractmethod
     def watch(self, stack: ExitStack) -> None:
@@ -153,7 +154,7 @@ class TrainingPass(ABC):
         return self.canvas
 
     def _note_canvas(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.canvas = (args[0].shape[-2], args[0].shape[-1])
+        self.images, self.canvas = len(args[0]), (args[0].shape[-2], args[0].shape[-1])
 
     def _differs(self, how: str) -> WhyboxError:
         return WhyboxError(
