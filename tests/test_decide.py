@@ -9,12 +9,14 @@ import torch
 from torchvision.ops import box_iou
 
 import whybox
-from whybox.decide import Decisions, decisions_of, judge, own_rule, suppressor
+from whybox.decide import decisions_of
+from whybox.decisions import Decisions
 from whybox.duplicates import Removal, make_rule, map_vectors, remove_duplicates
 from whybox.errors import WhyboxError
 from whybox.rule import Vectors
 from whybox.suppression.greedy import Greedy
 from whybox.types import Detections
+from whybox.verdicts import judge, own_rule, suppressor
 
 NEAR, FAR = (0, 0, 10, 10), (40, 0, 50, 10)
 # In this order: kept; overlaps it (IoU 0.67) and looks elsewhere; overlaps it and looks at the same; overlaps it little (0.25)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from whybox.attention import Text, TokenMaps
     from whybox.catalog import list_methods, list_metrics, list_models, list_targets
     from whybox.data.images import read_image
-    from whybox.decide import Decisions, explain_nms
+    from whybox.decide import explain_nms
+    from whybox.decisions import Decisions
     from whybox.duplicates import nms, with_nms
     from whybox.errors import WhyboxError
     from whybox.explanation import Explanation
@@ -49,7 +50,8 @@ _HOMES = {
         "list_targets",
     ),
     "whybox.data.images": ("read_image",),
-    "whybox.decide": ("Decisions", "explain_nms"),
+    "whybox.decide": ("explain_nms",),
+    "whybox.decisions": ("Decisions",),
     "whybox.duplicates": ("nms", "with_nms"),
     "whybox.errors": ("WhyboxError",),
     "whybox.explanation": ("Explanation",),

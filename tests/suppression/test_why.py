@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from suppression.fits import any_rule
 from whybox.rule import Rule, Suppressed, against, cosine
 from whybox.suppression.feature import Feature
 from whybox.suppression.greedy import Greedy
@@ -29,6 +30,14 @@ NAN = math.nan
         (Feature(), False, 0.05, 0.1, "IoU 0.05 ≤ 0.10: not a duplicate whatever the embeddings"),
         (Feature(), True, 0.4, 0.8, "IoU 0.40 > 0.10 and distance of the embeddings 0.80 ≤ 1.00: a duplicate"),
         (Feature(), False, 0.4, 1.8, "IoU 0.40 > 0.10 and distance of the embeddings 1.80 > 1.00: not a duplicate"),
+        (any_rule("fitted"), False, 0.5, NAN, "IoU 0.50 and both scores lower its score"),
+        (
+            any_rule("fitted_odam"),
+            True,
+            0.5,
+            0.25,
+            "IoU 0.50, cosine of the maps 0.25 and both scores lower its score; all together, it fell to 0.01 or below",
+        ),
         (Soft(), False, 0.5, NAN, "IoU 0.50 multiplies its score by 0.61"),
         (Soft("linear"), True, 0.4, NAN, "IoU 0.40 multiplies its score by 0.60; all together, it fell to 0.001 or below"),
     ],

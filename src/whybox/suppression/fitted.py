@@ -133,6 +133,12 @@ class Fitted(Rule):
         measured = [torch.as_tensor(values, dtype=torch.float32).to(boxes.device) for values in (state.iou, state.similarity)]
         return Suppressed(back[0], back[1].to(scores.dtype), back[2], *measured)
 
+    def why(self, removed: bool, iou: float, similarity: float) -> str:
+        """The overlap; how far it lowers a score depends on both scores, too."""
+        alike = "" if np.isnan(similarity) else f", {self.compared} {similarity:.2f}"
+        lowered = f"IoU {iou:.2f}{alike} and both scores lower its score"
+        return f"{lowered}; all together, it fell to {self.min_score:g} or below" if removed else lowered
+
     def _cosines(self, boxes: Tensor, groups: Tensor, vectors: Vectors | None) -> "Cosines | None":
         """How alike the maps of one box and others are; None: this rule compares boxes and scores alone."""
         return None

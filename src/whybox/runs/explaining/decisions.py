@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from whybox.data.images import ImageSource
-from whybox.decide import MOST_PAIRS, explain_nms, save_decisions
+from whybox.decide import explain_nms
+from whybox.decisions import MOST_PAIRS, save_decisions
 from whybox.errors import ImageError
 from whybox.files import check_new_folder
 from whybox.model import Model

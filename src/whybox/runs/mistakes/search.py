@@ -12,7 +12,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from whybox import api
 from whybox.accuracy.tide import CORRECT, DUPLICATE, IGNORED, KINDS, MISSED, Sorted, ap50, ap50_gains, sort_errors
-from whybox.decide import describe_rule, judge, own_rule, suppressor
+from whybox.decisions import describe_rule
 from whybox.errors import FATAL, WhyboxError, reason_of
 from whybox.explained import class_name
 from whybox.missed import SAME, match_drawn
@@ -22,6 +22,7 @@ from whybox.runs.labels import check_columns, column_names, match_classes, to_co
 from whybox.runs.mistakes.mistake import Mistake, Named, surest_first
 from whybox.truth import DataSet, Truth
 from whybox.types import Detections, Trace
+from whybox.verdicts import judge, own_rule, suppressor
 
 SCHEMA = 1
 """Version of errors.json's format; raised when an older reader would misread the file."""
