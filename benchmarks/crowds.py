@@ -108,17 +108,17 @@ def report(name: str, members: Sequence[str], validation: int) -> str:
             told += [f"\n{fold}: pairs of two objects, of all, IoU over .3, IoU over .5: {counts}\n"]
             told += [markdown_line(["AUROC of duplicates", "all", "IoU over .3", "IoU over .5"]), markdown_line(["---"] * 4)]
             told += auroc(found, rules)
-    lines = [f"\n## {name}: {len(members)} seeds, {start} images to report on", *told, ""]
+    lines = [f"\n## {name}: seeds {len(members)}, images to report on {start}", *told, ""]
     lines += [markdown_line(["rule", *TITLES]), markdown_line(["---"] * 6)]
     for title, mine in samples.items():
         gains = {} if title == BEST else paired_differences(mine, samples[BEST])
         cells = []
         for field, value in zip(CrowdMeasures._fields, mean_measures(mine), strict=True):
             more = ""
-            if field in gains:
+            if field in gains and np.isfinite(value):
                 gain = gains[field]
                 more = f" ({100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}])"
-            cells.append(f"{100 * value:.1f}{more}")
+            cells.append(f"{100 * value:.1f}{more}" if np.isfinite(value) else "none")
         lines.append(markdown_line([title, *cells]))
     for one, other in (("fitted_odam", "fitted"), ("fitted", BEST), ("odam, best", BEST)):
         gains = paired_differences(samples[one], samples[other])
