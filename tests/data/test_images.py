@@ -134,7 +134,11 @@ def test_floats_a_rounding_error_outside_are_clamped(dtype):
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_the_bit_depth_is_that_of_the_file(tmp_path, suffix):
     dark = np.array([[0, 100, 200]], dtype=np.uint16)
-    Image.fromarray(dark).save(tmp_path / f"dark.{suffix}")
+    if suffix == "pgm":
+        # Older releases of Pillow read such a file and write none. Its samples are big-endian.
+        (tmp_path / "dark.pgm").write_bytes(b"P5 3 1 65535\n" + dark.astype(">u2").tobytes())
+    else:
+        Image.fromarray(dark).save(tmp_path / f"dark.{suffix}")
     assert read_image(tmp_path / f"dark.{suffix}").max() <= 1 / 255
     assert read_image(torch.from_numpy(dark.astype(np.int32)).to(torch.uint16)[None]).max().item() == pytest.approx(200 / 65535)
     assert read_image(dark).max().item() == pytest.approx(200 / 65535)
