@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 from torchvision.ops import FrozenBatchNorm2d
 
-from whybox.frame import take_windows, take_windows_of_batch
+from whybox.frame import take_windows_of_batch
 
 _FIXED_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 _RECTIFIERS = (nn.ReLU, nn.ReLU6)
+_SMALL = 5
 
 
 @dataclass(frozen=True)
@@ -252,8 +253,8 @@ def _through(
         gate = gates[layer]
         # A mask is the level's and is cut to the window; a factor is the same in every cell.
         if gate.dtype == torch.bool:
-            window = cells - radius, (2 * radius + 1,) * 2
-            gate = take_windows(gate[0], *window) if image is None else take_windows_of_batch(gate, image, *window)
+            of = torch.zeros_like(cells[:, 0]) if image is None else image
+            gate = take_windows_of_batch(gate, of, cells - radius, (2 * radius + 1,) * 2)
             closed = True
         elif image is not None and len(gate) > 1:
             gate = gate[image]
@@ -262,11 +263,19 @@ def _through(
 
 
 def _grow(windows: Tensor, kernel: Tensor, groups: int) -> Tensor:
-    """conv_transpose2d (n,C,k,k) -> (n,channels,k+m-1,k+m-1)."""
-    if groups > 1 or windows.shape[-1] > 1:
-        return conv_transpose2d(windows, kernel, groups=groups)
-    # From a single cell: one matrix product, which takes a third of the time.
-    return (windows.flatten(1) @ kernel.flatten(1)).reshape(len(windows), *kernel.shape[1:])
+    """conv_transpose2d, (n,C,k,k) -> (n,channels,k+m-1,k+m-1) for a kernel (C,channels,m,m)."""
+    (count, channels, size, _), (_, outputs, extent, _) = windows.shape, kernel.shape
+    if groups > 1 or size > _SMALL or windows.requires_grad or kernel.requires_grad:
+        return conv_transpose2d(windows.contiguous(), kernel, groups=groups)
+    # Small windows as one matrix product take 70 to 90 % of the time, single cells a third.
+    cells = windows.permute(0, 2, 3, 1).reshape(count * size * size, channels)
+    weights = kernel.permute(0, 2, 3, 1).reshape(channels, extent * extent * outputs)
+    reached = (cells @ weights).reshape(count, size, size, extent, extent, outputs)
+    grown = reached.new_zeros((count, size + extent - 1, size + extent - 1, outputs))
+    for down in range(extent):
+        for across in range(extent):
+            grown[:, down : down + size, across : across + size] += reached[:, :, :, down, across]
+    return grown.permute(0, 3, 1, 2)
 
 
 def _weight(layer: nn.Conv2d) -> Tensor:
