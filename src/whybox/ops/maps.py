@@ -81,7 +81,8 @@ def draw_heat_maps(
         frozen_allowed=method.frozen_allowed,
     )
     for row, values in ((row, values) for native in maps for row, values in enumerate(native)):
-        if not values.isfinite().all():
+        # The sum is several times faster, and finite only where all values are.
+        if not values.sum().isfinite() and not values.isfinite().all():
             raise WhyboxError(f"method {method.name!r} drew NaN or infinity for detection {row}; expected finite numbers")
     return [
         method.heat_maps(native, trace.frame, target, routes=routes, layers=layers)

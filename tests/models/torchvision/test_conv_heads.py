@@ -8,8 +8,9 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from whybox.frame import paste_windows, take_windows
+from whybox.models.torchvision import _products
 from whybox.models.torchvision._conv_heads import Branch, Tape, flatten_layers, pull_windows, supported
-from whybox.models.torchvision._products import SharedProducts, splits_of
+from whybox.models.torchvision._products import SharedProducts, cheapest_split, splits_of
 
 GRID = (9, 12)
 CELLS = torch.tensor([[0, 0], [4, 5], [8, 11], [2, 10]])
@@ -183,3 +184,23 @@ def test_products_by_any_split_equal_features_times_gradient(name):
         assert torch.allclose(products(seeds, CELLS), expected, atol=1e-12)
         none = {name: seed[:0] for name, seed in seeds.items()}
         assert products(none, CELLS[:0]).shape == (0, *expected.shape[1:])
+
+
+def test_a_branch_is_split_where_it_costs_least(monkeypatch):
+    """For a few outputs gradients cost least; the more outputs share a level, the more of the tower is shared. Where memory
+    allows no table, there is no split."""
+    tower = tuple(layer for _ in range(4) for layer in (nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()))
+    branch = Branch(tower, {"scores": nn.Conv2d(64, 6, 3, padding=1)})
+    features = torch.zeros(64, 40, 60)
+    every = torch.cartesian_prod(torch.arange(40), torch.arange(60))
+    spread = every[::97]
+
+    def convolutions(outputs):
+        split = cheapest_split(branch, outputs, features)
+        return 0 if split is None else sum(isinstance(layer, nn.Conv2d) for layer in split.lower)
+
+    assert convolutions(every[:0]) == 0
+    assert convolutions(every[1000:1001]) == 0
+    assert [convolutions(spread), convolutions(every), convolutions(every.repeat(9, 1))] == [0, 2, 4]
+    monkeypatch.setattr(_products, "_TABLE_BYTES", 0)
+    assert convolutions(every) == 0
