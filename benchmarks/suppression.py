@@ -23,7 +23,7 @@ from whybox.model import Model
 from whybox.types import Detections, Trace
 
 PAIR = (9.0, 3.0, -0.5, 0.3, 0.2, -4.0)
-"""Weights for the fitted rules, as the command `whybox fit-nms` finds them; the cost does not depend on them."""
+"""Weights of the fitted rules, by hand: the cost does not depend on them."""
 BOX = (1.5, 0.7, 0.4, 0.2, 1.0)
 RULES: dict[str, dict[str, Any]] = {
     "greedy": {},
