@@ -5,7 +5,7 @@ import torch
 
 from models.detectors import image
 from whybox import registry
-from whybox.errors import GradientError
+from whybox.errors import GradientError, UnknownNameError
 from whybox.model import Model
 from whybox.ops.maps import draw_maps
 from whybox.targets import SIDES, BoxSide, ClassScore
@@ -53,6 +53,29 @@ def test_gradients_reach_the_features_and_every_row_comes_once(model, target):
     assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(len(found)))
     assert all(part.gradient.isfinite().all() for _, part in parts)
     assert any(part.gradient.any() for _, part in parts)
+
+
+@pytest.mark.parametrize("target", [ClassScore(), perimeter], ids=["score", "sides"])
+@pytest.mark.parametrize("route", ["auto", "fast", "exact"])
+def test_products_are_those_of_features_and_gradient(model, route, target):
+    """By whatever way a family gets them, and the gradient is the same whether or not they were asked for."""
+    trace = model.trace(image())
+    found = few(trace, 30)
+    try:
+        pullbacks = list(model.pullbacks(trace, found, None, route))
+    except UnknownNameError:
+        pytest.skip(f"no route {route!r}")
+    for pullback in pullbacks:
+        if target is perimeter and pullback.trace.candidates.boxes.grad_fn is None:
+            continue  # boxes of the whole image have no gradient
+        for (_, asked), (_, other) in zip(pullback.gradients(target), pullback.gradients(target), strict=True):
+            products = asked.products()
+            terms = other.activation() * other.gradient
+            assert products.shape == asked.extent == other.extent
+            assert asked.under(products).values is products
+            # Sums of terms that cancel have the rounding of the terms.
+            torch.testing.assert_close(products, terms.sum(1), rtol=1e-4, atol=1e-5 * float(terms.abs().sum(1).max()))
+            assert torch.equal(asked.gradient, other.gradient)
 
 
 def test_the_target_has_the_same_value_on_the_narrowed_trace(model):

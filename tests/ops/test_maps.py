@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from whybox.frame import Frame, resize_maps
-from whybox.ops.maps import cells_in_boxes, fuse_layers, split_gradient, sum_products, weigh_channels
+from whybox.ops.maps import cells_in_boxes, fuse_layers, split_gradient, weigh_channels
 from whybox.placement import Boxes, Whole, Windows
-from whybox.pullback import FeatureGradient
+from whybox.pullback import FeatureGradient, sum_products
 from whybox.types import HeatMaps
 
 

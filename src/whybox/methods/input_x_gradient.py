@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from whybox.errors import unknown
-from whybox.ops.maps import GradientMethod, sum_products
-from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.ops.maps import GradientMethod
+from whybox.pullback import FeatureGradient, PlacedMaps, sum_products
 from whybox.types import Detections
 
 Sign = Literal["absolute", "positive", "signed"]

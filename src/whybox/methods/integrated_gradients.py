@@ -12,9 +12,8 @@ from whybox.method import Method
 from whybox.methods._changed_images import average_maps, follow
 from whybox.methods.input_x_gradient import SIGNS, Sign, take_sign
 from whybox.model import Model
-from whybox.ops.maps import sum_products
 from whybox.ops.perturb import draw_fill
-from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.pullback import FeatureGradient, PlacedMaps, sum_products
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 Baseline = Literal["black", "mean", "blurred"]

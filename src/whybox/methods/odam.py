@@ -16,11 +16,10 @@ from whybox.ops.maps import (
     draw_heat_maps,
     fuse_layers,
     split_gradient,
-    sum_products,
     weigh_channels,
 )
 from whybox.placement import Windows
-from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.pullback import FeatureGradient, PlacedMaps, sum_products
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 Smoothing = Literal["none", "gaussian", "global"]
@@ -150,7 +149,7 @@ class Odam(GradientMethod):
         """
         if self.smoothing == "none":
             # Not clipped: beyond the edge of the grid the features, and so their products, are 0.
-            return gradient.under(odam_map(gradient.activation(), gradient.gradient))
+            return gradient.under(gradient.products().relu())
         if self.smoothing == "global":
             cells = gradient.grid[0] * gradient.grid[1]
             # Each gradient map replaced by its mean: Grad-CAM's weights.

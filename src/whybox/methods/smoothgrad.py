@@ -12,8 +12,7 @@ from whybox.method import Method
 from whybox.methods._changed_images import average_maps
 from whybox.methods.input_x_gradient import SIGNS, Sign, take_sign
 from whybox.model import Model
-from whybox.ops.maps import sum_products
-from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.pullback import FeatureGradient, PlacedMaps, sum_products
 from whybox.types import Detections, HeatMaps, Target, Trace
 
 

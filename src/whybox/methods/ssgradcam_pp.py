@@ -8,9 +8,9 @@ from torch import Tensor
 
 from whybox.errors import unknown
 from whybox.methods.gradcam_pp import gradcam_pp_weights
-from whybox.ops.maps import GradientMethod, cells_in_boxes, sum_products
+from whybox.ops.maps import GradientMethod, cells_in_boxes
 from whybox.placement import Windows
-from whybox.pullback import FeatureGradient, PlacedMaps
+from whybox.pullback import FeatureGradient, PlacedMaps, sum_products
 from whybox.types import Detections
 
 Region = Literal["box", "whole"]

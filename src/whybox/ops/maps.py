@@ -81,7 +81,8 @@ def draw_heat_maps(
         frozen_allowed=method.frozen_allowed,
     )
     for row, values in ((row, values) for native in maps for row, values in enumerate(native)):
-        if not values.isfinite().all():
+        # The sum is several times faster, and finite only where all values are.
+        if not values.sum().isfinite() and not values.isfinite().all():
             raise WhyboxError(f"method {method.name!r} drew NaN or infinity for detection {row}; expected finite numbers")
     return [
         method.heat_maps(native, trace.frame, target, routes=routes, layers=layers)
@@ -180,17 +181,6 @@ def _fuse(maps: Sequence[Tensor], fusion: Fusion) -> Tensor:
     if fusion == "max":
         return stack.amax(0)
     return stack.sum(0) if fusion == "sum" else stack.mean(0)
-
-
-def sum_products(features: Tensor, factors: Tensor) -> Tensor:
-    """sum_k F_k o A_k: features A (C,h,w) or (n,C,h,w), factors F (n,C,h,w) -> (n,h,w)."""
-    # In slices of 16 MiB: on one core, 8 maps of (256,100,167) take 16 ms this way and 82 ms at once (einsum: 123 ms);
-    # 100 windows of (256,11,11) fit one slice and take 1.4 ms (einsum: 7.4 ms).
-    if features.ndim == 3:
-        features = features.expand_as(factors)
-    step = max(1, 2**22 // max(1, factors[:1].numel()))
-    parts = [(a * f).sum(1) for a, f in zip(torch.split(features, step), torch.split(factors, step), strict=True)]
-    return torch.cat(parts)
 
 
 def weigh_channels(features: Tensor, weights: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from whybox.frame import paste_windows
+from whybox.frame import paste_windows, take_windows
+from whybox.models.torchvision import _products
 from whybox.models.torchvision._conv_heads import Branch, Tape, flatten_layers, pull_windows, supported
+from whybox.models.torchvision._products import SharedProducts, cheapest_split, splits_of
 
 GRID = (9, 12)
 CELLS = torch.tensor([[0, 0], [4, 5], [8, 11], [2, 10]])
@@ -161,3 +163,44 @@ def test_batch_norm_in_training_mode_has_the_statistics_of_its_batch():
     image = torch.tensor([0, 1, 1, 0])
     ours, theirs = (pull_windows(branch, tape, 0, *given, image=image) for tape in (trained, evaluated))
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", [name for name in TOWERS if name != "none"])
+def test_products_by_any_split_equal_features_times_gradient(name):
+    layers, predictors = branch_of(TOWERS[name])
+    branch = Branch(flatten_layers(layers), dict(predictors))
+    features = torch.randn(1, 8, *GRID, dtype=torch.float64)
+    tape = Tape()
+    with tape.recording([branch]), torch.no_grad():
+        layers(features.clone())
+    seeds = {"scores": torch.randn(4, 6, dtype=torch.float64), "sides": torch.randn(4, 4, dtype=torch.float64)}
+    gradient = pull_windows(branch, tape, 0, seeds, CELLS, GRID)
+    under = take_windows(features[0], CELLS - branch.radius, gradient.shape[-2:])
+    expected = (under * gradient).sum(1)
+    splits = list(splits_of(branch))
+    assert len(splits) == sum(isinstance(layer, nn.Conv2d) for layer in branch.tower)
+    for split in splits:
+        products = SharedProducts(branch, split, tape, 0, features[0], CELLS)
+        assert torch.allclose(products(seeds, CELLS), expected, atol=1e-12)
+        none = {name: seed[:0] for name, seed in seeds.items()}
+        assert products(none, CELLS[:0]).shape == (0, *expected.shape[1:])
+
+
+def test_a_branch_is_split_where_it_costs_least(monkeypatch):
+    """For a few outputs gradients cost least; the more outputs share a level, the more of the tower is shared. Where memory
+    allows no table, there is no split."""
+    tower = tuple(layer for _ in range(4) for layer in (nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()))
+    branch = Branch(tower, {"scores": nn.Conv2d(64, 6, 3, padding=1)})
+    features = torch.zeros(64, 40, 60)
+    every = torch.cartesian_prod(torch.arange(40), torch.arange(60))
+    spread = every[::97]
+
+    def convolutions(outputs):
+        split = cheapest_split(branch, outputs, features)
+        return 0 if split is None else sum(isinstance(layer, nn.Conv2d) for layer in split.lower)
+
+    assert convolutions(every[:0]) == 0
+    assert convolutions(every[1000:1001]) == 0
+    assert [convolutions(spread), convolutions(every), convolutions(every.repeat(9, 1))] == [0, 2, 4]
+    monkeypatch.setattr(_products, "_TABLE_BYTES", 0)
+    assert convolutions(every) == 0

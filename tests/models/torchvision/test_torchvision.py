@@ -9,6 +9,7 @@ import whybox
 from models.detectors import ALL, ONE_STAGE, PYRAMID_TRANSFORMER, TWO_STAGE, detector, image
 from whybox.errors import WhyboxError
 from whybox.methods.odam import Odam
+from whybox.pullback import PendingGradient
 from whybox.targets import BoxSide, ClassLogit, ClassScore, RawOutput
 from whybox.types import Detections
 
@@ -22,7 +23,7 @@ def spread(trace, count=6):
 def best_on(trace, level, count=8):
     """The best candidates of one level, as detections."""
     scores, labels = torch.where(trace.candidates.level[:, None] == level, trace.candidates.scores, -1).max(1)
-    source = scores.topk(count).indices
+    source = scores.topk(min(count, int((scores >= 0).sum()))).indices
     boxes = trace.candidates.boxes_of(source, labels[source])
     return Detections(boxes, scores[source], labels[source], source)
 
@@ -153,6 +154,25 @@ def test_small_levels_with_group_norm_take_the_exact_route():
     levels = trace.candidates.level[trace.detections.source].tolist()
     for level, route in zip(levels, result.routes, strict=True):
         assert route == ("exact" if min(trace.features[level].grid) <= 13 else "frozen")
+
+
+@pytest.mark.parametrize("name", ["fcos_resnet50_fpn", "retinanet_resnet50_fpn"])
+def test_many_detections_share_what_they_have_in_common(name):
+    """At every level: the products are those by way of the gradients."""
+    model = whybox.load(detector(name))
+    trace = whybox.trace(model, image())
+    deferred = 0
+    for level in range(len(trace.features)):
+        found = best_on(trace, level, 150)
+        for pullback in model.pullbacks(trace, found, None, "fast"):
+            (_, asked), (_, other) = next(pullback.gradients(ClassLogit())), next(pullback.gradients(ClassLogit()))
+            terms = other.activation() * other.gradient
+            torch.testing.assert_close(asked.products(), terms.sum(1), rtol=1e-4, atol=1e-5 * float(terms.abs().sum(1).max()))
+            deferred += isinstance(asked, PendingGradient)
+    assert deferred >= 2
+    live = whybox.trace(model, image(), differentiable=True)
+    for pullback in model.pullbacks(live, best_on(live, 1, 150), None, "fast"):
+        assert not isinstance(next(pullback.gradients(ClassLogit()))[1], PendingGradient)
 
 
 @pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn", "fasterrcnn_resnet50_fpn", "ssd300_vgg16"])

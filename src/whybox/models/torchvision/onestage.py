@@ -1,7 +1,7 @@
 """torchvision's one-stage detectors: FCOS, RetinaNet (both versions), SSD and SSDlite, on any backbone."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from whybox.errors import GradientError, WhyboxError
+from whybox.frame import Size
 from whybox.models.torchvision._common import (
     TorchvisionDetector,
     as_features,
@@ -23,12 +24,14 @@ from whybox.models.torchvision._common import (
     module_pullbacks,
     module_type,
 )
-from whybox.models.torchvision._conv_heads import Tape, pull_windows, supported
+from whybox.models.torchvision._conv_heads import Branch, Tape, pull_windows, supported
 from whybox.models.torchvision._embeddings import embed_from_levels
 from whybox.models.torchvision._onestage_heads import HEADS, DenseHead, Raw
+from whybox.models.torchvision._products import SharedProducts, shared_products
 from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
-from whybox.pullback import DensePullback, Pullback, WindowPullback
+from whybox.placement import Windows
+from whybox.pullback import DensePullback, FeatureGradient, Pending, Pullback, WindowPullback
 from whybox.types import Candidates, Detections, Trace
 
 ROUTES = ("auto", "exact", "fast")
@@ -178,10 +181,14 @@ class OneStage(TorchvisionDetector):
         level_of = trace.candidates.level[detections.source]
         for level in sorted(set(level_of.tolist())):
             rows = torch.nonzero(level_of == level)[:, 0]
-            windows = self._takes_windows(trace, level, route, frozen_allowed)
-            pull = self._windows if windows else self._whole_level
-            for chunk in torch.split(rows, _CHUNK_ROWS):
-                yield pull(trace, detections, chunk, level)
+            chunks = torch.split(rows, _CHUNK_ROWS)
+            if self._takes_windows(trace, level, route, frozen_allowed):
+                shared = self._shared_products(trace, detections.source[rows], level)
+                for chunk in chunks:
+                    yield self._windows(trace, detections, chunk, level, shared)
+            else:
+                for chunk in chunks:
+                    yield self._whole_level(trace, detections, chunk, level)
 
     def _takes_windows(self, trace: Trace, level: int, route: str, frozen_allowed: bool) -> bool:
         branches = self._head.at_level(level)
@@ -237,7 +244,28 @@ class OneStage(TorchvisionDetector):
         levels = [leaf if i == level else feature.values[None] for i, feature in enumerate(trace.features)]
         return {name: value[0][source] for name, value in self.network.head(levels).items()}
 
-    def _windows(self, trace: Trace, detections: Detections, chosen: Tensor, level: int) -> Pullback:
+    def _call(self, trace: Trace, level: int) -> int:
+        """Which of a tower's calls was the level's."""
+        # FCOS's and RetinaNet's towers run level after level; SSD has others for each level.
+        return level if self._head.calls(len(trace.features)) > 1 else 0
+
+    def _shared_products(self, trace: Trace, source: Tensor, level: int) -> Sequence[SharedProducts | None]:
+        """For each branch a way to products that costs less than gradients for these candidates of a level; None: none."""
+        branches = self._head.at_level(level)
+        if trace.differentiable:
+            return [None] * len(branches)
+        _, cells = self._local(trace, source, level)
+        values = trace.features[level].values
+        return shared_products(branches, trace.state.tape, self._call(trace, level), values, cells)
+
+    def _windows(
+        self,
+        trace: Trace,
+        detections: Detections,
+        chosen: Tensor,
+        level: int,
+        shared: Sequence[SharedProducts | None],
+    ) -> Pullback:
         """Autograd from the target to the head's outputs at each row, then the towers' backward pass on windows."""
         detections = detections[chosen]
         feature = trace.features[level]
@@ -249,26 +277,52 @@ class OneStage(TorchvisionDetector):
             narrow = self._narrow(trace, detections, raw, rows, level)
         branches = self._head.at_level(level)
         radius = max(branch.radius for branch in branches)
-        # FCOS's and RetinaNet's towers run level after level; SSD has others for each level.
-        call = level if self._head.calls(len(trace.features)) > 1 else 0
+        call, size = self._call(trace, level), (2 * radius + 1,) * 2
 
-        def pull(values: Tensor) -> Tensor:
-            """Targets (n,) -> their gradients (n,C,2r+1,2r+1) in windows around each row's cell, r the head's radius."""
+        def seed(values: Tensor) -> Raw:
+            """Targets (n,) -> their gradients at the predictors' outputs."""
             rectified = self._head.rectified
-            seeds = _seeds(values, raw, anchor, self._per_cell(trace, level), rectified, trace.differentiable)
-            total = feature.values.new_zeros((len(values), len(feature.values), 2 * radius + 1, 2 * radius + 1))
-            for branch in branches:
+            return _seeds(values, raw, anchor, self._per_cell(trace, level), rectified, trace.differentiable)
+
+        def gradients(branch: Branch, used: Raw) -> Tensor:
+            return pull_windows(branch, trace.state.tape, call, used, cells, feature.grid, differentiable=trace.differentiable)
+
+        def total(seeds: Raw, channels: Sequence[int], of: Callable[[int, Branch, Raw], Tensor]) -> Tensor:
+            """Sum over the branches that have seeds, in windows around each row's cell of the head's radius."""
+            result = feature.values.new_zeros((len(cells), *channels, *size))
+            for i, branch in enumerate(branches):
                 used = {name: seeds[name] for name in branch.predictors if name in seeds}
                 if used:
-                    gradient = pull_windows(
-                        branch, trace.state.tape, call, used, cells, feature.grid, differentiable=trace.differentiable
-                    )
                     # Windows of a branch that sees less far lie in the middle of the widest.
-                    total = total + nn.functional.pad(gradient, [radius - branch.radius] * 4)
-            return total
+                    result = result + nn.functional.pad(of(i, branch, used), [radius - branch.radius] * 4)
+            return result
+
+        def products(index: int, branch: Branch, used: Raw) -> Tensor:
+            """A branch's part of the sums over the channels, (n,k,k)."""
+            if (way := shared[index]) is not None:
+                return way(used, cells)
+            placement = Windows(cells - branch.radius, (2 * branch.radius + 1,) * 2, feature.grid)
+            return FeatureGradient(gradients(branch, used), feature.values, placement).products()
+
+        def finish(seeds: Raw) -> Tensor:
+            return total(seeds, [len(feature.values)], lambda _, branch, used: gradients(branch, used))
+
+        def defer(values: Tensor) -> tuple[Pending, Size]:
+            seeds = seed(values)
+            return Pending(lambda: finish(seeds), lambda: total(seeds, [], products)), size
 
         route = "frozen" if any(branch.frozen for branch in branches) else "windows"
-        return WindowPullback(chosen, narrow, route, feature.stride, feature.values, pull, cells - radius, level_name(feature))
+        return WindowPullback(
+            chosen,
+            narrow,
+            route,
+            feature.stride,
+            feature.values,
+            lambda values: finish(seed(values)),
+            cells - radius,
+            level_name(feature),
+            defer if any(shared) else None,
+        )
 
 
 def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: frozenset[str], differentiable: bool) -> Raw:

@@ -41,9 +41,15 @@ _KINDS = ("faster_rcnn.FasterRCNN", "mask_rcnn.MaskRCNN", "keypoint_rcnn.Keypoin
 
 @dataclass(frozen=True)
 class _State:
-    """proposals: (M,4) xyxy in network pixels, fixed for every gradient, as torchvision itself detaches them."""
+    """What pullbacks need of a pass.
+
+    Attributes:
+        proposals: (M,4) xyxy in network pixels, fixed for every gradient, as torchvision itself detaches them.
+        pooled: (M,C,7,7) the features pooled from them.
+    """
 
     proposals: Tensor
+    pooled: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class TwoStage(TorchvisionDetector):
                 if passed.outputs is not None:
                     check_detections(self.network, self.name, passed.outputs, detections)
             maps = feature_maps(kept, frame)
-        state = _State(proposals)
+        state = _State(proposals, pooled)
         return Trace(image, frame, maps, candidates, detections, state=state, differentiable=differentiable)
 
     def _candidates(self, images: list[Tensor]) -> list[Candidates]:
@@ -244,8 +250,8 @@ class TwoStage(TorchvisionDetector):
         detections = detections[rows]
         feature = trace.features[level]
         proposals = trace.state.proposals[detections.source]
-        with frozen(self.network), recording(trace.differentiable):
-            pooled = self._pool_rows(trace, proposals)
+        with recording(trace.differentiable):
+            pooled = trace.state.pooled[detections.source]
         with frozen(self.network, weights=not trace.differentiable), gradients_on():
             leaf = root(pooled, trace.differentiable)
             narrow = self._narrow(trace, detections, leaf, proposals)
