@@ -26,7 +26,8 @@ def test_train_resume_and_go_on_from_the_result(run, tmp_path):
     assert first.exit_code == 0, first.output
     assert "mixed (2 images): AP50" in first.stdout
     assert "step 2 of 2" in first.stderr
-    assert zoo.load(tmp_path / "a").card["trained"]["command"].startswith("whybox train --data scenes --network compact_fcos --steps 2")
+    command = zoo.load(tmp_path / "a").card["trained"]["command"]
+    assert command.startswith("whybox train --data scenes --network compact_fcos --steps 2")
     again = run("--out", tmp_path / "a", "--seed", 7, "--resume", "--json", *FEW)
     assert json.loads(again.stdout)["classes"][0] == "person"
     second = run("--out", tmp_path / "b", "--init", tmp_path / "a", *FEW)
