@@ -174,6 +174,7 @@ def pull_windows(
     *,
     image: Tensor | None = None,
     differentiable: bool = False,
+    rounded_alike: bool = True,
 ) -> Tensor:
     """Gradients at the branch's input, on windows; equal to autograd's where `branch.frozen` is False.
 
@@ -186,6 +187,8 @@ def pull_windows(
         grid: (h, w) of the level.
         image: (n,) the image of each cell within the recorded batch; None: all are of the only one.
         differentiable: Whether the result keeps its graph to the seeds, the gates and the weights.
+        rounded_alike: Whether sums are rounded as by autograd's own convolutions. Grad-CAM++ divides by sums of gradients that
+            nearly cancel: another order of them is another map. Without it small windows are faster.
 
     Returns:
         (n,C,2r+1,2r+1) around each cell, r = branch.radius; zero beyond the grid.
@@ -193,7 +196,8 @@ def pull_windows(
     of = _weight if differentiable else _detached_weight
     gates = {layer: gates[call] if differentiable else gates[call].detach() for layer, gates in tape.gates.items() if gates}
     gradient = _pull_predictors(branch, seeds, of)
-    return _through(branch.tower[::-1], gradient, of, gates, cells, grid, image)
+    grow = conv_transpose if rounded_alike else grow_small
+    return _through(branch.tower[::-1], gradient, of, gates, cells, grid, image, grow)
 
 
 def push_cells(
@@ -215,7 +219,7 @@ def push_cells(
     """
     gates = {layer: gates[call].detach() for layer, gates in tape.gates.items() if gates}
     own = features[:, cells[:, 0], cells[:, 1]].T[:, :, None, None]
-    return _through(layers, own, _forward_kernel, gates, cells, grid)
+    return _through(layers, own, _forward_kernel, gates, cells, grid, None, grow_small)
 
 
 def _through(
@@ -225,7 +229,8 @@ def _through(
     gates: Mapping[nn.Module, Tensor],
     cells: Tensor,
     grid: tuple[int, int],
-    image: Tensor | None = None,
+    image: Tensor | None,
+    grow: Callable[[Tensor, Tensor, int], Tensor],
 ) -> Tensor:
     """Windows around cells through layers in the order given, forwards or backwards, growing with every convolution.
 
@@ -237,6 +242,7 @@ def _through(
         cells: (n,2) as (row, column).
         grid: (h, w) of the level.
         image: (n,) the image of each cell within the recorded batch; None: all are of the only one.
+        grow: (windows, kernel, groups) -> the transposed convolution.
 
     Returns:
         (n,C,2r+1,2r+1) around each cell; zero beyond the grid.
@@ -248,7 +254,7 @@ def _through(
         radius = windows.shape[-1] // 2
         if isinstance(layer, nn.Conv2d):
             inner = windows if closed else windows * _inside(cells, radius, grid)
-            windows, closed = _grow(inner, kernel(layer), layer.groups), False
+            windows, closed = grow(inner, kernel(layer), layer.groups), False
             continue
         gate = gates[layer]
         # A mask is the level's and is cut to the window; a factor is the same in every cell.
@@ -262,11 +268,16 @@ def _through(
     return windows if closed else windows * _inside(cells, windows.shape[-1] // 2, grid)
 
 
-def _grow(windows: Tensor, kernel: Tensor, groups: int) -> Tensor:
-    """conv_transpose2d, (n,C,k,k) -> (n,channels,k+m-1,k+m-1) for a kernel (C,channels,m,m)."""
+def conv_transpose(windows: Tensor, kernel: Tensor, groups: int) -> Tensor:
+    """conv_transpose2d."""
+    return conv_transpose2d(windows.contiguous(), kernel, groups=groups)
+
+
+def grow_small(windows: Tensor, kernel: Tensor, groups: int) -> Tensor:
+    """conv_transpose2d with sums in another order, (n,C,k,k) -> (n,channels,k+m-1,k+m-1) for a kernel (C,channels,m,m)."""
     (count, channels, size, _), (_, outputs, extent, _) = windows.shape, kernel.shape
     if groups > 1 or size > _SMALL or windows.requires_grad or kernel.requires_grad:
-        return conv_transpose2d(windows.contiguous(), kernel, groups=groups)
+        return conv_transpose(windows, kernel, groups)
     # Small windows as one matrix product take 70 to 90 % of the time, single cells a third.
     cells = windows.permute(0, 2, 3, 1).reshape(count * size * size, channels)
     weights = kernel.permute(0, 2, 3, 1).reshape(channels, extent * extent * outputs)

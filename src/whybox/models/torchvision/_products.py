@@ -110,7 +110,7 @@ class SharedProducts:
 
     def __call__(self, seeds: Mapping[str, Tensor], cells: Tensor) -> Tensor:
         """As `pull_windows`: (n,2r+1,2r+1), the gradients' sums with the features over the channels."""
-        gradient = pull_windows(self.split.upper, self.tape, self.call, seeds, cells, self._grid)
+        gradient = pull_windows(self.split.upper, self.tape, self.call, seeds, cells, self._grid, rounded_alike=False)
         # What meets a gradient is several times its size.
         row_bytes = gradient[0].numel() * self.split.reach * gradient.element_size() if len(cells) else 1
         parts = torch.split(torch.arange(len(cells), device=cells.device), max(1, _PART_BYTES // row_bytes))
