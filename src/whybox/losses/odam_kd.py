@@ -71,7 +71,8 @@ def key_predictions(
     Returns:
         (n,) whether a place is used.
 
-    Source: Zhao, Hsiao, Chan: ODAM, the extension with ODAM-KD, "key prediction selection".
+    Source: Zhao, Hsiao, Chan: Gradient-based Instance-Specific Visual Explanations for Object Specification and Object
+    Discrimination, "key prediction selection".
     """
     wrong = (student_score > least_score) & (student_iou < least_iou)
     fitting = ((owner >= 0) & (teacher_iou > least_iou)).nonzero()[:, 0]
@@ -165,7 +166,8 @@ def odam_kd_loss(
     Raises:
         WhyboxError: Shapes differ.
 
-    Source: Zhao, Hsiao, Chan: ODAM, the extension with ODAM-KD, equations 6 and 7; Yang et al.: FGD, CVPR 2022, for the rest.
+    Source: Zhao, Hsiao, Chan: Gradient-based Instance-Specific Visual Explanations for Object Specification and Object
+    Discrimination, equations 6 and 7; Yang et al.: FGD, CVPR 2022, for the rest.
     """
     student, teacher = compared(student, teacher)
     inside = outside = attentions = torch.stack([level.flatten()[:0].sum() for level in student]).sum()
@@ -241,7 +243,9 @@ class OdamKd:
 
     name: ClassVar[str] = "odam_kd"
     title: ClassVar[str] = "ODAM-KD"
-    source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, the extension with ODAM-KD, equations 3 to 7"
+    source: ClassVar[str] = (
+        "Zhao, Hsiao, Chan: Gradient-based Instance-Specific Visual Explanations for Object Specification and Object Discrimination"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "predictions"})
     needs_teacher: ClassVar[bool] = True
 
