@@ -244,7 +244,8 @@ class OdamKd:
     name: ClassVar[str] = "odam_kd"
     title: ClassVar[str] = "ODAM-KD"
     source: ClassVar[str] = (
-        "Zhao, Hsiao, Chan: Gradient-based Instance-Specific Visual Explanations for Object Specification and Object Discrimination"
+        "Zhao, Hsiao, Chan: Gradient-based Instance-Specific Visual Explanations for Object Specification and Object "
+        "Discrimination"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "predictions"})
     needs_teacher: ClassVar[bool] = True
