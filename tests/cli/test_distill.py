@@ -61,6 +61,13 @@ def test_the_teachers_neck_and_head_are_inherited(run, teacher, tmp_path):
         assert ("--no-inherit" in own.card["trained"]["command"]) == (not inherited)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "bf16-true"])
+@pytest.mark.parametrize("loss", ["odam_kd:least_score=0.01", "mgd"])
+def test_half_precision(run, teacher, tmp_path, precision, loss):
+    done = run("--teacher", teacher, "--precision", precision, "--loss", loss, "--out", tmp_path, *FEW)
+    assert done.exit_code == 0, done.exception or done.output
+
+
 def test_a_student_goes_on_from_its_folder(run, teacher, tmp_path):
     done = run("--teacher", teacher, "--student", teacher, "--loss", "feature_imitation", "--out", tmp_path / "a", *FEW)
     assert done.exit_code == 0, done.output

@@ -202,7 +202,7 @@ def attention_difference(student: Tensor, teacher: Tensor, temperature: float) -
 def relation_difference(student: Features, teacher: Features, blocks: tuple[Blocks, Blocks]) -> Tensor:
     """The squared differences of features with their global context, summed. Gradients flow to both networks' blocks."""
     parts = [
-        (of_student(ours) - of_teacher(theirs)).square().sum()
+        (precise(of_student(ours)) - precise(of_teacher(theirs))).square().sum()
         for ours, theirs, of_student, of_teacher in zip(student, teacher, *blocks, strict=True)
     ]
     return torch.stack(parts).sum()
@@ -220,7 +220,7 @@ def box_masks(boxes: Sequence[Tensor], image_size: Size, grid: Size) -> BoxMasks
     """
     rows, columns = (torch.arange(length, device=boxes[0].device) for length in grid)
     masks = []
-    for of_image in boxes:
+    for of_image in map(precise, boxes):
         scale = of_image.new_tensor([grid[1] / image_size[1], grid[0] / image_size[0]]).repeat(2)
         left, top, right, bottom = (*(of_image * scale)[:, :2].floor().T, *(of_image * scale)[:, 2:].ceil().T)
         down = (rows >= top[:, None]) & (rows <= bottom[:, None])

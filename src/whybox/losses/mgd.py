@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from whybox.errors import WhyboxError
-from whybox.losses.fgd import Blocks, Features, compared
+from whybox.losses.fgd import Blocks, Features, compared, precise
 
 
 class GenerationBlock(nn.Module):
@@ -53,7 +53,7 @@ def mgd_loss(student: Features, teacher: Features, blocks: Blocks, masks: Sequen
     """
     student, teacher = compared(student, teacher)
     parts = [
-        (block(ours * mask[:, None].to(ours)) - theirs).square().sum()
+        (precise(block(ours * mask[:, None].to(ours))) - theirs).square().sum()
         for ours, theirs, block, mask in zip(student, teacher, blocks, masks, strict=True)
     ]
     return torch.stack(parts).sum() / len(student[0])
