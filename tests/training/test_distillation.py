@@ -1,19 +1,37 @@
 """Distillation: what both networks show in a step, what the losses get of it, and that neither network is changed by it."""
 
 import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torchvision.ops import box_iou
 
-from training.test_odam_train import NETWORKS, batch, keeping_statistics, network, one_thread, same, small_fcos, state
+from training.test_odam_train import (
+    NETWORKS,
+    batch,
+    keeping_statistics,
+    network,
+    one_thread,
+    same,
+    small_fcos,
+    state,
+    without_norm,
+)
 from whybox import zoo
 from whybox.errors import WhyboxError
 from whybox.losses import FeatureImitation, Fgd, Mgd, OdamKd, OdamTrain, Pkd
 from whybox.losses.fgd import fgd_loss
 from whybox.models.torchvision.distillation_pass import watching
+from whybox.training import detector
 from whybox.training.distillation import Distiller, attend, inherit, make_loss
+from whybox.training.examples import open_training_data
+from whybox.training.recipe import Recipe
 
 __all__ = ["one_thread"]
 
@@ -328,3 +346,63 @@ def test_a_loss_is_made_from_its_name():
     ):
         with pytest.raises(WhyboxError, match=message):
             make_loss(text)
+
+
+@pytest.mark.parametrize("loss", ["fgd", "odam_kd", "gradcam", "feature_imitation"])
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_the_weight_means_the_same_in_a_batch_of_any_size(name, loss):
+    teacher, student = (without_norm(net) for net in pair(name))
+    distiller = Distiller(teacher, student, LOSSES[loss])
+    (one, two), (first, second) = batch()
+    images, targets = [one, two, two, one], [first, second, second, second]
+    taught = lambda part: step(distiller, (images[part], targets[part]))[0][LOSSES[loss].name].item()
+    assert taught(slice(4)) == pytest.approx((taught(slice(2)) + taught(slice(2, 4))) / 2, rel=1e-4)
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+sys.path[:0] = {paths}
+import torch
+from training import test_distillation as given
+from whybox.training.launch import Devices, launch
+torch.set_num_threads(1)
+fabric = launch(Devices("cpu", int(sys.argv[2]), "ddp" if sys.argv[2] != "1" else "auto"))
+seen = given.distill_a_little(Path(sys.argv[1]) / ("run" + sys.argv[2]), fabric)
+Path(sys.argv[1], f"{{sys.argv[2]}}-{{fabric.global_rank}}.json").write_text(json.dumps(seen))
+"""
+
+
+def distill_a_little(folder, fabric):
+    """The loss of each step, and a digest of the student's and of the blocks' weights."""
+    seen = []
+    teacher, student = (without_norm(net) for net in pair("fcos"))
+    distiller = Distiller(teacher, student, OdamKd(least_score=0.02))
+    run = detector.fit(
+        student,
+        open_training_data("scenes:variant=crowd", 4, limit=8, held_out=2),
+        Recipe(3, batch=4, seed=4, warmup=2, accumulate=2 // fabric.world_size),
+        folder,
+        fabric=fabric,
+        distiller=distiller,
+        interim=0,
+        on_progress=lambda step, losses: seen.append(losses["odam_kd"]),
+    )
+    weights = [*run.averaged.values(), *distiller.parameters()]
+    return seen, [float(weight.detach().double().sum()) for weight in weights]
+
+
+def test_two_processes_distill_as_one(tmp_path):
+    """As one that accumulates two parts: parts of a step draw the same crops as processes."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(paths=[str(Path(__file__).parents[1]), *sys.path]))
+    free = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    for count in (1, 2):
+        words = [sys.executable, str(script), str(tmp_path), str(count)]
+        done = subprocess.run(words, capture_output=True, text=True, env=free, timeout=240)
+        assert done.returncode == 0, done.stderr
+    one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert first == second, "both see the same losses and end with the same weights"
+    assert len(first[0]) == 3
+    assert first[0] == pytest.approx(one[0], rel=1e-4)
+    assert first[1] == pytest.approx(one[1], rel=1e-3, abs=1e-3)
