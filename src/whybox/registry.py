@@ -68,7 +68,10 @@ def rules() -> Mapping[str, type[Rule]]:
 
 @cache
 def losses() -> Mapping[str, type]:
-    """Classes of the losses on maps or embeddings by name; each file in losses/ holds one whose `name` is the file's."""
+    """Classes of the losses by name; each file in losses/ holds one whose `name` is the file's.
+
+    Those with `needs_teacher` compare a student with its teacher (`whybox distill`), the others are for `whybox train`.
+    """
     return {name: _class_in(module, name) for name, module in _files(whybox.losses)}
 
 
@@ -96,13 +99,39 @@ def named(kind: str, name: str, known: Mapping[str, Named]) -> tuple[str, Named]
     Raises:
         UnknownNameError: Nothing has this name; the closest names are listed.
     """
+    key = _find(name, known)
+    if key is None:
+        raise unknown(kind, name, known)
+    return key, known[key]
+
+
+def _find(name: str, known: Mapping[str, Any]) -> str | None:
+    """The key that is meant by a name; None: there is none."""
     if name in known:
-        return name, known[name]
+        return name
     wanted = _letters(name)
-    for key, entry in known.items():
-        if wanted and wanted in (_letters(key), _letters(_title(entry))):
-            return key, entry
-    raise unknown(kind, name, known)
+    return next((key for key, entry in known.items() if wanted and wanted in (_letters(key), _letters(_title(entry)))), None)
+
+
+def loss_named(name: str, *, needs_teacher: bool) -> tuple[str, type]:
+    """Look up a loss of one of both commands.
+
+    Args:
+        name: As the user wrote it, see `named`.
+        needs_teacher: Whether it is one of `whybox distill`; else of `whybox train`.
+
+    Returns:
+        The key and the class.
+
+    Raises:
+        WhyboxError: No loss has this name, or it is the other command's.
+    """
+    fitting = {key: kind for key, kind in losses().items() if getattr(kind, "needs_teacher", False) == needs_teacher}
+    if (found := _find(name, losses())) and found not in fitting:
+        commands = ("whybox train", "whybox distill") if needs_teacher else ("whybox distill", "whybox train")
+        what = "needs no teacher" if needs_teacher else "compares a student with a teacher"
+        raise WhyboxError(f"loss {found!r} {what}: it is a loss of `{commands[0]}`, not of `{commands[1]}`")
+    return named("loss", name, fitting)
 
 
 def _letters(text: str) -> str:

@@ -376,6 +376,7 @@ def test_a_loss_is_made_from_its_name_and_written_back():
     for text, message in (
         ("odm_train", "unknown loss 'odm_train'; did you mean odam_train"),
         ("odam_train:wieght=1", "loss 'odam_train' has no option 'wieght'; did you mean weight"),
+        ("fgd:weight=2", "loss .fgd. compares a student with a teacher: it is a loss of `whybox distill`, not of `whybox train`"),
         ("odam_train:order=third", "order must be one of first, second, got 'third'"),
         ("odam_train:every=often", "every must be a whole number, got 'often'"),
     ):

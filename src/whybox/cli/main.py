@@ -11,6 +11,7 @@ from whybox.cli.analyze import analyze
 from whybox.cli.compare import compare
 from whybox.cli.demo import demo
 from whybox.cli.detect import detect
+from whybox.cli.distill import distill
 from whybox.cli.errors import errors
 from whybox.cli.evaluate import evaluate
 from whybox.cli.explain import explain
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-WORK = (demo, explain, match, analyze, detect, evaluate, compare, reproduce, errors, fit_nms, train, train_clip)
+WORK = (demo, explain, match, analyze, detect, evaluate, compare, reproduce, errors, fit_nms, train, distill, train_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
     app.command()(command)

@@ -73,7 +73,7 @@ def train(
     options |= {"precision": precision, "device": device, "threads": threads}
     options |= fabric_options(where, accumulate)
     card = detector.keep(run, opened, out, network, arguments, command_line("train", options))
-    print(json_text(card) if as_json else _summary(card, out))
+    print(json_text(card) if as_json else summary(card, out))
 
 
 def launch_training(precision: str, device: str, threads: int | None, where: Mapping[str, Any]) -> Any:
@@ -161,7 +161,16 @@ def progress_bar(
         yield partial(console.print, soft_wrap=True), on_progress
 
 
-def _summary(card: Mapping[str, Any], out: Path) -> str:
+def summary(card: Mapping[str, Any], out: Path) -> str:
+    """The result of a training in words.
+
+    Args:
+        card: The card of the trained detector.
+        out: The folder that it was written to.
+
+    Returns:
+        A line on the weights, and one for each set of held-out images.
+    """
     lines = [f"{out / 'model.safetensors'}: {card['trained']['parameters']} weights"]
     for name, scores in card["trained"]["scores"].items():
         classes = ", ".join(f"{label} {value:.3f}" for label, value in scores["ap50_per_class"].items())

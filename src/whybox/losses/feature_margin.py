@@ -136,6 +136,7 @@ class FeatureMargin:
     title: ClassVar[str] = "FeatureNMS margin loss"
     source: ClassVar[str] = "Salscheider: FeatureNMS, ICPR 2020, section III"
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
+    needs_teacher: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("weight", "alpha", "beta"):

@@ -189,6 +189,7 @@ class OdamTrain:
     title: ClassVar[str] = "ODAM-Train"
     source: ClassVar[str] = "Zhao, Hsiao, Chan: ODAM, ICLR 2023, section 3.3"
     needs: ClassVar[frozenset[str]] = frozenset({"maps"})
+    needs_teacher: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:

@@ -1,6 +1,7 @@
 """Train a torchvision detector on a data set, and score it on held-out images."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from whybox.progress import OnWarning, no_warning
 from whybox.training import fit as loop
 from whybox.training.augmentation import DetectorBatches
 from whybox.training.detector_scores import evaluate
+from whybox.training.distillation import Distiller
 from whybox.training.examples import TrainingData
 from whybox.training.fit import Fit
 from whybox.training.launch import launch
@@ -35,6 +37,7 @@ def start(
     *,
     network: str = "compact_fcos",
     embedding: Mapping[str, int] | None = None,
+    width: float = 1.0,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build a compact detector.
 
@@ -47,18 +50,21 @@ def start(
         network: The builder: "compact_fcos" or "compact_faster_rcnn".
         embedding: The options of an embedding head, see `add_embedding_head`; None: without one, also where `init` has one,
             which would no longer fit the features that it was trained on.
+        width: The backbone's usual numbers of channels are multiplied by this; without effect where `init` says them.
 
     Returns:
         The network, and the arguments of its builder.
 
     Raises:
-        WhyboxError: The size is invalid, or `init` or `network` name no network.
+        WhyboxError: The size or the width is invalid, or `init` or `network` name no network.
     """
     numbers = [int(part) for part in size.lower().split("x") if part.isdigit()]
     if len(numbers) != 2 or min(numbers) < 64:
         raise WhyboxError(f"size must be WIDTHxHEIGHT of at least 64 pixels each, such as 320x240, got {size!r}")
     earlier = zoo.load(init) if init else None
-    plan = {"widths": [32, 64, 96, 128], "blocks": [1, 1, 1, 1], "channels": 64}
+    if not 0 < width <= 8:
+        raise WhyboxError(f"width must be over 0 and at most 8, got {width}")
+    plan = {"widths": [max(1, round(width * usual)) for usual in (32, 64, 96, 128)], "blocks": [1, 1, 1, 1], "channels": 64}
     arguments: dict[str, Any] = plan
     if earlier and earlier.card["network"] == network:
         arguments = dict(earlier.card["arguments"])
@@ -87,6 +93,7 @@ def begin(
     fabric: "Fabric | None" = None,
     zoom: tuple[float, float] = ZOOM,
     loss: OneOrMore = None,
+    distiller: Distiller | None = None,
 ) -> Fit:
     """Prepare the training of a detector.
 
@@ -97,6 +104,7 @@ def begin(
         fabric: Launched Fabric; None: one process on the CPU.
         zoom: The range of the magnification of the crops.
         loss: Losses on maps or embeddings, one or several, added to the detector's own.
+        distiller: Of a student, which is this network, with its teacher: its loss is added, and its blocks are trained, too.
 
     Returns:
         The training, at step 0.
@@ -114,13 +122,20 @@ def begin(
     batch = DetectorBatches(data.train, recipe.part(fabric), recipe.seed, limits, zoom)
 
     def losses(batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> Mapping[str, Tensor]:
-        with watching(network, *chosen, step=run.progress.step) as seen:
+        with (
+            watching(network, *chosen, step=run.progress.step) as seen,
+            nullcontext() if distiller is None else distiller.watching() as taught,
+        ):
             by_name: Mapping[str, Tensor] = network(*batch)
-        return {**by_name, **seen.losses()}
+        return {**by_name, **seen.losses(), **({} if taught is None else taught.losses())}
 
     terms = {"zoom": zoom, "classes": data.classes, "images": len(data.train), "data": data.digest}
     terms["loss"] = specs_of(chosen)
-    run = Fit(network, batch, losses, recipe, fabric, terms=terms)
+    beside: dict[str, nn.Module] = {}
+    if distiller is not None:
+        beside["distiller"] = distiller
+        terms |= distiller.terms
+    run = Fit(network, batch, losses, recipe, fabric, beside=beside, terms=terms)
     return run
 
 
@@ -133,6 +148,7 @@ def fit(
     fabric: "Fabric | None" = None,
     zoom: tuple[float, float] = ZOOM,
     loss: OneOrMore = None,
+    distiller: Distiller | None = None,
     resume: bool = False,
     every: int = 250,
     interim: int = 60,
@@ -150,6 +166,7 @@ def fit(
         fabric: Launched Fabric; None: one process on the CPU.
         zoom: The range of the magnification of the crops.
         loss: Losses on maps or embeddings, one or several, added to the detector's own.
+        distiller: See `begin`.
         resume: Whether to resume from the checkpoint of an earlier run of the same recipe, with the result of an
             uninterrupted run.
         every: Steps between checkpoints.
@@ -164,7 +181,7 @@ def fit(
     Raises:
         WhyboxError: The folder holds another training, cannot be written, or a loss is not finite.
     """
-    run = begin(network, data, recipe, fabric, zoom, loss)
+    run = begin(network, data, recipe, fabric, zoom, loss, distiller)
     if data.problems:
         on_warning(f"problems in the data, left out or corrected: {len(data.problems)}; the first: {data.problems[0]}")
 
@@ -218,6 +235,7 @@ def keep(
         **asdict(run.recipe),
         "zoom": run.terms["zoom"],
         "loss": run.terms["loss"],
+        **{name: run.terms[name] for name in ("distillation", "teacher") if name in run.terms},
         "processes": run.fabric.world_size,
         "images": len(data.train),
         "seconds": round(run.progress.seconds),

@@ -148,10 +148,10 @@ def make_loss(text: str) -> PassLoss:
     """A loss by its name, with settings or without: "odam_train:weight=0.2:order=second".
 
     Raises:
-        WhyboxError: An unknown name or option, or a value of the wrong type.
+        WhyboxError: An unknown name or option, a value of the wrong type, or a loss of `whybox distill`.
     """
     written, texts = split_spec(text)
-    name, kind = registry.named("loss", written, registry.losses())
+    name, kind = registry.loss_named(written, needs_teacher=False)
     made: PassLoss = kind(**read_options(f"loss {name!r}", options_of(kind), texts))
     return made
 

@@ -87,12 +87,12 @@ def build(network: str, arguments: Mapping[str, Any]) -> nn.Module:
         UnknownNameError: No builder has this name.
         WhyboxError: The arguments do not fit the builder.
     """
-    builders = _builders()
-    if network not in builders:
-        raise unknown("network", network, builders)
+    known = builders()
+    if network not in known:
+        raise unknown("network", network, known)
     own = {key: value for key, value in arguments.items() if key != EMBEDDING}
     try:
-        built = builders[network](**own)
+        built = known[network](**own)
         if arguments.get(EMBEDDING) is not None:
             # After the network, whose random weights are then the same with and without a head.
             add_embedding_head(built, **arguments[EMBEDDING])
@@ -134,7 +134,12 @@ def _compact(value: Tensor) -> Tensor:
     return (value.half() if value.is_floating_point() and value.ndim > 1 else value).detach().cpu().contiguous()
 
 
-def _builders() -> dict[str, Callable[..., nn.Module]]:
+def builders() -> dict[str, Callable[..., nn.Module]]:
+    """The networks that can be built.
+
+    Returns:
+        Their functions by name.
+    """
     from whybox.zoo.compact_faster_rcnn import compact_faster_rcnn
     from whybox.zoo.compact_fcos import compact_fcos
 
