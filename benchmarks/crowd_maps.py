@@ -20,7 +20,7 @@ from torch import Tensor
 import whybox
 from whybox.methods import Odam
 from whybox.report.table import markdown_line
-from whybox.runs.crowds.cases import Case, cases
+from whybox.runs.crowds.candidates import ImageCandidates, collect_candidates
 from whybox.runs.crowds.fitting import Pairs, collect_pairs, fit_logistic, weighted_auroc
 from whybox.suppression.fitted import logistic
 from whybox.suppression.odam import unit_rows
@@ -67,23 +67,23 @@ def kinds(model: Any, trace: Any, found: Detections) -> dict[str, Tensor]:
     }
 
 
-def images_of(name: str) -> Iterator[tuple[Case, dict[str, Tensor]]]:
+def images_of(name: str) -> Iterator[tuple[ImageCandidates, dict[str, Tensor]]]:
     """The candidates of every image and their vectors."""
     model_name, _, data_name = name.partition("@")
     model, data = whybox.load(model_name), whybox.open_data(data_name)
-    found = cases(model, data, maps=False, most=300, on_warning=print)
-    for case, sample in zip(found, (data[index] for index in range(len(data))), strict=True):
+    found = collect_candidates(model, data, maps=False, most=300, on_warning=print)
+    for image, sample in zip(found, (data[index] for index in range(len(data))), strict=True):
         trace = whybox.trace(model, sample.image)
         rows = model.unsuppressed(trace)
         rows = rows[rows.scores.argsort(descending=True, stable=True)[:300]]
-        yield case, kinds(model, trace, rows)
+        yield image, kinds(model, trace, rows)
 
 
-def pairs_with(images: Sequence[tuple[Case, dict[str, Tensor]]], kind: str | None) -> Pairs:
+def pairs_with(images: Sequence[tuple[ImageCandidates, dict[str, Tensor]]], kind: str | None) -> Pairs:
     """The pairs of these images, with the cosine of one kind of vectors or without."""
     if kind is None:
-        return collect_pairs([case for case, _ in images], maps=False)
-    return collect_pairs([replace(case, maps=vectors[kind]) for case, vectors in images], maps=True)
+        return collect_pairs([image for image, _ in images], maps=False)
+    return collect_pairs([replace(image, maps=vectors[kind]) for image, vectors in images], maps=True)
 
 
 def main() -> None:

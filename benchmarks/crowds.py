@@ -27,7 +27,7 @@ from whybox.accuracy.crowd_sample import CrowdMeasures, CrowdSample, mean_measur
 from whybox.duplicates import make_rule
 from whybox.report.table import markdown_line
 from whybox.rule import Rule
-from whybox.runs.crowds.cases import Case, cases
+from whybox.runs.crowds.candidates import ImageCandidates, collect_candidates
 from whybox.runs.crowds.comparison import by_class, choose, settings_of
 from whybox.runs.crowds.fitting import Pairs, collect_pairs, fit_boxes, fit_rule, weighted_auroc
 from whybox.suppression.fitted import Fitted, logistic
@@ -39,7 +39,7 @@ STEEP = 1e6
 TITLES = ("AP", "MR", "JI", "recall", "recall, crowded")
 
 
-def rules_of(images: Sequence[Case]) -> dict[str, Rule]:
+def rules_of(images: Sequence[ImageCandidates]) -> dict[str, Rule]:
     """The compared rules, with what was chosen and fitted on these images."""
     greedy: Any = choose(images, settings_of("greedy"))
     rules: dict[str, Rule] = {"greedy, .5": make_rule("greedy"), BEST: greedy}
@@ -56,12 +56,12 @@ def rules_of(images: Sequence[Case]) -> dict[str, Rule]:
     return rules
 
 
-def read(name: str, validation: int) -> tuple[list[Case], list[Case]]:
+def read(name: str, validation: int) -> tuple[list[ImageCandidates], list[ImageCandidates]]:
     """The images to choose on and to report on: "DETECTOR@DATA"."""
     model, _, data = name.partition("@")
     network = whybox.load(model)
     opened = whybox.open_data(data)
-    images = list(cases(network, opened, maps=True, most=MOST, on_warning=lambda line: print(line, file=sys.stderr)))
+    images = list(collect_candidates(network, opened, maps=True, most=MOST, on_warning=lambda line: print(line, file=sys.stderr)))
     return images[:validation], images[validation:]
 
 
@@ -97,8 +97,8 @@ def report(name: str, members: Sequence[str], validation: int) -> str:
                 mine = samples.setdefault(title, [])
                 if len(mine) == seed:
                     mine.append(CrowdSample())
-                for number, case in enumerate(others):
-                    for detections, truth in by_class(case, case.apply(rule)):
+                for number, image in enumerate(others):
+                    for detections, truth in by_class(image, image.apply(rule)):
                         mine[seed].add(start + number, detections, truth)
                 chosen.setdefault(title, []).append(_settings(rule))
             start += len(others)

@@ -29,7 +29,7 @@ def fit_nms(
     from whybox import api
     from whybox.errors import WhyboxError
     from whybox.rule_files import SUFFIX, save_rule
-    from whybox.runs.crowds.cases import cases
+    from whybox.runs.crowds.candidates import collect_candidates
     from whybox.runs.crowds.comparison import choose, compare, settings_of
     from whybox.runs.crowds.fitting import fit_rule
 
@@ -42,7 +42,9 @@ def fit_nms(
     def collect(name: str) -> Any:
         count = min(len(opened[name]), limit or len(opened[name]))
         with bar(count, "looking for candidates") as on_progress:
-            return list(cases(network, opened[name], maps=maps, limit=limit, on_progress=on_progress, on_warning=warn))
+            return list(
+                collect_candidates(network, opened[name], maps=maps, limit=limit, on_progress=on_progress, on_warning=warn)
+            )
 
     images = collect(data)
     fitted, reference = fit_rule(images, maps=maps), choose(images, settings_of("greedy"))

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 import whybox
 from whybox.duplicates import make_rule
 from whybox.errors import WhyboxError
-from whybox.runs.crowds.cases import Case, cases
+from whybox.runs.crowds.candidates import ImageCandidates, collect_candidates
 from whybox.runs.crowds.comparison import by_class, choose, compare, merit, settings_of
 from whybox.runs.crowds.fitting import collect_pairs, fit_logistic, fit_rule, weighted_auroc
 
@@ -22,7 +22,7 @@ def fail(line):
 @pytest.fixture(scope="module")
 def crowds():
     """Candidates of the shipped detector on a few crowds, with maps."""
-    return list(cases(whybox.load("whybox/scenes"), whybox.open_data(DATA), maps=True, most=150, on_warning=fail))
+    return list(collect_candidates(whybox.load("whybox/scenes"), whybox.open_data(DATA), maps=True, most=150, on_warning=fail))
 
 
 def by_hand(**changes):
@@ -41,7 +41,7 @@ def by_hand(**changes):
         "ignore": torch.tensor([False, False, True]),
         "size": (100, 100),
     }
-    return Case(**{**given, **changes})
+    return ImageCandidates(**{**given, **changes})
 
 
 def test_owners_and_what_is_excused():
@@ -129,13 +129,13 @@ def test_an_image_that_cannot_be_read_is_left_out():
             raise OSError("no such picture")
 
     told = []
-    assert not list(cases(whybox.load("whybox/scenes"), Broken(), maps=False, on_warning=told.append))
+    assert not list(collect_candidates(whybox.load("whybox/scenes"), Broken(), maps=False, on_warning=told.append))
     assert told == ["image 0: OSError: no such picture"]
 
 
 def test_models_of_whole_images_are_refused():
     with pytest.raises(WhyboxError, match="there are no boxes to suppress"):
-        next(cases(whybox.load("whybox/scenes-clip"), whybox.open_data(DATA), maps=False, on_warning=fail))
+        next(collect_candidates(whybox.load("whybox/scenes-clip"), whybox.open_data(DATA), maps=False, on_warning=fail))
 
 
 def test_logistic_regression_is_the_minimum():

@@ -10,7 +10,7 @@ import torch
 from whybox.accuracy.crowd_sample import CrowdMeasures, CrowdSample, PairedDifference, paired_differences
 from whybox.duplicates import make_rule
 from whybox.rule import Rule, Suppressed
-from whybox.runs.crowds.cases import Case
+from whybox.runs.crowds.candidates import ImageCandidates
 from whybox.specs import format_spec
 
 GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
@@ -28,32 +28,32 @@ def settings_of(name: str) -> tuple[Rule, ...]:
     return tuple(make_rule(name, **dict(zip(grid, values, strict=True))) for values in product(*grid.values()))
 
 
-def measure_rules(images: Iterable[Case], rules: Sequence[Rule]) -> list[CrowdSample]:
+def measure_rules(images: Iterable[ImageCandidates], rules: Sequence[Rule]) -> list[CrowdSample]:
     """Apply rules to the candidates of images.
 
     Args:
         images: The images; each is used once and forgotten.
-        rules: Those that compare maps need cases with maps.
+        rules: Those that compare maps need images with maps.
 
     Returns:
         One sample of matched detections per rule, all of the same images. Every class of an image is a unit of the measures,
         whole images are drawn in their intervals.
     """
     samples = [CrowdSample() for _ in rules]
-    for number, case in enumerate(images):
+    for number, image in enumerate(images):
         for rule, sample in zip(rules, samples, strict=True):
-            for detections, truth in by_class(case, case.apply(rule)):
+            for detections, truth in by_class(image, image.apply(rule)):
                 sample.add(number, detections, truth)
     return samples
 
 
-def by_class(case: Case, result: Suppressed) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def by_class(image: ImageCandidates, result: Suppressed) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """What was kept and what there is, once per class that has detections or objects."""
-    labels = case.labels[result.rows]
-    for label in torch.unique(torch.cat([case.columns, case.labels])).tolist():
-        kept, there = labels == label, case.columns == label
-        detections = {"boxes": case.boxes[result.rows][kept], "scores": result.scores[kept]}
-        yield detections, {"boxes": case.truth[there], "ignore": case.ignore[there], "size": case.size}
+    labels = image.labels[result.rows]
+    for label in torch.unique(torch.cat([image.columns, image.labels])).tolist():
+        kept, there = labels == label, image.columns == label
+        detections = {"boxes": image.boxes[result.rows][kept], "scores": result.scores[kept]}
+        yield detections, {"boxes": image.truth[there], "ignore": image.ignore[there], "size": image.size}
 
 
 def merit(measures: CrowdMeasures) -> float:
@@ -61,7 +61,7 @@ def merit(measures: CrowdMeasures) -> float:
     return measures.ap - measures.miss_rate + measures.jaccard_index
 
 
-def choose(images: Iterable[Case], rules: Sequence[Rule]) -> Rule:
+def choose(images: Iterable[ImageCandidates], rules: Sequence[Rule]) -> Rule:
     """The rule with the highest `merit` on these images; of equal ones the first."""
     values = [merit(sample.measures()) for sample in measure_rules(images, rules)]
     return rules[max(range(len(rules)), key=values.__getitem__)]
@@ -117,7 +117,7 @@ class Comparison:
 TITLES = ("AP", "MR", "JI", "recall", "recall, crowded")
 
 
-def compare(images: Iterable[Case], rules: Sequence[Rule], titles: Sequence[str], *, draws: int = 1000) -> Comparison:
+def compare(images: Iterable[ImageCandidates], rules: Sequence[Rule], titles: Sequence[str], *, draws: int = 1000) -> Comparison:
     """Measure rules on images.
 
     Args:

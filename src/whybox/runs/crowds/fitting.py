@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from torchvision.ops import box_iou
 
 from whybox.errors import WhyboxError
-from whybox.runs.crowds.cases import Case
+from whybox.runs.crowds.candidates import ImageCandidates
 from whybox.runs.crowds.comparison import measure_rules, merit
 from whybox.suppression.fitted import NEAR, SUPPORTS, Fitted, Floats, box_features, logistic, pair_features
 from whybox.suppression.fitted_odam import FittedOdam
@@ -57,7 +57,7 @@ class Fit:
     merit: float
 
 
-def fit_rule(images: Sequence[Case], *, maps: bool = False) -> Fit:
+def fit_rule(images: Sequence[ImageCandidates], *, maps: bool = False) -> Fit:
     """Fit a rule to annotated images.
 
     The first candidate of each object, by score, is what should be kept; its pairs with the object's other candidates are
@@ -97,17 +97,17 @@ def fit_rule(images: Sequence[Case], *, maps: bool = False) -> Fit:
     )
 
 
-def collect_pairs(images: Sequence[Case], *, maps: bool) -> Pairs:
+def collect_pairs(images: Sequence[ImageCandidates], *, maps: bool) -> Pairs:
     """The pairs of all images; see `fit_rule`."""
-    parts = [part for case in images for part in _pairs(case, maps=maps)]
+    parts = [part for image in images for part in _pairs(image, maps=maps)]
     if not parts:
         raise WhyboxError(f"nothing to fit a rule to: in none of {len(images)} images a candidate found an object")
     features, same, scores = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Pairs(features, same, scores)
 
 
-def _pairs(case: Case, *, maps: bool) -> Iterator[tuple[Floats, Floats, Floats]]:
-    owner = case.owners().numpy()
+def _pairs(image: ImageCandidates, *, maps: bool) -> Iterator[tuple[Floats, Floats, Floats]]:
+    owner = image.owners().numpy()
     found = np.flatnonzero(owner >= 0)
     if not len(found):
         return
@@ -115,11 +115,11 @@ def _pairs(case: Case, *, maps: bool) -> Iterator[tuple[Floats, Floats, Floats]]
     # Candidates come with the highest scores first.
     first = dict(zip(objects.tolist(), found[places].tolist(), strict=True))
     firsts = np.array(sorted(first.values()))
-    scores, iou = case.scores.double().numpy(), box_iou(case.boxes, case.boxes).double().numpy()
-    units = unit_rows(case.maps.float()) if maps and case.maps is not None else None
+    scores, iou = image.scores.double().numpy(), box_iou(image.boxes, image.boxes).double().numpy()
+    units = unit_rows(image.maps.float()) if maps and image.maps is not None else None
     for mine, best in first.items():
         twins = np.flatnonzero(owner == mine)
-        later = firsts[(firsts > best) & (case.labels[firsts] == case.labels[best]).numpy() & (iou[best, firsts] > NEAR)]
+        later = firsts[(firsts > best) & (image.labels[firsts] == image.labels[best]).numpy() & (iou[best, firsts] > NEAR)]
         others = np.concatenate([twins[twins != best], later])
         if not len(others):
             continue
@@ -140,32 +140,32 @@ def _pair_weights(pairs: Pairs, balanced: bool) -> tuple[float, ...]:
     return fit_logistic(pairs.features, pairs.same, weights)
 
 
-def fit_boxes(images: Sequence[Case], rule: Fitted) -> tuple[float, ...]:
+def fit_boxes(images: Sequence[ImageCandidates], rule: Fitted) -> tuple[float, ...]:
     """Weights of the final score of what a rule without them keeps: whether it is right, as the crowd measures match."""
     rows, right = [], []
-    for case in images:
-        result = case.apply(replace(rule, box=()))
-        features = box_features(*_kept(case, result.rows.numpy(), result.scores.double().numpy()))
-        counted = ~case.excused()[result.rows].numpy()
-        hits = _hits(case, result.rows.numpy())
+    for image in images:
+        result = image.apply(replace(rule, box=()))
+        features = box_features(*_kept(image, result.rows.numpy(), result.scores.double().numpy()))
+        counted = ~image.excused()[result.rows].numpy()
+        hits = _hits(image, result.rows.numpy())
         rows.append(features[counted | hits])
         right.append(hits[counted | hits])
     features, targets = np.concatenate(rows), np.concatenate(right).astype(np.float64)
     return fit_logistic(features, targets, np.ones(len(targets)))
 
 
-def _kept(case: Case, rows: NDArray[np.int64], lowered: Floats) -> tuple[Floats, Floats, Floats]:
+def _kept(image: ImageCandidates, rows: NDArray[np.int64], lowered: Floats) -> tuple[Floats, Floats, Floats]:
     """Lowered scores, scores and supports of kept rows."""
-    mine = case.labels[rows][:, None] == case.labels
-    iou = (box_iou(case.boxes[rows], case.boxes) * mine).double().numpy()
-    scores = case.scores.double().numpy()
+    mine = image.labels[rows][:, None] == image.labels
+    iou = (box_iou(image.boxes[rows], image.boxes) * mine).double().numpy()
+    scores = image.scores.double().numpy()
     supports = np.stack([(iou > least) @ scores for least in SUPPORTS], 1)
     return lowered, scores[rows], supports
 
 
-def _hits(case: Case, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _hits(image: ImageCandidates, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each kept row, highest scores first, is the first that finds its object."""
-    iou = case.overlaps()[rows].numpy()
+    iou = image.overlaps()[rows].numpy()
     hits, taken = np.zeros(len(rows), dtype=bool), np.zeros(iou.shape[1], dtype=bool)
     for place in range(len(rows)):
         free = np.where(taken, 0, iou[place])

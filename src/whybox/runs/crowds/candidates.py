@@ -22,7 +22,7 @@ MOST = 500
 
 
 @dataclass(frozen=True)
-class Case:
+class ImageCandidates:
     """One image.
 
     Attributes:
@@ -77,7 +77,7 @@ class Case:
         return iou
 
 
-def cases(
+def collect_candidates(
     model: Model,
     data: DataSet,
     *,
@@ -86,7 +86,7 @@ def cases(
     most: int = MOST,
     on_progress: OnProgress = no_progress,
     on_warning: OnWarning,
-) -> Iterator[Case]:
+) -> Iterator[ImageCandidates]:
     """Run the model over annotated images.
 
     Args:
@@ -127,5 +127,5 @@ def cases(
         truth = to_columns(sample.truth, data.classes, model.classes, first_column=model.first_column)
         boxes, scores, labels = (value.detach().cpu() for value in (found.boxes, found.scores, found.labels))
         objects = (truth.boxes, truth.labels, truth.ignore, trace.frame.image)
-        yield Case(name, boxes, scores, labels, drawn, embeddings, *objects)
+        yield ImageCandidates(name, boxes, scores, labels, drawn, embeddings, *objects)
         on_progress(name, 1)
