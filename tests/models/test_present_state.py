@@ -162,7 +162,8 @@ class Scaled(nn.Module):
 
 def scaled(model, family):
     # Before a norm, a factor would change nothing.
-    path = {**HOOKED, "torchvision_onestage": "head.classification_head.cls_logits"}[family]
+    last = {"torchvision_onestage": "head.classification_head.cls_logits", "hf_detection": "class_labels_classifier"}
+    path = {**HOOKED, **last}[family]
     part = Scaled(model.network.get_submodule(path))
     parent, _, name = path.rpartition(".")
     setattr(model.network.get_submodule(parent), name, part)

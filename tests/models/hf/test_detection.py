@@ -542,6 +542,14 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "fixed"), [("detr", True), ("conditional_detr", True), ("rt_detr", False), ("d_fine", False)])
+@pytest.mark.parametrize(
+    ("name", "fixed"),
+    [
+        ("detr", True),
+        ("conditional_detr", True),
+        ("rt_detr", False),
+        pytest.param("d_fine", False, marks=hf_versions.needs("d_fine")),
+    ],
+)
 def test_queries_that_the_image_chooses_are_no_fixed_rows(name, fixed):
     assert wrap(network(name)).fixed_rows is fixed
