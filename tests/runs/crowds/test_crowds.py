@@ -118,6 +118,11 @@ def test_nothing_to_fit_is_one_line():
         fit_rule([one])
 
 
+def test_nothing_to_compare_on_is_one_line():
+    with pytest.raises(WhyboxError, match="no image to compare rules on"):
+        compare([], settings_of("greedy")[:2], ["a", "b"])
+
+
 def test_an_image_that_cannot_be_read_is_left_out():
     class Broken:
         name, classes, names, problems = "broken", ("person",), ("a",), ()

@@ -17,9 +17,6 @@ from whybox.runs.labels import check_columns, match_classes, to_columns
 from whybox.suppression.odam import unit_rows
 from whybox.truth import DataSet
 
-MOST = 500
-"""Candidates per image, those with the highest scores."""
-
 
 @dataclass(frozen=True)
 class ImageCandidates:
@@ -83,7 +80,7 @@ def collect_candidates(
     *,
     maps: bool,
     limit: int | None = None,
-    most: int = MOST,
+    most: int | None = None,
     on_progress: OnProgress = no_progress,
     on_warning: OnWarning,
 ) -> Iterator[ImageCandidates]:
@@ -94,7 +91,7 @@ def collect_candidates(
         data: Annotated images.
         maps: Whether to draw the maps of all candidates.
         limit: Use only the first images; None: all.
-        most: Candidates per image, those with the highest scores.
+        most: Candidates per image, those with the highest scores; None: all, as a model's rule gets them that lowers scores.
         on_progress: Called after each image.
         on_warning: Called for an image that cannot be used.
 

@@ -9,6 +9,7 @@ import torch
 
 from whybox.accuracy.crowd_sample import CrowdMeasures, CrowdSample, PairedDifference, paired_differences
 from whybox.duplicates import make_rule
+from whybox.errors import WhyboxError
 from whybox.rule import Rule, Suppressed
 from whybox.runs.crowds.candidates import ImageCandidates
 from whybox.specs import format_spec
@@ -128,7 +129,12 @@ def compare(images: Iterable[ImageCandidates], rules: Sequence[Rule], titles: Se
 
     Returns:
         The measures, and the paired differences from the first rule.
+
+    Raises:
+        WhyboxError: There is no image.
     """
     samples = measure_rules(images, rules)
+    if not samples[0].images:
+        raise WhyboxError("no image to compare rules on: none could be read, or none has a detection or an object")
     gains = [{}, *(paired_differences(sample, samples[0], draws=draws) for sample in samples[1:])]
     return Comparison(tuple(titles), tuple(rules), tuple(samples), tuple(gains), samples[0].images)
