@@ -1,10 +1,11 @@
 """What deletion and insertion cost beside the forward passes that they need: ratios of processor time within one run, medians.
 
-    python -m benchmarks.perturbation [--models scenes fcos] [--objects 4] [--batch 8] [--repeats 5]
+    python -m benchmarks.perturbation [--models scenes ssdlite yolo fcos] [--objects 4] [--batch 8] [--repeats 5]
 
 Each metric's time is divided by that of the same number of bare `predict` calls on the same images in the same
-batches. scenes: the shipped detector on a scene of 320x240. fcos: torchvision's fcos_resnet50_fpn, random weights (the cost
-does not depend on them), on noise of 640x480. The maps are noise, the hardest to sort; objects are the best candidates.
+batches. scenes: the shipped detector on a scene of 320x240. ssdlite: torchvision's ssdlite320_mobilenet_v3_large on noise of
+320x240. yolo: the detector of benchmarks.plain with a quarter of its channels, 320x320. fcos: fcos_resnet50_fpn, 640x480. Their
+weights are random: the cost does not depend on them. The maps are noise, the hardest to sort; objects are the best candidates.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import torchvision
 from torch import Tensor
 
 import whybox
+from benchmarks import plain
 from whybox.data.images import read_image
 from whybox.data.scenes import draw_scene
 from whybox.metrics import deletion, insertion
@@ -38,13 +40,20 @@ METRICS = {
 }
 
 
+STOCK = {"ssdlite": ("ssdlite320_mobilenet_v3_large", (240, 320)), "fcos": ("fcos_resnet50_fpn", (480, 640))}
+KINDS = ("scenes", "ssdlite", "yolo", "fcos")
+
+
 def build(kind: str) -> tuple[Model, Tensor]:
     """A model and an image (3,H,W) for it."""
     if kind == "scenes":
         return whybox.load("whybox/scenes"), read_image(draw_scene(3, seed=1).image)
     torch.manual_seed(0)
-    net = torchvision.models.get_model("fcos_resnet50_fpn", weights=None, weights_backbone=None).eval()
-    return whybox.load(net), torch.rand(3, 480, 640)
+    if kind == "yolo":
+        return plain.build((320, 320), widths=(32, 64, 128)), torch.rand(3, 320, 320)
+    name, size = STOCK[kind]
+    net = torchvision.models.get_model(name, weights=None, weights_backbone=None).eval()
+    return whybox.load(net), torch.rand(3, *size)
 
 
 def make_case(model: Model, image: Tensor, objects: int, batch: int) -> MetricInput:
@@ -101,7 +110,7 @@ def measure(metric: Any, model: Model, case: MetricInput, repeats: int) -> tuple
 def main() -> None:
     """Print one line a model and metric."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["scenes", "fcos"], choices=["scenes", "fcos"])
+    parser.add_argument("--models", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--objects", type=int, default=4)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)

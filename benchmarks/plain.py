@@ -20,6 +20,7 @@ from whybox.targets import SIDES
 
 STRIDES = (8, 16, 32)
 CLASSES = 80
+WIDTHS = (128, 256, 512)
 
 
 class Block(nn.Sequential):
@@ -72,7 +73,7 @@ class Pan(nn.Module):
 class Yolo(nn.Module):
     """Gives (1, 4 + classes, h, w) for each level."""
 
-    def __init__(self, widths: tuple[int, int, int] = (128, 256, 512)) -> None:
+    def __init__(self, widths: tuple[int, int, int] = WIDTHS) -> None:
         super().__init__()
         small, middle, large = widths
         self.stem = nn.Sequential(Block(3, 32, 3, 2), Block(32, 64, 3, 2), Csp(64, 64, 1, True))
@@ -109,11 +110,11 @@ def read(output: list[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.cat(boxes), torch.cat(scores)
 
 
-def build(size: tuple[int, int]) -> Model:
+def build(size: tuple[int, int], widths: tuple[int, int, int] = WIDTHS) -> Model:
     """The detector, its statistics those of its input and its logits spread as trained heads spread them: few candidates
     stand over the threshold."""
     torch.manual_seed(0)
-    net = Yolo()
+    net = Yolo(widths)
     for part in net.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None  # the statistics of the one batch that it sees
