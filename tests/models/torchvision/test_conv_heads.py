@@ -5,11 +5,20 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
 
 from whybox.frame import paste_windows, take_windows
-from whybox.models.torchvision import _products
-from whybox.models.torchvision._conv_heads import Branch, Tape, flatten_layers, pull_windows, supported
+from whybox.models.torchvision import _products, _small_windows
+from whybox.models.torchvision._conv_heads import (
+    Branch,
+    Tape,
+    flatten_layers,
+    pull_windows,
+    small_backward,
+    small_forward,
+    supported,
+)
 from whybox.models.torchvision._products import SharedProducts, cheapest_split, splits_of
 
 GRID = (9, 12)
@@ -165,8 +174,10 @@ def test_batch_norm_in_training_mode_has_the_statistics_of_its_batch():
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("enough", [1, 1000], ids=["by points", "by torch"])
 @pytest.mark.parametrize("name", [name for name in TOWERS if name != "none"])
-def test_products_by_any_split_equal_features_times_gradient(name):
+def test_products_by_any_split_equal_features_times_gradient(name, enough, monkeypatch):
+    monkeypatch.setattr(_small_windows, "_ENOUGH", enough)
     layers, predictors = branch_of(TOWERS[name])
     branch = Branch(flatten_layers(layers), dict(predictors))
     features = torch.randn(1, 8, *GRID, dtype=torch.float64)
@@ -186,6 +197,36 @@ def test_products_by_any_split_equal_features_times_gradient(name):
         assert products(none, CELLS[:0]).shape == (0, *expected.shape[1:])
 
 
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(6, 8, 3), nn.Conv2d(6, 8, 5), nn.Conv2d(6, 8, 1), nn.Conv2d(6, 8, 3, groups=2)], ids=str
+)
+@pytest.mark.parametrize("size", [1, 3, 5, 7])
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_small_windows_are_transposed_convolutions(layer, size, count):
+    """In double precision to 12 digits; in single precision within a few of its last digits, of the largest value."""
+    convolve = small_backward()
+    precise = copy.deepcopy(layer).double()
+    windows = torch.randn(count, 8, size, size, dtype=torch.float64)
+    expected = functional.conv_transpose2d(windows, precise.weight, groups=layer.groups)
+    for _ in range(2):
+        assert torch.allclose(small_backward()(windows, precise), expected, atol=1e-12)
+        single = convolve(windows.float(), layer)
+        assert single.shape == expected.shape
+        assert single.dtype == torch.float32
+        assert not count or (single - expected).abs().max() < 3e-5 * expected.abs().max()
+
+
+def test_forward_windows_are_convolutions():
+    """A window in zeros through a convolution."""
+    for layer in (
+        nn.Conv2d(6, 8, 3, padding=1, bias=False).double(),
+        nn.Conv2d(6, 8, 3, padding=1, groups=2, bias=False).double(),
+    ):
+        windows = torch.randn(40, 6, 3, 3, dtype=torch.float64)
+        expected = layer(functional.pad(windows, [1] * 4))
+        assert torch.allclose(small_forward()(windows, layer), expected, atol=1e-12)
+
+
 def test_a_branch_is_split_where_it_costs_least(monkeypatch):
     """For a few outputs gradients cost least; the more outputs share a level, the more of the tower is shared. Where memory
     allows no table, there is no split."""
@@ -201,6 +242,6 @@ def test_a_branch_is_split_where_it_costs_least(monkeypatch):
 
     assert convolutions(every[:0]) == 0
     assert convolutions(every[1000:1001]) == 0
-    assert [convolutions(spread), convolutions(every), convolutions(every.repeat(9, 1))] == [0, 2, 4]
+    assert [convolutions(spread), convolutions(every), convolutions(every.repeat(9, 1))] == [0, 2, 3]
     monkeypatch.setattr(_products, "_TABLE_BYTES", 0)
     assert convolutions(every) == 0

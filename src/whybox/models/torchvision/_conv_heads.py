@@ -20,10 +20,10 @@ from torch.nn.functional import conv_transpose2d
 from torchvision.ops import FrozenBatchNorm2d
 
 from whybox.frame import take_windows_of_batch
+from whybox.models.torchvision._small_windows import SmallWindows, product_multiplications
 
 _FIXED_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 _RECTIFIERS = (nn.ReLU, nn.ReLU6)
-_SMALL = 5
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,15 @@ def radius_of(layers: Sequence[nn.Module]) -> int:
     return sum(_radius(layer) for layer in layers if isinstance(layer, nn.Conv2d))
 
 
-def window_multiplications(layers: Sequence[nn.Module], radius: int = 0) -> int:
-    """Multiplications that a window takes through layers, in the order given, from a radius on."""
+def window_multiplications(layers: Sequence[nn.Module], radius: int = 0, *, small: int = 0) -> int:
+    """Multiplications of a window through layers, in the order given, from a radius on: of one of so many by `SmallWindows`; 0:
+    by torch's own convolutions."""
     total = 0
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
-            total += (2 * radius + 1) ** 2 * layer.weight.numel()
+            extent, size = layer.kernel_size[0], 2 * radius + 1
+            per_pair = product_multiplications(small, size, extent) if small and layer.groups == 1 else (size * extent) ** 2
+            total += per_pair * layer.weight[..., 0, 0].numel()
             radius += _radius(layer)
     return total
 
@@ -174,7 +177,7 @@ def pull_windows(
     *,
     image: Tensor | None = None,
     differentiable: bool = False,
-    rounded_alike: bool = True,
+    small: SmallWindows | None = None,
 ) -> Tensor:
     """Gradients at the branch's input, on windows; equal to autograd's where `branch.frozen` is False.
 
@@ -187,8 +190,8 @@ def pull_windows(
         grid: (h, w) of the level.
         image: (n,) the image of each cell within the recorded batch; None: all are of the only one.
         differentiable: Whether the result keeps its graph to the seeds, the gates and the weights.
-        rounded_alike: Whether sums are rounded as by autograd's own convolutions. Grad-CAM++ divides by sums of gradients that
-            nearly cancel: another order of them is another map. Without it small windows are faster.
+        small: Faster convolutions (`small_backward`); None: torch's own, so that sums are rounded as by autograd. Grad-CAM++
+            divides by sums of gradients that nearly cancel: another order of them is another map.
 
     Returns:
         (n,C,2r+1,2r+1) around each cell, r = branch.radius; zero beyond the grid.
@@ -196,12 +199,31 @@ def pull_windows(
     of = _weight if differentiable else _detached_weight
     gates = {layer: gates[call] if differentiable else gates[call].detach() for layer, gates in tape.gates.items() if gates}
     gradient = _pull_predictors(branch, seeds, of)
-    grow = conv_transpose if rounded_alike else grow_small
-    return _through(branch.tower[::-1], gradient, of, gates, cells, grid, image, grow)
+
+    def rounded_alike(windows: Tensor, layer: nn.Conv2d) -> Tensor:
+        return conv_transpose2d(windows.contiguous(), of(layer), groups=layer.groups)
+
+    return _through(branch.tower[::-1], gradient, gates, cells, grid, image, small or rounded_alike)
+
+
+def small_backward() -> SmallWindows:
+    """For the `small` of `pull_windows`: convolutions from their outputs to their inputs."""
+    return SmallWindows(_detached_weight)
+
+
+def small_forward() -> SmallWindows:
+    """For `push_cells`: convolutions from their inputs to their outputs."""
+    return SmallWindows(_forward_kernel)
 
 
 def push_cells(
-    layers: Sequence[nn.Module], tape: Tape, call: int, features: Tensor, cells: Tensor, grid: tuple[int, int]
+    layers: Sequence[nn.Module],
+    tape: Tape,
+    call: int,
+    features: Tensor,
+    cells: Tensor,
+    grid: tuple[int, int],
+    small: SmallWindows,
 ) -> Tensor:
     """How the last of a tower's first layers answers to the features of one cell, all other cells' zero: the derivative of its
     output along them, on windows. Gates are the forward pass's, as in `pull_windows`.
@@ -213,36 +235,35 @@ def push_cells(
         features: (C,h,w), the tower's input.
         cells: (n,2) as (row, column).
         grid: (h, w) of the level.
+        small: The convolutions, `small_forward`.
 
     Returns:
         (n,channels,2r+1,2r+1) around each cell, r the layers' radius; zero beyond the grid.
     """
     gates = {layer: gates[call].detach() for layer, gates in tape.gates.items() if gates}
     own = features[:, cells[:, 0], cells[:, 1]].T[:, :, None, None]
-    return _through(layers, own, _forward_kernel, gates, cells, grid, None, grow_small)
+    return _through(layers, own, gates, cells, grid, None, small)
 
 
 def _through(
     layers: Sequence[nn.Module],
     windows: Tensor,
-    kernel: Callable[[nn.Conv2d], Tensor],
     gates: Mapping[nn.Module, Tensor],
     cells: Tensor,
     grid: tuple[int, int],
     image: Tensor | None,
-    grow: Callable[[Tensor, Tensor, int], Tensor],
+    convolve: Callable[[Tensor, nn.Conv2d], Tensor],
 ) -> Tensor:
     """Windows around cells through layers in the order given, forwards or backwards, growing with every convolution.
 
     Args:
         layers: Convolutions, normalizations and rectifiers.
         windows: (n,C,k,k) around each cell.
-        kernel: A convolution's weights as conv_transpose2d takes them in this direction.
         gates: Of the layers that are no convolutions.
         cells: (n,2) as (row, column).
         grid: (h, w) of the level.
         image: (n,) the image of each cell within the recorded batch; None: all are of the only one.
-        grow: (windows, kernel, groups) -> the transposed convolution.
+        convolve: (windows, layer) -> the layer's transposed convolution in this direction.
 
     Returns:
         (n,C,2r+1,2r+1) around each cell; zero beyond the grid.
@@ -254,7 +275,7 @@ def _through(
         radius = windows.shape[-1] // 2
         if isinstance(layer, nn.Conv2d):
             inner = windows if closed else windows * _inside(cells, radius, grid)
-            windows, closed = grow(inner, kernel(layer), layer.groups), False
+            windows, closed = convolve(inner, layer), False
             continue
         gate = gates[layer]
         # A mask is the level's and is cut to the window; a factor is the same in every cell.
@@ -266,27 +287,6 @@ def _through(
             gate = gate[image]
         windows = windows * gate
     return windows if closed else windows * _inside(cells, windows.shape[-1] // 2, grid)
-
-
-def conv_transpose(windows: Tensor, kernel: Tensor, groups: int) -> Tensor:
-    """conv_transpose2d."""
-    return conv_transpose2d(windows.contiguous(), kernel, groups=groups)
-
-
-def grow_small(windows: Tensor, kernel: Tensor, groups: int) -> Tensor:
-    """conv_transpose2d with sums in another order, (n,C,k,k) -> (n,channels,k+m-1,k+m-1) for a kernel (C,channels,m,m)."""
-    (count, channels, size, _), (_, outputs, extent, _) = windows.shape, kernel.shape
-    if groups > 1 or size > _SMALL or windows.requires_grad or kernel.requires_grad:
-        return conv_transpose(windows, kernel, groups)
-    # Small windows as one matrix product take 70 to 90 % of the time, single cells a third.
-    cells = windows.permute(0, 2, 3, 1).reshape(count * size * size, channels)
-    weights = kernel.permute(0, 2, 3, 1).reshape(channels, extent * extent * outputs)
-    reached = (cells @ weights).reshape(count, size, size, extent, extent, outputs)
-    grown = reached.new_zeros((count, size + extent - 1, size + extent - 1, outputs))
-    for down in range(extent):
-        for across in range(extent):
-            grown[:, down : down + size, across : across + size] += reached[:, :, :, down, across]
-    return grown.permute(0, 3, 1, 2)
 
 
 def _weight(layer: nn.Conv2d) -> Tensor:

@@ -17,7 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import fold, max_pool2d
 
-from whybox.models.torchvision._conv_heads import Branch, Tape, pull_windows, push_cells, radius_of, window_multiplications
+from whybox.models.torchvision._conv_heads import (
+    Branch,
+    Tape,
+    pull_windows,
+    push_cells,
+    radius_of,
+    small_backward,
+    small_forward,
+    window_multiplications,
+)
+from whybox.models.torchvision._small_windows import SmallWindows
 
 _TABLE_BYTES = 2**26
 _PART_BYTES = 2**22
@@ -50,12 +60,13 @@ class Split:
     def multiplications(self, outputs: int, cells: int) -> int:
         """What the sums of so many outputs cost, over so many cells of the features."""
         meeting = (2 * self.upper.radius + 1) ** 2 * self.reach * self.channels
-        return outputs * (pull_multiplications(self.upper) + meeting) + cells * window_multiplications(self.lower)
+        pulling = pull_multiplications(self.upper, small=outputs) + meeting
+        return outputs * pulling + cells * window_multiplications(self.lower, small=cells)
 
 
-def pull_multiplications(branch: Branch) -> int:
-    """Multiplications of `pull_windows` for one cell, without the predictors'."""
-    return window_multiplications(branch.tower[::-1], branch.radius - radius_of(branch.tower))
+def pull_multiplications(branch: Branch, *, small: int = 0) -> int:
+    """Multiplications of `pull_windows` for one of `small` cells, without the predictors'; 0: without `SmallWindows`."""
+    return window_multiplications(branch.tower[::-1], branch.radius - radius_of(branch.tower), small=small)
 
 
 def splits_of(branch: Branch) -> Iterator[Split]:
@@ -110,39 +121,62 @@ class SharedProducts:
 
     def __call__(self, seeds: Mapping[str, Tensor], cells: Tensor) -> Tensor:
         """As `pull_windows`: (n,2r+1,2r+1), the gradients' sums with the features over the channels."""
-        gradient = pull_windows(self.split.upper, self.tape, self.call, seeds, cells, self._grid, rounded_alike=False)
-        # What meets a gradient is several times its size.
-        row_bytes = gradient[0].numel() * self.split.reach * gradient.element_size() if len(cells) else 1
-        parts = torch.split(torch.arange(len(cells), device=cells.device), max(1, _PART_BYTES // row_bytes))
-        sums = torch.cat([self._meet(gradient[rows], cells[rows]) for rows in parts])
+        gradient = pull_windows(self.split.upper, self.tape, self.call, seeds, cells, self._grid, small=self._backward)
+        sums = self._meet(gradient, cells)
         width = 2 * radius_of(self.split.lower) + 1
         return fold(sums, (2 * self.branch.radius + 1,) * 2, width)[:, 0]
 
     def _meet(self, gradient: Tensor, cells: Tensor) -> Tensor:
         """Gradients (n,channels,k,k) at the lower part's output -> their products with what meets them, (n,reach,k*k)."""
-        channels, size = gradient.shape[1:3]
-        # (n*k*k,1,channels) @ (n*k*k,channels,reach): with the vector on the left it takes a third of the time.
-        met = self._table.index_select(0, self._place(cells, size // 2).flatten())
-        products = gradient.flatten(2).mT.reshape(-1, 1, channels).to(met) @ met.mT
-        return products.reshape(len(gradient), size * size, self.split.reach).mT
+        count, channels, size, _ = gradient.shape
+        rows = gradient.permute(0, 2, 3, 1).reshape(-1, channels).to(self._table)
+        place = self._place(cells, size // 2).flatten()
+        products = rows.new_zeros((len(rows), self.split.reach))
+        # All gradients at one cell meet the same: a product of matrices a cell, which reads the table once.
+        inside = (place < self._rows[-1]).nonzero()[:, 0]
+        if not len(inside):
+            return products.reshape(count, size * size, self.split.reach).mT
+        order = inside[place[inside].argsort()]
+        met, counts = torch.unique_consecutive(place[order], return_counts=True)
+        start = counts.cumsum(0) - counts
+        # Cells with about as many gradients together: their matrices are as large as the largest.
+        by_count = counts.argsort(descending=True)
+        for group in torch.split(by_count, max(1, _PART_BYTES // (self._table[0].numel() * self._table.element_size()))):
+            turn = torch.arange(int(counts[group[0]]), device=order.device)
+            there = turn < counts[group, None]
+            chosen = order[(start[group, None] + turn).clamp(max=len(order) - 1)]
+            products[chosen[there]] = (rows[chosen] @ self._table[met[group]].mT)[there]
+        return products.reshape(count, size * size, self.split.reach).mT
+
+    @cached_property
+    def _backward(self) -> SmallWindows:
+        return small_backward()
 
     @cached_property
     def _table(self) -> Tensor:
-        """(h*w+1,reach,channels): for every cell y and the cells x around it, (J A|x)(y). The last row is for cells beyond the
-        grid."""
-        height, width = self._grid
+        """(rows+1,reach,channels): for the cells y around outputs and the cells x around each, (J A|x)(y). The last row is for
+        all other cells y."""
         seen = _seen(self.outputs, self.branch.radius, self.features).nonzero()
         radius = radius_of(self.split.lower)
         reach, channels = self.split.reach, self.split.channels
-        table = self.features.new_zeros(((height * width + 1) * reach, channels))
+        table = self.features.new_zeros(((int(self._rows[-1]) + 1) * reach, channels))
         # Seen from y, the cell x lies on the opposite side.
         around = torch.arange(reach - 1, -1, -1, device=seen.device)
+        forward = small_forward()
         for cells in torch.split(seen, max(1, _PART_BYTES // (reach * channels * table.element_size()))):
-            pushed = push_cells(self.split.lower, self.tape, self.call, self.features, cells, self._grid)
+            pushed = push_cells(self.split.lower, self.tape, self.call, self.features, cells, self._grid, forward)
             rows = self._place(cells, radius) * reach + around
-            table.index_copy_(0, rows.flatten(), pushed.flatten(2).mT.reshape(-1, channels).to(table))
+            table.index_copy_(0, rows.flatten(), pushed.permute(0, 2, 3, 1).reshape(-1, channels).to(table))
         table[-reach:] = 0
         return table.reshape(-1, reach, channels)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """(h*w+1,): the table's row of each cell of the grid; the last is that of cells beyond it, and of all without a row."""
+        there = _seen(self.outputs, self.split.upper.radius, self.features).flatten()
+        rows = torch.full((len(there) + 1,), int(there.sum()), device=there.device)
+        rows[:-1][there] = torch.arange(int(there.sum()), device=there.device)
+        return rows
 
     def _place(self, cells: Tensor, radius: int) -> Tensor:
         """(n,(2r+1)^2): the table's rows of the cells around each."""
@@ -150,7 +184,7 @@ class SharedProducts:
         reach = torch.arange(-radius, radius + 1, device=cells.device)
         rows, columns = (cells[:, :1] + reach)[:, :, None], (cells[:, 1:] + reach)[:, None, :]
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        return torch.where(inside, rows * width + columns, height * width).flatten(1)
+        return self._rows[torch.where(inside, rows * width + columns, height * width).flatten(1)]
 
     @property
     def _grid(self) -> tuple[int, int]:
