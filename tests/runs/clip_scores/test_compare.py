@@ -87,6 +87,11 @@ def test_seeds_are_paired_one_by_one_or_with_a_single_run(runs, others):
         assert found[key].ones == pytest.approx(ones)
 
 
+def test_one_run_against_several_is_their_negative(runs):
+    there, back = compare_scores(runs[0], runs[3:6])["boxes_top1"], compare_scores(runs[3:6], runs[0])["boxes_top1"]
+    assert (there.mean, there.low, there.seeds_low) == pytest.approx((-back.mean, -back.high, -back.seeds_high))
+
+
 def test_retrieval_is_compared_among_the_images_of_both(runs):
     short = scored(1, limit=3)
     found = compare_scores(short, runs[0])["t2i_r1"]

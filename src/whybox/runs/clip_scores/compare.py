@@ -67,7 +67,7 @@ def compare_scores(
 
     Args:
         ones: A run, or one per training seed.
-        others: The runs that they are compared with, seed by seed; a single one is compared with each.
+        others: The runs that they are compared with, seed by seed. A single run, of either side, is compared with each.
         seed: Of the bootstrap.
 
     Returns:
@@ -77,7 +77,8 @@ def compare_scores(
         WhyboxError: The runs are of different data, share nothing, or are not as many.
     """
     first, second = ([each] if isinstance(each, ClipScores) else list(each) for each in (ones, others))
-    if not first or len(second) not in (1, len(first)):
+    counts = {len(first), len(second)}
+    if 0 in counts or len(counts - {1}) > 1:
         raise WhyboxError(f"{len(first)} runs cannot be paired with {len(second)}: give as many, seed by seed, or one")
     _check_same([*first, *second])
     shared = {task: _shared_images([*first, *second], task) for task in TASKS}
@@ -85,8 +86,9 @@ def compare_scores(
     differences = {}
     for key in tables[0][0]:
         if all(key in table for side in tables for table in side):
-            mine, theirs = ([table[key] for table in side] for side in tables)
-            differences[key] = _difference(mine, theirs * (len(mine) // len(theirs)), seed)
+            # A single run is paired with each of the others.
+            mine, theirs = ([table[key] for table in side] * (max(counts) // len(side)) for side in tables)
+            differences[key] = _difference(mine, theirs, seed)
     if not differences:
         raise WhyboxError("these runs share no image of a task: nothing to compare")
     return differences
