@@ -22,7 +22,7 @@ def find_captions(annotations: Path) -> Path | None:
     """
     if _rows(read_json(annotations)):
         return annotations
-    split = annotations.stem.removeprefix("instances_")
+    split = annotations.stem.removeprefix("instances_").removeprefix("panoptic_")
     for folder in (annotations.parent, annotations.parent / "annotations"):
         files = sorted(folder.glob("captions*.json"))
         of_split = [file for file in files if file.stem.removeprefix("captions").strip("_-") == split]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import whybox
+from data import test_coco_panoptic as panoptic
 from runs.small_clip import make_classifier, make_clip
 from whybox.accuracy.region_classes import region_accuracy
 from whybox.accuracy.retrieval import retrieve
@@ -199,6 +200,15 @@ def test_coco_with_captions_beside_it_things_and_stuff_apart(model, tmp_path):
     assert "The data have no masks: regions are boxes alone." in run.remarks
     renamed = score_clip(model, whybox.open_data(data, rename={"tree": "car"}), tasks=["regions"])
     assert set(renamed.values()["boxes_stuff_top1"].ids) == {"11", "21"}
+
+
+def test_panoptic_data_have_stuff_and_masks(model, tmp_path):
+    data = f"coco-panoptic:{panoptic.write(tmp_path, panoptic.content())}"
+    captions = {"annotations": [{"image_id": 9, "caption": "a red ball"}]}
+    (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps(captions))
+    found = score_clip(model, data).values()
+    assert [len(found[f"masks_{part}top1"].values) for part in ("", "things_", "stuff_")] == [2, 1, 1]
+    assert found["t2i_r1"].values.tolist() == [1]
 
 
 def test_coco_without_captions(model, tmp_path):

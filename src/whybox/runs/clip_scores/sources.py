@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from whybox.data import coco
 from whybox.data._checked import innermost
 from whybox.data.coco import CocoData
+from whybox.data.coco_panoptic import PanopticData
 from whybox.data.image_captions import captions_of_images, find_captions, read_captions, read_stuff
 from whybox.data.scenes import SceneData, draw_scene
 from whybox.errors import WhyboxError
@@ -61,7 +61,7 @@ def _drawn_captions(data: SceneData, index: int) -> tuple[str, ...]:
 def annotation_file(data: DataSet) -> Path | None:
     """The file that a COCO data set was read from; None for other data."""
     inner = innermost(data)
-    return Path(inner.name.removeprefix(f"{coco.PREFIX}:")) if isinstance(inner, CocoData) else None
+    return Path(inner.name.partition(":")[2]) if isinstance(inner, (CocoData, PanopticData)) else None
 
 
 def stuff_of(data: DataSet) -> tuple[str, ...] | None:
