@@ -223,6 +223,15 @@ def test_coco_without_captions(model, tmp_path):
         score_clip(model, data, captions=tmp_path / "mine.json")
 
 
+def test_a_caption_that_does_not_fit_is_told(model, tmp_path):
+    data = write_coco(tmp_path)
+    long = " ".join(["a red ball"] * 20)
+    captions = {"annotations": [{"image_id": 1, "caption": long}, {"image_id": 2, "caption": "a tree"}]}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    run = score_clip(model, data, tasks=["retrieval"])
+    assert run.remarks[-1] == "1 of 2 captions is longer than the model's context."
+
+
 def test_a_broken_image_is_told_and_the_others_are_scored(model, tmp_path):
     data = whybox.open_data(write_coco(tmp_path))
     (tmp_path / "images" / "2.png").write_bytes(b"no picture")

@@ -204,4 +204,7 @@ def _remarks(
         missing = sum(not captions for captions in texts)
         lacking = f"; {missing} without a caption are left out" if missing else ""
         remarks.append(f"Retrieval is among {len(texts) - missing} images and {sum(map(len, texts))} captions{lacking}.")
+        if cut := sum(record["cut"] for record in folder.of("retrieval", names)):
+            verb = "is" if cut == 1 else "are"
+            remarks.append(f"{cut} of {sum(map(len, texts))} captions {verb} longer than the model's context.")
     return remarks

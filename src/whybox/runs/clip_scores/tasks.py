@@ -17,7 +17,6 @@ from whybox import api
 from whybox.accuracy.region_classes import rank_classes
 from whybox.attention import ImageTextModel
 from whybox.errors import WhyboxError
-from whybox.runs.clip_scores.class_texts import embed_texts
 from whybox.runs.clip_scores.folder import Record
 from whybox.runs.clip_scores.regions import image_embedding, region_features
 from whybox.truth import Sample, Truth
@@ -122,13 +121,17 @@ def score_captions(model: ImageTextModel, sample: Sample, trace: Trace, captions
         captions: At least one.
 
     Returns:
-        The embeddings of length 1, packed.
+        The embeddings of length 1, packed, and how many captions the model read only in part.
     """
+    asking: Any = model
+    # Prompted rather than embedded: the prompts know what did not fit into the model's context.
+    read: ImageTextModel = asking.prompt(list(captions))
     return {
         "image": sample.name,
         "embedding": pack(image_embedding(trace)[None]),
         "captions": list(captions),
-        "texts": pack(embed_texts(model, captions).cpu()),
+        "texts": pack(read.prompt_embeddings().float().cpu()),
+        "cut": sum(bool(text.cut) for text in read.texts),
     }
 
 
