@@ -112,9 +112,9 @@ def _difference(mine: Sequence[Values], theirs: Sequence[Values], seed: int) -> 
     runs = [*mine, *theirs]
     # A region that one network did not see, because of its preprocessing, has no value there.
     known = set.intersection(*({*_items(values)} for values in runs))
-    chosen = [row for row, item in enumerate(_items(mine[0])) if item in known]
-    images, groups = ([part[row] for row in chosen] for part in (mine[0].images, mine[0].groups))
-    order = [_items(mine[0])[row] for row in chosen]
+    order = [item for item in _items(mine[0]) if item in known]
+    images = [image for image, _ in order]
+    groups = [group for item, group in zip(_items(mine[0]), mine[0].groups, strict=True) if item in known]
     tables: list[NDArray[np.float64]] = []
     for side in (mine, theirs):
         rows = []
