@@ -90,6 +90,8 @@ def report(arms: Mapping[str, Sequence[ClipScores]], baseline: str) -> str:
     shown = [key for key in MEASURES if any(key in table for runs in tables.values() for table in runs)]
     first = arms[baseline][0]
     lines = [f"Data: {first.mark['data']}, {len(first.images)} images. Templates: {_templates(first)}.", ""]
+    if other := {_templates(run) for runs in arms.values() for run in runs} - {_templates(first)}:
+        lines += [f"Some runs have other templates: {' / '.join(sorted(other))}. Differences are of these, too.", ""]
     lines += ["Means over the seeds, in percent.", ""]
     titles = [MEASURES[key] for key in shown]
     lines += [markdown_line(["arm", "seeds", *titles]), markdown_line(["---"] * (len(shown) + 2))]
@@ -110,16 +112,7 @@ def _differences(name: str, baseline: str, found: Mapping[str, PairedDifference]
     seeds = len(next(iter(found.values())).ones)
     yield f"**{name} - {baseline}**, in points, {seeds} seed{'s' * (seeds != 1)}"
     yield ""
-    heads = [
-        "measure",
-        "difference",
-        "95 %, images",
-        "95 %, seeds",
-        "detectable, images",
-        "detectable, seeds",
-        "values",
-        "images",
-    ]
+    heads = ["measure", "difference", "95 %, images", "95 %, seeds", "detectable, images", "detectable, seeds", "values"]
     yield markdown_line(heads)
     yield markdown_line(["---"] * len(heads))
     for key, title in MEASURES.items():

@@ -45,6 +45,15 @@ def test_a_folder_as_the_baseline_of_all_arms(folders, monkeypatch, capsys):
     assert f"**b - {folders}/run0**, in points, 1 seed\n" in printed
 
 
+def test_other_templates_are_told(folders, monkeypatch, capsys, tmp_path):
+    scored(1, data=DATA, templates=["a {}"], tasks=["regions"], out=tmp_path / "other")
+    call(monkeypatch, "--arm", f"a={tmp_path}/other", "--baseline", folders / "run0")
+    printed = capsys.readouterr().out
+    assert "Some runs have other templates: “a {}”. Differences are of these, too." in printed
+    heads, line = (row for row in printed.splitlines() if row.startswith(("| measure", "| boxes top-1")))
+    assert heads.count("|") == line.count("|")
+
+
 @pytest.mark.parametrize(
     ("arm", "message"), [("regions", "expected NAME=DIR1,DIR2,DIR3"), ("a=nowhere", "nowhere"), ("a=,", "expected NAME=DIR1")]
 )
