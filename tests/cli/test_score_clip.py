@@ -48,6 +48,14 @@ def test_as_json_and_chosen_tasks(whybox, clip):
     assert json.loads(out)["differences"]["classification_top1"]["mean"] == 0
 
 
+def test_an_earlier_run_on_other_data_is_refused_before_anything_is_scored(whybox, clip, tmp_path):
+    whybox("score-clip", "--model", clip, "--data", DATA, "--tasks", "regions", "--out", "run")
+    code, _, err = whybox("score-clip", "--model", clip, "--data", f"{DATA}:seed=4", "--against", "run", "--out", "new")
+    assert code == 2
+    assert "--against run: scored other data, scenes:" in err
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

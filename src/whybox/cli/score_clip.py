@@ -42,14 +42,18 @@ def score_clip(
 ) -> None:
     """Score an image-text model: zero-shot classes of regions, image-text retrieval, zero-shot classification."""
     from whybox import api
+    from whybox.errors import WhyboxError
     from whybox.runs.clip_scores.compare import compare_scores, difference_table, differences_as_dict
+    from whybox.runs.clip_scores.score import annotations_of
     from whybox.runs.clip_scores.score import score_clip as run
     from whybox.runs.clip_scores.scores import read_scores
 
-    # Read now, so that a wrong folder is refused before the model is loaded.
+    # Read now, so that a wrong folder is refused before anything is scored.
     before = None if against is None else read_scores(against)
     wanted = None if tasks is None else read_list(tasks)
     opened = api.open_data(data, rename=read_pairs("--rename", rename))
+    if before is not None and before.mark["annotations"] != annotations_of(opened):
+        raise WhyboxError(f"--against {against}: scored other data, {before.mark['data']}, than {opened.name}")
     network = load_model(model, weights, device, None)
     settings: dict[str, Any] = {"tasks": wanted, "templates": templates, "captions": captions, "limit": limit, "out": out}
     with bar(min(len(opened), limit or len(opened)), "scoring") as on_progress:

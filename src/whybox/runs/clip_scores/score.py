@@ -132,12 +132,17 @@ def _identity(
         "weights": weights_digest(model),
         "model_settings": digest_text(model.identity),
         "data": data.name,
-        "annotations": getattr(data, "digest", "") or digest_text(["\n".join(data.classes)]),
+        "annotations": annotations_of(data),
         "classes": list(classes),
         "templates": list(templates),
         "captions_per_image": captions,
         "versions": {name: version_of(name) for name in PACKAGES},
     }
+
+
+def annotations_of(data: DataSet) -> str:
+    """What tells the annotations of one data set from another's: its digest, or else its classes."""
+    return getattr(data, "digest", "") or digest_text(["\n".join(data.classes)])
 
 
 def _steps(model: ImageTextModel, chosen: Sequence[str], task: ClassTask | None) -> dict[str, Step]:
