@@ -21,6 +21,7 @@ from whybox.cli.methods import methods
 from whybox.cli.metrics import metrics
 from whybox.cli.models import models
 from whybox.cli.reproduce import reproduce
+from whybox.cli.score_clip import score_clip
 from whybox.cli.targets import targets
 from whybox.cli.train import train
 from whybox.cli.train_clip import train_clip
@@ -38,7 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-WORK = (demo, explain, match, analyze, detect, evaluate, compare, reproduce, errors, fit_nms, train, distill, train_clip)
+ON_DATA = (analyze, evaluate, compare, reproduce, errors, fit_nms, score_clip)
+WORK = (demo, explain, match, detect, *ON_DATA, train, distill, train_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
     app.command()(command)

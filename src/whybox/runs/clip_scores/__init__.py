@@ -1,0 +1,1 @@
+"""Scores of image-text models: classes of regions, retrieval, zero-shot classification, and their paired differences."""
