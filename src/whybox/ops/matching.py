@@ -54,3 +54,10 @@ def match_well_detected(
             matched[row] = column
             taken.add(column)
     return torch.tensor(matched, dtype=torch.long, device=boxes.device)
+
+
+def iou_of_pairs(first: Tensor, second: Tensor) -> Tensor:
+    """IoU (n,) of boxes (n,4) with boxes (n,4); 0 where one has no area."""
+    shared = (torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])).clamp(min=0).prod(1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) for boxes in (first, second)]
+    return shared / (areas[0] + areas[1] - shared).clamp(min=1e-9)
