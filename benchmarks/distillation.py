@@ -7,9 +7,9 @@ An arm is one recipe: folders that `whybox train` or `whybox distill` wrote, one
 arm. An arm of a single folder among longer ones, as a teacher, is listed and not compared. The data must be images that none of
 them was trained on: "scenes:..." draws scenes that training never uses.
 
-COCO calls an object small below 32 x 32 pixels and large from 96 x 96 on, which are the default. Of the objects in scenes of 320x240
-these limits call 5 % small and 4 % large; `--areas 2000 3300`, in square pixels, parts them into thirds. An object's area is that
-of its box. The output says the limits and how many objects each size has.
+COCO calls an object small below 32 x 32 pixels and large from 96 x 96 on, which are the default. Of the objects in scenes of
+320x240 these limits call 5 % small and 4 % large; `--areas 2000 3300`, in square pixels, parts them into thirds. An object's area
+is that of its box. The output says the limits and how many objects each size has.
 
 Printed, in points: each arm's mean over the seeds and their standard deviation; then, for the baseline and each `--against`, the
 other arms' differences from it over the seeds, with the 95 % interval of the paired t-test, and the smallest true difference that

@@ -1,11 +1,11 @@
-"""The table of the study of distillation: made-up numbers, small detectors, and mistakes in one line."""
+"""Distillation: the table of its study on made-up numbers and small detectors, and the memory of its steps."""
 
 import json
 import sys
 
 import numpy as np
 import pytest
-from benchmarks import distillation
+from benchmarks import distillation, distillation_steps
 from scipy import stats
 
 from whybox import zoo
@@ -111,3 +111,14 @@ def test_mistakes_are_one_line(folders, tmp_path, monkeypatch):
     zoo.save(network, {"network": "compact_fcos", "arguments": {"num_classes": 2}, "classes": ["cell"]}, tmp_path / "cells")
     with pytest.raises(SystemExit, match="detects cell; the data's classes are person"):
         run(monkeypatch, "--arm", f"one={tmp_path / 'cells'}", "--data", "scenes:count=2")
+
+
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")
+def test_a_step_of_odam_kd_needs_little_more_memory_than_one_of_fgd(monkeypatch, capsys):
+    monkeypatch.setitem(distillation_steps.IMAGES, "compact", 2)
+    used = []
+    for loss in ("fgd", "odam_kd"):
+        distillation_steps.report_peak("compact", loss)
+        used.append(float(capsys.readouterr().out))
+    assert 10 < used[0] < 200
+    assert 1 <= used[1] / used[0] < distillation_steps.MEMORY_GOAL
