@@ -107,7 +107,7 @@ def train(options, data, labels, student, distiller):
     device = torch.device("cuda", place) if torch.cuda.is_available() else torch.device("cpu")
     if distiller is not None:
         distiller.teacher.to(device)
-    taught = Taught(student, distiller).to(device).train()
+    taught = own = Taught(student, distiller).to(device).train()
     if processes > 1:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         taught = DistributedDataParallel(taught, device_ids=[place] if device.type == "cuda" else None)
@@ -116,7 +116,7 @@ def train(options, data, labels, student, distiller):
     first, file = 0, options.out / "checkpoint.pt"
     if file.exists():
         kept = torch.load(file, map_location=device, weights_only=True)
-        taught.load_state_dict(kept["weights"])
+        own.load_state_dict(kept["weights"])
         optimizer.load_state_dict(kept["optimizer"])
         first = kept["epoch"]
     pictures = Pictures(data, labels)
@@ -139,7 +139,7 @@ def train(options, data, labels, student, distiller):
                 told = "  ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items())
                 print(f"epoch {epoch + 1}, step {number + 1} of {len(batches)}: {told}", flush=True)
         if rank == 0:
-            state = {"weights": taught.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
+            state = {"weights": own.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
             torch.save(state, file.with_suffix(".part"))
             file.with_suffix(".part").replace(file)
             torch.save({name: value.cpu() for name, value in student.state_dict().items()}, options.out / "model.pt")
