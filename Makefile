@@ -37,6 +37,7 @@ bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.perturbation
 	$(BIN)/python -m benchmarks.matching
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.distillation_steps
 	$(BIN)/python -m benchmarks.suppression
 
 $(BIN)/python:

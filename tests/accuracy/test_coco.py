@@ -201,3 +201,16 @@ def test_an_object_without_a_class_name_is_refused():
     truth = {"boxes": TRUTH["boxes"], "labels": np.array([1, 2])}
     with pytest.raises(WhyboxError, match="labels of the truth run from 1 to 2, and there are 2 class names"):
         coco_ap([found(TRUTH["boxes"].tolist(), [0.9, 0.8], [1, 2])], [truth], CLASSES)
+
+
+def test_small_and_large_are_where_the_areas_say():
+    # Boxes of 40x40 = 1600 and 30x35 = 1050 square pixels; the second is not found.
+    seen = [found([[10.0, 10, 50, 50]], [0.9], [0])]
+    sizes = [("ap_small", "ap_medium", "ap_large")[place] for place in range(3)]
+    for areas, expected in (((32**2, 96**2), (None, 0.5, None)), ((1200, 1500), (0, None, 1)), ((1200, 5000), (0, 1, None))):
+        result = coco_ap(seen, [TRUTH], CLASSES, areas)
+        assert [result.as_dict()[name] for name in sizes] == list(expected)
+    assert coco_ap(seen, [TRUTH], CLASSES).as_dict() == coco_ap(seen, [TRUTH], CLASSES, (32**2, 96**2)).as_dict()
+    for areas in ((0, 10), (20, 10)):
+        with pytest.raises(WhyboxError, match="areas are two limits in square pixels that rise"):
+            coco_ap(seen, [TRUTH], CLASSES, areas)

@@ -1,5 +1,10 @@
 """`whybox distill` from its options to the files it leaves."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 import typer
@@ -19,6 +24,13 @@ def run():
     app = typer.Typer()
     app.command()(distill)
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +134,43 @@ def test_a_distillation_that_was_killed_ends_as_the_unbroken_one(teacher, tmp_pa
     cut = train("cut", resume=True)
     for first, second in ((whole.averaged, cut.averaged), *((run.state_dict() for run in pair) for pair in beside(whole, cut))):
         assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_the_command_killed_by_the_system_ends_as_the_unbroken_one(run, teacher, tmp_path, one_thread):
+    words = ["--teacher", str(teacher), "--width", "0.5", "--loss", "odam_kd:least_score=0.01", "--steps", "10", "--every", "2"]
+    words += ["--batch", "2", "--size", "96x72", "--limit", "4", "--held-out", "2", "--threads", "1", "--out"]
+    whole = run(*words, tmp_path / "whole")
+    assert whole.exit_code == 0, whole.output
+    command = [sys.executable, "-m", "whybox", "distill", *words, str(tmp_path / "cut")]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    child = subprocess.Popen(command, env=paths, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    with child.stderr:
+        reached = next((line for line in child.stderr if line.startswith("step 4 of 10")), None)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    assert reached, "the second checkpoint"
+    assert not (tmp_path / "cut" / "model.safetensors").exists(), "killed on the way"
+    again = run(*words, tmp_path / "cut", "--resume")
+    assert again.exit_code == 0, again.output
+    assert "step 2 of 10" not in again.stderr, "it went on"
+    assert "step 10 of 10" in again.stderr
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert first == second
+    # Also what the file rounds to half precision, and the distiller's blocks.
+    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "cut")]
+    first, second = map(tensors_of, states)
+    assert any("distiller" in name for name in first)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def tensors_of(state, name=""):
+    """The tensors anywhere in a checkpoint, by their path."""
+    if isinstance(state, torch.Tensor):
+        return {name: state}
+    parts = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else ()
+    return {path: value for key, part in parts for path, value in tensors_of(part, f"{name}/{key}").items()}
 
 
 def beside(*runs):

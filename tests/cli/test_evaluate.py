@@ -166,6 +166,22 @@ def test_reproduce_tables_of_rules_and_of_two_detectors(whybox, ground, tmp_path
     assert "odam-table12" in whybox("reproduce", "odam-table13")[2]
 
 
+def test_reproduce_tables_of_students(whybox, ground, tmp_path):
+    code, out, err = whybox("reproduce", "odam-table7")
+    assert (code, err) == (2, "whybox: odam-table7: no data; pass --data\n")
+    assert "  6: torchrun --nproc-per-node 8 examples/distill_coco.py --coco COCO" in out
+    code, out, err = whybox("reproduce", "odam-table8", "--data", ground[2])
+    assert (code, err) == (2, "whybox: odam-table8: no detectors; pass --row KEY=MODEL for each row that you trained\n")
+    words = ["reproduce", "odam-table8", "--data", ground[2], "--out", "t8"]
+    lines = ["from runs.small import CLASSES, make_network", "def make():"]
+    (tmp_path / "mine.py").write_text("\n".join([*lines, "    return make_network(), {'classes': ('background', *CLASSES)}"]))
+    mine = f"{tmp_path / 'mine.py'}:make@{ground[4]}/model.safetensors"
+    code, out, err = whybox(*words, "--row", f"fcos/student={ground[4]}", "--row", f"fcos/fgd={mine}")
+    assert (code, err) == (0, "")
+    assert "| fcos/fgd | FCOS: FGD | 42.7 | " in out
+    assert (tmp_path / "t8" / "detections-fcos-fgd.jsonl").is_file()
+
+
 def test_metrics_tell_direction_needs_options_and_groups(whybox):
     told = json.loads(whybox("metrics", "--json")[1])
     assert told["metrics"].keys() == registry.metrics().keys()

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from whybox.runs import statistics
-from whybox.runs.statistics import bootstrap_mean, bootstrap_means, holm, paired_difference, sign_flip_p
+from whybox.runs.statistics import bootstrap_mean, bootstrap_means, holm, paired_difference, seed_difference, sign_flip_p
 
 RANDOM = "rng" if "rng" in signature(stats.bootstrap).parameters else "random_state"
 """What scipy calls its generator; before 1.15 otherwise."""
@@ -181,3 +181,29 @@ def test_holm_never_lets_a_later_p_fall_below_an_earlier_one():
 
 def test_holm_does_not_count_what_could_not_be_tested():
     assert holm([np.nan, 0.02, np.nan, 0.03]) == pytest.approx([np.nan, 0.04, np.nan, 0.04], nan_ok=True)
+
+
+def test_seed_differences_are_scipys_paired_t(rng):
+    first, second = rng.normal(1, 2, 5), rng.normal(0, 2, 5)
+    for level in (0.95, 0.8):
+        theirs = stats.ttest_rel(first, second).confidence_interval(level)
+        found = seed_difference(first, second, level=level)
+        assert found.mean == pytest.approx((first - second).mean())
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_the_smallest_difference_is_seen_in_four_of_five_studies(rng):
+    """Five seeds, standard deviation 1: (2.776 + .941) / sqrt(5) = 1.66 from the table of t; the power at that truth is .8."""
+    standard = np.array([-1, -1, 0, 1, 1]) / np.std([-1, -1, 0, 1, 1], ddof=1)
+    smallest = seed_difference(standard, np.zeros(5)).detectable
+    assert smallest == pytest.approx((2.776 + 0.941) / np.sqrt(5), abs=0.001)
+    studies = rng.normal(smallest, 1, (4000, 5))
+    seen = np.mean([stats.ttest_1samp(study, 0).pvalue < 0.05 for study in studies])
+    assert seen == pytest.approx(0.8, abs=0.05), "exact is the non-central t; the formula is near to it"
+
+
+def test_few_seeds_have_no_interval():
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    assert seed_difference([2.0], [0.5]) == (1.5, nan, nan, nan)
+    assert seed_difference([], []) == (nan, nan, nan, nan)
+    assert seed_difference([1, 2, np.nan], [0, 0, 5]) == seed_difference([1, 2], [0, 0])

@@ -16,6 +16,8 @@ SUMMARY = (
     *("recall1", "recall10", "recall", "recall_small", "recall_medium", "recall_large"),
 )
 """COCO's twelve measures in the order of pycocotools."""
+AREAS = (32.0**2, 96.0**2)
+"""Square pixels up to which an object is small, and from which on it is large."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class CocoAP:
         ap: AP averaged over IoU .50:.05:.95 and over the classes that occur.
         ap50: AP at IoU .50.
         ap75: AP at IoU .75.
-        ap_small: AP of objects with an area below 32 x 32 pixels.
+        ap_small: AP of objects with an area below 32 x 32 pixels, or the limit that was given.
         ap_medium: AP of objects between small and large.
-        ap_large: AP of objects with an area above 96 x 96 pixels.
+        ap_large: AP of objects with an area above 96 x 96 pixels, or the limit that was given.
         recall1: Mean recall over IoU .50:.05:.95 with the highest detection per image and class.
         recall10: The same with the 10 highest detections.
         recall: The same with the 100 highest detections.
@@ -76,7 +78,12 @@ class CocoAP:
         return {**numbers, "ap50_per_class": per_class, "images": self.images}
 
 
-def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> CocoAP:
+def coco_ap(
+    detections: Sequence[Mapping[str, Any]],
+    truths: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    areas: tuple[float, float] = AREAS,
+) -> CocoAP:
     """COCO's box AP and recall, computed by pycocotools.
 
     Source: Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
@@ -87,15 +94,20 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
             where detections are neither right nor wrong, and area (M,) in pixels. COCO's is that of the mask; without it, the
             box's area is used.
         classes: Class names; label 0 is the first.
+        areas: Square pixels up to which an object is small, and from which on it is large.
 
     Returns:
         The measures.
 
     Raises:
-        WhyboxError: The numbers of images differ, or an object's label has no class name.
+        WhyboxError: The numbers of images differ, an object's label has no class name, or the areas do not rise.
     """
     if len(detections) != len(truths):
         raise WhyboxError(f"{len(detections)} images with detections but {len(truths)} with truth; expected as many")
+    if not 0 < areas[0] <= areas[1]:
+        raise WhyboxError(
+            f"areas are two limits in square pixels that rise, such as 1024 and 9216, got {areas[0]:g} and {areas[1]:g}"
+        )
     _check_labels(truths, len(classes))
     # Imported here: reading the fields of a result needs no pycocotools.
     from pycocotools import coco, cocoeval
@@ -112,6 +124,8 @@ def coco_ap(detections: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[st
         return table
 
     evaluation = _silent(cocoeval.COCOeval)(index(_rows(truths)), index(_rows(detections)), "bbox")
+    # All, small, medium, large, in the order of areaRngLbl; the first and last limits are COCO's own.
+    evaluation.params.areaRng = [[0, 1e10], [0, areas[0]], list(areas), [areas[1], 1e10]]
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

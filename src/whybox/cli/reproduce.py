@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="odam-table1, 2, 3, 6, 9, 10, 11 or 12.", show_default=False)],
+    table: Annotated[str, typer.Argument(help="odam-table1, 2, 3, 6, 7, 8, 9, 10, 11 or 12.", show_default=False)],
     data: Annotated[str | None, typer.Option(help="COCO: coco:FOLDER:split=val2017; or another data set.")] = None,
     crowd: Annotated[str | None, typer.Option(help="For the CrowdHuman columns: crowdhuman:FOLDER.")] = None,
     model: ModelName = MODEL,
     weights: Weights = "default",
     trained: Annotated[
         str | None, typer.Option(help="For tables 9 to 12: the same detector trained with ODAM-Train.", metavar="MODEL")
+    ] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(help="For tables 7 and 8: KEY=MODEL or KEY=MODEL@WEIGHTS, a detector of a row. Once for each."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; an interrupted run in it is resumed. Default: whybox-TABLE.")
@@ -60,6 +64,7 @@ def reproduce(
     """Reproduce a table of the ODAM paper beside the published numbers; without data, print the requirements."""
     from whybox import api
     from whybox.runs.crowds.paper_tables import RULE_TABLES
+    from whybox.runs.distillation.paper_tables import STUDENT_TABLES
     from whybox.runs.evaluation.reproduce import reproduce as run
     from whybox.runs.evaluation.reproduce import statement, table_named
 
@@ -67,7 +72,10 @@ def reproduce(
         names = (model, trained, crowd or data)
         _rules(table, names, out, weights=weights, mended=mended, limit=limit, on_problem=on_problem, device=device)
         return
-    chosen = table_named(table, RULE_TABLES)
+    if table in STUDENT_TABLES:
+        _students(table, data, row or [], out, limit=limit, on_problem=on_problem, device=device)
+        return
+    chosen = table_named(table, (*RULE_TABLES, *STUDENT_TABLES))
     print(statement(chosen) + "\n")
     opened = _open_data(chosen, {"data": data, "crowd": crowd}, on_problem)
     network = api.load(model, weights=read.read_weights(weights), device=device)
@@ -118,6 +126,27 @@ def _rules(
     with bar(min(len(images), limit or len(images)) * (1 if second is None else 2), "removing duplicates") as on_progress:
         calls: dict[str, Any] = {"on_progress": on_progress, "on_warning": warn}
         print(reproduce_rules(chosen, images, network, folder, trained=second, mended=mended, limit=limit, **calls))
+
+
+def _students(
+    table: str, data: str | None, rows: list[str], out: Path | None, *, limit: int | None, on_problem: str, device: str | None
+) -> None:
+    """A table of students that were taught; rows: "KEY=MODEL" or "KEY=MODEL@WEIGHTS"."""
+    from whybox import api
+    from whybox.errors import WhyboxError
+    from whybox.runs.distillation.paper_tables import STUDENT_TABLES
+    from whybox.runs.distillation.reproduce import parse_rows, reproduce_students, student_statement
+
+    chosen = STUDENT_TABLES[table]
+    print(student_statement(chosen) + "\n")
+    if data is None:
+        raise WhyboxError(f"{table}: no data; pass --data")
+    named = parse_rows(chosen, rows)
+    images = api.open_data(data, on_problem=on_problem)
+    models = {key: api.load(model, weights=weights or "default", device=device) for key, (model, weights) in named.items()}
+    with bar(min(len(images), limit or len(images)) * len(models), "detecting") as on_progress:
+        calls: dict[str, Any] = {"on_progress": on_progress, "on_warning": warn}
+        print(reproduce_students(chosen, images, models, out or Path(f"whybox-{table}"), limit=limit, **calls))
 
 
 def _open_data(table: "Table", names: dict[str, str | None], on_problem: str) -> "dict[str, DataSet]":

@@ -1,4 +1,4 @@
-"""Cluster bootstrap intervals, paired sign-flip tests and Holm's correction; the objects of one image are a cluster."""
+"""Intervals and tests: cluster bootstrap, where an image's objects are a cluster, sign flips, Holm; paired t over seeds."""
 
 import math
 from collections.abc import Iterator
@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student_t
 
 DRAWS = 2000
 FLIPS = 20_000
 """More than `DRAWS`: the smallest p is 1 / (1 + FLIPS), and Holm multiplies it by the number of tests."""
 LEVEL = 0.95
+POWER = 0.8
+"""The share of repetitions in which a study is to see a difference."""
 BLOCK = 2**22
 """Entries of a matrix of draws x images in memory at once, so that a run of any size fits."""
 
@@ -59,6 +62,22 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
+
+
+class SeedDifference(NamedTuple):
+    """How two recipes differ over training seeds; NaN where it is not defined.
+
+    Attributes:
+        mean: The mean difference.
+        low: The lower end of its interval.
+        high: The upper end.
+        detectable: The smallest true difference that such a study would see in four of five repetitions.
+    """
+
+    mean: float
+    low: float
+    high: float
+    detectable: float
 
 
 def bootstrap_mean(
@@ -149,6 +168,35 @@ def paired_difference(
     mean, low, high = bootstrap_mean(difference, clusters, draws=draws, level=level, seed=seed)
     known = ~np.isnan(difference)
     return Difference(mean, low, high, sign_flip_p(difference[known], np.asarray(clusters)[known], flips=flips, seed=seed))
+
+
+def seed_difference(a: ArrayLike, b: ArrayLike, *, level: float = LEVEL, power: float = POWER) -> SeedDifference:
+    """The mean of a - b over pairs of trainings that share their seed, with the interval of the paired t-test.
+
+    The smallest difference seen is (t_((1 + level) / 2) + t_power) s / sqrt(n), with the quantiles of n - 1 degrees of freedom
+    and the differences' standard deviation s.
+
+    Source: Student, "The Probable Error of a Mean", Biometrika 1908; the smallest difference: Bloom, "Minimum Detectable
+    Effects", Evaluation Review 1995.
+
+    Args:
+        a: (n,), one value per seed; pairs with a NaN are left out.
+        b: (n,), of the same seeds.
+        level: Coverage of the interval, 0 to 1.
+        power: The share of repetitions in which the smallest difference is seen.
+
+    Returns:
+        The mean difference, its interval, which is NaN for a single pair, and the smallest difference seen.
+    """
+    differences = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    differences = differences[~np.isnan(differences)]
+    count, undefined = len(differences), float("nan")
+    mean = float(differences.mean()) if count else undefined
+    if count < 2:
+        return SeedDifference(mean, undefined, undefined, undefined)
+    error = float(differences.std(ddof=1)) / math.sqrt(count)
+    wide, also = (float(student_t.ppf(share, count - 1)) for share in ((1 + level) / 2, power))
+    return SeedDifference(mean, mean - wide * error, mean + wide * error, (wide + also) * error)
 
 
 def sign_flip_p(differences: ArrayLike, clusters: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> float:

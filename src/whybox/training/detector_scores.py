@@ -6,14 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whybox.accuracy.coco import CocoAP, coco_ap
+from whybox.accuracy.coco import AREAS, CocoAP, coco_ap
 from whybox.errors import WhyboxError
 from whybox.training.examples import Example
 
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, examples: Sequence[Example], classes: Sequence[str], limit: int | None = None, batch: int = 8
+    network: nn.Module,
+    examples: Sequence[Example],
+    classes: Sequence[str],
+    limit: int | None = None,
+    batch: int = 8,
+    areas: tuple[float, float] = AREAS,
 ) -> CocoAP:
     """Score a torchvision detector.
 
@@ -23,6 +28,7 @@ def evaluate(
         classes: Class names; label 1 is the first.
         limit: Score on this many of the first examples; None: on all.
         batch: Images per forward pass.
+        areas: Square pixels of a box up to which it is small, and from which on it is large.
 
     Returns:
         The average precisions.
@@ -45,7 +51,7 @@ def evaluate(
             detections.append({key: value.cpu() - int(key == "labels") for key, value in prediction.items()})
         truths += [{"boxes": item.boxes, "labels": item.labels, "iscrowd": item.iscrowd} for item in chosen]
     network.train(was_training)
-    return coco_ap(detections, truths, classes)
+    return coco_ap(detections, truths, classes, areas)
 
 
 def _check_labels(labels: Tensor, count: int) -> None:

@@ -1,8 +1,7 @@
 """Reproduction of the ODAM paper's tables on duplicate removal: the paper's numbers beside the measured ones."""
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from whybox import api
 from whybox.accuracy.crowd_sample import CrowdSample
 from whybox.duplicates import make_rule, remove_duplicates, with_nms
-from whybox.errors import FATAL, WhyboxError, reason_of
+from whybox.errors import WhyboxError
 from whybox.files import json_text, write_whole
 from whybox.model import Model
 from whybox.progress import OnProgress, OnWarning, no_progress, no_warning
@@ -21,6 +20,7 @@ from whybox.rule import Rule
 from whybox.runs.crowds.paper_tables import COLUMNS, HIGHER_IS_BETTER, NEEDS, RuleRow, RuleTable
 from whybox.runs.evaluation.identity import weights_digest
 from whybox.runs.evaluation.paper_tables import PAPER
+from whybox.runs.image_records import keep_records, read_records
 from whybox.runs.labels import check_columns, match_classes, to_columns
 from whybox.truth import DataSet
 
@@ -132,38 +132,8 @@ def keep_detections(
     match_classes(model, data)
     model_words = [*model.identity, weights_digest(model)]
     about = {"model": model_words, "data": data.name, "rules": {title: repr(rule) for title, rule in rules.items()}}
-    done = _resume(file, about)
-    with file.open("a", encoding="utf-8") as lines:
-        for index in range(min(len(data), limit or len(data))):
-            name = f"image {index}"
-            try:
-                sample = data[index]
-                name = sample.name
-                if name not in done:
-                    lines.write(json.dumps(_record(model, data, sample, rules), allow_nan=False) + "\n")
-                    lines.flush()
-            except FATAL:
-                raise
-            except Exception as error:
-                on_warning(f"{name}: {reason_of(error)}")
-            on_progress(name, 1)
-
-
-def _resume(file: Path, about: Mapping[str, Any]) -> set[str]:
-    """The images in the file, whose last line is cut off if it is not whole; a new file gets its first line."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, (json.dumps(about) + "\n").encode())
-        return set()
-    text = file.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_whole(file, whole.encode())
-    first, *records = map(json.loads, whole.splitlines())
-    if first != about:
-        changed = ", ".join(key for key in about if first.get(key) != about[key])
-        raise WhyboxError(f"{file} is of a run with another {changed}; choose another folder")
-    return {record["image"] for record in records}
+    calls: dict[str, Any] = {"limit": limit, "on_progress": on_progress, "on_warning": on_warning}
+    keep_records(file, about, data, lambda sample: _record(model, data, sample, rules), **calls)
 
 
 def _record(model: Model, data: DataSet, sample: Any, rules: Mapping[str, Rule]) -> dict[str, Any]:
@@ -195,7 +165,7 @@ def _measures(file: Path) -> dict[str, list[float]]:
     """By the rule's title, in the order of `COLUMNS`; a class of an image counts as an image."""
     samples: dict[str, CrowdSample] = {}
     seconds: dict[str, list[float]] = {}
-    for number, record in enumerate(_records(file)):
+    for number, record in enumerate(read_records(file)):
         truth = {name: np.asarray(values) for name, values in record["truth"].items()}
         for title, kept in record["kept"].items():
             found = {name: np.asarray(kept[name]) for name in ("boxes", "scores", "labels")}
@@ -212,12 +182,6 @@ def _measures(file: Path) -> dict[str, list[float]]:
         shares = (values.ap, values.jaccard_index, values.miss_rate, values.recall)
         numbers[title] = [*(100 * value for value in shares), float(np.median(seconds[title]))]
     return numbers
-
-
-def _records(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        next(lines)
-        yield from map(json.loads, lines)
 
 
 def _heads(table: RuleTable) -> list[str]:

@@ -1,0 +1,1 @@
+"""The ODAM paper's tables on distillation."""
