@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 import whybox
+from models.open_clip_models import KINDS
 from training.finetuning import CAPTIONS, FAMILIES, write_captions
 from whybox.data.coco_captions import open_captions
 from whybox.data.images import read_image
@@ -304,6 +305,22 @@ def test_batches_show_every_image_once_an_epoch_whatever_the_division(folder):
 def test_mixed_precision_stays_near(folder):
     exact, rounded = (begin(folder, recipe=replace(RECIPE, precision=precision)) for precision in ("float32", "bfloat16"))
     assert rounded.advance() == pytest.approx(exact.advance(), rel=0.1, abs=0.05)
+
+
+def test_a_logit_bias_is_not_trained(folder):
+    model = whybox.load(KINDS["last"]())
+    run = finetune_clip.FineTuning(model, open_captions(f"coco-captions:{folder}"), RECIPE)
+    run.advance()
+    assert model.network.logit_bias.item() == -10
+
+
+def test_half_precision_weights_are_widened(folder):
+    model = FAMILIES["hf"]()
+    model.network.bfloat16()
+    run = finetune_clip.FineTuning(model, open_captions(f"coco-captions:{folder}"), RECIPE)
+    networks = (run.network, run.region_phrase.momentum.network)
+    assert {weight.dtype for network in networks for weight in network.parameters()} == {torch.float32}
+    run.advance()
 
 
 def test_mistakes_are_named(folder, tmp_path):

@@ -65,8 +65,6 @@ class FineTuning(Fit):
         fabric = fabric or launch(precision=recipe.precision)
         self.options = options or RegionPhrase()
         self.region_phrase = RegionPhraseLosses(model, self.options)
-        # Half-precision weights would round steps of 1e-5 away.
-        model.network.float()
         prepare = self.region_phrase.model.image_encoder.prepare
         batches = CaptionBatches(data.images, prepare, recipe.part(fabric), recipe.batch, recipe.seed, tagger, most)
         if self.options.regions and not any(_has_phrase(data, tagger, row) for row in range(min(READ, len(data)))):

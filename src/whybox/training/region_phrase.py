@@ -34,7 +34,7 @@ class RegionPhraseLosses:
     """
 
     def __init__(self, model: Model, options: RegionPhrase) -> None:
-        """Check the model, and make its momentum model.
+        """Check the model, whose weights become single precision if they are half, and make its momentum model.
 
         Args:
             model: A CLIP with a class token.
@@ -51,6 +51,9 @@ class RegionPhraseLosses:
             raise WhyboxError(f"{model.name} has no logit_scale, the temperature of CLIP's contrastive loss")
         check_trainable(model.image_encoder, model.name)
         self.model, self.options = model, options
+        # Half-precision weights would round steps of 1e-5 away.
+        if any(weight.dtype in (torch.float16, torch.bfloat16) for weight in model.network.parameters()):
+            model.network.float()
         # It is no part of InfoNCE: without a gradient, DistributedDataParallel would wait for it.
         if isinstance(bias := getattr(model.network, "logit_bias", None), Tensor):
             bias.requires_grad_(False)
