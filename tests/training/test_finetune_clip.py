@@ -21,7 +21,7 @@ from whybox.data.images import read_image
 from whybox.errors import WhyboxError
 from whybox.losses.region_phrase import RegionPhrase, of_form
 from whybox.methods._dense_features import dense_features
-from whybox.training import finetune_clip
+from whybox.training import caption_batches, finetune_clip
 from whybox.training.caption_batches import CaptionBatches
 from whybox.training.recipe import Recipe
 
@@ -285,6 +285,20 @@ def test_what_is_kept_of_hugging_face(folder, tmp_path):
         finetune_clip.fit(run, tmp_path / "base")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_kept_of_a_module_of_ones_own(family, folder, tmp_path):
+    run = begin(folder, family, options=RegionPhrase(maps="none"))
+    finetune_clip.fit(run, tmp_path)
+    card = finetune_clip.keep(run, tmp_path, "")
+    if family == "hf":
+        again = whybox.load(str(tmp_path))
+    else:
+        assert card["load"] == "a module of your own, weights=DIR/open_clip_model.safetensors"
+        again = whybox.load(FAMILIES[family]().network, weights=tmp_path / "open_clip_model.safetensors")
+    assert same(run.network.state_dict(), again.network.state_dict())
+    assert torch.allclose(again.embed_texts(["a red ball"]), run.model.embed_texts(["a red ball"]), atol=1e-5)
+
+
 def finetuning_processor():
     from methods import small_clip
 
@@ -300,6 +314,16 @@ def test_batches_show_every_image_once_an_epoch_whatever_the_division(folder):
     assert torch.equal(one.pixels, torch.cat([first.pixels, second.pixels]))
     assert sorted(one.captions) == sorted(CAPTIONS)
     assert whole(0).captions != one.captions
+
+
+def test_prepared_images_are_kept_within_limits(folder, monkeypatch):
+    data, prepare = open_captions(f"coco-captions:{folder}"), FAMILIES["hf"]().image_encoder.prepare
+    kept = CaptionBatches(data.images, prepare, 3, 3, 4)
+    monkeypatch.setattr(caption_batches, "KEPT", 3 * 64 * 64 * 4)
+    few = CaptionBatches(data.images, prepare, 3, 3, 4)
+    for number in (0, 1, 2):
+        assert torch.equal(kept(number).pixels, few(number).pixels)
+    assert len(few._kept) == 1
 
 
 def test_mixed_precision_stays_near(folder):

@@ -57,8 +57,8 @@ class CaptionBatches:
     seed: int
     tagger: Tagger = "rules"
     most: int = MOST
-    _kept: dict[int, Tensor] = field(default_factory=dict)
-    _bytes: int = 0
+    _kept: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _bytes: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.step > len(self.images):

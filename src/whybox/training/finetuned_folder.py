@@ -52,7 +52,7 @@ def save(model: Model, network: nn.Module, card: Mapping[str, Any], folder: Path
     """
     is_open_clip = open_clip_family.matches(network)
     with tempfile.TemporaryDirectory() as draft:
-        name = _draft_open_clip(model, network, Path(draft)) if is_open_clip else _draft_hf(network, Path(draft))
+        name = _draft_open_clip(model, network, Path(draft)) if is_open_clip else _draft_hf(model, network, Path(draft))
         # The libraries write in place: from a draft, each file arrives whole or not at all.
         for file in sorted(Path(draft).iterdir()):
             write_whole(folder / file.name, file.read_bytes())
@@ -60,8 +60,14 @@ def save(model: Model, network: nn.Module, card: Mapping[str, Any], folder: Path
     return name
 
 
-def _draft_hf(network: Any, draft: Path) -> str:
+def _draft_hf(model: Any, network: Any, draft: Path) -> str:
     from transformers import AutoImageProcessor, AutoTokenizer
+
+    # What the model was loaded with; else what lies beside its weights.
+    given = getattr(getattr(model, "_made_by", None), "keywords", {})
+    processor = given.get("processor")
+    images = getattr(processor, "image_processor", processor) or _hub.kept(AutoImageProcessor, network)
+    words = given.get("tokenizer") or getattr(processor, "tokenizer", None) or _hub.kept(AutoTokenizer, network)
 
     config = copy.deepcopy(network.config)
     config.architectures = [type(network).__name__]
@@ -70,9 +76,9 @@ def _draft_hf(network: Any, draft: Path) -> str:
     config.save_pretrained(draft)
     # Not network.save_pretrained, which draws a progress bar.
     _write_weights(network, draft / "model.safetensors")
-    for kind in (AutoTokenizer, AutoImageProcessor):
-        if (kept := _hub.kept(kind, network)) is not None:
-            kept.save_pretrained(draft)
+    for part in (images, getattr(words, "tokenizer", words)):
+        if part is not None:
+            part.save_pretrained(draft)
     return "DIR"
 
 
