@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -22,6 +23,36 @@ from whybox.training.phrase_maps import phrase_maps
 
 LARGEST_SCALE = 100.0
 """The largest factor on the cosines, CLIP's."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The T phrases of a batch, with the same number of places for every image: processes can only gather tensors of one shape.
+
+    Attributes:
+        phrases: T texts.
+        owner: (T,) the image of each.
+        places: (T,) its place.
+        count: The number of places.
+    """
+
+    phrases: tuple[str, ...]
+    owner: Tensor
+    places: Tensor
+    count: int
+
+    def placed(self, rows: Tensor) -> Tensor:
+        """Rows (T,...) at their places, (count,...); 0 elsewhere."""
+        return rows.new_zeros((self.count, *rows.shape[1:])).index_copy(0, self.places, rows)
+
+
+def _layout(batch: CaptionBatch, device: torch.device) -> _Layout:
+    most = max(1, *map(len, batch.phrases))
+    # The most of all processes.
+    most = int(gathered(torch.tensor([most], device=device)).max())
+    rows = [(i, i * most + j) for i, found in enumerate(batch.phrases) for j in range(len(found))]
+    owner, places = torch.tensor(rows, dtype=torch.long, device=device).reshape(-1, 2).unbind(1)
+    return _Layout(tuple(phrase for found in batch.phrases for phrase in found), owner, places, len(batch.phrases) * most)
 
 
 class RegionPhraseLosses:
@@ -109,30 +140,22 @@ class RegionPhraseLosses:
         return pair_weights(logits, self.options.gamma)
 
     def _region_phrase(self, seen: ImagePass, batch: CaptionBatch) -> Tensor:
-        count, most = len(batch.phrases), max(1, *map(len, batch.phrases))
-        most = int(gathered(torch.tensor([most], device=seen.embedding.device)).max())
-        # Places for the same number of phrases of every image: processes can only gather tensors of one shape.
-        owner = torch.tensor([i for i, found in enumerate(batch.phrases) for _ in found], dtype=torch.long)
-        places = torch.tensor(
-            [i * most + j for i, found in enumerate(batch.phrases) for j in range(len(found))], dtype=torch.long
-        )
-        owner, places = owner.to(seen.embedding.device), places.to(seen.embedding.device)
-        flat = [phrase for found in batch.phrases for phrase in found]
-        texts = self._phrases(seen.embedding, flat)
-        maps = phrase_maps(self.options.maps, seen, texts, owner)
+        layout = _layout(batch, seen.embedding.device)
+        texts = self._phrases(seen.embedding, layout.phrases)
+        maps = phrase_maps(self.options.maps, seen, texts, layout.owner)
         presence = maps.new_ones(len(maps)) if self.options.presence == "constant" else maps.amax(1)
         dense = widened(seen.dense_features())
-        laid_out = _placed(maps, places, count * most).reshape(count, most, -1).to(dense.dtype)
         with torch.autocast(dense.device.type, enabled=False):
-            regions = gathered(normalize((laid_out @ dense).flatten(0, 1), dim=-1))
-            known = gathered(_placed(texts, places, count * most))
-            words = gathered(_placed(_numbers(flat, places), places, count * most))
-            weights = gathered(_placed(presence, places, count * most))
+            # One product for each image, of the maps of its places.
+            regions = layout.placed(maps).unflatten(0, (len(dense), -1)).to(dense.dtype) @ dense  # type: ignore[no-untyped-call]
+            words = gathered(layout.placed(_numbers(layout.phrases, layout.owner)))
             there = words != 0
-            similarity = regions[there] @ known[there].T
-            apart = words[there] != words[there][:, None] if self.options.repeats == "left out" else None
+            regions = gathered(normalize(regions.flatten(0, 1), dim=-1))[there]
+            similarity = regions @ gathered(layout.placed(texts))[there].T
+            weights = gathered(layout.placed(presence))[there]
+        apart = words[there] != words[there][:, None] if self.options.repeats == "left out" else None
         chosen: Any = {"clamp": self.options.clamp, "tangent": self.options.tangent, "reduction": self.options.reduction}
-        return region_phrase_loss(similarity, self._scaled(weights[there]), negatives=apart, **chosen)
+        return region_phrase_loss(similarity, self._scaled(weights), negatives=apart, **chosen)
 
     def _scaled(self, weights: Tensor) -> Tensor:
         """The presence of all phrases of the step (T,), as weights."""
@@ -159,11 +182,6 @@ def _logits(model: ImageText, images: Tensor, texts: Tensor) -> Tensor:
     scale: Any = model.network.logit_scale
     with torch.autocast(images.device.type, enabled=False):
         return widened(scale).exp().clamp(max=LARGEST_SCALE) * (images @ texts.T)
-
-
-def _placed(rows: Tensor, places: Tensor, count: int) -> Tensor:
-    """Rows (T,...) at their places among `count`; 0 elsewhere."""
-    return rows.new_zeros((count, *rows.shape[1:])).index_copy(0, places, rows)
 
 
 def _numbers(texts: Sequence[str], like: Tensor) -> Tensor:
