@@ -70,7 +70,8 @@ def rules() -> Mapping[str, type[Rule]]:
 def losses() -> Mapping[str, type]:
     """Classes of the losses by name; each file in losses/ holds one whose `name` is the file's.
 
-    Those with `needs_teacher` compare a student with its teacher (`whybox distill`), the others are for `whybox train`.
+    Those with `needs_teacher` compare a student with its teacher (`whybox distill`), those with a `command` are that command's,
+    the others are for `whybox train`.
     """
     return {name: _class_in(module, name) for name, module in _files(whybox.losses)}
 
@@ -126,12 +127,24 @@ def loss_named(name: str, *, needs_teacher: bool) -> tuple[str, type]:
     Raises:
         WhyboxError: No loss has this name, or it is the other command's.
     """
-    fitting = {key: kind for key, kind in losses().items() if getattr(kind, "needs_teacher", False) == needs_teacher}
+    here = _command(needs_teacher=needs_teacher)
+    fitting = {key: kind for key, kind in losses().items() if _command_of(kind) == here}
     if (found := _find(name, losses())) and found not in fitting:
-        commands = ("whybox train", "whybox distill") if needs_teacher else ("whybox distill", "whybox train")
-        what = "needs no teacher" if needs_teacher else "compares a student with a teacher"
-        raise WhyboxError(f"loss {found!r} {what}: it is a loss of `{commands[0]}`, not of `{commands[1]}`")
+        theirs = _command_of(losses()[found])
+        what = {"whybox train": "needs no teacher", "whybox distill": "compares a student with a teacher"}.get(
+            theirs, "needs captions"
+        )
+        raise WhyboxError(f"loss {found!r} {what}: it is a loss of `{theirs}`, not of `{here}`")
     return named("loss", name, fitting)
+
+
+def _command(*, needs_teacher: bool) -> str:
+    return "whybox distill" if needs_teacher else "whybox train"
+
+
+def _command_of(kind: type) -> str:
+    """The command whose loss a class is."""
+    return str(getattr(kind, "command", _command(needs_teacher=getattr(kind, "needs_teacher", False))))
 
 
 def _letters(text: str) -> str:

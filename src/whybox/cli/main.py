@@ -15,6 +15,7 @@ from whybox.cli.distill import distill
 from whybox.cli.errors import errors
 from whybox.cli.evaluate import evaluate
 from whybox.cli.explain import explain
+from whybox.cli.finetune_clip import finetune_clip
 from whybox.cli.fit_nms import fit_nms
 from whybox.cli.match import match
 from whybox.cli.methods import methods
@@ -40,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 ON_DATA = (analyze, evaluate, compare, reproduce, errors, fit_nms, score_clip)
-WORK = (demo, explain, match, detect, *ON_DATA, train, distill, train_clip)
+WORK = (demo, explain, match, detect, *ON_DATA, train, distill, train_clip, finetune_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
     app.command()(command)

@@ -82,7 +82,7 @@ def image_folder(source: Path, listed: Sequence[Any], split: str) -> Path:
         WhyboxError: No image is found in any of them.
     """
     above = source.parent
-    later = source.stem.removeprefix("instances_").removeprefix("panoptic_")
+    later = source.stem.removeprefix("instances_").removeprefix("panoptic_").removeprefix("captions_")
     folders = [above / "images", above, *(above.parent / name for name in ("images", split, source.stem, later))]
     names = [name for entry in listed if isinstance(entry, dict) and (name := file_name(entry))]
     for name in names:

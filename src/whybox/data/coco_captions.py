@@ -1,0 +1,193 @@
+"""Images with captions in COCO's JSON format: "coco-captions:FOLDER", "coco-captions:FILE.json:split=val"."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from whybox.data._coco_files import SPLITS, file_name, image_folder
+from whybox.data._fields import id_in, read_json
+from whybox.data._pictures import PictureFolder
+from whybox.data._problems import Broken, Problems, digest_files, shown
+from whybox.data.images import read_picture
+from whybox.errors import MissingSplitError, WhyboxError
+
+CAPTIONS = "coco-captions"
+"""The prefix of the data's name."""
+_SETTING = re.compile(r"(split|images|on_problem)=(.*)")
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """An image and its captions.
+
+    Attributes:
+        name: The name of its file, relative to the folder of the images.
+        path: The picture's file.
+        captions: At least one, as they are written.
+    """
+
+    name: str
+    path: Path
+    captions: tuple[str, ...]
+
+    def image(self) -> Image.Image:
+        """Read the picture, in RGB.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        return read_picture(self.path)
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """The images of a file that have captions.
+
+    Attributes:
+        name: "coco-captions:" and the file.
+        images: In the order of the file.
+        problems: One line on everything that was left out.
+        digest: A digest of the file.
+    """
+
+    name: str
+    images: tuple[CaptionedImage, ...]
+    problems: tuple[str, ...] = ()
+    digest: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> CaptionedImage:
+        return self.images[index]
+
+
+def open_captions(data: str) -> CaptionedImages:
+    """Open captioned images by name.
+
+    Args:
+        data: "coco-captions:FOLDER" or "coco-captions:FILE.json", followed by settings of `read_captions` or not:
+            ":split=val", ":images=FOLDER".
+
+    Returns:
+        The images.
+
+    Raises:
+        WhyboxError: It is another kind of data, or as for `read_captions`.
+    """
+    prefix, _, rest = data.partition(":")
+    if prefix != CAPTIONS:
+        raise WhyboxError(f"the data must have captions: {CAPTIONS}:FOLDER or {CAPTIONS}:FILE.json, got {data!r}")
+    parts, settings = rest.split(":"), dict[str, str]()
+    # From the end, because the path before them may hold colons.
+    while len(parts) > 1 and (setting := _SETTING.fullmatch(parts[-1])):
+        settings[setting[1]] = setting[2]
+        parts.pop()
+    place = ":".join(parts)
+    if not place:
+        raise WhyboxError(f"{CAPTIONS} needs a place: {CAPTIONS}:FOLDER or {CAPTIONS}:FILE.json")
+    images = settings.get("images")
+    return read_captions(
+        place,
+        settings.get("split", "train"),
+        images=Path(images) if images else None,
+        on_problem=settings.get("on_problem", "skip"),
+    )
+
+
+def read_captions(
+    path: str | Path, split: str = "train", *, images: Path | None = None, on_problem: str = "skip"
+) -> CaptionedImages:
+    """Read the captions of a file, or of a folder that holds one.
+
+    In a folder the file is the only one with "captions" in its name, or the only such one with the split's name
+    ("captions_val2017.json"), there or below `annotations/`.
+
+    Args:
+        path: A file of captions, or its folder.
+        split: Which of a folder's files to read.
+        images: The folder of the images; by default they are looked for as for `read_coco`.
+        on_problem: "skip" leaves out what is broken, "refuse" stops at it.
+
+    Returns:
+        The images that have a picture and a caption.
+
+    Raises:
+        MissingSplitError: The folder has no single file of captions for this split.
+        WhyboxError: The file cannot be read, or has no captions or no images that can be used, or there are problems and they are
+            to be refused.
+    """
+    source = _find(Path(path).expanduser(), split)
+    problems = Problems(source, on_problem)
+    content = read_json(source)
+    listed, annotations = (_rows(content, key, source) for key in ("images", "annotations"))
+    captions = _captions(annotations, problems)
+    if not captions:
+        raise WhyboxError(f"{source} holds no captions: its annotations need image_id and caption")
+    pictures = PictureFolder(images.expanduser() if images else image_folder(source, listed, split))
+    found = tuple(_images(listed, captions, pictures, problems))
+    if not found:
+        raise WhyboxError(f"none of the {len(listed)} images of {source} can be used: {problems.first()}")
+    return CaptionedImages(f"{CAPTIONS}:{source}", found, problems.settle(), digest_files(source))
+
+
+def _find(path: Path, split: str) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise WhyboxError(f"no captions at {path}: give a JSON file, or a folder that holds one")
+    for place in (path, path / "annotations"):
+        files = [file for file in sorted(place.glob("*.json")) if "captions" in file.stem]
+        of_split = [file for file in files if split in file.stem]
+        if len(of_split) == 1:
+            return of_split[0]
+        # A lone file needs no split in its name, but a lone captions_train.json is no answer to "val".
+        if len(files) == 1 and not any(other in files[0].stem for other in SPLITS):
+            return files[0]
+    raise MissingSplitError(f"no single captions*.json for the split {split!r} in {path}; name another split, or the file itself")
+
+
+def _rows(content: Any, key: str, source: Path) -> list[Any]:
+    rows = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise WhyboxError(f"{source} is not in COCO's format of captions: it lacks a list of {key}")
+    return rows
+
+
+def _captions(annotations: Sequence[Any], problems: Problems) -> dict[str, list[str]]:
+    """The captions by the image's id."""
+    captions: dict[str, list[str]] = defaultdict(list)
+    for position, row in enumerate(annotations, start=1):
+        number = id_in(row, "image_id")
+        text = row.get("caption") if isinstance(row, dict) else None
+        if number is None or not isinstance(text, str) or not text.strip():
+            problems.note(f"annotation number {position}", f"no image_id or no caption but {shown(text)}; left out")
+        else:
+            captions[number].append(" ".join(text.split()))
+    return captions
+
+
+def _images(listed: Sequence[Any], captions: dict[str, list[str]], pictures: PictureFolder, problems: Problems) -> Any:
+    """The usable images; each other is a problem."""
+    seen: set[str] = set()
+    for position, entry in enumerate(listed, start=1):
+        number, name = id_in(entry, "id"), file_name(entry) if isinstance(entry, dict) else ""
+        where = f"image {shown(name)} (id {number})" if name else f"image number {position}"
+        try:
+            if number is None or not name:
+                raise Broken("no id or no file_name")
+            if number in seen:
+                raise Broken("its id is there already")
+            seen.add(number)
+            if number not in captions:
+                raise Broken("no caption")
+            path = pictures.folder / pictures.find(name)
+        except Broken as reason:
+            problems.note(where, f"{reason}; left out")
+            continue
+        yield CaptionedImage(name, path, tuple(captions[number]))
