@@ -292,6 +292,23 @@ def around_corners(raw):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_rule_of_duplicate_removal_gets_all_that_the_processor_gives(name):
+    """Also a query's second class, where the family's detections are pairs of a query and a class."""
+    model = model_of(name)
+    trace = model.trace(image())
+    found = model.unsuppressed(trace)
+    pairs, own = (list(zip(part.source.tolist(), part.labels.tolist(), strict=True)) for part in (found, trace.detections))
+    assert len(set(pairs)) == len(pairs)
+    assert set(pairs) >= set(own)
+    assert torch.equal(found.scores, trace.candidates.scores[found.source, found.labels])
+    limit = torch.tensor([SHAPE[1], SHAPE[0]] * 2)
+    assert torch.equal(found.boxes, trace.candidates.boxes[found.source].clamp(min=0).minimum(limit))
+    strict = model_of(name, model.network, score_threshold=0.9)
+    assert set(strict.unsuppressed(strict.trace(image())).source.tolist()) <= set(found.source.tolist())
+    assert len(strict.unsuppressed(strict.trace(image()))) == int((found.scores > 0.05).sum())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_layer_gives_a_gradient_for_every_detection(name):
     model = model_of(name)
     trace = model.trace(image())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from whybox.attention import AttentionMap, AttentionModel
 from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.model import LEAST_SCORE
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._attention import attention_modules, shown_attention
@@ -205,6 +206,15 @@ class HuggingFaceDetection(AttentionModel):
             output = self.network(**inputs, return_dict=True)
             return [self._candidates(*row, frame) for row in zip(output.logits, output.pred_boxes, strict=True)]
 
+    def unsuppressed(self, trace: Trace) -> Detections:
+        """What the processor gives for scores over .05, boxes clipped; of ranked pairs, as many as there are queries or more."""
+        with torch.no_grad():
+            ranked = self._ranked(trace.candidates, max(len(trace.candidates), self.top or 0))
+            found = self._kept(ranked, min(LEAST_SCORE, self.score_threshold))
+            height, width = trace.frame.image
+            limit = found.boxes.new_tensor([width, height, width, height])
+            return replace(found, boxes=found.boxes.clamp(min=0).minimum(limit))
+
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
@@ -306,18 +316,23 @@ class HuggingFaceDetection(AttentionModel):
     def _detections(self, candidates: Candidates) -> Detections:
         """The processor's post_process_object_detection for one image, keeping each detection's query. They come in its order,
         those of PP-DocLayout by their scores, not in the order of reading."""
+        return self._kept(self._ranked(candidates, len(candidates) if self.top is None else self.top), self.score_threshold)
+
+    def _ranked(self, candidates: Candidates, top: int) -> Detections:
+        """Every query with its best class; or the `top` best of all (query, class) pairs, best first."""
         if self.family.rule == "best":
             scores, labels = candidates.scores.max(-1)
             source = torch.arange(len(scores), device=scores.device)
         else:
             classes = candidates.scores.shape[1]
-            top = len(candidates) if self.top is None else self.top
             # The same topk as the processor's, so that equal scores come in its order.
             scores, pair = candidates.scores.reshape(-1).topk(min(top, candidates.scores.numel()))
             source, labels = pair // classes, pair % classes
+        return Detections(candidates.boxes[source], scores, labels, source)
+
+    def _kept(self, found: Detections, threshold: float) -> Detections:
         # Above it, not at it, in most processors.
-        kept = scores >= self.score_threshold if self.family.inclusive else scores > self.score_threshold
-        return Detections(candidates.boxes[source[kept]], scores[kept], labels[kept], source[kept])
+        return found[found.scores >= threshold if self.family.inclusive else found.scores > threshold]
 
     def _layers(self, name: str, tensors: Sequence[Tensor], network: Size, grids: Sequence[Size]) -> list[Layer]:
         """The recorded tensors as layers."""
