@@ -1,19 +1,27 @@
 import inspect
+import json
+import re
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from torch import nn
 
+import whybox
 from models import hf_versions
 from models.hf_versions import OWN_BACKBONE, on_pillow
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model
-from whybox.models.hf.detection import FAMILIES, knows, matches, wrap
+from whybox.models.hf.detection import FAMILIES, REFUSED, WITH_MASKS, knows, matches, wrap
 from whybox.models.hf.family import build
 
 transformers = pytest.importorskip("transformers")
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES  # noqa: E402
+from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES  # noqa: E402
 
 SIZE = {"height": 64, "width": 96}
 SHAPE = (50, 77)
@@ -67,7 +75,7 @@ def rt_resnet():
     return transformers.RTDetrResNetConfig(**STAGES, out_features=THREE)
 
 
-def hgnet():
+def hgnet(*stages):
     return transformers.HGNetV2Config(
         stem_channels=[3, 8, 8],
         stage_in_channels=[8, 16, 16, 16],
@@ -78,7 +86,7 @@ def hgnet():
         embedding_size=8,
         hidden_sizes=[16, 16, 16, 32],
         depths=[1, 1, 1, 1],
-        out_features=THREE,
+        out_features=list(stages or THREE),
     )
 
 
@@ -116,6 +124,41 @@ def yolos(**more):
     return transformers.YolosConfig(**options)
 
 
+def deimv2(**more):
+    options = {"backbone_config": hgnet(), "lqe_hidden_dim": 8, **REAL_TIME, **more}
+    return transformers.Deimv2Config(**options)
+
+
+def deimv2_lite():
+    levels = {"decoder_in_channels": [32, 32], "num_feature_levels": 2, "feat_strides": [16, 32], "encoder_in_channels": [16]}
+    return deimv2(backbone_config=hgnet("stage3"), encoder_type="lite", encoder_layers=0, use_gateway=False, **levels)
+
+
+def deimv2_dinov3():
+    vit = {**TOKENS, "intermediate_size": 32, "image_size": 64, "out_features": ["stage1", "stage2", "stage3"]}
+    backbone = transformers.DINOv3ViTConfig(**vit)
+    return deimv2(backbone_config=backbone, encoder_in_channels=[32, 32, 32], encoder_has_trailing_conv=False)
+
+
+def layout2():
+    order = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 1, "num_classes": 5}
+    boxes = {"coordinate_size": 6, "shape_size": 4, "relation_bias_embed_dim": 4, "max_position_embeddings": 40}
+    classes = {"class_thresholds": [0.5, 0.4, 0.6, 0.5, 0.3], "class_order": [3, 1, 0, 2, 4]}
+    return transformers.PPDocLayoutV2Config(
+        backbone_config=hgnet(), reading_order_config={**order, **boxes, "global_pointer_head_size": 8}, **classes, **REAL_TIME
+    )
+
+
+def layout3():
+    masks = {"x4_feat_dim": 16, "mask_feature_channels": [8, 8], "num_prototypes": 4, "global_pointer_head_size": 8}
+    return transformers.PPDocLayoutV3Config(backbone_config=hgnet("stage1", *THREE), **masks, **REAL_TIME)
+
+
+def layout4():
+    sizes = {("hidden_size" if key == "d_model" else key): value for key, value in REAL_TIME.items()}
+    return transformers.PPDocLayoutV4Config(backbone_config=hgnet(), global_pointer_head_size=8, **sizes)
+
+
 CONFIGS = {
     "detr": lambda: transformers.DetrConfig(backbone_config=resnet(), **OWN_BACKBONE, **SMALL),
     "table_transformer": lambda: transformers.TableTransformerConfig(backbone_config=resnet(), **OWN_BACKBONE, **SMALL),
@@ -129,6 +172,12 @@ CONFIGS = {
     "yolos": yolos,
     "lw_detr": lw,
     "rf_detr": rf,
+    "deimv2": deimv2,
+    "deimv2 lite": deimv2_lite,
+    "deimv2 dinov3": deimv2_dinov3,
+    "pp_doclayout_v2": layout2,
+    "pp_doclayout_v3": layout3,
+    "pp_doclayout_v4": layout4,
 }
 NAMES = [pytest.param(name, marks=hf_versions.needs(name.split()[0])) for name in CONFIGS]
 
@@ -140,6 +189,11 @@ def network(name):
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(torch.randn_like(weight) * 0.05)
+        backbone = getattr(net.config, "backbone_config", None)
+        for part in net.modules():
+            # With HGNetV2's own start its features are 1e-14: every query would be the same.
+            if isinstance(part, nn.Conv2d) and getattr(backbone, "model_type", None) == "hgnet_v2":
+                nn.init.kaiming_normal_(part.weight)
     return net
 
 
@@ -192,7 +246,14 @@ def framework(net, own, picture, threshold, **options):
     with torch.no_grad():
         output = net(**inputs)
     size = torch.tensor([picture.shape[1:]])
-    return own.post_process_object_detection(output, threshold=threshold, target_sizes=size, **options)[0]
+    if type(own).__name__ == "PPDocLayoutV3ImageProcessor" and find_spec("cv2") is None:
+        own = transformers.PPDocLayoutV2ImageProcessor()  # the same function without polygons of the masks, which need OpenCV
+    found = own.post_process_object_detection(output, threshold=threshold, target_sizes=size, **options)[0]
+    if "order_seq" not in found:
+        return found
+    # In the order of reading; here by score.
+    by_score = found["scores"].argsort(descending=True)
+    return {key: found[key][by_score] for key in ("scores", "labels", "boxes")}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -219,8 +280,32 @@ def test_a_detection_keeps_its_query(name):
     assert candidates.scores.shape[1] == len(model.classes) == 5
     assert candidates.logits.shape == candidates.scores.shape
     raw = candidates.raw
-    torch.testing.assert_close(candidates.boxes[:, 0], (raw["cx"] - raw["w"] / 2) * SHAPE[1])
-    torch.testing.assert_close(candidates.boxes[:, 3], (raw["cy"] + raw["h"] / 2) * SHAPE[0])
+    left, below = (raw["cx"] - raw["w"] / 2, raw["cy"] + raw["h"] / 2) if "w" in raw else around_corners(raw)
+    torch.testing.assert_close(candidates.boxes[:, 0], left * SHAPE[1])
+    torch.testing.assert_close(candidates.boxes[:, 3], below * SHAPE[0])
+
+
+def around_corners(raw):
+    """The left and the lower side of the box around four corners."""
+    across, down = ([raw[f"c{axis}"] + raw[f"d{axis}{i}"] for i in (1, 2, 3, 4)] for axis in "xy")
+    return torch.stack(across).amin(0), torch.stack(down).amax(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rule_of_duplicate_removal_gets_all_that_the_processor_gives(name):
+    """Also a query's second class, where the family's detections are pairs of a query and a class."""
+    model = model_of(name)
+    trace = model.trace(image())
+    found = model.unsuppressed(trace)
+    pairs, own = (list(zip(part.source.tolist(), part.labels.tolist(), strict=True)) for part in (found, trace.detections))
+    assert len(set(pairs)) == len(pairs)
+    assert set(pairs) >= set(own)
+    assert torch.equal(found.scores, trace.candidates.scores[found.source, found.labels])
+    limit = torch.tensor([SHAPE[1], SHAPE[0]] * 2)
+    assert torch.equal(found.boxes, trace.candidates.boxes[found.source].clamp(min=0).minimum(limit))
+    strict = model_of(name, model.network, score_threshold=0.9)
+    assert set(strict.unsuppressed(strict.trace(image())).source.tolist()) <= set(found.source.tolist())
+    assert len(strict.unsuppressed(strict.trace(image()))) == int((found.scores > 0.05).sum())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -528,6 +613,116 @@ def test_a_folder_is_loaded_by_name(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family_is_known_by_its_configuration(name):
     assert knows(CONFIGS[name]())
+
+
+def detector_classes():
+    """Every class of the installed transformers that detects objects without a text, by name."""
+    named = {name for name in dir(transformers) if name.endswith("ForObjectDetection") and not name.startswith("Auto")}
+    return sorted(named - set(MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.values()))
+
+
+@pytest.mark.parametrize("name", detector_classes())
+def test_every_detector_of_transformers_is_supported_and_tested_or_refused_in_one_line(name, tmp_path):
+    """Where this fails, the installed transformers has a new detector: give it a family, or the reason why it has none."""
+    kind = getattr(transformers, name)
+    package = kind.__module__.split(".")[2]
+    model_type = kind.config_class.model_type
+    assert matches(kind.__new__(kind))
+    if name in REFUSED:
+        refused = f"^{name} {re.escape(REFUSED[name])}$"
+        with pytest.raises(WhyboxError, match=refused):
+            whybox.load(kind.__new__(kind))
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "architectures": [name]}))
+        with pytest.raises(WhyboxError, match=refused):
+            build(str(tmp_path))
+        return
+    assert package in FAMILIES
+    assert package in {tested.split()[0] for tested in CONFIGS}
+    own = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type)
+    assert not isinstance(own, dict) or own["torchvision"] == FAMILIES[package].processor
+
+
+@pytest.mark.parametrize("name", sorted(MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.values()))
+def test_detectors_that_take_a_text_are_not_of_this_family(name):
+    assert not matches((kind := getattr(transformers, name)).__new__(kind))
+
+
+def with_masks(name):
+    """A network with a mask head, and the name of its detector's family."""
+    torch.manual_seed(0)
+    if name == "RfDetrForInstanceSegmentation":
+        return transformers.RfDetrForInstanceSegmentation(rf()), "rf_detr"
+    # The mask head wants channels and heads that can be divided by 8, and divides by 64 in the end.
+    wide = {"backbone_config": resnet("stage1", *THREE), **OWN_BACKBONE, **SMALL, "d_model": 128, "encoder_attention_heads": 8}
+    if name == "DetrForSegmentation":
+        return transformers.DetrForSegmentation(transformers.DetrConfig(**wide)), "detr"
+    return transformers.ConditionalDetrForSegmentation(transformers.ConditionalDetrConfig(**wide)), "conditional_detr"
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_MASKS if hasattr(transformers, name)])
+def test_of_a_network_with_masks_the_boxes_are_explained(name, tmp_path):
+    net, family = with_masks(name)
+    assert matches(net)
+    own = processor(family)
+    expected = framework(net, own, pixels(), 0.0)
+    net.save_pretrained(tmp_path)
+    own.save_pretrained(tmp_path)
+    loaded = build(str(tmp_path), score_threshold=0.0)
+    random = build(str(tmp_path), None, score_threshold=0.0)
+    assert not torch.equal(random.trace(image()).detections.boxes, expected["boxes"])
+    for model in (wrap(net, processor=own, score_threshold=0.0), loaded):
+        found = model.trace(image()).detections
+        for key, value in expected.items():
+            assert torch.equal(getattr(found, key), value), key
+        (pullback,) = model.pullbacks(model.trace(image()), found[:2], None, "auto")
+        assert pullback.gradient(score).gradient.flatten(1).any(1).all()
+
+
+def test_conditional_detr_with_masks_is_refused_because_its_boxes_are_others(tmp_path):
+    net, _ = with_masks("ConditionalDetrForSegmentation")
+    nn.init.normal_(net.conditional_detr.model.query_position_embeddings.weight, std=5.0)
+    nn.init.normal_(net.conditional_detr.model.decoder.ref_point_head.layers[1].weight)
+    inputs = {"pixel_values": image()[None, :, :48, :64]}
+    with torch.no_grad():
+        boxes = [part.eval()(**inputs).pred_boxes for part in (net, net.conditional_detr)]
+    assert not torch.allclose(*boxes, atol=1e-3), "they agree now: it belongs to WITH_MASKS"
+    refused = r"^ConditionalDetrForSegmentation computes other boxes than .* whybox.load\(module.conditional_detr\)$"
+    with pytest.raises(WhyboxError, match=refused):
+        whybox.load(net)
+    net.save_pretrained(tmp_path)
+    with pytest.raises(WhyboxError, match=refused):
+        build(str(tmp_path))
+    assert whybox.load(net.conditional_detr).name == "hf/conditional_detr"
+
+
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+
+@hf_versions.needs("deimv2")
+def test_a_trained_detector_finds_what_is_annotated_and_its_maps_lie_on_it():
+    weights, coco = SHARED / "weights" / "deimv2_femto" / "hf", SHARED / "coco"
+    if not weights.is_dir() or not coco.is_dir():
+        pytest.skip(f"{weights} or {coco} is not here")
+    model = whybox.load(str(weights))
+    samples = whybox.open_data(f"coco:{coco}:split=val")
+    inside, area = [], []
+    for sample in [samples[i] for i in range(3)]:
+        picture = torch.from_numpy(numpy.array(sample.image.convert("RGB"))).permute(2, 0, 1)
+        expected = framework(model.network, model.processor, picture, model.score_threshold)
+        found = model.trace(picture / 255).detections
+        for key, value in expected.items():
+            assert torch.equal(getattr(found, key), value), key
+        sure = found[found.scores > 0.4][:4]
+        assert len(sure)
+        names = {samples.classes[label] for label in sample.truth.labels.tolist()}
+        assert {model.classes[label] for label in sure.labels[:1].tolist()} <= names
+        (maps,) = Odam()(model, model.trace(picture / 255), sure, [score])
+        for box, values in zip(sure.boxes, maps.at_image(), strict=True):
+            x1, y1, x2, y2 = (max(0, int(side)) for side in box)
+            inside.append(float(values[y1:y2, x1:x2].sum() / values.sum()))
+            area.append((x2 - x1) * (y2 - y1) / values.numel())
+    # A map that is even over the image would have the box's part of its area.
+    assert sum(inside) / len(inside) > 1.5 * sum(area) / len(area)
 
 
 def test_an_architecture_of_a_later_release_is_one_line(tmp_path):

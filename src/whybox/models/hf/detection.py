@@ -1,4 +1,4 @@
-"""Hugging Face's detection transformers: DETR, Conditional and Deformable DETR, RT-DETR (v1, v2), D-FINE, YOLOS and their kin."""
+"""Hugging Face's detection transformers: every class of transformers called ...ForObjectDetection that takes no text."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from whybox.attention import AttentionMap, AttentionModel
 from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.model import LEAST_SCORE
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._attention import attention_modules, shown_attention
@@ -34,6 +35,9 @@ class Family:
         top: See `rule`; None: as many as there are queries.
         chosen: Whether the queries are the encoder's best places, so that a row is another object in another image.
         dense: Whether all attention is dense; deformable attention has no matrix of probabilities.
+        quads: Whether the network predicts four corners, (M,10), in place of boxes (M,4): cx, cy, then x and y of each corner
+            from there, plus 0.5. The box is the one around them.
+        inclusive: Whether a detection whose score is the threshold itself is kept.
     """
 
     processor: str
@@ -41,6 +45,8 @@ class Family:
     top: int | None = None
     dense: bool = False
     chosen: bool = False
+    quads: bool = False
+    inclusive: bool = False
 
 
 FAMILIES = {
@@ -54,19 +60,44 @@ FAMILIES = {
     "rt_detr": Family("RTDetrImageProcessor", "ranked", chosen=True),
     "rt_detr_v2": Family("RTDetrImageProcessor", "ranked", chosen=True),
     "d_fine": Family("RTDetrImageProcessor", "ranked", chosen=True),
+    "deimv2": Family("RTDetrImageProcessor", "ranked", chosen=True),
     "rf_detr": Family("RfDetrImageProcessor", "ranked", chosen=True),
+    "pp_doclayout_v2": Family("PPDocLayoutV2ImageProcessor", "ranked", chosen=True, inclusive=True),
+    "pp_doclayout_v3": Family("PPDocLayoutV3ImageProcessor", "ranked", chosen=True, inclusive=True),
+    "pp_doclayout_v4": Family("PPDocLayoutV4ImageProcessor", "ranked", chosen=True, inclusive=True, quads=True),
 }
 """By the name of the package in transformers.models."""
 
+_TEXT_MAP = (
+    "gives one map of where text is, and no boxes: the processor traces them, and their scores, on the map; to explain them, "
+    "read them off it yourself: whybox.load(module, candidates=fn, features=[...], size=(h, w))"
+)
+REFUSED = {
+    "PPOCRV5MobileDetForObjectDetection": _TEXT_MAP,
+    "PPOCRV5ServerDetForObjectDetection": _TEXT_MAP,
+    "PPOCRV6MediumDetForObjectDetection": _TEXT_MAP,
+    "PPOCRV6SmallDetForObjectDetection": _TEXT_MAP,
+    "DetaForObjectDetection": "is a model that transformers no longer maintains or has: use a Deformable DETR or an RT-DETR",
+    "ConditionalDetrForSegmentation": (
+        "computes other boxes than the detector in it, without the reference points of its queries; for those of the detector: "
+        "whybox.load(module.conditional_detr)"
+    ),
+}
+"""Classes that are refused, and why: words that follow the name of the class."""
+
+WITH_MASKS = {"DetrForSegmentation": "detr", "RfDetrForInstanceSegmentation": "model"}
+"""Classes with a mask head on a detector of these families, and the name of that detector inside: its boxes are explained."""
+
 
 def matches(module: nn.Module) -> bool:
-    """Whether the module's class, or a base class, is one of transformers' object detectors of these families."""
-    return _family_name(module) is not None
+    """Whether the module's class, or a base class, is one of transformers' object detectors that take no text."""
+    return _known_class(module) is not None
 
 
 def knows(config: Any) -> bool:
-    """Whether a configuration is of these families."""
-    return config.model_type.replace("-", "_") in FAMILIES  # "table-transformer" and "dab-detr" are written with hyphens
+    """Whether a configuration is of such a detector."""
+    package = config.model_type.replace("-", "_")  # "table-transformer" and "dab-detr" are written with hyphens
+    return package in FAMILIES or _made(config) in REFUSED
 
 
 def wrap(module: nn.Module, **options: Any) -> "HuggingFaceDetection":
@@ -76,10 +107,17 @@ def wrap(module: nn.Module, **options: Any) -> "HuggingFaceDetection":
 
 def build(name: str, weights: str | None = "default", **options: Any) -> "HuggingFaceDetection":
     """A model from a repository on the Hugging Face hub, its local cache, or a local folder; weights None: random ones."""
+    import transformers
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
-    if weights is None:
-        module = AutoModelForObjectDetection.from_config(hf.fetch(AutoConfig, name))
+    config = hf.fetch(AutoConfig, name)
+    made = _made(config)
+    _refuse(made)
+    if made in WITH_MASKS:
+        # By its own class: as a detector alone it would get random weights, because those of the file have other names.
+        module = hf.fetch_network(getattr(transformers, made), name, weights)
+    elif weights is None:
+        module = AutoModelForObjectDetection.from_config(config)
     else:
         module = hf.fetch(AutoModelForObjectDetection, name)
     if "processor" not in options:
@@ -96,7 +134,8 @@ class _State:
 
 
 class HuggingFaceDetection(AttentionModel):
-    """A detection transformer. Its candidates are the queries; `raw` holds cx, cy, w, h relative to the image, as predicted.
+    """A detection transformer. Its candidates are the queries; `raw` holds cx, cy, w, h relative to the image, as predicted, and
+    of corners (PP-DocLayoutV4) cx, cy and dx1, dy1 to dx4, dy4 from there.
 
     Layers: "backbone", the default, is the last stage of the backbone, `backbone[0]` its first stage where the network uses
     several. "encoder" is the encoder's output; of its levels (`encoder[0]` ...) each detection takes the one where its score's
@@ -104,7 +143,7 @@ class HuggingFaceDetection(AttentionModel):
     that the output depends on. "input", and the path of any module that returns maps or tokens, work everywhere.
 
     Args:
-        module: The network.
+        module: The network; of one with a mask head, the detector in it is explained.
         processor: The image processor that belongs to the weights; None: the family's default.
         classes: Class names; None: those of the configuration.
         name: For reports and errors; None: from its family.
@@ -123,16 +162,20 @@ class HuggingFaceDetection(AttentionModel):
         score_threshold: float = 0.05,
         top: int | None = None,
     ) -> None:
-        family = _family_name(module)
-        if family is None:
+        known = _known_class(module)
+        if known is None:
             raise WhyboxError(f"{type(module).__name__} is not a supported detection transformer ({', '.join(FAMILIES)})")
+        family, kind = known
+        _refuse(kind)
+        if kind in WITH_MASKS:
+            module = module.get_submodule(WITH_MASKS[kind])
         self.network: Any = module
         self.name = name or f"{hf.PREFIX}/{family}"
         self.family = FAMILIES[family]
         self.gives = frozenset({"candidates", "features", "input"} | ({"attention"} if self.family.dense else set()))
         self.processor = _default_processor(self.family) if processor is None else processor
         config: Any = module.config
-        self.classes: Sequence[str] = hf.class_names(config, _columns(module)) if classes is None else classes
+        self.classes: Sequence[str] = hf.class_names(config, _columns(module, self.family)) if classes is None else classes
         self.score_threshold = score_threshold
         self.top = self.family.top if top is None else top
         # Deformable DETR's second form chooses its queries, too.
@@ -162,6 +205,15 @@ class HuggingFaceDetection(AttentionModel):
             inputs, frame = self._inputs(images)
             output = self.network(**inputs, return_dict=True)
             return [self._candidates(*row, frame) for row in zip(output.logits, output.pred_boxes, strict=True)]
+
+    def unsuppressed(self, trace: Trace) -> Detections:
+        """What the processor gives for scores over .05, boxes clipped; of ranked pairs, as many as there are queries or more."""
+        with torch.no_grad():
+            ranked = self._ranked(trace.candidates, max(len(trace.candidates), self.top or 0))
+            found = self._kept(ranked, min(LEAST_SCORE, self.score_threshold))
+            height, width = trace.frame.image
+            limit = found.boxes.new_tensor([width, height, width, height])
+            return replace(found, boxes=found.boxes.clamp(min=0).minimum(limit))
 
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
@@ -255,27 +307,32 @@ class HuggingFaceDetection(AttentionModel):
             scores, logits = logits.softmax(-1)[:, :-1], logits[:, :-1]
         else:
             scores = logits.sigmoid()
-        x, y, width, height = boxes.unbind(-1)
-        corners = torch.stack([x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height], -1)
+        corners, raw = _around_corners(boxes) if self.family.quads else _of_centers(boxes)
         # In float32, also of half-precision networks: their numbers are too coarse for pixels.
         size = torch.tensor([frame.image[1], frame.image[0]] * 2, dtype=torch.float32, device=boxes.device)
         level = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
-        return Candidates(corners * size, scores, level, logits, {"cx": x, "cy": y, "w": width, "h": height})
+        return Candidates(corners * size, scores, level, logits, raw)
 
     def _detections(self, candidates: Candidates) -> Detections:
-        """The processor's post_process_object_detection for one image, in its order, keeping each detection's query."""
+        """The processor's post_process_object_detection for one image, keeping each detection's query. They come in its order,
+        those of PP-DocLayout by their scores, not in the order of reading."""
+        return self._kept(self._ranked(candidates, len(candidates) if self.top is None else self.top), self.score_threshold)
+
+    def _ranked(self, candidates: Candidates, top: int) -> Detections:
+        """Every query with its best class; or the `top` best of all (query, class) pairs, best first."""
         if self.family.rule == "best":
             scores, labels = candidates.scores.max(-1)
             source = torch.arange(len(scores), device=scores.device)
         else:
             classes = candidates.scores.shape[1]
-            top = len(candidates) if self.top is None else self.top
             # The same topk as the processor's, so that equal scores come in its order.
             scores, pair = candidates.scores.reshape(-1).topk(min(top, candidates.scores.numel()))
             source, labels = pair // classes, pair % classes
-        # Above it, not at it, as in the processor.
-        kept = scores > self.score_threshold
-        return Detections(candidates.boxes[source[kept]], scores[kept], labels[kept], source[kept])
+        return Detections(candidates.boxes[source], scores, labels, source)
+
+    def _kept(self, found: Detections, threshold: float) -> Detections:
+        # Above it, not at it, in most processors.
+        return found[found.scores >= threshold if self.family.inclusive else found.scores > threshold]
 
     def _layers(self, name: str, tensors: Sequence[Tensor], network: Size, grids: Sequence[Size]) -> list[Layer]:
         """The recorded tensors as layers."""
@@ -315,22 +372,49 @@ def _levels_of(count: int, grids: Sequence[Size]) -> list[Size]:
     return levels if sum(height * width for height, width in levels) == count else []
 
 
-def _family_name(module: nn.Module) -> str | None:
+def _of_centers(boxes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Boxes (M,4) as cx, cy, w, h -> x1, y1, x2, y2 (M,4), and the columns by name."""
+    x, y, width, height = boxes.unbind(-1)
+    corners = torch.stack([x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height], -1)
+    return corners, {"cx": x, "cy": y, "w": width, "h": height}
+
+
+def _around_corners(quads: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Four corners (M,10), see Family.quads -> the boxes around them, x1, y1, x2, y2 (M,4), and the columns by name."""
+    center, offsets = quads[:, None, :2], quads[:, 2:].reshape(-1, 4, 2) - 0.5
+    corners = center + offsets
+    columns = {f"d{axis}{i + 1}": offsets[:, i, j] for i in range(4) for j, axis in enumerate("xy")}
+    return torch.cat([corners.amin(1), corners.amax(1)], -1), {"cx": quads[:, 0], "cy": quads[:, 1], **columns}
+
+
+def _known_class(module: nn.Module) -> tuple[str, str] | None:
+    """Package and name of the class, of those that are supported or refused here, that the module's class is or derives from."""
     for kind in type(module).__mro__:
-        path = kind.__module__.split(".")
-        if path[:2] == ["transformers", "models"] and path[2] in FAMILIES and kind.__name__.endswith("ForObjectDetection"):
-            return path[2]
+        path, name = kind.__module__.split("."), kind.__name__
+        if path[:2] != ["transformers", "models"]:
+            continue
+        if name in REFUSED or name in WITH_MASKS or (path[2] in FAMILIES and name.endswith("ForObjectDetection")):
+            return path[2], name
     return None
 
 
-def _columns(module: Any) -> int:
+def _made(config: Any) -> str | None:
+    """The class that a stored configuration was saved with."""
+    return config.architectures[0] if config.architectures else None
+
+
+def _refuse(kind: str | None) -> None:
+    if kind in REFUSED:
+        raise WhyboxError(f"{kind} {REFUSED[kind]}")
+
+
+def _columns(module: Any, family: Family) -> int:
     """The number of classes that the network scores; where its head has no known name, that of the configuration."""
     for name, part in module.named_modules():
         if name.rpartition(".")[2] in ("class_labels_classifier", "class_predictor", "class_embed", "enc_score_head"):
             last = [layer for layer in part.modules() if hasattr(layer, "out_features")]
             if last:
-                family = _family_name(module)
-                return int(last[-1].out_features) - (family is not None and FAMILIES[family].rule == "best")
+                return int(last[-1].out_features) - (family.rule == "best")
     return len(module.config.id2label)
 
 
@@ -340,8 +424,11 @@ def _layer_paths(module: Any) -> dict[str, str]:
         blocks = len(module.vit.encoder.layer)
         # The output of the block before the last is what enters the last one.
         return {"tokens": f"vit.encoder.layer.{blocks - 2}" if blocks > 1 else "vit.embeddings"}
-    backbone = module.model.backbone
-    paths = {"backbone": "model.backbone.conv_encoder" if hasattr(backbone, "conv_encoder") else "model.backbone"}
+    # DEIMv2 has no "backbone": its "conv_encoder" is the backbone with a projection of each stage.
+    backbone = "model.backbone" if hasattr(module.model, "backbone") else "model.conv_encoder"
+    if hasattr(module.get_submodule(backbone), "conv_encoder"):
+        backbone = f"{backbone}.conv_encoder"
+    paths = {"backbone": backbone}
     return paths | {"encoder": "model.encoder"} if hasattr(module.model, "encoder") else paths
 
 
