@@ -27,6 +27,9 @@ def owl(name, size=(64, 64)):
     text = {**TEXT, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 14}
     config = getattr(transformers, f"{name}Config")(vision_config=vision, text_config=text, projection_dim=32)
     net = stirred(getattr(transformers, f"{name}ForObjectDetection")(config), 0.1)
+    with torch.no_grad():  # so that no box is without an area, and no score is 1
+        for part in (net.box_head.dense2, net.class_head.logit_scale, net.class_head.logit_shift):
+            part.weight.mul_(0.1)
     words = tokenizer(model_max_length=16)
     images = on_torchvision(f"{name}ImageProcessor")(size={"height": size[0], "width": size[1]})
     return net, getattr(transformers, f"{name}Processor")(images, words)
@@ -99,7 +102,7 @@ BUILDERS = {
 }
 
 
-def prompted_pair(family):
+def prompted_pair(family, seed=0):
     """The network and its processor."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return BUILDERS[family]()

@@ -133,7 +133,9 @@ class HuggingFacePrompted(GroundingModel):
             WhyboxError: A text is empty, or longer than what the network reads.
         """
         prompted = copy(self)
-        prompted._prompt = self._reader.read(texts)
+        # Tokenizers keep settings of a call, such as the padding, where another thread's call finds them.
+        with exclusive(self.network):
+            prompted._prompt = self._reader.read(texts)
         prompted.texts = prompted._prompt.texts
         return prompted
 
