@@ -291,6 +291,13 @@ class GroundingModel(Model):
         """
 
 
+def grounding(model: Model) -> GroundingModel | None:
+    """The prompted detector that can say which tokens made a box, also inside one with another rule of duplicate removal; None
+    for other models."""
+    inner = getattr(model, "inner", model)
+    return inner if isinstance(inner, GroundingModel) else None
+
+
 class AttentionModel(Model):
     """A detector that may expose its attention probabilities; it gives "attention" where it does."""
 

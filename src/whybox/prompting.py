@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from whybox.attention import GroundingModel, ImageTextModel, Text, TextEmbedding
+from whybox.attention import GroundingModel, ImageTextModel, Text, TextEmbedding, grounding
 from whybox.errors import WhyboxError
 from whybox.model import Model, PromptedModel
 from whybox.types import Detections, Trace
@@ -125,13 +125,6 @@ def texts_read(model: Model, detections: Detections) -> tuple[Text, ...]:
     if not (model.takes_text and isinstance(reads, (ImageTextModel, GroundingModel))):
         return ()
     return tuple(reads.texts[label] for label in detections.labels.tolist())
-
-
-def grounding(model: Model) -> GroundingModel | None:
-    """The prompted detector that can say which tokens made a box, also inside one with another rule of duplicate removal; None
-    for other models."""
-    inner = getattr(model, "inner", model)
-    return inner if isinstance(inner, GroundingModel) else None
 
 
 def with_reading_notes(notes: Sequence[str], texts: Sequence[Text]) -> tuple[str, ...]:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whybox import registry
-from whybox.attention import ImageTextModel, TokenMaps
+from whybox.attention import ImageTextModel, TokenMaps, grounding
 from whybox.errors import WhyboxError
 from whybox.method import TextMethod
 from whybox.model import Model
-from whybox.prompting import grounding
 from whybox.targets import COMBINED, find_target
 from whybox.types import Detections, Target, Trace, target_name
 
