@@ -45,6 +45,13 @@ def test_boxes_are_detected_for_phrases(whybox, grounding, pictures):
     assert "a big blue dog" in json.dumps(json.loads(out))
 
 
+def test_its_errors_are_sorted_by_the_classes_of_the_data(whybox, grounding, pictures):
+    data = ("--data", "scenes:count=1:size=96x64", "--score-threshold", "0.1", "--top", "1")
+    code, out, err = whybox("errors", "--model", grounding, *data, "--out", "out", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["folder"] == "out"
+
+
 @pytest.mark.parametrize(
     ("texts", "told"),
     [

@@ -8,6 +8,7 @@ import torch
 import whybox
 from models.hf_versions import needs
 from models.prompted_models import BUILDERS, SHAPE, TEXTS, grounding, owl, prompted_pair
+from whybox.duplicates import with_nms
 from whybox.errors import GradientError, WhyboxError
 from whybox.methods.odam import Odam, odam_map
 from whybox.model import PromptedModel
@@ -377,6 +378,29 @@ def test_the_map_of_a_padded_square_is_cropped(picture):
     model = loaded("owlv2")
     frame = model.trace(picture).frame
     assert (frame.network, frame.resized) == ((64, 64), (42, 64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(family, picture, dtype):
+    net, processor = prompted_pair(family)
+    model = whybox.load(net.to(dtype), processor=processor)
+    result = whybox.explain(model, picture, text=TEXTS, score_threshold=0, top=2, words=True)
+    assert result.maps.values.isfinite().all()
+    assert result.detections.boxes.dtype == torch.float32
+
+
+def test_a_drawn_box_is_explained_with_its_words(family, picture):
+    drawn = {"boxes": [[5, 5, 40, 40]], "labels": [TEXTS[1]]}
+    for method in ("odam", "drise:masks=4"):
+        result = whybox.explain(loaded(family), picture, method=method, detections=drawn, words=True)
+        assert result.notes[0].startswith("best candidate: IoU")
+        assert [word for word, _ in result.words[0]] == TEXTS[1].split()
+
+
+def test_another_rule_of_duplicate_removal(family, picture):
+    model = with_nms(loaded(family, None), "greedy", iou_threshold=0.3)
+    result = whybox.explain(model, picture, text=TEXTS, score_threshold=0, top=2, words=True)
+    assert len(result.words) == len(result) > 0
 
 
 def test_it_is_pickled(family, picture):

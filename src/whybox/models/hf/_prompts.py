@@ -286,7 +286,8 @@ class OmDetReader(Reader):
         pair, scores = pair[scores > threshold], scores[scores > threshold]
         source, labels = pair // texts, pair % texts
         boxes = candidates.boxes[source]
-        kept = batched_nms(boxes, scores, labels, self.overlap)
+        # Of one type, where the network computes in half precision.
+        kept = batched_nms(boxes, scores.to(boxes.dtype), labels, self.overlap)
         height, width = image
         inside = boxes[kept].clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
         return Detections(inside, scores[kept], labels[kept], source[kept])

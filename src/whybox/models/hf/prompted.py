@@ -20,6 +20,7 @@ from whybox.models.hf._texts import check_tokenizer
 from whybox.network_state import device_of, exclusive
 from whybox.ops.gradients import check_connected, gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen
+from whybox.ops.transformer import widened
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Target, Trace
 
@@ -200,7 +201,9 @@ class HuggingFacePrompted(GroundingModel):
             # A target that does not depend on the texts has no gradient there.
             (gradient,) = torch.autograd.grad(value, tokens, retain_graph=True, materialize_grads=True)
             row, places = prompt.places[label]
-            shares.append((gradient[row] * tokens[row].detach()).sum(-1)[places.to(tokens.device)].detach())
+            # Widened: the channels' products of half-precision networks cancel.
+            products = widened(gradient[row]) * widened(tokens[row].detach())
+            shares.append(products.sum(-1)[places.to(tokens.device)])
         return tuple(shares)
 
     def _needed(self) -> Prompt:
