@@ -28,7 +28,7 @@ class Prompt:
 
     Attributes:
         texts: The K texts.
-        inputs: What the network takes beside one image.
+        inputs: What the network takes beside one image. All tensors are on the CPU.
         places: For each text, where its tokens stand in the text encoder's input (T,N): the row, and the positions (L,).
         scored: For each text, the positions (P,) of the tokens that its score is the largest of; () where a text has one score.
     """
@@ -82,7 +82,9 @@ class Reader(ABC):
 
     def repeated(self, prompt: Prompt, count: int) -> Inputs:
         """The texts for a batch of `count` images."""
-        return {key: values.repeat(count, *[1] * (values.ndim - 1)) for key, values in prompt.inputs.items()}
+        # Moved here and not when the texts are read: the network may have been moved since.
+        device = device_of(self.network)
+        return {key: values.to(device).repeat(count, *[1] * (values.ndim - 1)) for key, values in prompt.inputs.items()}
 
     def options(self, pixels: Tensor) -> dict[str, Any]:
         """Further arguments of the network's forward pass."""
@@ -137,7 +139,7 @@ class OwlReader(Reader):
 
     def read(self, texts: Sequence[str]) -> Prompt:
         """One row of tokens per text, padded as the processor pads."""
-        return _rows_of_texts(self.network, self.tokenizer, texts, _context(self.embeddings()), "input_ids", "attention_mask")
+        return _rows_of_texts(self.tokenizer, texts, _context(self.embeddings()), "input_ids", "attention_mask")
 
     def answer(self, output: Any, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """The network's own: a row per patch, a column per text."""
@@ -216,11 +218,10 @@ class GroundingReader(Reader):
             replace(text, text=phrase) if len(phrase) == len(text.text) else text
             for text, phrase in zip(read, phrases, strict=True)
         ]
-        device = device_of(self.network)
-        inputs = {key: encoded[key].to(device) for key in ("input_ids", "token_type_ids", "attention_mask")}
+        inputs = {key: encoded[key] for key in ("input_ids", "token_type_ids", "attention_mask")}
         spans = [(start, start + len(piece)) for start, piece in zip(starts, pieces, strict=True)]
         places = tuple((0, torch.arange(start, end)) for start, end in spans)
-        return Prompt(tuple(named), inputs, places, tuple(torch.arange(start, end + 1, device=device) for start, end in spans))
+        return Prompt(tuple(named), inputs, places, tuple(torch.arange(start, end + 1) for start, end in spans))
 
     def _starts(self, phrases: Sequence[str], ids: Tensor) -> tuple[list[int], list[list[int]]]:
         """Where each phrase's tokens begin in the ids (N,) of all, and the tokens of each."""
@@ -239,7 +240,7 @@ class GroundingReader(Reader):
 
     def answer(self, output: Any, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """The largest of each phrase's tokens."""
-        logits = torch.stack([output.logits[..., tokens].amax(-1) for tokens in prompt.scored], -1)
+        logits = torch.stack([output.logits[..., tokens.to(output.logits.device)].amax(-1) for tokens in prompt.scored], -1)
         return logits, output.pred_boxes
 
 
@@ -264,13 +265,13 @@ class OmDetReader(Reader):
 
     def read(self, texts: Sequence[str]) -> Prompt:
         """The classes, a row each, and the task; a long task is cut, as the processor cuts it."""
-        context, device = _context(self.embeddings()), device_of(self.network)
-        prompt = _rows_of_texts(self.network, self.tokenizer, texts, context, "classes_input_ids", "classes_attention_mask")
+        context = _context(self.embeddings())
+        prompt = _rows_of_texts(self.tokenizer, texts, context, "classes_input_ids", "classes_attention_mask")
         task = encode(self.tokenizer, [f"Detect {', '.join(texts)}."], context, full=True, side="right")
         inputs = prompt.inputs | {
-            "tasks_input_ids": task["input_ids"].to(device),
-            "tasks_attention_mask": task["attention_mask"].to(device),
-            "classes_structure": torch.tensor([len(texts)], device=device),
+            "tasks_input_ids": task["input_ids"],
+            "tasks_attention_mask": task["attention_mask"],
+            "classes_structure": torch.tensor([len(texts)]),
         }
         return replace(prompt, inputs=inputs)
 
@@ -346,7 +347,7 @@ def _context(embeddings: Any) -> int:
     return int(embeddings.position_embedding.num_embeddings)
 
 
-def _rows_of_texts(network: Any, tokenizer: Any, texts: Sequence[str], context: int, ids: str, mask: str) -> Prompt:
+def _rows_of_texts(tokenizer: Any, texts: Sequence[str], context: int, ids: str, mask: str) -> Prompt:
     """Texts that are encoded alone, a row of tokens each, padded to the full context. ids, mask: the inputs' names."""
     check_texts(texts)
     encoded = encode(tokenizer, texts, context, full=True, side="right")
@@ -354,6 +355,5 @@ def _rows_of_texts(network: Any, tokenizer: Any, texts: Sequence[str], context: 
     for text in read:
         if text.cut:
             raise WhyboxError(f"text {text.text!r} is longer than the {context} tokens that the network reads: shorten it")
-    device = device_of(network)
-    inputs = {ids: encoded["input_ids"].to(device), mask: encoded["attention_mask"].to(device)}
+    inputs = {ids: encoded["input_ids"], mask: encoded["attention_mask"]}
     return Prompt(read, inputs, tuple((row, own[row].nonzero()[:, 0]) for row in range(len(texts))))
