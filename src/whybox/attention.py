@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from whybox.errors import WhyboxError
 from whybox.frame import Size
 from whybox.model import Model
-from whybox.types import Detections, Trace
+from whybox.types import Detections, Target, Trace
 
 
 @dataclass(frozen=True)
@@ -262,6 +262,40 @@ class ImageTextModel(TransformerModel):
     def prompt_embeddings(self) -> Tensor:
         """(K,D) L2-normalized embeddings of the texts that the model is prompted with, also of those given as embeddings."""
         return self.embed_texts([text.text for text in self.texts])
+
+
+class GroundingModel(Model):
+    """A prompted detector that can say which tokens of its texts made a box."""
+
+    texts: Sequence[Text]
+
+    @abstractmethod
+    def prompt(self, texts: Sequence[str]) -> Model:
+        """The same network, prompted with these texts."""
+
+    @abstractmethod
+    def answer(self, trace: Trace) -> Trace:
+        """A trace, possibly made with other prompts, with its candidates for this model's texts."""
+
+    @abstractmethod
+    def token_values(self, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[tuple[Tensor, ...]]:
+        """Gradient x input at the tokens, for every target.
+
+        Args:
+            trace: A trace of this model.
+            detections: N detections.
+            targets: The scalars to explain.
+
+        Returns:
+            For each target, N tensors (L,): one number per token of the text that is the detection's label.
+        """
+
+
+def grounding(model: Model) -> GroundingModel | None:
+    """The prompted detector that can say which tokens made a box, also inside one with another rule of duplicate removal; None
+    for other models."""
+    inner = getattr(model, "inner", model)
+    return inner if isinstance(inner, GroundingModel) else None
 
 
 class AttentionModel(Model):

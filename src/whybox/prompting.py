@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from whybox.attention import ImageTextModel, Text, TextEmbedding
+from whybox.attention import GroundingModel, ImageTextModel, Text, TextEmbedding, grounding
 from whybox.errors import WhyboxError
 from whybox.model import Model, PromptedModel
 from whybox.types import Detections, Trace
@@ -121,9 +121,10 @@ def answered(model: Model, trace: Trace) -> Trace:
 
 def texts_read(model: Model, detections: Detections) -> tuple[Text, ...]:
     """The texts of N detections as the model read them; () for models without texts."""
-    if not (model.takes_text and isinstance(model, ImageTextModel)):
+    reads: Any = grounding(model) or model
+    if not (model.takes_text and isinstance(reads, (ImageTextModel, GroundingModel))):
         return ()
-    return tuple(model.texts[label] for label in detections.labels.tolist())
+    return tuple(reads.texts[label] for label in detections.labels.tolist())
 
 
 def with_reading_notes(notes: Sequence[str], texts: Sequence[Text]) -> tuple[str, ...]:

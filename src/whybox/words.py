@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whybox import registry
-from whybox.attention import ImageTextModel, TokenMaps
+from whybox.attention import ImageTextModel, TokenMaps, grounding
 from whybox.errors import WhyboxError
 from whybox.method import TextMethod
 from whybox.model import Model
-from whybox.targets import find_target
-from whybox.types import Detections, Target, Trace
+from whybox.targets import COMBINED, find_target
+from whybox.types import Detections, Target, Trace, target_name
 
+TOKENS = "input_x_gradient"
+"""How the tokens of a prompted detector's texts are weighed, whatever method draws the maps of the image."""
 SCORES = ("score", "logit")
 """Targets that every text has; a contrast refers to two of the user's texts."""
 
@@ -24,10 +26,12 @@ def check_words(method: Any, model: Model, target: str | Target, *, words: bool,
     """Refuse word options that the method, the model or the target does not support.
 
     Raises:
-        WhyboxError: The model is not an image-text model, the method has no maps of words, or the target refers to the
-            user's texts.
+        WhyboxError: The model reads no texts, the method has no maps of words, or the target refers to the user's texts.
     """
     if not (words or single_words):
+        return
+    if grounding(model) is not None:
+        _check_grounding(model, target, single_words)
         return
     if not _reads_texts(model):
         raise WhyboxError(f"{model.name} is not an image-text model such as CLIP: leave words and single_words out")
@@ -39,9 +43,19 @@ def check_words(method: Any, model: Model, target: str | Target, *, words: bool,
         raise WhyboxError(f"single_words are explained for target {' or '.join(SCORES)}, got {target!r}")
 
 
+def _check_grounding(model: Model, target: str | Target, single_words: bool) -> None:
+    if single_words:
+        raise WhyboxError(f"{model.name} finds boxes: ask about single words as texts, text=['red', 'ball'], or words=True")
+    if target == COMBINED:
+        raise WhyboxError("words are explained for one target at a time: score, logit, x1, y1, x2, y2, contrast:NAME")
+
+
 def explain_tokens(method: TextMethod, model: Model, trace: Trace, detections: Detections, target: str | Target) -> TokenMaps:
     """One number per token of the detections' texts."""
     chosen: Sequence[Target] = [find_target(target, model.classes, tuple(trace.candidates.raw))]
+    if (detector := grounding(model)) is not None:
+        texts = tuple(detector.texts[label] for label in detections.labels.tolist())
+        return TokenMaps(detector.token_values(trace, detections, chosen)[0], texts, TOKENS, target_name(chosen[0]))
     return method.explain_text(model, trace, detections, chosen)[0]
 
 

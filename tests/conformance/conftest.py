@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 import whybox
-from models import hf_models, open_clip_models
+from models import hf_models, open_clip_models, prompted_models
 from models.detectors import detector
 from models.hf_versions import OWN_BACKBONE
 from whybox import registry
@@ -64,6 +64,11 @@ def hugging_face_classifier():
     return whybox.load(hf_models.stirred(hf_models.vit()))
 
 
+def hugging_face_prompted():
+    net, processor = prompted_models.prompted_pair("owlvit")
+    return whybox.load(net, processor=processor).prompt(["a red ball", "a tree", "a big blue dog"])
+
+
 def open_clip_matches():
     net = open_clip_models.network("native")
     return whybox.load(net, tokenizer=open_clip_models.tokenizer()).prompt(["a red ball", "a tree", "a big blue dog"])
@@ -89,6 +94,7 @@ BUILDERS = {
     "hf_detection": hugging_face,
     "hf_image_text": hugging_face_matches,
     "hf_classification": hugging_face_classifier,
+    "hf_prompted": hugging_face_prompted,
     "open_clip": open_clip_matches,
     "plain": plain,
     "guide_tiny": lambda: of_the_guide("Tiny", "TinyModel"),

@@ -51,7 +51,7 @@ def own_scores(model):
     net.eval()
     with torch.no_grad():
         if model.takes_text:
-            return torch.cat([candidates.scores for candidates in [type(model).predict(model, IMAGE[None])[0]]]).flatten()
+            return model.predict(IMAGE[None])[0].scores.flatten().sort(descending=True).values
         if isinstance(net, Tiny):
             scores = model.read(net(model._input(IMAGE, model._frame(IMAGE))[None]))[1]
         elif hasattr(net, "config"):
@@ -100,6 +100,7 @@ HOOKED = {
     "hf_detection": "model.encoder.layers.0.final_layer_norm",
     "hf_image_text": "vision_model.encoder.layers.2.mlp.fc1",
     "hf_classification": "vit.layernorm",
+    "hf_prompted": "owlvit.vision_model.encoder.layers.2.mlp.fc1",
     "open_clip": "visual.transformer.resblocks.1.mlp.c_fc",
     "plain": "neck.1",
 }
@@ -772,7 +773,7 @@ def shared(family):
 
 
 def own_embedding_scores(model):
-    return scores_of_clip(model) if model.takes_text else own_scores(model)
+    return scores_of_clip(model) if model.takes_text and model.whole_image else own_scores(model)
 
 
 @settings(max_examples=12, deadline=None)

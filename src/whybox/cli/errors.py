@@ -34,6 +34,7 @@ def errors(
 
     from whybox import api
     from whybox.files import check_new_folder
+    from whybox.runs.labels import asked_for_classes
     from whybox.runs.mistakes.folder import PAGE, images_of, keep_errors
     from whybox.runs.mistakes.mistake import choose
     from whybox.runs.mistakes.search import Search, find_errors
@@ -46,7 +47,7 @@ def errors(
         warn(line)
     if len(images.problems) > MOST_PROBLEMS:
         warn(f"{images.name}: {len(images.problems) - MOST_PROBLEMS} more problems like these")
-    network = load_model(model, weights, device, nms)
+    network = asked_for_classes(load_model(model, weights, device, nms), images)
     with bar(len(images.names[:limit]), "looking for errors") as on_progress:
         search_result = find_errors(network, images, search, on_progress=on_progress, on_warning=warn)
     if search_result.images:

@@ -50,6 +50,23 @@ def column_names(model: Model, data_classes: Sequence[str]) -> Sequence[str]:
     return ("background",) * model.first_column + tuple(data_classes) if model.classes is None else model.classes
 
 
+def asked_for_classes(model: Model, data: DataSet) -> Model:
+    """Prompt a detector that reads text, and was given none, with the data's classes.
+
+    Args:
+        model: Any model.
+        data: The data set.
+
+    Returns:
+        The prompted detector; any other model unchanged.
+    """
+    if model.whole_image or not model.takes_text or model.classes or not data.classes:
+        return model
+    asked: Any = model
+    prompted: Model = asked.prompt(list(data.classes))
+    return prompted
+
+
 def match_classes(model: Model, data: DataSet) -> tuple[str, ...]:
     """Check that the data's classes can be matched with the model's columns, before a run.
 

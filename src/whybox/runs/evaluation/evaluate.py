@@ -257,7 +257,10 @@ def finish(setup: Setup, folder: RunFolder, *, keep: bool = True, notes: Sequenc
     """
     # The folder may hold more images than this run's limit: an earlier one may have gone further.
     records = list(folder.records(list(setup.data.names)[: setup.plan.limit]))
-    plan, classes = setup.plan, column_names(setup.model, setup.data.classes)
+    plan, model = setup.plan, setup.model
+    # A detector that reads text is prompted with the data's classes, in their order.
+    of_data = model.takes_text and not model.whole_image
+    classes = setup.data.classes if of_data else column_names(model, setup.data.classes)
     results = gather(records, plan.rows(), plan.columns(), classes)
     whole = setup.model.whole_image
     accuracy = leading(results.objects) if whole else detector_accuracy(records, classes, setup.data.name)

@@ -28,7 +28,7 @@ from whybox.ops.matching import match_well_detected, pairwise_iou
 from whybox.runs.evaluation.plan import Plan, make_methods, make_metrics
 from whybox.runs.evaluation.randomization import cascade
 from whybox.runs.evaluation.texts import ask_about, group_by_text, prompted, rank_of, read_again, texts_in
-from whybox.runs.labels import check_columns, to_columns
+from whybox.runs.labels import check_columns
 from whybox.truth import DataSet, Metric, MetricInput, MetricResult, Sample, Truth
 from whybox.types import Detections, HeatMaps, Trace, min_max
 
@@ -90,14 +90,12 @@ class Measurer:
             The image's record.
         """
         sample = self.data[index]
-        if self.model.whole_image:
-            model, truth = ask_about(self.model, sample, self.data.classes, self.plan)
-            return {"index": index, **replace(self, model=model)._of_texts(sample, truth)}
-        return {"index": index, **self._of_detections(sample)}
+        model, truth = ask_about(self.model, sample, self.data.classes, self.plan)
+        asked = replace(self, model=model)
+        return {"index": index, **(asked._of_texts if model.whole_image else asked._of_detections)(sample, truth)}
 
-    def _of_detections(self, sample: Sample) -> ImageRecord:
-        """The record of an image for a detector."""
-        truth = to_columns(sample.truth, self.data.classes, self.model.classes, first_column=self.model.first_column)
+    def _of_detections(self, sample: Sample, truth: Truth) -> ImageRecord:
+        """The record of an image for a detector, and its objects with score columns as labels."""
         trace = api.trace(self.model, sample.image)
         # Again here: before the run, there may have been no image to count the columns by.
         check_columns(self.model, trace.candidates.scores.shape[1], self.data)

@@ -112,7 +112,7 @@ def _facts(
     return (
         ("Model", setup.model.name),
         ("Data", setup.data.name),
-        ("Texts" if setup.model.takes_text else "Objects", used),
+        ("Texts" if setup.model.takes_text and setup.model.whole_image else "Objects", used),
         ("Selection", _selection(setup)),
         ("Target", plan.target if isinstance(plan.target, str) else target_name(plan.target)),
         _accuracy_fact(accuracy) if setup.model.whole_image else _detector_fact(accuracy),
@@ -125,7 +125,7 @@ def _facts(
 def _selection(setup: Setup) -> str:
     """Which detections, texts or classes are explained."""
     plan, classes = setup.plan, len(setup.data.classes)
-    if setup.model.takes_text:
+    if setup.model.takes_text and setup.model.whole_image:
         of_classes = f"“{plan.template}” of the classes in each image, among {classes}"
         chosen = of_classes if plan.prompts == "class" else "the objects' own phrases, among those of the image"
         return f"{chosen}{_limits(plan, 'texts')}"

@@ -44,8 +44,8 @@ def check_prompts(model: Model, data_classes: Sequence[str], plan: Plan) -> None
         plan: The settings of the run.
 
     Raises:
-        WhyboxError: `prompts` or `template` for a model without text input, `select="failures"` for a whole-image model, or
-            no class names.
+        WhyboxError: `prompts` or `template` for a model without text input, `prompts="phrase"` for a detector,
+            `select="failures"` for a whole-image model, or no class names.
     """
     reads_text = model.takes_text
     if not reads_text and (plan.prompts, plan.template) != ("class", TEMPLATE):
@@ -54,6 +54,9 @@ def check_prompts(model: Model, data_classes: Sequence[str], plan: Plan) -> None
         raise WhyboxError("select failures is for detectors: the texts of an image-text model are always true of the image")
     if model.whole_image and not reads_text and model.classes is None:
         raise WhyboxError(f"{model.name} has no class names to match with the data's: load it with classes=")
+    if reads_text and not model.whole_image and plan.prompts != "class":
+        # Its accuracy is counted per class, and an object's phrase is no class of other images.
+        raise WhyboxError(f"prompts {plan.prompts} is for image-text models; {model.name} finds boxes of the data's classes")
     if reads_text and plan.prompts == "class" and not data_classes:
         raise WhyboxError("the data set has no class names to make texts of; use prompts phrase if its objects have phrases")
 

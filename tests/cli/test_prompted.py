@@ -1,0 +1,71 @@
+"""`whybox explain` with a detector that reads text, from the words on the line to the files."""
+
+import json
+
+import pytest
+
+from models.prompted_models import prompted_pair
+from whybox.explanation import Explanation
+
+TEXT = ("--text", "a red ball. a big blue dog.")
+
+
+@pytest.fixture(scope="session")
+def grounding(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grounding")
+    net, processor = prompted_pair("grounding_dino")
+    net.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return f"hf/{folder}"
+
+
+def test_boxes_are_explained_for_phrases(whybox, grounding, pictures):
+    code, _, err = whybox(
+        "explain", "one.png", "--model", grounding, *TEXT, "--out", "out", "--score-threshold", "0", "--top", "2"
+    )
+    assert (code, err) == (0, "")
+    read = Explanation.load(pictures / "out")
+    assert list(read.classes) == ["a red ball", "a big blue dog"]
+    assert len(read) == 2
+
+
+def test_several_texts_a_contrast_and_a_missed_object(whybox, grounding, pictures):
+    texts = ("--text", "a red ball", "--text", "a big blue dog")
+    why = ("--target", "contrast:a red ball", "--box", "10,10,40,40", "--label", "a big blue dog")
+    code, _, err = whybox("explain", "one.png", "--model", grounding, *texts, *why, "--out", "out")
+    assert (code, err) == (0, "")
+    read = Explanation.load(pictures / "out")
+    assert (read.names, read.maps.target) == (("a big blue dog",), "contrast:a red ball")
+    assert read.notes[0].startswith("best candidate: IoU")
+
+
+def test_boxes_are_detected_for_phrases(whybox, grounding, pictures):
+    code, out, _ = whybox("detect", "one.png", "--model", grounding, *TEXT, "--score-threshold", "0", "--json")
+    assert code == 0
+    assert "a big blue dog" in json.dumps(json.loads(out))
+
+
+def test_its_errors_are_sorted_by_the_classes_of_the_data(whybox, grounding, pictures):
+    data = ("--data", "scenes:count=1:size=96x64", "--score-threshold", "0.1", "--top", "1")
+    code, out, err = whybox("errors", "--model", grounding, *data, "--out", "out", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["folder"] == "out"
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        ((), "finds boxes for texts: say which"),
+        (("--text", " "), "a text is empty (' ')"),
+        (
+            ("--text", "a red ball " * 20),
+            "63 tokens together, and the network reads 24: give fewer or shorter ones",
+        ),
+        ((*TEXT, "--target", "contrast:a tree"), "unknown class 'a tree'"),
+    ],
+)
+def test_a_mistake_is_one_line(whybox, grounding, pictures, texts, told):
+    code, _, err = whybox("explain", "one.png", "--model", grounding, *texts, "--out", "out")
+    assert code != 0
+    assert told in err
+    assert len(err.splitlines()) == 1
