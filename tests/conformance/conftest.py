@@ -13,6 +13,7 @@ import whybox
 from models import hf_models, open_clip_models
 from models.detectors import detector
 from models.hf_versions import OWN_BACKBONE
+from models.small_yolo import BaseModel as SmallYolo
 from whybox import registry
 
 
@@ -91,6 +92,7 @@ BUILDERS = {
     "hf_classification": hugging_face_classifier,
     "open_clip": open_clip_matches,
     "plain": plain,
+    "ultralytics": lambda: whybox.load(SmallYolo()),
     "guide_tiny": lambda: of_the_guide("Tiny", "TinyModel"),
     "guide_pyramid": lambda: of_the_guide("Pyramid", "PyramidModel"),
 }

@@ -1,0 +1,112 @@
+"""What the head of an ultralytics network is, and how its output is read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from whybox.errors import WhyboxError
+from whybox.network_state import exclusive
+
+_GRID = ("shape", "anchors", "strides")
+"""What a head keeps of its last pass: the cells' centers and strides, for an input of the same shape."""
+_READ = ("boxes", "scores", "feats")
+"""Raw outputs of a head: (1,4*bins,M), (1,K,M), and its input, a map a level."""
+_REFUSED = {
+    "OBB": "draws turned boxes",
+    "WorldDetect": "reads texts",
+    "YOLOEDetect": "reads texts or pictures as prompts",
+    "RTDETRDecoder": "is a transformer's decoder: RT-DETR is explained as hf/PekingU/rtdetr_r50vd",
+}
+"""Heads that are not read, by the names of their classes, with what they do."""
+
+
+def is_one(value: object, name: str) -> bool:
+    """Whether an object's class is ultralytics' class of that name, or derived from it."""
+    return any(kind.__name__ == name and kind.__module__.split(".")[0] == "ultralytics" for kind in type(value).__mro__)
+
+
+def find_head(network: Any) -> Any:
+    """The last module of the network.
+
+    Raises:
+        WhyboxError: It is no head that draws boxes, or one of another kind.
+    """
+    head = network.model[-1]
+    kind = f"ultralytics' {type(network).__name__}"
+    for name, reason in _REFUSED.items():
+        if is_one(head, name):
+            raise WhyboxError(f"{kind} is not supported: its head, {type(head).__name__}, {reason}")
+    if not is_one(head, "Detect"):
+        raise WhyboxError(f"{kind} is no detector: its head is {type(head).__name__}")
+    if not hasattr(head, "forward_head"):
+        raise WhyboxError("this release of ultralytics is too old: its heads are read from 8.4 on")
+    return head
+
+
+def input_paths(head: Any) -> list[str]:
+    """The paths of the modules whose outputs are the head's inputs, finest level first."""
+    # Counted from the head backwards where negative.
+    return [f"model.{index if index >= 0 else head.i + index}" for index in head.f]
+
+
+def reads_one_to_one(head: Any, wanted: bool | None) -> bool:
+    """Whether the branch that is trained to give every object one box is read; None: the branch that the head itself takes."""
+    if wanted is None or bool(head.end2end) == wanted:
+        return bool(head.end2end)
+    name = "one2one_cv2" if wanted else "cv2"
+    if getattr(head, name, None) is None:
+        branch = "one-to-one" if wanted else "one-to-many"
+        raise WhyboxError(f"end2end={wanted}: this network has no {branch} branch, or it was removed when the network was fused")
+    return wanted
+
+
+@contextmanager
+def own_grid(network: nn.Module, head: Any) -> Iterator[None]:
+    """Inside, the head makes its grid anew; afterwards it has the one that it had.
+
+    A grid that was made under inference_mode, as in every prediction, stands in the way of gradients.
+    """
+    with exclusive(network):
+        kept = {name: vars(head)[name] for name in _GRID if name in vars(head)}
+        head.shape = None
+        try:
+            yield
+        finally:
+            for name in _GRID:
+                vars(head).pop(name, None)
+            vars(head).update(kept)
+
+
+def read_output(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
+    """The network's output for a batch of one image -> the fields of Candidates, boxes in network pixels.
+
+    Args:
+        output: What the network returns in evaluation mode: what its post-processing needs, and the raw outputs.
+        head: Its head, after the pass.
+        one_to_one: The branch that is read, where there are two.
+    """
+    raw = output[1] if isinstance(output, tuple | list) and len(output) == 2 else None
+    if isinstance(raw, dict) and "one2many" in raw:
+        raw = raw["one2one" if one_to_one else "one2many"]
+    if not isinstance(raw, dict) or any(name not in raw for name in _READ):
+        raise WhyboxError(f"{type(head).__name__} returned something else than ultralytics' heads do from release 8.4 on")
+    columns = head._inference(raw)[0, : 4 + head.nc].T
+    boxes = columns[:, :4] if head.end2end or head.xyxy else box_convert(columns[:, :4], "cxcywh", "xyxy")
+    distances = (head.dfl(raw["boxes"]) * head.strides)[0]
+    return {
+        "boxes": boxes,
+        "scores": columns[:, 4:],
+        "level": _levels(raw["feats"]),
+        "logits": raw["scores"][0].T,
+        "raw": dict(zip("ltrb", distances, strict=True)),
+    }
+
+
+def _levels(features: list[Tensor]) -> Tensor:
+    """(M,) which of the head's inputs each row is computed from: the rows of a level are its cells."""
+    cells = torch.tensor([values.shape[-2] * values.shape[-1] for values in features])
+    return torch.arange(len(features)).repeat_interleave(cells).to(features[0].device)
