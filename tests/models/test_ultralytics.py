@@ -186,6 +186,27 @@ def yolo(name):
                 part[-1].bias.normal_(2.0 if boxes and head.reg_max == 1 else 0.0 if boxes else -1.0, 0.5)
                 if not boxes:
                     part[-1].weight.normal_(0, 0.15)
+        for part in head.cv4 if name.endswith("world") else ():
+            part.bias.fill_(-2.0)
+            part.logit_scale.fill_(2.5)
+    return built
+
+
+def transformer():
+    """An `RTDETR` with random weights that spread."""
+    from ultralytics import RTDETR
+
+    torch.manual_seed(0)
+    built = RTDETR("yolov8n-rtdetr.yaml")
+    with torch.no_grad():
+        for layer in built.model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.3, 0.8)
+                layer.weight.uniform_(0.8, 1.8)
+        last = built.model.model[-1].dec_score_head[-1]
+        last.weight.normal_(0, 0.1)
+        last.bias.fill_(-2.0)
     return built
 
 
@@ -207,7 +228,7 @@ def assert_same(found, boxes):
 
 
 @needs_package
-@pytest.mark.parametrize("name", [*DETECTORS, "yolo11n-pose"])
+@pytest.mark.parametrize("name", [*DETECTORS, "yolo11n-pose", "yolov8n-world"])
 def test_detections_are_those_of_predict(name):
     built = yolo(name)
     for image, options in ((picture(), {}), (picture(96, 128), {}), (picture(140, 60), {"rect": False})):
@@ -226,7 +247,22 @@ def test_detections_of_the_one_to_one_branch_are_those_of_predict(name):
 
 
 @needs_package
-@pytest.mark.parametrize("name", DETECTORS)
+def test_detections_of_rt_detr_are_those_of_predict():
+    built = transformer()
+    model = whybox.load(built, size=96)
+    trace = model.trace(picture())
+    assert_same(trace.detections, predicted(built, picture(), imgsz=96))
+    with torch.inference_mode():
+        built.model.eval()(torch.zeros(1, 3, 96, 96))
+    kept = built.model.model[-1].anchors
+    few = whybox.explain(model, trace, score_threshold=float(trace.detections.scores[2]) - 1e-6)
+    assert set(few.maps.routes) == {"exact"}
+    assert few.maps.values.flatten(1).any(1).all()
+    assert built.model.model[-1].anchors is kept
+
+
+@needs_package
+@pytest.mark.parametrize("name", [*DETECTORS, "yolov8n-world"])
 def test_windows_are_autograd(name):
     model = whybox.load(yolo(name), size=128)
     trace = model.trace(picture())

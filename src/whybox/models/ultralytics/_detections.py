@@ -26,11 +26,11 @@ def suppressed(candidates: Candidates, frame: Frame, suppression: Suppression) -
     return found[kept[: suppression.max_detections]]
 
 
-def ranked(candidates: Candidates, frame: Frame, suppression: Suppression, most: int) -> Detections:
-    """Without duplicate removal: the best pairs of a class and one of the `most` best candidates."""
+def ranked(candidates: Candidates, frame: Frame, suppression: Suppression, most: int, pairs: int) -> Detections:
+    """Without duplicate removal: the best `pairs` pairs of a class and one of the `most` best candidates."""
     scores = candidates.scores
     rows = scores.amax(1).topk(min(most, len(scores))).indices
-    best, pair = scores[rows].flatten().topk(len(rows))
+    best, pair = scores[rows].flatten().topk(min(pairs, scores[rows].numel()))
     pair, best = pair[best > suppression.score_threshold], best[best > suppression.score_threshold]
     source, labels = rows[pair // scores.shape[1]], pair % scores.shape[1]
     chosen = slice(suppression.max_detections)

@@ -9,17 +9,18 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from whybox.errors import WhyboxError
+from whybox.frame import Size
 from whybox.network_state import exclusive
 
-_GRID = ("shape", "anchors", "strides")
+DECODER = "RTDETRDecoder"
+"""The class of RT-DETR's head."""
+_GRID = ("shape", "shapes", "anchors", "strides", "valid_mask")
 """What a head keeps of its last pass: the cells' centers and strides, for an input of the same shape."""
 _READ = ("boxes", "scores", "feats")
 """Raw outputs of a head: (1,4*bins,M), (1,K,M), and its input, a map a level."""
 _REFUSED = {
     "OBB": "draws turned boxes",
-    "WorldDetect": "reads texts",
     "YOLOEDetect": "reads texts or pictures as prompts",
-    "RTDETRDecoder": "is a transformer's decoder: RT-DETR is explained as hf/PekingU/rtdetr_r50vd",
 }
 """Heads that are not read, by the names of their classes, with what they do."""
 
@@ -40,6 +41,8 @@ def find_head(network: Any) -> Any:
     for name, reason in _REFUSED.items():
         if is_one(head, name):
             raise WhyboxError(f"{kind} is not supported: its head, {type(head).__name__}, {reason}")
+    if is_one(head, DECODER):
+        return head
     if not is_one(head, "Detect"):
         raise WhyboxError(f"{kind} is no detector: its head is {type(head).__name__}")
     if not hasattr(head, "forward_head"):
@@ -72,7 +75,7 @@ def own_grid(network: nn.Module, head: Any) -> Iterator[None]:
     """
     with exclusive(network):
         kept = {name: vars(head)[name] for name in _GRID if name in vars(head)}
-        head.shape = None
+        head.shape = head.shapes = None
         try:
             yield
         finally:
@@ -103,6 +106,19 @@ def read_output(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
         "level": _levels(raw["feats"]),
         "logits": raw["scores"][0].T,
         "raw": dict(zip("ltrb", distances, strict=True)),
+    }
+
+
+def read_decoder(output: Any, canvas: Size) -> dict[str, Any]:
+    """RT-DETR's output for a batch of one image -> the fields of Candidates, boxes in network pixels. canvas: (h, w)."""
+    # Of every layer of the decoder that was run: in evaluation mode the last one alone.
+    boxes, logits = (values[-1, 0] for values in output[1][:2])
+    sides = boxes.new_tensor([canvas[1], canvas[0], canvas[1], canvas[0]])
+    return {
+        "boxes": box_convert(boxes, "cxcywh", "xyxy") * sides,
+        "scores": logits.sigmoid(),
+        "logits": logits,
+        "raw": dict(zip(("cx", "cy", "w", "h"), boxes.T, strict=True)),
     }
 
 
