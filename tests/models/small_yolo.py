@@ -62,8 +62,8 @@ class Detect(_OfUltralytics, nn.Module):
         return torch.cat(centers, 1), torch.cat(strides, 1)
 
 
-class OBB(Detect):
-    """A head of turned boxes."""
+class YOLOEDetect(Detect):
+    """A head that reads prompts."""
 
 
 class Classify(_OfUltralytics, nn.Module):

@@ -1,10 +1,12 @@
 """From candidates to detections, step by step as ultralytics does it."""
 
+import torch
 from torch import Tensor
 from torchvision.ops import nms
 
 from whybox.frame import Frame
 from whybox.models.plain._suppression import Suppression
+from whybox.models.ultralytics._turned import overlaps_better
 from whybox.types import Candidates, Detections
 
 _APART = 7680
@@ -20,10 +22,22 @@ def suppressed(candidates: Candidates, frame: Frame, suppression: Suppression) -
         found = found[found.scores.argsort(descending=True)[:_MOST]]
     if suppression.nms_iou is None:
         return found[found.scores.argsort(descending=True, stable=True)[: suppression.max_detections]]
+    if "angle" in candidates.raw:
+        return _turned(found, candidates, frame, suppression.nms_iou)[: suppression.max_detections]
     # Not clipped to the image.
     boxes = frame.boxes_to_network(candidates.boxes[found.source])
     kept = nms((boxes + found.labels[:, None] * _APART).float(), found.scores.float(), suppression.nms_iou)
     return found[kept[: suppression.max_detections]]
+
+
+def _turned(found: Detections, candidates: Candidates, frame: Frame, threshold: float) -> Detections:
+    """Of turned boxes; one that is removed itself removes others, too."""
+    found = found[found.scores.argsort(descending=True, stable=True)]
+    raw = {name: values[found.source].float() for name, values in candidates.raw.items()}
+    corners = frame.boxes_to_network(candidates.boxes[found.source]).float()
+    center = (corners[:, :2] + corners[:, 2:]) / 2 + found.labels[:, None] * _APART
+    sides = torch.stack([raw["l"] + raw["r"], raw["t"] + raw["b"]], 1)
+    return found[~overlaps_better(center, sides, raw["angle"], threshold)]
 
 
 def ranked(candidates: Candidates, frame: Frame, suppression: Suppression, most: int, pairs: int) -> Detections:

@@ -10,16 +10,18 @@ from torchvision.ops import box_convert
 
 from whybox.errors import WhyboxError
 from whybox.frame import Size
+from whybox.models.ultralytics._turned import around_turned
 from whybox.network_state import exclusive
 
 DECODER = "RTDETRDecoder"
 """The class of RT-DETR's head."""
+TURNED = "OBB"
+"""The class of the heads that draw turned boxes."""
 _GRID = ("shape", "shapes", "anchors", "strides", "valid_mask")
 """What a head keeps of its last pass: the cells' centers and strides, for an input of the same shape."""
 _READ = ("boxes", "scores", "feats")
 """Raw outputs of a head: (1,4*bins,M), (1,K,M), and its input, a map a level."""
 _REFUSED = {
-    "OBB": "draws turned boxes",
     "YOLOEDetect": "reads texts or pictures as prompts",
 }
 """Heads that are not read, by the names of their classes, with what they do."""
@@ -98,14 +100,19 @@ def read_output(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
     if not isinstance(raw, dict) or any(name not in raw for name in _READ):
         raise WhyboxError(f"{type(head).__name__} returned something else than ultralytics' heads do from release 8.4 on")
     columns = head._inference(raw)[0, : 4 + head.nc].T
-    boxes = columns[:, :4] if head.end2end or head.xyxy else box_convert(columns[:, :4], "cxcywh", "xyxy")
     distances = (head.dfl(raw["boxes"]) * head.strides)[0]
+    outputs = dict(zip("ltrb", distances, strict=True))
+    if is_one(head, TURNED):
+        outputs["angle"] = raw["angle"][0, 0]
+        boxes = around_turned(columns[:, :4], outputs["angle"])
+    else:
+        boxes = columns[:, :4] if head.end2end or head.xyxy else box_convert(columns[:, :4], "cxcywh", "xyxy")
     return {
         "boxes": boxes,
         "scores": columns[:, 4:],
         "level": _levels(raw["feats"]),
         "logits": raw["scores"][0].T,
-        "raw": dict(zip("ltrb", distances, strict=True)),
+        "raw": outputs,
     }
 
 
