@@ -20,6 +20,7 @@ class Detect(_OfUltralytics, nn.Module):
     `f` and `i` say where in the network its inputs and itself stand."""
 
     max_det, xyxy, shape = 300, False, None
+    detaches = False  # early releases cut the second branch off from the features
 
     def __init__(self, channels, classes, second):
         super().__init__()
@@ -40,7 +41,8 @@ class Detect(_OfUltralytics, nn.Module):
     def forward(self, maps):
         raw = read = self.forward_head(maps, self.cv2, self.cv3)
         if hasattr(self, "one2one_cv2"):
-            raw = {"one2many": raw, "one2one": self.forward_head(maps, self.one2one_cv2, self.one2one_cv3)}
+            apart = [values.detach() for values in maps] if self.detaches else maps
+            raw = {"one2many": raw, "one2one": self.forward_head(apart, self.one2one_cv2, self.one2one_cv3)}
             read = raw["one2one" if self.end2end else "one2many"]
         return self._inference(read), raw
 

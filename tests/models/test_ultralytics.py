@@ -123,6 +123,20 @@ def test_the_heads_grid_is_left_as_it_was_and_does_not_stand_in_the_way():
     assert fresh.model[-1].shape is None
 
 
+@pytest.mark.parametrize("route", ["auto", "exact"])
+def test_a_branch_that_the_network_cuts_off_is_explained_all_the_same(route):
+    network = BaseModel(end2end=True)
+    connected = whybox.explain(whybox.load(network), picture(), route=route, score_threshold=0.4)
+    network.model[-1].detaches = True
+    model = whybox.load(network)
+    cut = whybox.explain(model, picture(), route=route, score_threshold=0.4)
+    assert set(cut.maps.routes) == set(connected.maps.routes) == {"windows" if route == "auto" else "exact"}
+    assert torch.equal(cut.maps.values, connected.maps.values)
+    assert cut.maps.values.any()
+    assert not network.model[-1]._forward_pre_hooks
+    assert not network.model[-1]._forward_hooks
+
+
 @pytest.mark.parametrize("target", ["l", "score", "logit", "x2"])
 def test_targets(target):
     result = whybox.explain(whybox.load(BaseModel()), picture(), target=target)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.ops import box_convert
 
 from whybox.errors import WhyboxError
@@ -84,6 +85,38 @@ def own_grid(network: nn.Module, head: Any) -> Iterator[None]:
             for name in _GRID:
                 vars(head).pop(name, None)
             vars(head).update(kept)
+
+
+@contextmanager
+def attached(head: Any) -> Iterator[None]:
+    """Inside, the one-to-one branch is connected with the features.
+
+    Early releases (8.4.0) cut it off in evaluation mode, too, where only training needs that.
+    """
+    if getattr(head, "one2one_cv2", None) is None:
+        yield
+        return
+    mode: Any = _WithoutDetach()
+
+    def enter(*given: Any) -> None:
+        mode.__enter__()
+
+    def leave(*given: Any) -> None:
+        mode.__exit__(None, None, None)
+
+    handles = [head.register_forward_pre_hook(enter), head.register_forward_hook(leave, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _WithoutDetach(TorchFunctionMode):
+    """Inside, `detach` gives the tensor itself."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if function is Tensor.detach else function(*args, **(kwargs or {}))
 
 
 def read_output(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:

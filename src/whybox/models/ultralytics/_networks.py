@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,7 +11,15 @@ from whybox.models._layers import Layer
 from whybox.models.plain._suppression import Suppression
 from whybox.models.plain.family import Plain
 from whybox.models.ultralytics._detections import ranked, suppressed
-from whybox.models.ultralytics._head import find_head, input_paths, own_grid, read_decoder, read_output, reads_one_to_one
+from whybox.models.ultralytics._head import (
+    attached,
+    find_head,
+    input_paths,
+    own_grid,
+    read_decoder,
+    read_output,
+    reads_one_to_one,
+)
 from whybox.models.ultralytics._letterbox import Letterbox, input_size
 from whybox.types import Candidates, Detections, Trace
 
@@ -58,11 +66,11 @@ class Ultralytics(Plain):
             return super().predict(images)
 
     def _run(self, *places: Any, **options: Any) -> tuple[Trace, list[Layer]]:
-        with own_grid(self.network, self.head):
+        with own_grid(self.network, self.head), attached(self.head):
             return super()._run(*places, **options)
 
     def _run_recorded(self, image: Tensor) -> Trace:
-        with own_grid(self.network, self.head):
+        with own_grid(self.network, self.head), attached(self.head):
             return super()._run_recorded(image)
 
     def _doubt_boxes(self, trace: Trace) -> None:
@@ -73,13 +81,13 @@ class Ultralytics(Plain):
 
 
 class Yolo(Ultralytics):
-    """A YOLO network: for detection, or the boxes of one for segmentation or pose.
+    """A YOLO network: for detection, or the boxes of one for segmentation, pose or turned boxes.
 
     A detection is explained on the input of the head that it is computed from. `layer` may also be any module's path, or
     "input".
 
     Args:
-        network: A DetectionModel, SegmentationModel, PoseModel or WorldModel.
+        network: A DetectionModel, SegmentationModel, PoseModel, OBBModel or WorldModel.
         name: For reports; None: the name of its file.
         classes: Names of the score columns; None: the network's own, unless they are mere numbers.
         size: `imgsz` of predict; None: the network's own.
@@ -142,7 +150,7 @@ class RtDetr(Ultralytics):
         max_detections: `max_det` of predict.
     """
 
-    fixed_rows: ClassVar[bool] = False  # type: ignore[misc]
+    fixed_rows = False
 
     def __init__(
         self,
