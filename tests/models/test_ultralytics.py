@@ -257,6 +257,16 @@ def test_detections_are_those_of_predict(name):
 
 
 @needs_package
+def test_boxes_of_a_segmentation_network_are_those_of_predict_and_those_whose_mask_is_empty():
+    built = yolo("yolo11n-seg")
+    found, boxes = whybox.load(built, size=128).trace(picture()).detections, predicted(built, picture())
+    assert 0 < len(boxes) <= len(found)
+    ours = torch.cat([found.boxes, 1000 * found.scores[:, None]], 1)
+    theirs = torch.cat([boxes.xyxy, 1000 * boxes.conf[:, None]], 1)
+    assert (ours[:, None] - theirs).abs().amax(2).amin(0).max() < 0.02
+
+
+@needs_package
 @pytest.mark.parametrize("name", TWO_BRANCHES)
 def test_detections_of_the_one_to_one_branch_are_those_of_predict(name):
     built = yolo(name)
