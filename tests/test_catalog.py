@@ -60,7 +60,10 @@ def test_models_are_filtered_by_a_pattern():
         ("vit-b-16", r"did you mean open_clip/ViT-B-16\?$"),
         ("fcos_resnet50_fpn", r"did you mean torchvision/fcos_resnet50_fpn\?$"),
         ("scenes", r"did you mean whybox/scenes\?$"),
-        ("yolov8n.pt", r"whybox.load\(module, candidates=fn, features=\[...\], size=\(h, w\)\).* weights='yolov8n.pt'$"),
+        (
+            "yolov8n.pt",
+            r"whybox.load\(module, candidates=fn, features=.*'yolov8n.pt' \(.*ultralytics/yolov8n.pt\)$",
+        ),
         ("runs/best.pth", r"a file of weights is not a model"),
         ("model.onnx", r"a .onnx file has no gradients"),
         ("zzz", r"a name starts with one of whybox/, .*hf/.*; see whybox models$"),

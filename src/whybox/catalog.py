@@ -161,6 +161,7 @@ def _what_works(name: str) -> str:
         return (
             "a file of weights is not a model: build its network and pass the module, whybox.load(module, candidates=fn, "
             f"features=[...], size=(h, w)), or load a model by name with weights={name!r}"
+            + (f" (ultralytics: ultralytics/{name})" if suffix == ".pt" else "")
         )
     close = _close_to(name)
     # OWNER/NAME is how the hub itself writes it, without a prefix.

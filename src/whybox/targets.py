@@ -117,7 +117,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     **{name: text for name, (_, text) in TARGETS.items()},
     COMBINED: "the largest of the class map and the four side maps, each scaled to 0..1",
     "contrast:CLASS": "the class's logit less CLASS's: why this class and not that one",
-    "l t r b": "FCOS: distances to the sides, network pixels",
+    "l t r b": "FCOS, YOLO of ultralytics: distances to the sides, network pixels",
+    "angle": "turned boxes of ultralytics: by how much, in radians",
     "dx dy dw dh": "RetinaNet, SSD, R-CNN: the regression's deltas",
     "cx cy w h": "detection transformers: center and size, 0 to 1",
 }

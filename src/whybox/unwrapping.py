@@ -1,4 +1,4 @@
-"""The network inside wrappers: for several devices, averaging, compilation, adapters."""
+"""The network inside wrappers: for several devices, averaging, compilation, adapters, ultralytics' YOLO."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _WRAPPERS = {
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside wrappers for several devices, averaging, compilation or adapters (PEFT).
+    """The network inside wrappers for several devices, averaging, compilation or adapters (PEFT), or inside ultralytics' YOLO.
 
     Raises:
         WhyboxError: The wrapper does more than run the network: sharded weights, or a learned prompt.
@@ -30,7 +30,19 @@ def unwrapped(module: nn.Module) -> nn.Module:
         return unwrapped(getattr(module, _WRAPPERS[kind]))
     if type(module).__module__.split(".")[0] == "peft" and hasattr(module, "get_base_model"):
         return unwrapped(_without_adapters_shell(module))
+    if any(part.__module__ == "ultralytics.engine.model" for part in type(module).__mro__):
+        return unwrapped(_of_ultralytics(module))
     return module
+
+
+def _of_ultralytics(module: Any) -> nn.Module:
+    """The network of a `YOLO(...)`, whose own `train()` and `eval()` start a training."""
+    network = module.model
+    if not isinstance(network, nn.Module):
+        raise WhyboxError(
+            f"{type(module).__name__}({str(network)!r}) runs an exported file, which has no gradients: load its .pt file"
+        )
+    return network
 
 
 def _without_adapters_shell(module: Any) -> nn.Module:

@@ -13,6 +13,7 @@ import whybox
 from models import hf_models, open_clip_models, prompted_models
 from models.detectors import detector
 from models.hf_versions import OWN_BACKBONE
+from models.small_yolo import BaseModel as SmallYolo
 from whybox import registry
 
 
@@ -97,6 +98,7 @@ BUILDERS = {
     "hf_prompted": hugging_face_prompted,
     "open_clip": open_clip_matches,
     "plain": plain,
+    "ultralytics": lambda: whybox.load(SmallYolo()),
     "guide_tiny": lambda: of_the_guide("Tiny", "TinyModel"),
     "guide_pyramid": lambda: of_the_guide("Pyramid", "PyramidModel"),
 }

@@ -254,10 +254,13 @@ class Plain(Model):
 
     def _trace(self, image: Tensor, frame: Frame, candidates: Candidates, layers: Sequence[Layer], graph: bool) -> Trace:
         with torch.inference_mode(False), torch.no_grad():
-            detections = self.suppression.detections(candidates, frame.image)
+            detections = self._detections(candidates, frame)
         with recording(graph):
             features = tuple(layer.feature_map(graph=graph) for layer in layers)
         return Trace(image, frame, features, candidates, detections, differentiable=graph)
+
+    def _detections(self, candidates: Candidates, frame: Frame) -> Detections:
+        return self.suppression.detections(candidates, frame.image)
 
     def _frame(self, image: Tensor) -> Frame:
         return self.preparation.frame((image.shape[-2], image.shape[-1]))

@@ -1,0 +1,194 @@
+"""The models of this family: a shared part, and what differs between YOLO and RT-DETR."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from whybox.frame import Frame, Size
+from whybox.models._layers import Layer
+from whybox.models.plain._suppression import Suppression
+from whybox.models.plain.family import Plain
+from whybox.models.ultralytics._detections import ranked, suppressed
+from whybox.models.ultralytics._head import (
+    attached,
+    find_head,
+    input_paths,
+    own_grid,
+    read_decoder,
+    read_output,
+    reads_one_to_one,
+)
+from whybox.models.ultralytics._letterbox import Letterbox, input_size
+from whybox.types import Candidates, Detections, Trace
+
+PREFIX = "ultralytics"
+_SIZE = 640
+"""`imgsz` where the network does not say."""
+_STRIDE = 32
+"""Sides of the input are multiples of this many pixels, or of the head's largest stride."""
+
+
+class Ultralytics(Plain):
+    """A network of ultralytics, which detects as `predict` does.
+
+    Args:
+        network: Its module.
+        name: For reports; None: the name of its file.
+        classes: Names of the score columns; None: the network's own, unless they are mere numbers.
+        preparation: How its input is made.
+        suppression: Its thresholds.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str | None,
+        classes: Sequence[str] | None,
+        preparation: Letterbox,
+        suppression: Suppression,
+    ) -> None:
+        self.head = find_head(network)
+        super().__init__(
+            network,
+            self._read,
+            input_paths(self.head),
+            name=name or _own_name(network),
+            classes=_own_classes(network) if classes is None else classes,
+        )
+        self.preparation, self.suppression = preparation, suppression
+        self.settings = f"{preparation} {suppression}"
+
+    def predict(self, images: Tensor) -> list[Candidates]:
+        """The raw candidates for images (B,3,H,W) in 0..1 of one size, without a graph."""
+        with own_grid(self.network, self.head):
+            return super().predict(images)
+
+    def _run(self, *places: Any, **options: Any) -> tuple[Trace, list[Layer]]:
+        with own_grid(self.network, self.head), attached(self.head):
+            return super()._run(*places, **options)
+
+    def _run_recorded(self, image: Tensor) -> Trace:
+        with own_grid(self.network, self.head), attached(self.head):
+            return super()._run_recorded(image)
+
+    def _doubt_boxes(self, trace: Trace) -> None:
+        """Nothing: the form of the boxes is known."""
+
+    def _read(self, output: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class Yolo(Ultralytics):
+    """A YOLO network: for detection, or the boxes of one for segmentation, pose or turned boxes.
+
+    A detection is explained on the input of the head that it is computed from. `layer` may also be any module's path, or
+    "input".
+
+    Args:
+        network: A DetectionModel, SegmentationModel, PoseModel, OBBModel or WorldModel.
+        name: For reports; None: the name of its file.
+        classes: Names of the score columns; None: the network's own, unless they are mere numbers.
+        size: `imgsz` of predict; None: the network's own.
+        rect: As for predict: False pads every image to a square.
+        score_threshold: `conf` of predict.
+        nms_iou: `iou` of predict.
+        max_detections: `max_det` of predict.
+        end2end: Of networks with two branches (YOLOv10, YOLO26), whether the one without duplicate removal is read; None: the one
+            that the network's head takes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str | None = None,
+        classes: Sequence[str] | None = None,
+        size: int | Size | None = None,
+        rect: bool = True,
+        score_threshold: float = 0.25,
+        nms_iou: float | None = 0.7,
+        max_detections: int = 300,
+        end2end: bool | None = None,
+    ) -> None:
+        head = find_head(network)
+        reads_one_to_one(head, end2end)
+        self.end2end = end2end
+        stride = max(int(head.stride.max()), _STRIDE)
+        preparation = Letterbox(input_size(size or _own_size(network), stride), stride=stride, rect=rect)
+        super().__init__(network, name, classes, preparation, Suppression(score_threshold, nms_iou, max_detections))
+        self.settings += f" end2end={end2end}"
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether the branch without duplicate removal is read, as the head is now."""
+        return reads_one_to_one(self.head, self.end2end)
+
+    def _read(self, output: Any) -> dict[str, Any]:
+        return read_output(output, self.head, self.one_to_one)
+
+    def _detections(self, candidates: Candidates, frame: Frame) -> Detections:
+        if self.one_to_one:
+            most = min(max(self.suppression.max_detections, self.head.max_det), len(candidates))
+            return ranked(candidates, frame, self.suppression, most, most)
+        return suppressed(candidates, frame, self.suppression)
+
+
+class RtDetr(Ultralytics):
+    """RT-DETR: a candidate is a query, which may stand for several classes; no duplicates are removed.
+
+    A detection is explained on the input of the decoder where its score's sum |gradient o features| is largest. `layer` may also
+    be any module's path, or "input".
+
+    Args:
+        network: An RTDETRDetectionModel.
+        name: For reports; None: the name of its file.
+        classes: Names of the score columns; None: the network's own, unless they are mere numbers.
+        size: `imgsz` of predict, to which images are stretched; None: the network's own.
+        score_threshold: `conf` of predict.
+        max_detections: `max_det` of predict.
+    """
+
+    fixed_rows = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str | None = None,
+        classes: Sequence[str] | None = None,
+        size: int | Size | None = None,
+        score_threshold: float = 0.25,
+        max_detections: int = 300,
+    ) -> None:
+        preparation = Letterbox(input_size(size or _own_size(network), _STRIDE), resize="stretch", rect=False)
+        super().__init__(network, name, classes, preparation, Suppression(score_threshold, None, max_detections))
+
+    def _read(self, output: Any) -> dict[str, Any]:
+        size = self.preparation.size
+        assert size is not None  # a Letterbox of this family always has one
+        return read_decoder(output, size)
+
+    def _detections(self, candidates: Candidates, frame: Frame) -> Detections:
+        return ranked(candidates, frame, self.suppression, len(candidates), self.head.num_queries)
+
+
+def _own_name(network: Any) -> str:
+    """That of the file of weights, or of the plan that the network was built from."""
+    file = getattr(network, "pt_path", None) or network.yaml.get("yaml_file")
+    return f"{PREFIX}/{Path(file).name}" if file else PREFIX
+
+
+def _own_classes(network: Any) -> list[str] | None:
+    names = network.names
+    listed = [str(names[column]) for column in range(len(names))]
+    # Numbers are what a network is given that was built without names.
+    return None if listed == [str(column) for column in range(len(listed))] else listed
+
+
+def _own_size(network: Any) -> int | Size:
+    """`imgsz` of its training."""
+    settings = getattr(network, "args", None) or {}
+    size = settings.get("imgsz") if isinstance(settings, dict) else getattr(settings, "imgsz", None)
+    return size or _SIZE

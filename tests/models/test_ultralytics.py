@@ -1,0 +1,390 @@
+"""The stand-in shows what the family does by itself; the package's own networks, where it is installed, that the detections are
+those of `predict`."""
+
+import copy
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+
+import whybox
+from models.small_yolo import BaseModel, Classify, YOLOEDetect
+from whybox.errors import WeightsError, WhyboxError
+from whybox.models.ultralytics._letterbox import Letterbox, input_size
+from whybox.models.ultralytics._turned import around_turned, overlaps_better
+
+needs_package = pytest.mark.skipif(find_spec("ultralytics") is None, reason="ultralytics is not installed")
+DETECTORS = ["yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n"]
+TWO_BRANCHES = ["yolov10n", "yolo26n"]
+
+
+def picture(height=75, width=106):
+    """(3,H,W) waves in whole 255ths, as an image file has them."""
+    rows, columns = torch.meshgrid(torch.arange(height) / 9, torch.arange(width) / 7, indexing="ij")
+    waves = [(rows + shift).sin() * (columns - shift).cos() for shift in range(3)]
+    return (torch.stack(waves) * 120 + 128).floor() / 255
+
+
+# The stand-in.
+
+
+def test_it_is_wrapped_by_its_class_with_its_own_settings():
+    network = BaseModel()
+    model = whybox.load(network)
+    assert model.network is network
+    assert model.layers == ("model.1", "model.2", "input")
+    assert model.classes == ["cat", "dog", "bird"]
+    assert model.name == "ultralytics/small.yaml"
+    assert model.trace(picture()).frame.network == (96, 128)
+    assert whybox.load(network, size=(64, 96), rect=False).trace(picture()).frame.network == (64, 96)
+    assert whybox.load(BaseModel(names=("0", "1"))).classes is None
+    assert whybox.load(network, classes=["a", "b", "c"]).classes == ["a", "b", "c"]
+
+
+def test_the_network_inside_yolo_is_taken_and_yolo_left_alone():
+    class YOLO(nn.Module):
+        __module__ = "ultralytics.engine.model"
+
+        def train(self, mode=True):
+            raise AssertionError("this starts a training")
+
+        eval = train
+
+    wrapper, network = YOLO(), BaseModel()
+    wrapper.model = network
+    model = whybox.load(wrapper)
+    whybox.explain(model, picture())
+    assert model.network is network
+    wrapper.model = None
+    del wrapper.model
+    wrapper.model = "yolo.onnx"
+    with pytest.raises(WhyboxError, match=r"YOLO\('yolo\.onnx'\) runs an exported file, which has no gradients"):
+        whybox.load(wrapper)
+
+
+@pytest.mark.parametrize(
+    ("head", "said"), [(YOLOEDetect, "YOLOEDetect, reads texts"), (Classify, "is no detector: its head is Classify")]
+)
+def test_other_heads_are_refused(head, said):
+    with pytest.raises(WhyboxError, match=said):
+        whybox.load(BaseModel(head=head))
+
+
+def test_an_old_release_is_refused():
+    network = BaseModel()
+    network.model[-1].__class__ = type("Detect", (nn.Module,), {"__module__": "ultralytics.nn.modules.head"})
+    with pytest.raises(WhyboxError, match=r"too old: its heads are read from 8\.4 on"):
+        whybox.load(network)
+
+
+def test_the_branch_that_is_read():
+    one, two = BaseModel(), BaseModel(end2end=True)
+    assert whybox.load(two).one_to_one
+    assert not whybox.load(two, end2end=False).one_to_one
+    with pytest.raises(WhyboxError, match="end2end=True: this network has no one-to-one branch"):
+        whybox.load(one, end2end=True)
+    scores = [whybox.load(two, end2end=branch).trace(picture()).candidates.scores for branch in (None, True, False)]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.allclose(scores[0], scores[2])
+    two.model[-1].end2end = False
+    assert torch.equal(whybox.load(two, end2end=True).trace(picture()).candidates.scores, scores[0])
+
+
+def test_without_duplicate_removal_a_candidate_may_stand_for_two_classes():
+    model = whybox.load(BaseModel(end2end=True), score_threshold=0.3, max_detections=250)
+    trace = model.trace(picture())
+    found = trace.detections
+    assert len(found.source.unique()) < len(found)
+    assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+    assert torch.equal(trace.candidates.scores[found.source, found.labels], found.scores)
+    wanted = trace.candidates.scores.flatten().sort(descending=True).values
+    assert torch.equal(found.scores, wanted[wanted > 0.3][: min(250, len(trace.candidates))])
+
+
+def test_the_heads_grid_is_left_as_it_was_and_does_not_stand_in_the_way():
+    network = BaseModel().eval()
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, 96, 128))
+    head = network.model[-1]
+    kept = head.shape, head.anchors, head.strides
+    model = whybox.load(network)
+    trace = model.trace(picture())
+    model.predict(torch.stack([picture(), picture()]))
+    for route in ("windows", "exact"):
+        result = whybox.explain(model, trace, method="odam", route="exact" if route == "exact" else "auto")
+        assert set(result.maps.routes) == {route}
+        assert result.maps.values.any()
+    assert all(one is other for one, other in zip(kept, (head.shape, head.anchors, head.strides), strict=True))
+    fresh = BaseModel()
+    before = set(vars(fresh.model[-1]))
+    whybox.explain(whybox.load(fresh), picture())
+    assert set(vars(fresh.model[-1])) <= before | {"shape"}
+    assert fresh.model[-1].shape is None
+
+
+@pytest.mark.parametrize("route", ["auto", "exact"])
+def test_a_branch_that_the_network_cuts_off_is_explained_all_the_same(route):
+    network = BaseModel(end2end=True)
+    connected = whybox.explain(whybox.load(network), picture(), route=route, score_threshold=0.4)
+    network.model[-1].detaches = True
+    model = whybox.load(network)
+    cut = whybox.explain(model, picture(), route=route, score_threshold=0.4)
+    assert set(cut.maps.routes) == set(connected.maps.routes) == {"windows" if route == "auto" else "exact"}
+    assert torch.equal(cut.maps.values, connected.maps.values)
+    assert cut.maps.values.any()
+    assert not network.model[-1]._forward_pre_hooks
+    assert not network.model[-1]._forward_hooks
+
+
+@pytest.mark.parametrize("target", ["l", "score", "logit", "x2"])
+def test_targets(target):
+    result = whybox.explain(whybox.load(BaseModel()), picture(), target=target)
+    assert result.maps.values.any()
+
+
+@pytest.mark.parametrize(
+    ("image", "rect", "resized", "canvas", "offset"),
+    [
+        ((480, 640), True, (480, 640), (480, 640), (0, 0)),
+        ((480, 640), False, (480, 640), (640, 640), (80, 0)),
+        ((427, 640), True, (427, 640), (448, 640), (10, 0)),
+        ((1000, 333), True, (640, 213), (640, 224), (0, 5)),
+        ((2, 3000), True, (1, 640), (32, 640), (15, 0)),
+    ],
+)
+def test_the_letterbox(image, rect, resized, canvas, offset):
+    frame = Letterbox((640, 640), rect=rect).frame(image)
+    assert (frame.resized, frame.network, frame.offset) == (resized, canvas, offset)
+
+
+def test_input_sizes():
+    assert input_size(600, 32) == (608, 608)
+    assert input_size([640], 32) == (640, 640)
+    assert input_size((320, 630), 32) == (320, 640)
+    for wrong in ((1, 2, 3), 0, (64.5, 64), "64"):
+        with pytest.raises(WhyboxError, match="size must be one number of pixels or"):
+            input_size(wrong, 32)
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+    if find_spec("ultralytics") is None:
+        with pytest.raises(WhyboxError, match=r"needs the package ultralytics: pip install 'whybox\[ultralytics\]'"):
+            whybox.load("ultralytics/yolo11n.pt")
+        return
+    with pytest.raises(WeightsError, match=r"there is no file .*yolo11n\.pt"):
+        whybox.load(f"ultralytics/{tmp_path}/yolo11n.pt")
+    with pytest.raises(WhyboxError, match=r"expected FILE\.pt or FILE\.yaml"):
+        whybox.load("ultralytics/yolo11n.onnx")
+    (tmp_path / "broken.pt").write_bytes(b"no pickle")
+    with pytest.raises(WhyboxError, match=r"broken\.pt could not be opened"):
+        whybox.load(f"ultralytics/{tmp_path}/broken.pt")
+
+
+# The package's own networks.
+
+
+def yolo(name):
+    """A `YOLO` with random weights that spread, so that some of its detections pass."""
+    from ultralytics import YOLO
+
+    torch.manual_seed(0)
+    built = YOLO(f"{name}.yaml")
+    head = built.model.model[-1]
+    with torch.no_grad():
+        for layer in built.model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.3, 0.8)
+                layer.weight.uniform_(0.8, 1.8)
+        for branch in ("cv2", "cv3", "one2one_cv2", "one2one_cv3"):
+            for part in getattr(head, branch, None) or ():
+                boxes = branch.endswith("cv2")
+                part[-1].bias.normal_(2.0 if boxes and head.reg_max == 1 else 0.0 if boxes else -1.0, 0.5)
+                if not boxes:
+                    part[-1].weight.normal_(0, 0.15)
+        for part in head.cv4 if name.endswith("world") else ():
+            part.bias.fill_(-2.0)
+            part.logit_scale.fill_(2.5)
+    return built
+
+
+def transformer():
+    """An `RTDETR` with random weights that spread."""
+    from ultralytics import RTDETR
+
+    torch.manual_seed(0)
+    built = RTDETR("yolov8n-rtdetr.yaml")
+    with torch.no_grad():
+        for layer in built.model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.3, 0.8)
+                layer.weight.uniform_(0.8, 1.8)
+        last = built.model.model[-1].dec_score_head[-1]
+        last.weight.normal_(0, 0.1)
+        last.bias.fill_(-2.0)
+    return built
+
+
+def predicted(built, image, part="boxes", **options):
+    """What `predict` gives for an image (3,H,W), which it takes as an array in the order blue, green, red."""
+    pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1].copy()
+    results = built.predict(pixels, **{"imgsz": 128, "verbose": False, **options})[0]
+    return getattr(results, part)
+
+
+def assert_same(found, boxes, xyxy=None, within=0.02):
+    """Fusing rounds, which may change the order of near ties: compared by class and place."""
+    assert len(found) == len(boxes) > 0
+    torch.testing.assert_close(found.scores, boxes.conf, rtol=0, atol=1e-5)
+    ours = torch.cat([found.boxes, 1000 * found.labels[:, None], 1000 * found.scores[:, None]], 1)
+    theirs = torch.cat([boxes.xyxy if xyxy is None else xyxy, 1000 * boxes.cls[:, None], 1000 * boxes.conf[:, None]], 1)
+    distance = (ours[:, None] - theirs).abs().amax(2)
+    assert distance.amin(0).max() < within
+    assert distance.amin(1).max() < within
+
+
+@needs_package
+@pytest.mark.parametrize("name", [*DETECTORS, "yolo11n-pose", "yolov8n-world"])
+def test_detections_are_those_of_predict(name):
+    built = yolo(name)
+    for image, options in ((picture(), {}), (picture(96, 128), {}), (picture(140, 60), {"rect": False})):
+        assert_same(whybox.load(built, size=128, **options).trace(image).detections, predicted(built, image, **options))
+    options = {"score_threshold": 0.28, "nms_iou": 0.4, "max_detections": 9}
+    found = whybox.load(built, size=128, **options).trace(picture()).detections
+    assert_same(found, predicted(built, picture(), conf=0.28, iou=0.4, max_det=9))
+
+
+@needs_package
+def test_boxes_of_a_segmentation_network_are_those_of_predict_and_those_whose_mask_is_empty():
+    built = yolo("yolo11n-seg")
+    found, boxes = whybox.load(built, size=128).trace(picture()).detections, predicted(built, picture())
+    assert 0 < len(boxes) <= len(found)
+    ours = torch.cat([found.boxes, 1000 * found.scores[:, None]], 1)
+    theirs = torch.cat([boxes.xyxy, 1000 * boxes.conf[:, None]], 1)
+    assert (ours[:, None] - theirs).abs().amax(2).amin(0).max() < 0.02
+
+
+@needs_package
+@pytest.mark.parametrize("name", TWO_BRANCHES)
+def test_detections_of_the_one_to_one_branch_are_those_of_predict(name):
+    built = yolo(name)
+    model = whybox.load(built, size=128, end2end=True, score_threshold=0.28)
+    assert_same(model.trace(picture()).detections, predicted(built, picture(), nms=False, conf=0.28))
+
+
+@needs_package
+@pytest.mark.parametrize("name", ["yolo11n-obb", "yolo26n-obb"])
+def test_detections_of_turned_boxes_are_those_of_predict_and_the_boxes_lie_around_them(name):
+    built = yolo(name)
+    for options, theirs in (({}, {}), ({"nms_iou": 0.3}, {"iou": 0.3})):
+        found = whybox.load(built, size=128, **options).trace(picture()).detections
+        boxes = predicted(built, picture(), part="obb", **theirs)
+        limit = torch.tensor([106, 75, 106, 75])
+        # Sides are rounded to whole pixels by the letterbox, each by itself, which turned boxes follow in another way.
+        assert_same(found, boxes, boxes.xyxy.clamp(min=0).minimum(limit), within=0.2)
+    model = whybox.load(built, size=128)
+    trace = model.trace(picture())
+    auto, exact = (whybox.explain(model, trace, target="angle", route=route, score_threshold=0.32) for route in ("auto", "exact"))
+    assert set(auto.maps.routes) == {"windows"}
+    scale = float(exact.maps.values.abs().max())
+    torch.testing.assert_close(auto.maps.values, exact.maps.values, rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_the_box_around_a_turned_one():
+    boxes = torch.tensor([[50.0, 40.0, 20.0, 10.0]]).repeat(3, 1)
+    around = around_turned(boxes, torch.tensor([0.0, torch.pi / 2, torch.pi / 4]))
+    half = 15 / 2**0.5
+    wanted = torch.tensor([[40.0, 35, 60, 45], [45, 30, 55, 50], [50 - half, 40 - half, 50 + half, 40 + half]])
+    torch.testing.assert_close(around, wanted)
+
+
+def test_turned_boxes_overlap_as_far_as_their_angles_agree():
+    """An upright and a turned long box cross; that of the same angle covers it, and one far away does not."""
+    center = torch.tensor([[50.0, 50.0], [50.0, 50.0], [51.0, 50.0], [90.0, 50.0]])
+    sides = torch.tensor([[40.0, 6.0]]).repeat(4, 1)
+    angle = torch.tensor([0.0, torch.pi / 2, 0.0, 0.0])
+    assert overlaps_better(center, sides, angle, 0.5).tolist() == [False, False, True, False]
+
+
+@needs_package
+def test_detections_of_rt_detr_are_those_of_predict():
+    built = transformer()
+    model = whybox.load(built, size=96)
+    trace = model.trace(picture())
+    assert_same(trace.detections, predicted(built, picture(), imgsz=96))
+    with torch.inference_mode():
+        built.model.eval()(torch.zeros(1, 3, 96, 96))
+    kept = built.model.model[-1].anchors
+    few = whybox.explain(model, trace, score_threshold=float(trace.detections.scores[2]) - 1e-6)
+    assert set(few.maps.routes) == {"exact"}
+    assert few.maps.values.flatten(1).any(1).all()
+    assert built.model.model[-1].anchors is kept
+
+
+@needs_package
+@pytest.mark.parametrize("name", [*DETECTORS, "yolov8n-world"])
+def test_windows_are_autograd(name):
+    model = whybox.load(yolo(name), size=128)
+    trace = model.trace(picture())
+    auto, exact = (whybox.explain(model, trace, route=route, score_threshold=0.3) for route in ("auto", "exact"))
+    assert set(auto.maps.routes) == {"windows"}
+    assert exact.maps.values.any()
+    torch.testing.assert_close(auto.maps.values, exact.maps.values, rtol=1e-3, atol=1e-5 * float(exact.maps.values.max()))
+
+
+@needs_package
+def test_the_exact_route_is_autograd_by_hand():
+    built = yolo("yolo11n")
+    model = whybox.load(built, size=128)
+    trace = model.trace(picture(96, 128))
+    detection = trace.detections[:1]
+    network, kept = copy.deepcopy(built.model).eval(), {}
+    for path in model.features:
+        network.get_submodule(path).register_forward_hook(lambda part, given, output, path=path: kept.update({path: output}))
+    score = network(picture(96, 128)[None])[0][0, 4 + int(detection.labels[0]), int(detection.source[0])]
+    path = model.features[int(trace.candidates.level[detection.source[0]])]
+    gradient = torch.autograd.grad(score, kept[path])[0][0]
+    pullback = next(model.pullbacks(trace, detection, None, "exact"))
+    ours = pullback.gradient(lambda passed: passed.candidates.scores[passed.detections.source, passed.detections.labels])
+    torch.testing.assert_close(ours.whole().gradient[0], gradient, rtol=1e-4, atol=1e-7)
+
+
+@needs_package
+@pytest.mark.parametrize("name", ["yolo11n", "yolo26n"])
+def test_a_fused_network_gives_the_same_maps(name):
+    built = yolo(name)
+    fused = copy.deepcopy(built.model).fuse(verbose=False)
+    one, other = (whybox.explain(whybox.load(net, size=128), picture(), score_threshold=0.3) for net in (built.model, fused))
+    assert len(one) == len(other) > 0
+    torch.testing.assert_close(one.maps.values, other.maps.values, rtol=1e-3, atol=1e-4 * float(one.maps.values.max()))
+
+
+@needs_package
+def test_it_predicts_as_before():
+    built = yolo("yolo11n")
+    built.model.train()
+    needs = [weight.requires_grad for weight in built.model.parameters()]
+    before = predicted(built, picture()).data
+    state = {name: value.clone() for name, value in built.model.state_dict().items()}
+    whybox.explain(whybox.load(built, size=128), picture(), method="gradcam")
+    assert built.model.training
+    assert [weight.requires_grad for weight in built.model.parameters()] == needs
+    assert all(torch.equal(value, state[name]) for name, value in built.model.state_dict().items())
+    built.predictor = None
+    assert torch.equal(predicted(built, picture()).data, before)
+
+
+@needs_package
+def test_a_file_of_weights(tmp_path):
+    built = yolo("yolov8n")
+    built.save(tmp_path / "mine.pt")
+    model = whybox.load(f"ultralytics/{tmp_path}/mine.pt", size=128)
+    assert model.name == f"ultralytics/{tmp_path}/mine.pt"
+    ours, theirs = (loaded.trace(picture()).detections for loaded in (model, whybox.load(built, size=128)))
+    # The file holds half precision.
+    torch.testing.assert_close(ours.scores[:5], theirs.scores[:5], rtol=0, atol=1e-2)
+    plan = whybox.load("ultralytics/yolov8n.yaml", weights=None, size=64, classes=[f"class {i}" for i in range(80)])
+    assert plan.classes[1] == "class 1"
+    assert plan.trace(picture()).frame.network == (64, 64)
