@@ -14,6 +14,10 @@ OLDEST_STAMP := $(OLDEST)/.installed
 demo: $(RUN_STAMP)
 	$(BIN)/whybox demo --out whybox-demo
 
+# Else ultralytics looks for a connection, and writes its settings into the home folder.
+export YOLO_OFFLINE := true
+export YOLO_CONFIG_DIR := $(CURDIR)/$(VENV)
+
 test: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -47,8 +51,10 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[hf]'
 	touch $@
 
+# ultralytics without what it asks for: its opencv needs a window system, and its tables and plots are not used here.
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps ultralytics ultralytics-thop opencv-python-headless
 	touch $@ $(RUN_STAMP)
 
 $(OLDEST)/bin/python:

@@ -2,6 +2,7 @@
 those of `predict`."""
 
 import copy
+import os
 from importlib.util import find_spec
 
 import pytest
@@ -14,6 +15,8 @@ from whybox.errors import WeightsError, WhyboxError
 from whybox.models.ultralytics._letterbox import Letterbox, input_size
 from whybox.models.ultralytics._turned import around_turned, overlaps_better
 
+# Else the package looks for a connection when it is imported.
+os.environ.setdefault("YOLO_OFFLINE", "true")
 needs_package = pytest.mark.skipif(find_spec("ultralytics") is None, reason="ultralytics is not installed")
 DETECTORS = ["yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n"]
 TWO_BRANCHES = ["yolov10n", "yolo26n"]
