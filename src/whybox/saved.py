@@ -78,7 +78,8 @@ def load(directory: str | Path, kind: type[Kind]) -> Kind:
     # Before OSError, which it is one of.
     except FileNotFoundError as error:
         raise WhyboxError(f"{folder}: no saved explanation, {Path(error.filename or '').name} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    # ImportError: see `data.images`.
+    except (OSError, ImportError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise WhyboxError(f"{folder}: damaged explanation ({one_line(error)})") from error
 
 

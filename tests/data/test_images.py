@@ -179,3 +179,15 @@ def test_sixteen_bits_stay_sixteen_bits_in_a_file_as_in_an_array(tmp_path, suffi
     for read in (read_image(tmp_path / f"dark.{suffix}"), read_image(Image.fromarray(levels))):
         assert torch.equal(read, read_image(levels))
         assert len(read.unique()) == 64
+
+
+def test_an_image_open_that_asks_for_a_package_is_no_other_error(tmp_path, monkeypatch):
+    """Ultralytics replaces Pillow's: it wants a decoder of HEIF for whatever Pillow does not know."""
+    (tmp_path / "text.png").write_text("no picture")
+
+    def image_open(path):
+        raise ModuleNotFoundError("No module named 'pi_heif'")
+
+    monkeypatch.setattr(Image, "open", image_open)
+    with pytest.raises(ImageError, match=r"text.png: not an image that can be read"):
+        read_image(tmp_path / "text.png")

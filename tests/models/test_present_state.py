@@ -17,7 +17,7 @@ from torch import nn
 
 import whybox
 from conformance.conftest import BUILDERS, Tiny, read
-from models import hf_models, hf_versions, open_clip_models
+from models import hf_models, hf_versions, open_clip_models, small_yolo
 from models.detectors import detector as shared_detector
 from models.detectors import image as picture
 
@@ -63,6 +63,8 @@ def own_scores(model):
             if inputs is None:
                 return model.predict(IMAGE[None])[0].scores.flatten()
             scores = net(**inputs).logits[0].softmax(-1)[:, :-1]
+        elif isinstance(net, small_yolo.BaseModel):
+            scores = net(IMAGE[None])[0][0, 4:]
         else:
             scores = net([IMAGE])[0]["scores"]
     net.train(training)
@@ -103,6 +105,7 @@ HOOKED = {
     "hf_prompted": "owlvit.vision_model.encoder.layers.2.mlp.fc1",
     "open_clip": "visual.transformer.resblocks.1.mlp.c_fc",
     "plain": "neck.1",
+    "ultralytics": "model.1.0",
 }
 
 

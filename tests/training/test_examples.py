@@ -40,7 +40,9 @@ def test_data_by_name(tmp_path):
     assert not pixels_of(single.train) & pixels_of(single.held_out["val"])
     with pytest.raises(WhyboxError, match="seed 1000003 is reserved for the held-out scenes"):
         open_training_data("scenes", seed=HELD_OUT_SEED)
-    with pytest.raises(WhyboxError, match=r"unknown data 'voc'; did you mean coco\? \(known: coco, crowdhuman, scenes\)"):
+    with pytest.raises(
+        WhyboxError, match=r"unknown data 'voc'; did you mean coco\? \(known: coco, coco-panoptic, crowdhuman, scenes\)"
+    ):
         open_training_data("voc:x")
 
 

@@ -211,7 +211,8 @@ def _read_numbers(file: Path) -> NDArray[np.int64]:
     try:
         with Image.open(file) as picture:
             colors = np.asarray(picture.convert("RGB"), dtype=np.int64)
-    except (OSError, ValueError) as error:
+    # ImportError: see `data.images`.
+    except (OSError, ImportError, ValueError) as error:
         raise WhyboxError(f"the segments {file} cannot be read: {error}") from error
     numbers: NDArray[np.int64] = colors @ np.array([1, 256, 65536])
     return numbers

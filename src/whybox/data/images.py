@@ -175,7 +175,8 @@ def _one_line(name: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
-    except UnidentifiedImageError:
+    # Once ultralytics is imported, Image.open asks for another package where Pillow does not know the format.
+    except (UnidentifiedImageError, ImportError):
         empty = Path(name).stat().st_size == 0
         raise ImageError(f"{name}: {'the file is empty' if empty else 'not an image that can be read'}") from None
     except Image.DecompressionBombError:
