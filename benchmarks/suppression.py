@@ -10,14 +10,16 @@ gets them. The maps are those of the network's own candidates. And a plain YOLO,
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
 from torchvision.models import detection
 
 import whybox
-from benchmarks.detectors import parse_size, timed_in_turn
+from benchmarks.detectors import parse_size
 from benchmarks.plain import build as plain_yolo
+from benchmarks.training import timed_in_turn
 from whybox.duplicates import make_rule, remove_duplicates
 from whybox.model import Model
 from whybox.types import Detections, Trace
@@ -83,8 +85,10 @@ def main() -> None:
             return lambda: remove_duplicates(model, whybox.trace(model, image), make_rule(rule, **RULES[rule]))
 
         seconds = timed_in_turn({rule: pipeline(rule) for rule in RULES}, arguments.repeats)
-        ratios = ", ".join(f"{rule} {seconds[rule] / seconds['greedy']:.2f}x" for rule in list(RULES)[1:])
-        print(f"{name} {height}x{width}, {count} candidates: greedy {seconds['greedy']:.2f} s; {ratios}")
+        greedy = seconds.pop("greedy")
+        ratios = {rule: median(one / other for one, other in zip(own, greedy, strict=True)) for rule, own in seconds.items()}
+        shown = ", ".join(f"{rule} {ratio:.2f}x" for rule, ratio in ratios.items())
+        print(f"{name} {height}x{width}, {count} candidates: greedy {median(greedy):.2f} s; {shown}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from whybox.losses.region_phrase import RegionPhrase, of_form
 from whybox.methods._dense_features import dense_features
 from whybox.training import caption_batches, finetune_clip
 from whybox.training.caption_batches import CaptionBatches
+from whybox.training.launch import launch
 from whybox.training.recipe import Recipe
 
 transformers = pytest.importorskip("transformers")
@@ -237,9 +238,9 @@ import torch
 from training import test_finetune_clip as given
 from whybox.training.launch import Devices, launch
 torch.set_num_threads(1)
-count, family = int(sys.argv[3]), sys.argv[4]
-fabric = launch(Devices("cpu", count, "ddp" if count > 1 else "auto"))
-given.gradients(Path(sys.argv[1]), fabric, Path(sys.argv[2]) / f"{{count}}-{{fabric.global_rank}}.pt", family)
+fabric = launch(Devices("cpu", 2, "ddp"))
+for family in given.FAMILIES:
+    given.gradients(Path(sys.argv[1]), fabric, Path(sys.argv[2]) / f"{{family}}-{{fabric.global_rank}}.pt", family)
 """
 
 
@@ -251,14 +252,21 @@ def gradients(folder, fabric, file, family):
     torch.save((losses, {name: weight.grad for name, weight in run.network.named_parameters()}), file)
 
 
+@pytest.fixture(scope="module")
+def two(folder, tmp_path_factory):
+    """A folder with what each of two processes got, of every family: they are started once."""
+    place = tmp_path_factory.mktemp("two")
+    words = [sys.executable, script(place, TWO), str(folder), str(place)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=240)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_two_processes_have_the_gradients_of_one(family, folder, tmp_path):
-    text = script(tmp_path, TWO)
-    for count in (1, 2):
-        words = [sys.executable, text, str(folder), str(tmp_path), str(count), family]
-        done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=240)
-        assert done.returncode == 0, done.stderr
-    (losses, alone), (first, shared), (second, _) = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+def test_two_processes_have_the_gradients_of_one(family, two, folder, tmp_path):
+    gradients(folder, launch(), tmp_path / "one.pt", family)
+    files = tmp_path / "one.pt", two / f"{family}-0.pt", two / f"{family}-1.pt"
+    (losses, alone), (first, shared), (second, _) = map(torch.load, files)
     assert first == second == pytest.approx(losses, rel=1e-5)
     largest = max(float(gradient.abs().max()) for gradient in alone.values())
     assert largest > 1e-3

@@ -187,9 +187,9 @@ def test_texts_belong_to_the_pass(family, picture):
         second.token_values(old, new.detections[:1], [ClassScore()])
 
 
+# The others read the texts together, where their order counts.
+@pytest.mark.parametrize("family", ["owlvit", "owlv2"])
 def test_the_order_of_texts_is_that_of_the_columns(family, picture):
-    if "grounding" in family or family == "omdet_turbo":
-        pytest.skip("it reads the texts together: their order counts")
     one, other = (loaded(family, texts).trace(picture).candidates for texts in (TEXTS, TEXTS[::-1]))
     torch.testing.assert_close(one.scores, other.scores.flip(1), rtol=1e-4, atol=1e-6)
 

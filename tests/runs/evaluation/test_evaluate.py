@@ -580,13 +580,13 @@ def test_a_damaged_shard_is_measured_again(whole, tmp_path, annotated):
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_result(whole, tmp_path, annotated):
-    """SIGKILL three times, between and in the middle of images; two workers, of which none may be left behind."""
+    """SIGKILL twice, between and in the middle of images; two workers, of which none may be left behind."""
     words = [sys.executable, "-m", "whybox.cli.main", "evaluate", "--data", annotated, "--model", save_model(tmp_path / "net")]
     words += ["--methods", ",".join(PLAN["methods"]), "--metrics", ",".join(PLAN["metrics"]), "--select", "all"]
     words += ["--score-threshold", "0", "--top", "2", "--out", str(tmp_path / "run"), "--workers", "2"]
     code = f"import sys; sys.argv = {words[2:]!r}; from whybox.cli.main import run; run()"
     chance = random.Random(3)
-    for kept in (1, 2, 3):
+    for kept in (1, 3):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _wait_for_shards(tmp_path / "run" / "records", kept, process)
         time.sleep(chance.uniform(0, 0.3))
