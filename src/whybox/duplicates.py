@@ -13,6 +13,7 @@ from whybox import registry
 from whybox.errors import UnknownNameError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model, PromptedModel
+from whybox.network_state import exclusive
 from whybox.options import check_options, options_of, read_options
 from whybox.pullback import Pullback
 from whybox.rule import Rule, Suppressed, Vectors
@@ -186,7 +187,8 @@ def remove_duplicates(model: Model, trace: Trace, rule: Rule, score_threshold: f
     most = model.most_detections
     if not rule.rescores:
         found = found[found.scores >= score_threshold]
-    with torch.inference_mode(False):
+    # As in `explain`: another thread waits, and autocast would round maps and their cosines.
+    with exclusive(model.network), torch.inference_mode(False):
         vectors = drawn_vectors(model, trace, found, rule)
         count = FIRST if most is not None and not rule.rescores else max(len(found), 1)
         while True:
@@ -276,14 +278,15 @@ def logit_maps(model: Model, trace: Trace, detections: Detections) -> HeatMaps:
     """
     target = find_target("score" if trace.candidates.logits is None else "logit", model.classes)
     layer = "roi" if "roi" in model.gives else None
-    try:
-        # "fast": also small levels are taken by windows, where "auto" would go back through the level once per map.
-        maps: HeatMaps = Odam(layer=layer, route="fast")(model, trace, detections, [target])[0]
-    except UnknownNameError as error:
-        # Families without windows know no such route.
-        if error.kind != "route":
-            raise
-        maps = Odam(layer=layer)(model, trace, detections, [target])[0]
+    with exclusive(model.network):
+        try:
+            # "fast": also small levels are taken by windows, where "auto" would go back through the level once per map.
+            maps: HeatMaps = Odam(layer=layer, route="fast")(model, trace, detections, [target])[0]
+        except UnknownNameError as error:
+            # Families without windows know no such route.
+            if error.kind != "route":
+                raise
+            maps = Odam(layer=layer)(model, trace, detections, [target])[0]
     return maps
 
 

@@ -79,6 +79,16 @@ def test_maps_are_those_that_explain_gives(model):
     assert torch.allclose(shown, normalize(map_vectors(model, trace, found), dim=1), atol=1e-5)
 
 
+def test_maps_and_decisions_are_the_same_inside_autocast(model):
+    trace, rule = whybox.trace(model, image()), make_rule("odam", iou_threshold=0.3, high=0.9, low=0.6)
+    found = best_of(model.unsuppressed(trace))
+    least = float(found.scores.min())
+    maps, kept = map_vectors(model, trace, found), remove_duplicates(model, trace, rule, least).kept
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(map_vectors(model, trace, found), maps)
+        assert torch.equal(remove_duplicates(model, trace, rule, least).kept.source, kept.source)
+
+
 def test_a_model_with_a_rule_is_a_model(model):
     soft = whybox.with_nms(model, "soft", sigma=0.3)
     assert isinstance(soft, WithNms)
