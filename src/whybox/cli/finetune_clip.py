@@ -7,12 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from whybox.cli.train import (
-    PRECISION,
     Accelerator,
     Accumulate,
+    CardAsJson,
     DeviceCount,
+    DeviceKind,
+    Every,
     Nodes,
+    Precision,
+    Resume,
     Strategy,
+    Threads,
     command_line,
     fabric_options,
     launch_training,
@@ -51,17 +56,17 @@ def finetune_clip(
     tagger: Annotated[str, typer.Option(help=TAGGER)] = "rules",
     seed: Annotated[int, typer.Option(help="Seed of the order and of the choice among an image's captions.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Train on only N images.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
-    precision: Annotated[str, typer.Option(help=PRECISION)] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    resume: Resume = False,
+    precision: Precision = "float32",
+    device: DeviceKind = "cpu",
     accelerator: Accelerator = None,
     devices: DeviceCount = None,
     strategy: Strategy = "auto",
     num_nodes: Nodes = 1,
     accumulate: Accumulate = 1,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each process. Default: torch's.")] = None,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+    threads: Threads = None,
+    every: Every = 250,
+    as_json: CardAsJson = False,
 ) -> None:
     """Fine-tune a CLIP on captions: phrases are matched with the regions that its own maps point at. --out gets a model."""
     from dataclasses import replace

@@ -11,11 +11,18 @@ import typer
 
 from whybox.files import json_text
 
-PRECISION = "float32, bfloat16 (if the hardware supports it) or a Fabric precision: 16-mixed, 64-true, ..."
 LOSS = (
     "A loss beside the detector's own: odam_train (on heat maps) or feature_margin (for --nms feature), with options, "
     "odam_train:weight=0.2:order=second. May be given once for each."
 )
+Resume = Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")]
+Precision = Annotated[
+    str, typer.Option(help="float32, bfloat16 (if the hardware supports it) or a Fabric precision: 16-mixed, 64-true, ...")
+]
+DeviceKind = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of each process. Default: torch's.")]
+Every = Annotated[int, typer.Option(help="Steps between checkpoints.")]
+CardAsJson = Annotated[bool, typer.Option("--json", help="Print the card as JSON.")]
 Accelerator = Annotated[str | None, typer.Option(help="A Fabric accelerator, instead of --device: cpu, cuda, mps, auto.")]
 DeviceCount = Annotated[str | None, typer.Option(help="Number or list of devices: 2, '0,1' or auto. One process per device.")]
 Strategy = Annotated[str, typer.Option(help="Distributed strategy: auto, ddp, ddp_find_unused_parameters_true.")]
@@ -36,19 +43,19 @@ def train(
     init: Annotated[str | None, typer.Option(help="Start from these weights: whybox/scenes or a folder.")] = None,
     network: Annotated[str, typer.Option(help="compact_fcos or compact_faster_rcnn.")] = "compact_fcos",
     loss: Annotated[list[str] | None, typer.Option(help=LOSS)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
+    resume: Resume = False,
     limit: Annotated[int | None, typer.Option(help="Train on only N images.")] = None,
-    precision: Annotated[str, typer.Option(help=PRECISION)] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Precision = "float32",
+    device: DeviceKind = "cpu",
     accelerator: Accelerator = None,
     devices: DeviceCount = None,
     strategy: Strategy = "auto",
     num_nodes: Nodes = 1,
     accumulate: Accumulate = 1,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each process. Default: torch's.")] = None,
+    threads: Threads = None,
     held_out: Annotated[int, typer.Option(help="Held-out scenes to evaluate on, and half as many crowds.")] = 200,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+    every: Every = 250,
+    as_json: CardAsJson = False,
 ) -> None:
     """Train a compact detector, FCOS or Faster R-CNN. --out gets its weights and model card, and is then a name for --model."""
     from whybox.training import detector

@@ -7,12 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from whybox.cli.train import (
-    PRECISION,
     Accelerator,
     Accumulate,
+    CardAsJson,
     DeviceCount,
+    DeviceKind,
+    Every,
     Nodes,
+    Precision,
+    Resume,
     Strategy,
+    Threads,
     command_line,
     fabric_options,
     launch_training,
@@ -31,18 +36,18 @@ def train_clip(
     count: Annotated[int, typer.Option(help="Number of training scenes; they are rendered once, before the first step.")] = 8000,
     patches: Annotated[float, typer.Option(help="Weight of a second loss on the patches of objects; 0 disables it.")] = 0.0,
     init: Annotated[Path | None, typer.Option(help="Start from this folder's weights.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
-    precision: Annotated[str, typer.Option(help=PRECISION)] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    resume: Resume = False,
+    precision: Precision = "float32",
+    device: DeviceKind = "cpu",
     accelerator: Accelerator = None,
     devices: DeviceCount = None,
     strategy: Strategy = "auto",
     num_nodes: Nodes = 1,
     accumulate: Accumulate = 1,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each process. Default: torch's.")] = None,
+    threads: Threads = None,
     held_out: Annotated[int, typer.Option(help="Held-out scenes of each variant to evaluate on.")] = 400,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+    every: Every = 250,
+    as_json: CardAsJson = False,
 ) -> None:
     """Train a tiny CLIP. --out gets a folder for CLIPModel.from_pretrained, with a model card."""
     from whybox.training import clip

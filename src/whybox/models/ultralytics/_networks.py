@@ -1,5 +1,6 @@
 """The models of this family: a shared part, and what differs between YOLO and RT-DETR."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ class Ultralytics(Plain):
     def _doubt_boxes(self, trace: Trace) -> None:
         """Nothing: the form of the boxes is known."""
 
+    @abstractmethod
     def _read(self, output: Any) -> dict[str, Any]:
-        raise NotImplementedError
+        """The network's output for a batch of one image -> the fields of Candidates."""
 
 
 class Yolo(Ultralytics):
