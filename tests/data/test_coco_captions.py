@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from whybox.data.coco_captions import open_captions, read_captions
+from whybox.data.coco_captions import read_captions
 from whybox.data.scenes import draw_scene, export_coco
 from whybox.errors import MissingSplitError, WhyboxError
+from whybox.loading import open_data
 
 
 @pytest.fixture
@@ -23,15 +24,15 @@ def change(folder, edit):
 
 
 def test_exported_scenes_are_read(folder):
-    opened = open_captions(f"coco-captions:{folder}")
+    opened = open_data(f"coco-captions:{folder}")
     assert len(opened) == 3
     assert opened.problems == ()
     for index in range(3):
         scene = draw_scene(index, seed=5)
-        assert opened[index].captions == tuple(scene.captions)
-        assert opened[index].image().tobytes() == scene.image.convert("RGB").tobytes()
+        assert opened.captions[index] == tuple(scene.captions)
+        assert opened[index].image.tobytes() == scene.image.convert("RGB").tobytes()
     file = folder / "captions.json"
-    assert open_captions(f"coco-captions:{file}").images == opened.images
+    assert open_data(f"coco-captions:{file}").images == opened.images
     assert len(opened.digest) == 16
 
 
@@ -42,12 +43,12 @@ def test_cocos_own_layout(folder, tmp_path):
     for split in ("train", "val"):
         (root / "annotations" / f"captions_{split}2017.json").write_bytes((folder / "captions.json").read_bytes())
     (root / "annotations" / "instances_val2017.json").write_text("{}")
-    assert len(open_captions(f"coco-captions:{root}:split=val")) == 3
+    assert len(open_data(f"coco-captions:{root}:split=val")) == 3
     assert len(read_captions(root, "train", images=root / "val2017")) == 3
     with pytest.raises(MissingSplitError, match=r"no single captions\*.json for the split 'test'"):
-        open_captions(f"coco-captions:{root}:split=test")
+        open_data(f"coco-captions:{root}:split=test")
     with pytest.raises(WhyboxError, match=r"the image '000000.png' .* is neither beside it nor in an images/ folder"):
-        open_captions(f"coco-captions:{root}:split=train")
+        open_data(f"coco-captions:{root}:split=train")
 
 
 def test_what_is_broken_is_left_out_and_told(folder):
@@ -60,13 +61,13 @@ def test_what_is_broken_is_left_out_and_told(folder):
         content["annotations"].append({"image_id": 9, "caption": "a dog"})
 
     change(folder, edit)
-    opened = open_captions(f"coco-captions:{folder}")
+    opened = open_data(f"coco-captions:{folder}")
     assert [image.name for image in opened.images] == ["000000.png", "000002.png"]
-    assert opened[1].captions[-1] == "a dog"
+    assert opened.captions[1][-1] == "a dog"
     assert len(opened.problems) == 4
     assert all("left out" in line for line in opened.problems)
     with pytest.raises(WhyboxError, match="and 3 more problems"):
-        open_captions(f"coco-captions:{folder}:on_problem=refuse")
+        open_data(f"coco-captions:{folder}", on_problem="refuse")
 
 
 @pytest.mark.parametrize(
@@ -81,24 +82,23 @@ def test_what_is_broken_is_left_out_and_told(folder):
 def test_files_without_captions(folder, edit, message):
     change(folder, edit)
     with pytest.raises(WhyboxError, match=message) as caught:
-        open_captions(f"coco-captions:{folder}")
+        open_data(f"coco-captions:{folder}")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("coco:folder", "the data must have captions: coco-captions:FOLDER"),
         ("coco-captions:", "coco-captions needs a place"),
         ("coco-captions:nowhere", "no captions at nowhere"),
     ],
 )
 def test_mistakes_are_named(data, message):
     with pytest.raises(WhyboxError, match=message):
-        open_captions(data)
+        open_data(data)
 
 
 def test_a_file_that_is_no_json(folder):
     (folder / "captions.json").write_text("{")
     with pytest.raises(WhyboxError, match=r"cannot read .* as JSON"):
-        open_captions(f"coco-captions:{folder}")
+        open_data(f"coco-captions:{folder}")

@@ -41,7 +41,8 @@ def test_data_by_name(tmp_path):
     with pytest.raises(WhyboxError, match="seed 1000003 is reserved for the held-out scenes"):
         open_training_data("scenes", seed=HELD_OUT_SEED)
     with pytest.raises(
-        WhyboxError, match=r"unknown data 'voc'; did you mean coco\? \(known: coco, coco-panoptic, crowdhuman, scenes\)"
+        WhyboxError,
+        match=r"unknown data 'voc'; did you mean coco\? \(known: coco, coco-captions, coco-panoptic, crowdhuman, scenes\)",
     ):
         open_training_data("voc:x")
 

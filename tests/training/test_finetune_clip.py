@@ -16,7 +16,6 @@ from torch.nn.functional import cosine_similarity, normalize
 import whybox
 from models.open_clip_models import KINDS
 from training.finetuning import CAPTIONS, FAMILIES, write_captions
-from whybox.data.coco_captions import open_captions
 from whybox.data.images import read_image
 from whybox.errors import WhyboxError
 from whybox.losses.region_phrase import RegionPhrase, of_form
@@ -48,7 +47,7 @@ def folder(tmp_path_factory):
 
 def begin(folder, family="hf", recipe=RECIPE, options=None, fabric=None, **chosen):
     return finetune_clip.FineTuning(
-        FAMILIES[family](), open_captions(f"coco-captions:{folder}"), recipe, options, fabric, **chosen
+        FAMILIES[family](), finetune_clip.open_captions(f"coco-captions:{folder}"), recipe, options, fabric, **chosen
     )
 
 
@@ -314,7 +313,7 @@ def finetuning_processor():
 
 
 def test_batches_show_every_image_once_an_epoch_whatever_the_division(folder):
-    data = open_captions(f"coco-captions:{folder}")
+    data = finetune_clip.open_captions(f"coco-captions:{folder}")
     prepare = FAMILIES["hf"]().image_encoder.prepare
     whole, halves = (CaptionBatches(data.images, prepare, size, 6, 4) for size in (6, 3))
     one, (first, second) = whole(1), (halves(2), halves(3))
@@ -325,7 +324,7 @@ def test_batches_show_every_image_once_an_epoch_whatever_the_division(folder):
 
 
 def test_prepared_images_are_kept_within_limits(folder, monkeypatch):
-    data, prepare = open_captions(f"coco-captions:{folder}"), FAMILIES["hf"]().image_encoder.prepare
+    data, prepare = finetune_clip.open_captions(f"coco-captions:{folder}"), FAMILIES["hf"]().image_encoder.prepare
     kept = CaptionBatches(data.images, prepare, 3, 3, 4)
     monkeypatch.setattr(caption_batches, "KEPT", 3 * 64 * 64 * 4)
     few = CaptionBatches(data.images, prepare, 3, 3, 4)
@@ -341,7 +340,7 @@ def test_mixed_precision_stays_near(folder):
 
 def test_a_logit_bias_is_not_trained(folder):
     model = whybox.load(KINDS["last"]())
-    run = finetune_clip.FineTuning(model, open_captions(f"coco-captions:{folder}"), RECIPE)
+    run = finetune_clip.FineTuning(model, finetune_clip.open_captions(f"coco-captions:{folder}"), RECIPE)
     run.advance()
     assert model.network.logit_bias.item() == -10
 
@@ -349,14 +348,14 @@ def test_a_logit_bias_is_not_trained(folder):
 def test_half_precision_weights_are_widened(folder):
     model = FAMILIES["hf"]()
     model.network.bfloat16()
-    run = finetune_clip.FineTuning(model, open_captions(f"coco-captions:{folder}"), RECIPE)
+    run = finetune_clip.FineTuning(model, finetune_clip.open_captions(f"coco-captions:{folder}"), RECIPE)
     networks = (run.network, run.region_phrase.momentum.network)
     assert {weight.dtype for network in networks for weight in network.parameters()} == {torch.float32}
     run.advance()
 
 
 def test_mistakes_are_named(folder, tmp_path):
-    data = open_captions(f"coco-captions:{folder}")
+    data = finetune_clip.open_captions(f"coco-captions:{folder}")
     with pytest.raises(WhyboxError, match="a batch of 9 needs as many captioned images, and the data has 6"):
         begin(folder, recipe=replace(RECIPE, batch=9))
     bare = write_captions(tmp_path / "bare", ["the tree", "the car", "a ball"])

@@ -1,12 +1,12 @@
-"""Images with captions in COCO's JSON format: "coco-captions:FOLDER", "coco-captions:FILE.json:split=val"."""
+"""Images with captions in COCO's JSON format: "coco-captions:FOLDER", "coco-captions:FOLDER:split=val"."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from whybox.data._coco_files import SPLITS, file_name, image_folder
@@ -15,10 +15,9 @@ from whybox.data._pictures import PictureFolder
 from whybox.data._problems import Broken, Problems, digest_files, shown
 from whybox.data.images import read_picture
 from whybox.errors import MissingSplitError, WhyboxError
+from whybox.truth import Sample, Truth
 
-CAPTIONS = "coco-captions"
-"""The prefix of the data's name."""
-_SETTING = re.compile(r"(split|images|on_problem)=(.*)")
+PREFIX = "coco-captions"
 
 
 @dataclass(frozen=True)
@@ -46,62 +45,63 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """The images of a file that have captions.
+    """The images of a file that have captions: a data set without classes and annotated objects.
 
     Attributes:
         name: "coco-captions:" and the file.
         images: In the order of the file.
         problems: One line on everything that was left out.
         digest: A digest of the file.
+        classes: None.
     """
 
     name: str
     images: tuple[CaptionedImage, ...]
     problems: tuple[str, ...] = ()
     digest: str = ""
+    classes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the images."""
+        return [image.name for image in self.images]
+
+    @property
+    def captions(self) -> Sequence[tuple[str, ...]]:
+        """The captions of each image, at least one."""
+        return [image.captions for image in self.images]
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> CaptionedImage:
-        return self.images[index]
+    def __getitem__(self, index: int) -> Sample:
+        nothing = torch.zeros(0, dtype=torch.long)
+        truth = Truth(torch.zeros(0, 4), nothing, (), nothing.bool())
+        return Sample(self.images[index].name, self.images[index].image(), truth)
 
 
-def open_captions(data: str) -> CaptionedImages:
-    """Open captioned images by name.
+def open_data(rest: str, *, on_problem: str = "skip", split: str = "val", images: Path | None = None) -> CaptionedImages:
+    """Open the data set "coco-captions:REST".
 
     Args:
-        data: "coco-captions:FOLDER" or "coco-captions:FILE.json", followed by settings of `read_captions` or not:
-            ":split=val", ":images=FOLDER".
+        rest: A folder or a file of captions.
+        on_problem: As for `read_captions`.
+        split: As for `read_captions`.
+        images: As for `read_captions`.
 
     Returns:
-        The images.
+        The data set.
 
     Raises:
-        WhyboxError: It is another kind of data, or as for `read_captions`.
+        WhyboxError: As for `read_captions`, or `rest` is empty.
     """
-    prefix, _, rest = data.partition(":")
-    if prefix != CAPTIONS:
-        raise WhyboxError(f"the data must have captions: {CAPTIONS}:FOLDER or {CAPTIONS}:FILE.json, got {data!r}")
-    parts, settings = rest.split(":"), dict[str, str]()
-    # From the end, because the path before them may hold colons.
-    while len(parts) > 1 and (setting := _SETTING.fullmatch(parts[-1])):
-        settings[setting[1]] = setting[2]
-        parts.pop()
-    place = ":".join(parts)
-    if not place:
-        raise WhyboxError(f"{CAPTIONS} needs a place: {CAPTIONS}:FOLDER or {CAPTIONS}:FILE.json")
-    images = settings.get("images")
-    return read_captions(
-        place,
-        settings.get("split", "train"),
-        images=Path(images) if images else None,
-        on_problem=settings.get("on_problem", "skip"),
-    )
+    if not rest:
+        raise WhyboxError(f"{PREFIX} needs a place: {PREFIX}:FOLDER or {PREFIX}:FILE.json")
+    return read_captions(rest, split, images=images, on_problem=on_problem)
 
 
 def read_captions(
-    path: str | Path, split: str = "train", *, images: Path | None = None, on_problem: str = "skip"
+    path: str | Path, split: str = "val", *, images: Path | None = None, on_problem: str = "skip"
 ) -> CaptionedImages:
     """Read the captions of a file, or of a folder that holds one.
 
@@ -133,7 +133,7 @@ def read_captions(
     found = tuple(_images(listed, captions, pictures, problems))
     if not found:
         raise WhyboxError(f"none of the {len(listed)} images of {source} can be used: {problems.first()}")
-    return CaptionedImages(f"{CAPTIONS}:{source}", found, problems.settle(), digest_files(source))
+    return CaptionedImages(f"{PREFIX}:{source}", found, problems.settle(), digest_files(source))
 
 
 def _find(path: Path, split: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whybox import loading
-from whybox.data.coco_captions import CaptionedImages, open_captions
+from whybox.data.coco_captions import PREFIX, CaptionedImages
 from whybox.data.phrases import MOST, Tagger, phrases
 from whybox.errors import WhyboxError
 from whybox.losses.region_phrase import RegionPhrase
@@ -99,7 +99,20 @@ class FineTuning(Fit):
 
 
 def _has_phrase(data: CaptionedImages, tagger: Tagger, row: int) -> bool:
-    return any(phrases(caption, tagger, 1) for caption in data[row].captions)
+    return any(phrases(caption, tagger, 1) for caption in data.captions[row])
+
+
+def open_captions(data: str) -> CaptionedImages:
+    """Open captioned images by name; without a split in the name, the split "train".
+
+    Raises:
+        WhyboxError: It is another kind of data, or as for `data.coco_captions.read_captions`.
+    """
+    if not data.startswith(f"{PREFIX}:"):
+        raise WhyboxError(f"the data must have captions: {PREFIX}:FOLDER or {PREFIX}:FILE.json, got {data!r}")
+    opened = loading.open_data(data) if ":split=" in data else loading.open_data(data, split="train")
+    assert isinstance(opened, CaptionedImages)
+    return opened
 
 
 def begin(
@@ -119,7 +132,7 @@ def begin(
 
     Args:
         model: A CLIP by its name or folder, as for `whybox.load`.
-        data: "coco-captions:FOLDER", see `open_captions`.
+        data: "coco-captions:FOLDER", as for `whybox.open_data`; without a split in its name, the split "train".
         recipe: Hyperparameters.
         options: What the losses are; None: SFF-CLIP's.
         epochs: How often every image is shown, which takes the place of the recipe's steps; None: the recipe's steps.

@@ -12,7 +12,7 @@ from data import test_coco_panoptic as panoptic
 from runs.small_clip import make_classifier, make_clip
 from whybox.accuracy.region_classes import region_accuracy
 from whybox.accuracy.retrieval import retrieve
-from whybox.data.scenes import CLASSES, draw_scene
+from whybox.data.scenes import CLASSES, draw_scene, export_coco
 from whybox.errors import WhyboxError
 from whybox.runs.clip_scores.class_texts import embed_classes, read_templates
 from whybox.runs.clip_scores.regions import dense_map, pool_boxes, pool_masks
@@ -209,6 +209,17 @@ def test_panoptic_data_have_stuff_and_masks(model, tmp_path):
     found = score_clip(model, data).values()
     assert [len(found[f"masks_{part}top1"].values) for part in ("", "things_", "stuff_")] == [2, 1, 1]
     assert found["t2i_r1"].values.tolist() == [1]
+
+
+def test_captions_alone_are_enough_for_retrieval(model, tmp_path):
+    folder = export_coco(tmp_path / "scenes", 3, seed=5)
+    found = score_clip(model, f"coco-captions:{folder}", tasks=["retrieval"]).values()
+    same = score_clip(model, f"coco:{folder}", tasks=["retrieval"]).values()
+    assert {key: value.values.tolist() for key, value in found.items()} == {
+        key: value.values.tolist() for key, value in same.items()
+    }
+    with pytest.raises(WhyboxError, match="has no class names to make texts of; only retrieval can be scored"):
+        score_clip(model, f"coco-captions:{folder}", tasks=["regions"])
 
 
 def test_coco_without_captions(model, tmp_path):
