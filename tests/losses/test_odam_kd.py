@@ -66,7 +66,7 @@ def test_maps_by_hand():
 
 def test_attention_by_hand():
     teacher, student = torch.tensor([[[1.0, 0.0]], [[0.0, 0.0]]]), torch.tensor([[[0.0, 4.0]], [[0.0, 0.0]]])
-    low = 1 / (1 + math.exp((1 - 0.25) / 0.5))
+    low = 1 / (1 + math.exp((1 - 0.25) / 2))
     both = top_down_attention([teacher, student])
     assert torch.allclose(both[0], 2 * torch.tensor([[low, 1 - low]]))
     assert torch.equal(both[1], torch.ones(1, 2)), "a map of zeros says nothing"

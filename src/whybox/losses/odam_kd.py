@@ -103,7 +103,7 @@ def top_down_map(features: Tensor, gradient: Tensor, form: Form = "odam") -> Ten
     return (precise(features) * precise(gradient)).sum(1).relu()
 
 
-def top_down_attention(maps: Sequence[Tensor], *, temperature: float = 0.5, scale: Scale = "peak") -> Tensor:
+def top_down_attention(maps: Sequence[Tensor], *, temperature: float = 2.0, scale: Scale = "peak") -> Tensor:
     """The largest of the networks' maps at each cell, as an attention with the mean 1: equation 5.
 
     Args:
@@ -234,7 +234,7 @@ class OdamKd:
     judged_by: Judge = "best"
     form: Form = "odam"
     refresh: bool = True
-    sharpness: float = 0.5
+    sharpness: float = 2.0
     scale: Scale = "peak"
     background_attention: Attention = "combined"
     channels: bool = True
