@@ -254,8 +254,9 @@ def explain(
         model: A name, a module, or a loaded model.
         image: A path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, or a Trace; or a list of them.
         text: For models that take texts: a text, or a list of texts; for image-text models also a tensor (D,), the embedding of
-            a text, of an ensemble of prompts or of another image, or {"name": embedding}. With a list of images, a text or a flat
-            list of texts applies to every image; a list of lists, text=[["a"], ["b", "c"]], has one list per image.
+            a text, of an ensemble of prompts or of another image, or {"name": embedding}; for OWL-ViT and OWLv2 also PIL images
+            of what is looked for, or {"name": image}. With a list of images, a text or a flat list of texts applies to every
+            image; a list of lists, text=[["a"], ["b", "c"]], has one list per image.
         method: A name (see `list_methods`) or a method object. None: the model's default, odam for detectors and grad_eclip
             for models that predict for the whole image.
         target: A name (see `list_targets`: score, logit, x1, y1, x2, y2, combined, contrast:CLASS ...) or your own callable

@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from whybox.attention import GroundingModel, ImageTextModel, Text, TextEmbedding, grounding
+from whybox.data.images import read_image
 from whybox.errors import WhyboxError
 from whybox.model import Model, PromptedModel
 from whybox.types import Detections, Trace
 
-TextPrompt = str | Tensor | Mapping[str, Any] | Sequence[str | Tensor]
-"""A text, its embedding (D,) or several (K,D), a mapping that names embeddings, or a list of texts and embeddings (D,)."""
+TextPrompt = str | Tensor | Image.Image | Mapping[str, Any] | Sequence[str | Tensor | Image.Image]
+"""A text, its embedding (D,) or several (K,D), a mapping that names embeddings, or a list of texts and embeddings (D,); or, for
+detectors that take them, PIL images of what is looked for: one, several, or a mapping that names them."""
 
 LONGEST_QUOTE = 120
 
@@ -21,11 +24,11 @@ def prompted(model: Model, text: Any) -> Model:
 
     Args:
         model: Any model.
-        text: A text, its embedding (D,) as a tensor, or a list of these; (K,D) are K embeddings, a mapping names them. None
-            leaves the model as it is.
+        text: A text, its embedding (D,) as a tensor, or a list of these; (K,D) are K embeddings, a mapping names them. Or PIL
+            images of what is looked for. None leaves the model as it is.
 
     Raises:
-        WhyboxError: The model needs texts and has none, takes no texts, or `text` is not a text.
+        WhyboxError: The model needs texts and has none, takes no texts or no images, or `text` is not a text.
     """
     if text is None:
         if model.takes_text and not model.classes:
@@ -37,10 +40,31 @@ def prompted(model: Model, text: Any) -> Model:
         return model
     if not isinstance(model, PromptedModel) or not model.takes_text:
         raise WhyboxError(f"{model.name} reads no text; leave text out, or load an image-text model such as CLIP")
+    if images := _images(text):
+        if not hasattr(model, "prompt_with_images"):
+            raise WhyboxError(f"{model.name} is asked with texts; images of what is looked for are for OWL-ViT and OWLv2")
+        return model.prompt_with_images([read_image(image) for image in images.values()], list(images))  # type: ignore[no-any-return]
     texts = _checked(text)
     if any(isinstance(entry, TextEmbedding) for entry in texts) and model.kind != "image-text":
         raise WhyboxError(f"{model.name} reads its texts together with the image, and takes no embedding: give the text itself")
     return model.prompt(texts)  # type: ignore[arg-type]
+
+
+def _images(text: Any) -> dict[str, Image.Image]:
+    """PIL images by name, where `text` is such; {} where it is something else.
+
+    Raises:
+        WhyboxError: There are texts among the images.
+    """
+    named = dict(text) if isinstance(text, Mapping) else None
+    entries = list(named.values()) if named is not None else list(text) if isinstance(text, (list, tuple)) else [text]
+    found = [isinstance(entry, Image.Image) for entry in entries]
+    if not any(found):
+        return {}
+    if not all(found):
+        raise WhyboxError("text mixes images of what is looked for with texts: ask with the ones, then with the others")
+    names = [str(name) for name in named] if named is not None else [f"image {i + 1}" for i in range(len(entries))]
+    return dict(zip(names, entries, strict=True))
 
 
 def _checked(text: Any) -> list[str | TextEmbedding]:

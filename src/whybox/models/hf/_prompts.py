@@ -76,6 +76,10 @@ class Reader(ABC):
             WhyboxError: A text is empty, or too long.
         """
 
+    def output(self, inputs: dict[str, Any]) -> Any:
+        """The network's output."""
+        return self.network(**inputs, return_dict=True)
+
     @abstractmethod
     def answer(self, output: Any, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Logits (B,M,K), and boxes (B,M,4) as cx, cy, w, h relative to `extent`, of the network's output."""

@@ -14,8 +14,9 @@ from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Frame, Size
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, same_rows, token_layer
 from whybox.models.hf import _hub as hf
+from whybox.models.hf._image_queries import ImageQueryReader
 from whybox.models.hf._images import check_processor, processed
-from whybox.models.hf._prompts import READERS, Prompt, token_leaf
+from whybox.models.hf._prompts import READERS, OwlReader, Prompt, Reader, token_leaf
 from whybox.models.hf._texts import check_tokenizer
 from whybox.network_state import device_of, exclusive
 from whybox.ops.gradients import check_connected, gradients_on, recording, twice_differentiable
@@ -56,9 +57,10 @@ def build(name: str, weights: str | None = "default", **options: Any) -> "Huggin
 
 @dataclass(frozen=True)
 class _State:
-    """The texts that a pass was made with."""
+    """What a pass was made with: the texts, and a digest of the images in place of texts."""
 
     texts: tuple[str, ...]
+    images: str = ""
 
 
 class HuggingFacePrompted(GroundingModel):
@@ -104,7 +106,7 @@ class HuggingFacePrompted(GroundingModel):
         words = getattr(processor, "tokenizer", None) if tokenizer is None else getattr(tokenizer, "tokenizer", tokenizer)
         if words is None:
             raise WhyboxError(f"{type(module).__name__} comes without a tokenizer, which reads the texts: give tokenizer=")
-        self._reader = READERS[package](module, check_tokenizer(words))
+        self._reader: Reader = READERS[package](module, check_tokenizer(words))
         images = _default_processor(self._reader.processor) if processor is None else processor
         self.processor = check_processor(getattr(images, "image_processor", images))
         self.score_threshold = self._reader.threshold if score_threshold is None else score_threshold
@@ -134,16 +136,37 @@ class HuggingFacePrompted(GroundingModel):
             WhyboxError: A text is empty, or longer than what the network reads.
         """
         prompted = copy(self)
+        if isinstance(self._reader, ImageQueryReader):
+            prompted._reader = self._reader.texts
         # Tokenizers keep settings of a call, such as the padding, where another thread's call finds them.
         with exclusive(self.network):
-            prompted._prompt = self._reader.read(texts)
+            prompted._prompt = prompted._reader.read(texts)
         prompted.texts = prompted._prompt.texts
+        return prompted
+
+    def prompt_with_images(self, images: Sequence[Tensor], names: Sequence[str]) -> "HuggingFacePrompted":
+        """The same network, which looks for what images show: OWL-ViT's and OWLv2's image-guided detection.
+
+        Args:
+            images: K images (3,h,w) in 0..1, best crops of one object each.
+            names: K names, which are the classes.
+
+        Raises:
+            WhyboxError: The network reads texts alone.
+        """
+        texts = self._reader.texts if isinstance(self._reader, ImageQueryReader) else self._reader
+        if not isinstance(texts, OwlReader):
+            raise WhyboxError(f"{self.name} reads texts alone; OWL-ViT and OWLv2 also take images of what is looked for")
+        prompted = copy(self)
+        prompted._reader = ImageQueryReader(texts, self._pixels, images)
+        prompted.texts = tuple(Text(name, (), ()) for name in names)
+        prompted._prompt = Prompt(prompted.texts, {}, ())
         return prompted
 
     def answer(self, trace: Trace) -> Trace:
         """A trace with this model's texts: itself where it was made with these, else a new pass, because the network reads image
         and texts together."""
-        if isinstance(trace.state, _State) and trace.state.texts == tuple(self.classes):
+        if trace.state == self._state():
             return trace
         return self.trace(trace.image, differentiable=trace.differentiable)
 
@@ -181,6 +204,8 @@ class HuggingFacePrompted(GroundingModel):
         Of OmDet-Turbo at those of the text itself; the task, in which all texts stand once more, is held as it is.
         """
         self._check_texts(trace)
+        if isinstance(self._reader, ImageQueryReader):
+            raise WhyboxError(f"{self.name} looks for what images show: there are no words; leave words out")
         prompt = self._needed()
         with exclusive(self.network), frozen(self.network), gradients_on(), self._reader.running():
             with token_leaf(self._reader.embeddings()) as leaves:
@@ -211,9 +236,12 @@ class HuggingFacePrompted(GroundingModel):
             raise WhyboxError(f"{self.name} finds boxes for texts: say which, text='a red ball' or a list of texts")
         return self._prompt
 
+    def _state(self) -> _State:
+        return _State(tuple(self.classes), self._reader.digest if isinstance(self._reader, ImageQueryReader) else "")
+
     def _check_texts(self, trace: Trace) -> None:
         """Refuse a trace of other texts, whose candidates have other columns."""
-        if isinstance(trace.state, _State) and trace.state.texts != tuple(self.classes):
+        if isinstance(trace.state, _State) and trace.state != self._state():
             raise WhyboxError(f"this trace of {self.name} was made with other texts: explain the image, or model.answer(trace)")
 
     def _run(self, image: Tensor, name: str, *, gradients: bool, weights: bool = False) -> tuple[Trace, list[Layer]]:
@@ -227,9 +255,13 @@ class HuggingFacePrompted(GroundingModel):
             detections = self._reader.detections(candidates, self.score_threshold, frame.image)
         with recording(weights):
             features = layers[-1].feature_map(graph=weights)
-        state = _State(tuple(self.classes))
-        trace = Trace(image, frame, (features,), candidates, detections, state=state, differentiable=weights)
+        trace = Trace(image, frame, (features,), candidates, detections, state=self._state(), differentiable=weights)
         return trace, layers
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """The network's input for images (B,3,H,W) of one size."""
+        pixels: Tensor = processed(self.processor, images)["pixel_values"]
+        return pixels
 
     def _forward(self, images: Tensor) -> tuple[list[Candidates], Frame]:
         """The candidates of images (B,3,H,W) of one size, and their frame."""
@@ -246,7 +278,7 @@ class HuggingFacePrompted(GroundingModel):
             inputs["pixel_mask"] = mask.to(device)
             # Processors pad at the bottom and on the right; the mask tells where the image ends.
             frame = Frame(size, (int(mask[0, :, 0].sum()), int(mask[0, 0].sum())), network)
-        output = self.network(**inputs, return_dict=True)
+        output = self._reader.output(inputs)
         rows = zip(*self._reader.answer(output, prompt), strict=True)
         return [self._candidates(logits, boxes, size) for logits, boxes in rows], frame
 
