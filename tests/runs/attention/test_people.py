@@ -2,7 +2,6 @@
 
 import json
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,21 +89,6 @@ def test_people_who_look_alike_agree_wholly():
     first = torch.arange(8) < 4
     assert agreement(looks, [(first, ~first)], SIZE, AttentionCosine(sigma_pixels=3.0)) == pytest.approx(1)
     assert np.isnan(agreement(looks, [], SIZE, AttentionCosine()))
-
-
-@pytest.fixture
-def gazed(annotated):
-    """Three people who looked near the middle of every annotated box."""
-    file = Path(annotated.removeprefix("coco:"))
-    rng, entries = np.random.default_rng(0), []
-    for row in json.loads(file.read_text())["annotations"]:
-        x, y, width, height = row["bbox"]
-        for person in "abc":
-            near = [[x + width * rng.uniform(0.4, 0.6), y + height * rng.uniform(0.4, 0.6), 0.2] for _ in range(2)]
-            entries.append({"annotation_id": row["id"], "fixations": near, "viewer": person})
-    looked = file.parent / "looked.json"
-    looked.write_text(json.dumps(entries))
-    return f"{annotated}:fixations={looked}"
 
 
 def test_table_six_has_controls_and_people_beside_the_methods(tmp_path, gazed):
