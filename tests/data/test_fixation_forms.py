@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+import whybox
 from whybox.data._fixations_pointer import clicks, dwells
 from whybox.data.coco import open_data
 from whybox.errors import WhyboxError
@@ -139,6 +140,16 @@ def test_a_line_that_cannot_be_used_is_a_problem(folder, line, reason):
 def test_screen_is_for_tables(folder):
     with pytest.raises(WhyboxError, match=r"screen is for the tables of eye trackers \(.csv, .tsv\)"):
         looked(folder, "looked.json", [], screen="1280x1024")
+
+
+def test_the_options_stand_in_the_data_sets_name(folder):
+    (folder / "gaze.csv").write_text("x,y,duration,image\n55,64,.2,1\n")
+    for screen in ("1280x1024-fit", "30,20,240,120"):
+        data = whybox.open_data(f"coco:{folder / 'val.json'}:fixations={folder / 'gaze.csv'}:screen={screen}:free=all")
+        where = (55 * 120 / 1280, (64 - 192) * 120 / 1280) if screen.endswith("fit") else (12.5, 22)
+        assert bool(data.problems) == (where[1] < 0)
+        if not data.problems:
+            assert data[0].truth.fixations[1].tolist() == near([[*where, 0.2]])
 
 
 # Pointers.

@@ -161,10 +161,11 @@ def read_salicon_json(file: Path, content: Mapping[str, Any], annotated: Annotat
             if image is None:
                 continue
             known += 1
-            pairs = [read_numbers(pair, "a fixation") for pair in entry["fixations"]]
-            if wrong := [pair.tolist() for pair in pairs if len(pair) != 2]:
+            if wrong := [pair for pair in entry["fixations"] if not isinstance(pair, list) or len(pair) != 2]:
                 raise Broken(f"a fixation must be [x, y], got {shown(wrong[0])}")
-            points = _untimed(np.asarray(pairs, dtype=np.float64).reshape(-1, 2) + CENTER)
+            # All at once: a file holds millions.
+            numbers = read_numbers([number for pair in entry["fixations"] for number in pair], "fixations")
+            points = _untimed(numbers.reshape(-1, 2) + CENTER)
             shape = (float(described["height"]), float(described["width"])) if {"height", "width"} <= described.keys() else None
         except (Broken, TypeError, ValueError) as reason:
             problems.note(where, reason, file)
