@@ -123,7 +123,7 @@ def test_a_table_that_is_wrong_as_a_whole(folder, text, options, reason):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("1,2,.2,p,9,11", "participant p, image 9, object 11: image '9' is not in the data set"),
+        ("1,2,.2,p,9,11", "participant p, image 9, object 11: object 11 is in image 'COCO_val2014_000000000001.jpg', not in '9'"),
         ("1,2,.2,p,b,11", "object 11 is in image 'COCO_val2014_000000000001.jpg'"),
         ("1,2,.2,p,b,99", "annotation '99' is not in the data set"),
         ("1,2,-1,p,b,13", "line 2: a duration below 0"),
@@ -191,8 +191,8 @@ def test_dispersion_by_hand():
         ("{", "line 1: no JSON"),
         ('{"format": "other"}', "expected a trial with format 'whybox-pointer/1'"),
         (trial(kind="hover"), "unknown kind 'hover'"),
-        (trial(image="c.png"), "image 'c.png' is not in the data set"),
-        (trial(annotation_id=11), "annotation 11 is in image 'COCO"),
+        (trial(image="c.png", annotation_id=None), "image 'c.png' is not in the data set"),
+        (trial(annotation_id=11), "object 11 is in image 'COCO_val2014_000000000001.jpg', not in 'b.png'"),
         (trial(shown=[1, 2, 3]), "shown must be"),
         (trial(shown=[1, 2, 0, 3]), "shown must be"),
         (trial(samples=[[1, 2]]), "a sample must be"),
@@ -338,7 +338,19 @@ def test_names_of_two_images_are_not_guessed_at(folder):
     content["images"].append({"id": 3, "file_name": "b.png", "width": 40, "height": 80})
     (folder / "val.json").write_text(json.dumps(content))
     _, data = looked(folder, "gaze.csv", "x,y,duration,image\n6,9,.2,b\n6,9,.2,sub/b.png\n")
-    assert "'b' is the name of 2 images" in data.problems[0]
+    assert "image 'b' may be 'sub/b.png' (id 2) and 'b.png' (id 3); give the file's whole name" in data.problems[0]
+    assert data[1].truth.fixations[0].tolist() == near([[6, 9, 0.2]])
+
+
+def test_a_number_may_be_a_name_or_an_id(folder):
+    """The object decides; without one, it is not guessed."""
+    content = json.loads((folder / "val.json").read_text())
+    (folder / "2.png").write_bytes((folder / "sub" / "b.png").read_bytes())
+    content["images"].append({"id": 3, "file_name": "2.png", "width": 40, "height": 80})
+    (folder / "val.json").write_text(json.dumps(content))
+    _, data = looked(folder, "gaze.csv", "x,y,duration,image,object\n6,9,.2,2,13\n6,9,.2,2,\n")
+    (line,) = data.problems
+    assert "image '2' may be '2.png' (id 3) and 'sub/b.png' (id 2)" in line
     assert data[1].truth.fixations[0].tolist() == near([[6, 9, 0.2]])
 
 

@@ -83,10 +83,10 @@ def read_eye_tracker(file: Path, annotated: Annotated, problems: Problems, scree
     for (person, name, target), rows in trials.items():
         where = f"participant {person}, image {name or '(none)'}" + (f", object {target}" if target else "")
         try:
-            entry = annotated.object(target) if target else None
-            image = annotated.image(name) if name or entry is None else entry.image
-            if entry is not None and entry.image.id != image.id:
-                raise Broken(f"object {target} is in image {entry.image.name!r}")
+            entry = None
+            if target:
+                entry = annotated.object_in(target, name) if name else annotated.object(target)
+            image = annotated.image(name) if entry is None else entry.image
             points = np.concatenate([_mapped(row, image, screen) for row in rows])
         except Broken as reason:
             problems.note(where, reason, file)

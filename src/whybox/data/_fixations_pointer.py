@@ -66,10 +66,8 @@ def _read_trial(line: str, number: int, annotated: Annotated) -> Look:
         raise Broken(f"lacks {', '.join(missing)}")
     if entry.get("kind") not in KINDS:
         raise Broken(unknown("kind", str(entry.get("kind")), KINDS))
-    image = annotated.image(entry["image"])
-    row = None if entry.get("annotation_id") is None else annotated.object(entry["annotation_id"])
-    if row is not None and row.image.id != image.id:
-        raise Broken(f"annotation {row.id} is in image {row.image.name!r}")
+    row = None if entry.get("annotation_id") is None else annotated.object_in(entry["annotation_id"], entry["image"])
+    image = annotated.image(entry["image"]) if row is None else row.image
     place = read_numbers(entry["shown"], "shown")
     try:
         shown_at = OnScreen(*place.tolist())

@@ -62,51 +62,73 @@ class Annotated:
         for row in objects:
             if not row.iscrowd:
                 self._inside[row.image.id].append(row)
-        self._named = defaultdict[str, list[ImageEntry]](list)
+        self._whole = {image.name: image for image in images.values()}
+        self._files = defaultdict[str, list[ImageEntry]](list)
+        self._stems = defaultdict[str, list[ImageEntry]](list)
         for image in images.values():
-            # A set, because of a name without folders the name and its last part are one.
-            for key in {image.name, PurePosixPath(image.name).name, PurePosixPath(image.name).stem}:
-                self._named[key].append(image)
+            path = PurePosixPath(image.name)
+            self._files[path.name].append(image)
+            self._stems[path.stem].append(image)
 
     def within(self, image: ImageEntry) -> Sequence[ObjectEntry]:
         """The objects of an image, without crowd regions."""
         return self._inside[image.id]
 
-    def find(self, name: Any) -> ImageEntry | None:
-        """Find an image.
+    def candidates(self, name: Any) -> list[ImageEntry]:
+        """The images that a name may mean.
 
         Args:
-            name: Its file name, with or without folders and ending, or its id; COCO's 2014 and 2017 names are the same.
+            name: A file name, with or without folders and ending, or an id; COCO's 2014 and 2017 names are the same.
 
         Returns:
-            The image; None where the data set does not have it.
+            One image where the file has that very name, else all of that file name in any folder, else all that have the name
+            without its ending, or the id.
 
         Raises:
-            Broken: It is no name, or that of several images.
+            Broken: It is no name.
         """
         text = read_id(name)
         if text is None:
             raise Broken(f"an image must be a name or an id, got {shown(name)}")
         path = PurePosixPath(str(name).strip().replace("\\", "/"))
-        for key in (str(path), path.name, path.stem):
-            if len(found := self._named.get(key, [])) > 1:
-                raise Broken(f"{shown(name)} is the name of {len(found)} images; give it with its folder")
-            if found:
-                return found[0]
+        if whole := self._whole.get(str(path)):
+            return [whole]
+        if files := self._files.get(path.name):
+            return files
         number = COCO_NUMBER.fullmatch(path.stem)
-        return self.images.get(text) or (self.images.get(str(int(number[1]))) if number else None)
+        ids = {text, str(int(number[1]))} if number else {text}
+        loose = [*self._stems.get(path.stem, ()), *(self.images[key] for key in sorted(ids) if key in self.images)]
+        return list({image.id: image for image in loose}.values())
+
+    def find(self, name: Any) -> ImageEntry | None:
+        """Find an image.
+
+        Args:
+            name: As for `candidates`.
+
+        Returns:
+            The image; None where the data set does not have it.
+
+        Raises:
+            Broken: It is no name, or may mean several images.
+        """
+        found = self.candidates(name)
+        if len(found) > 1:
+            each = " and ".join(f"{image.name!r} (id {image.id})" for image in found[:2])
+            raise Broken(f"image {shown(name)} may be {each}; give the file's whole name")
+        return found[0] if found else None
 
     def image(self, name: Any) -> ImageEntry:
         """Find an image that has to be there.
 
         Args:
-            name: As for `find`.
+            name: As for `candidates`.
 
         Returns:
             The image.
 
         Raises:
-            Broken: The data set does not have it.
+            Broken: The data set does not have it, or the name may mean several.
         """
         if (image := self.find(name)) is None:
             raise Broken(f"image {shown(name)} is not in the data set, or was left out")
@@ -128,6 +150,24 @@ class Annotated:
         if text is None or text not in self.objects:
             raise Broken(f"annotation {shown(name)} is not in the data set, or was left out")
         return self.objects[text]
+
+    def object_in(self, name: Any, image: Any) -> ObjectEntry:
+        """Find an object of an image; the object decides where the image's name may mean several.
+
+        Args:
+            name: Its annotation id.
+            image: A name of its image, as for `candidates`.
+
+        Returns:
+            The object.
+
+        Raises:
+            Broken: The data set does not have it, or it is in another image.
+        """
+        found = self.object(name)
+        if all(candidate.id != found.image.id for candidate in self.candidates(image)):
+            raise Broken(f"object {found.id} is in image {found.image.name!r}, not in {shown(image)}")
+        return found
 
 
 def size_of(image: ImageEntry) -> Size:

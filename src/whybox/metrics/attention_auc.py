@@ -30,12 +30,13 @@ def attention_auc(values: Tensor, fixated: Tensor) -> Tensor:
     """
     others = torch.ones_like(values, dtype=torch.bool)
     others[fixated] = False
-    ordered, heights = values[others].sort().values, values[fixated].contiguous()
-    if not len(ordered):
+    rest, heights = values[others], values[fixated].sort().values
+    if not len(rest):
         return values.new_tensor(torch.nan)
-    below = torch.searchsorted(ordered, heights)
-    upto = torch.searchsorted(ordered, heights, right=True)
-    return (below + upto).double().mean() / (2 * len(ordered))
+    # The few fixations are sorted, and not the many pixels.
+    below = torch.searchsorted(heights, rest)
+    upto = torch.searchsorted(heights, rest, right=True)
+    return 1 - (below + upto).double().mean() / (2 * len(heights))
 
 
 @dataclass(frozen=True)

@@ -182,9 +182,9 @@ TABLES: Mapping[str, Table] = {
                 _DETECTOR,
                 "The paper's fixations are not public, and it does not define its four measures; ours are on their pages. Its "
                 "correlation is of another size than Pearson's r can be. NSS and AUC-Judd are not in the paper.",
-                "The rows of people are the agreement between them, over the objects that at least two looked at: a ceiling for "
-                "NSS and AUC. One person's map is noisier than that of all, by which the methods are judged, so that a method "
-                "can pass these rows in the other columns.",
+                "The rows of people are the agreement between them, over the objects that at least two looked at: an estimate of "
+                "what can be reached, and no bound. Their maps are blurred by a degree of visual angle, and the map of one person "
+                "is noisier than that of all, by which the methods are judged.",
             ),
             people=True,
         ),
