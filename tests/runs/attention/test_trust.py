@@ -117,6 +117,12 @@ def test_a_table_that_is_no_table_of_answers(tmp_path, head, row, reason):
         read_answers(tmp_path / "none.csv")
 
 
+def test_a_map_that_is_ranked_twice_is_refused(tmp_path):
+    file = write(tmp_path / "a.csv", HEAD, [["p", 7, "odam", 1], ["q", 7, "odam", 1], ["p", 7, "odam", 2]])
+    with pytest.raises(WhyboxError, match="'p' ranked the map of 'odam' for item '7' more than once"):
+        read_answers(file)
+
+
 @pytest.fixture(scope="module")
 def measured(gazed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "r"

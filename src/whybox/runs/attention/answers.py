@@ -1,6 +1,7 @@
 """Answers of a study on trust as a table: who, about which object, which method's map, and its rank or score."""
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_answers(file: Path) -> Answers:
         The answers. A rank r among the k maps that a person saw of an item becomes the trust k + 1 - r.
 
     Raises:
-        WhyboxError: The file cannot be read, lacks a column, or has a line without a number.
+        WhyboxError: The file cannot be read, lacks a column, has a line without a number, or ranks one map twice.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
@@ -80,7 +81,7 @@ def read_answers(file: Path) -> Answers:
         Answer(text["person"], text.get("image", ""), text["item"], text["method"], number)
         for text, number in zip(texts, numbers, strict=True)
     ]
-    return Answers(_turned(rows) if scale == "rank" else rows, scale, simulated)
+    return Answers(_turned(rows, file) if scale == "rank" else rows, scale, simulated)
 
 
 def _number(text: str, file: Path, place: int) -> float:
@@ -93,8 +94,12 @@ def _number(text: str, file: Path, place: int) -> float:
     return number
 
 
-def _turned(rows: Sequence[Answer]) -> list[Answer]:
+def _turned(rows: Sequence[Answer], file: Path) -> list[Answer]:
     """Ranks, the best of which is 1, as trust."""
+    # The rank says nothing where it is not known among how many.
+    if twice := [key for key, count in Counter(row[:4] for row in rows).items() if count > 1]:
+        person, _, item, method = twice[0]
+        raise WhyboxError(f"{file}: {person!r} ranked the map of {method!r} for item {item!r} more than once")
     counts: dict[tuple[str, str, str], int] = {}
     for row in rows:
         counts[row[:3]] = counts.get(row[:3], 0) + 1

@@ -183,8 +183,8 @@ TABLES: Mapping[str, Table] = {
                 "The paper's fixations are not public, and it does not define its four measures; ours are on their pages. Its "
                 "correlation is of another size than Pearson's r can be. NSS and AUC-Judd are not in the paper.",
                 "The rows of people are the agreement between them, over the objects that at least two looked at: an estimate of "
-                "what can be reached, and no bound. Their maps are blurred by a degree of visual angle, and the map of one person "
-                "is noisier than that of all, by which the methods are judged.",
+                "what can be reached, and no bound. Their maps are blurred by a degree of visual angle, and the map of one "
+                "person is noisier than that of all, by which the methods are judged.",
             ),
             people=True,
         ),
