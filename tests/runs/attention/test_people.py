@@ -92,7 +92,7 @@ def test_people_who_look_alike_agree_wholly():
 
 
 def test_table_six_has_controls_and_people_beside_the_methods(tmp_path, gazed):
-    settings = {"iou": 0.9, "score_threshold": 0.0, "top": 2, "limit": 2}
+    settings = {"iou": 0.9, "score_threshold": 0.0, "top": 2, "limit": 1}
     text = reproduce(table_named("odam-table6"), {"data": gazed}, make_model(), tmp_path / "t", masks=8, **settings)
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()}
     for title in ("ODAM", "Control: blob", "Control: box", "People: the others, for one", "People: half, for the other half"):
