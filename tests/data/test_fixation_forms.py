@@ -137,6 +137,12 @@ def test_a_line_that_cannot_be_used_is_a_problem(folder, line, reason):
     assert data[1].truth.fixations[0].tolist() == near([[3, 9, 0.2]])
 
 
+def test_a_fixation_of_a_day_is_none(folder):
+    found, data = looked(folder, "looked.json", [{"annotation_id": 13, "fixations": [[3, 2, 1e300], [3, 2, 0.1]]}])
+    assert "1 of 2 fixations last longer than a day" in data.problems[0]
+    assert found[13] == near([[3, 2, 0.1]])
+
+
 def test_screen_is_for_tables(folder):
     with pytest.raises(WhyboxError, match=r"screen is for the tables of eye trackers \(.csv, .tsv\)"):
         looked(folder, "looked.json", [], screen="1280x1024")
@@ -301,6 +307,9 @@ def test_salicons_json_counts_from_zero(folder):
     content["annotations"] += [{"image_id": 7, "fixations": [[1]]}, {"image_id": 7}, {"image_id": 7, "fixations": 4}]
     _, data = looked(folder, "fixations_val2014.json", content)
     assert len(data.problems) == 3
+    del content["annotations"][3:]
+    images[0]["width"] = -1
+    assert "the picture's size must be above 0, got -1x60" in looked(folder, "fixations_val2014.json", content)[1].problems[0]
     with pytest.raises(WhyboxError, match="the data set has none of its 2 images"):
         looked(folder, "fixations_val2014.json", content | {"annotations": rows[2:3]})
 

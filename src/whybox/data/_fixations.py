@@ -19,6 +19,8 @@ from whybox.data._problems import Broken, Problems, shown
 from whybox.errors import WhyboxError, unknown
 
 FREE = ("inside", "all")
+LONGEST = 86_400.0
+"""Seconds."""
 
 
 class Fixations(NamedTuple):
@@ -128,6 +130,10 @@ def _gather(
         if not inside.all():
             outside = f"{(~inside).sum()} of {len(inside)} fixations lie outside the image and are left out"
             problems.note(look.where, outside, file)
+        short = look.points[:, 2] <= LONGEST
+        if not short.all():
+            problems.note(look.where, f"{(~short).sum()} of {len(short)} fixations last longer than a day and are left out", file)
+        inside &= short
         for name, chosen in _whose(look._replace(points=look.points[inside]), annotated, free):
             if len(chosen):
                 points.setdefault(name, []).append(chosen)

@@ -81,11 +81,11 @@ def read_salicon_mat(file: Path, annotated: Annotated, problems: Problems) -> It
         where = f"person {number}"
         try:
             # MATLAB counts from 1: its pixel 1 has its center at 0.5.
-            points = _untimed(_pairs(person) - 1 + CENTER)
+            points = _scaled(_untimed(_pairs(person) - 1 + CENTER), shape, image)
         except Broken as reason:
             problems.note(where, reason, file)
             continue
-        yield Look(where, image, None, f"{image.name}/{number}", _scaled(points, shape, image))
+        yield Look(where, image, None, f"{image.name}/{number}", points)
 
 
 def _people(content: Mapping[str, Any]) -> Sequence[Any]:
@@ -125,7 +125,10 @@ def _scaled(points: Floats, shape: tuple[float, float] | None, image: ImageEntry
     """Points in pixels of a picture of another size (height, width), such as a smaller one that was shown."""
     if shape is None or shape == (image.size[1], image.size[0]):
         return points
-    return from_screen(points, OnScreen(0.0, 0.0, shape[1], shape[0]), image)
+    try:
+        return from_screen(points, OnScreen(0.0, 0.0, shape[1], shape[0]), image)
+    except ValueError:
+        raise Broken(f"the picture's size must be above 0, got {shape[1]:g}x{shape[0]:g}") from None
 
 
 def _untimed(pairs: Floats) -> Floats:
@@ -165,11 +168,11 @@ def read_salicon_json(file: Path, content: Mapping[str, Any], annotated: Annotat
                 raise Broken(f"a fixation must be [x, y], got {shown(wrong[0])}")
             # All at once: a file holds millions.
             numbers = read_numbers([number for pair in entry["fixations"] for number in pair], "fixations")
-            points = _untimed(numbers.reshape(-1, 2) + CENTER)
             shape = (float(described["height"]), float(described["width"])) if {"height", "width"} <= described.keys() else None
+            points = _scaled(_untimed(numbers.reshape(-1, 2) + CENTER), shape, image)
         except (Broken, TypeError, ValueError) as reason:
             problems.note(where, reason, file)
             continue
-        yield Look(where, image, None, f"worker {entry.get('worker_id', position)}", _scaled(points, shape, image))
+        yield Look(where, image, None, f"worker {entry.get('worker_id', position)}", points)
     if not known:
         raise WhyboxError(f"{file}: the data set has none of its {len(images)} images")
