@@ -115,6 +115,55 @@ class Frame:
         return ratio.to(like.dtype) if like.is_floating_point() else ratio
 
 
+@dataclass(frozen=True)
+class OnScreen:
+    """Where a picture was shown on a screen or a page, in that one's pixels, which need not be whole.
+
+    Attributes:
+        left: The picture's left edge.
+        top: Its upper edge.
+        width: Its width as shown.
+        height: Its height as shown.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def __post_init__(self) -> None:
+        numbers = (self.left, self.top, self.width, self.height)
+        if not all(abs(number) < float("inf") for number in numbers) or not min(self.width, self.height) > 0:
+            raise ValueError(f"a picture on a screen needs a place, and a width and a height above 0, got {numbers}")
+
+    @classmethod
+    def fitted(cls, image: Size, screen: Size, *, grow: bool = True, centered: bool = True) -> "OnScreen":
+        """The place of a picture that is shown as large as the screen allows, its aspect ratio kept.
+
+        Args:
+            image: The picture's size, (height, width).
+            screen: The screen's size, (height, width).
+            grow: False: it is shown at its own size, in screen pixels.
+            centered: False: in the upper left corner.
+        """
+        scale = min(screen[0] / image[0], screen[1] / image[1]) if grow else 1.0
+        height, width = image[0] * scale, image[1] * scale
+        shift = 0.5 if centered else 0.0
+        return cls((screen[1] - width) * shift, (screen[0] - height) * shift, width, height)
+
+    def points_to_image(self, points: Tensor, image: Size) -> Tensor:
+        """Points (..., 2) xy in screen pixels -> pixels of the picture, whose size is (height, width)."""
+        corner, scale = points.new_tensor([self.left, self.top]), self._scale(points, image)
+        return (points - corner) / scale
+
+    def points_to_screen(self, points: Tensor, image: Size) -> Tensor:
+        """Points (..., 2) xy in pixels of the picture, whose size is (height, width) -> screen pixels."""
+        return points * self._scale(points, image) + points.new_tensor([self.left, self.top])
+
+    def _scale(self, like: Tensor, image: Size) -> Tensor:
+        return like.new_tensor([self.width / image[1], self.height / image[0]])
+
+
 def resize_maps(
     maps: Tensor,
     size: Size,

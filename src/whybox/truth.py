@@ -1,7 +1,7 @@
 """Data types of evaluation: annotations, data sets, a metric's inputs and results, and the interface of a metric."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -29,6 +29,7 @@ class Truth:
         parts: Further boxes (G,4) by name ("visible", "head"), NaN where there is none.
         fixations: G entries, each (F,3) x, y in image pixels and duration, or None where there are none; or ().
         phrases: G referring expressions, one per object ("red ball"); or ().
+        viewers: G entries, each F names: who made each fixation, or None where there are none; or ().
     """
 
     boxes: Tensor
@@ -39,6 +40,7 @@ class Truth:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     fixations: tuple[Tensor | None, ...] = ()
     phrases: tuple[str, ...] = ()
+    viewers: tuple[tuple[str, ...] | None, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("boxes", "labels", "ignore", "masks"):
@@ -54,6 +56,8 @@ class Truth:
         if len(self.ids) != count or len(self.fixations) not in (0, count) or len(self.phrases) not in (0, count):
             entries = f"{len(self.fixations)} entries of fixations and {len(self.phrases)} phrases"
             raise ValueError(f"{count} objects with {len(self.ids)} ids, {entries}")
+        if self.viewers and list(map(_count, self.viewers)) != list(map(_count, self.fixations)):
+            raise ValueError("viewers must name who made each fixation: as many names as fixations of each object, or ()")
         if self.masks is not None and (self.masks.ndim != 3 or len(self.masks) != count or self.masks.dtype != torch.bool):
             raise ValueError(f"masks must be bool ({count}, H, W), got {self.masks.dtype} {tuple(self.masks.shape)}")
 
@@ -73,7 +77,12 @@ class Truth:
             {name: boxes[rows] for name, boxes in self.parts.items()},
             tuple(self.fixations[i] for i in chosen) if self.fixations else (),
             tuple(self.phrases[i] for i in chosen) if self.phrases else (),
+            tuple(self.viewers[i] for i in chosen) if self.viewers else (),
         )
+
+
+def _count(entries: Sized | None) -> int | None:
+    return None if entries is None else len(entries)
 
 
 @dataclass(frozen=True)

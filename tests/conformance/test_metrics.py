@@ -124,10 +124,12 @@ def of_the_words(**options: object) -> Callable[[type], Trial]:
 
 
 TRIALS: dict[str, Callable[[type], Trial]] = {
+    "attention_auc": of_the_map(),
     "attention_correlation": of_the_map(sigma_pixels=4.0),
     "attention_cosine": of_the_map(sigma_pixels=4.0),
     "attention_distance": of_the_map(sigma_pixels=4.0),
     "attention_divergence": of_the_map(sigma_pixels=4.0),
+    "attention_nss": of_the_map(),
     "compactness": of_the_map(),
     "deletion": of_the_map(),
     "energy_pointing_game": of_the_map(),

@@ -21,6 +21,7 @@ from whybox.cli.match import match
 from whybox.cli.methods import methods
 from whybox.cli.metrics import metrics
 from whybox.cli.models import models
+from whybox.cli.predict_trust import predict_trust
 from whybox.cli.reproduce import reproduce
 from whybox.cli.score_clip import score_clip
 from whybox.cli.targets import targets
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ON_DATA = (analyze, evaluate, compare, reproduce, errors, fit_nms, score_clip)
+ON_DATA = (analyze, evaluate, compare, reproduce, predict_trust, errors, fit_nms, score_clip)
 WORK = (demo, explain, match, detect, *ON_DATA, train, distill, train_clip, finetune_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):

@@ -15,7 +15,8 @@ from whybox.data._coco_classes import read_classes
 from whybox.data._coco_files import find_annotations, image_folder, read_content
 from whybox.data._coco_images import ImageEntry, read_images
 from whybox.data._coco_objects import ObjectEntry, read_objects
-from whybox.data._fixations import read_fixations
+from whybox.data._fixations import Fixations, read_fixations
+from whybox.data._looks import Annotated
 from whybox.data._pictures import PictureFolder
 from whybox.data._problems import Problems, digest_files
 from whybox.data._segmentations import decode_mask
@@ -40,6 +41,7 @@ class CocoImage:
         ids: N annotation ids.
         segmentations: N masks in COCO's own form, or None where not all are known.
         fixations: N entries (F,3) x, y in image pixels and seconds, or None for an object without; or ().
+        viewers: N entries of F names, who made each fixation, or None for an object without; or ().
     """
 
     path: Path
@@ -51,6 +53,7 @@ class CocoImage:
     ids: tuple[str, ...]
     segmentations: tuple[Any, ...] | None = None
     fixations: tuple[NDArray[np.float32] | None, ...] = ()
+    viewers: tuple[tuple[str, ...] | None, ...] = ()
 
     def image(self) -> Image.Image:
         """Read the picture.
@@ -87,6 +90,7 @@ class CocoImage:
             torch.from_numpy(self.iscrowd.copy()),
             None if masks is None else torch.from_numpy(masks),
             fixations=tuple(None if points is None else torch.from_numpy(points.copy()) for points in self.fixations),
+            viewers=self.viewers,
         )
 
 
@@ -99,7 +103,7 @@ class CocoData:
         classes: The class names, in the order of their labels.
         images: The images that can be used.
         problems: One line on everything that was left out or repaired.
-        digest: A digest of the file.
+        digest: A digest of the files.
     """
 
     name: str
@@ -133,7 +137,14 @@ class CocoData:
 
 
 def open_data(
-    rest: str, *, on_problem: str = "skip", split: str = "val", images: Path | None = None, fixations: Path | None = None
+    rest: str,
+    *,
+    on_problem: str = "skip",
+    split: str = "val",
+    images: Path | None = None,
+    fixations: Path | None = None,
+    screen: str | None = None,
+    free: str = "inside",
 ) -> DataSet:
     """Open the data set "coco:REST".
 
@@ -143,6 +154,8 @@ def open_data(
         split: As for `read_coco`.
         images: As for `read_coco`.
         fixations: As for `read_coco`.
+        screen: As for `read_coco`.
+        free: As for `read_coco`.
 
     Returns:
         The data set.
@@ -152,7 +165,7 @@ def open_data(
     """
     if not rest:
         raise WhyboxError("coco needs a place: coco:FOLDER or coco:FILE.json")
-    return read_coco(rest, split, images=images, fixations=fixations, on_problem=on_problem)
+    return read_coco(rest, split, images=images, fixations=fixations, screen=screen, free=free, on_problem=on_problem)
 
 
 def read_coco(
@@ -161,6 +174,8 @@ def read_coco(
     *,
     images: Path | None = None,
     fixations: Path | None = None,
+    screen: str | None = None,
+    free: str = "inside",
     on_problem: str = "skip",
 ) -> CocoData:
     """Read the images and annotations of a file, or of a folder that holds one.
@@ -173,7 +188,9 @@ def read_coco(
         split: Which of a folder's files to read.
         images: The folder of the images; by default they are looked for beside the file, in `images/`, and in the folders of
             COCO's own layout.
-        fixations: A file of fixations, see docs/data.md.
+        fixations: A file or a folder of fixations, see docs/attention.md.
+        screen: Where a picture was on the eye tracker's screen, see `read_fixations`.
+        free: Whose the fixations on a picture without a named object are, see `read_fixations`.
         on_problem: "skip" leaves out what is broken, "refuse" stops at it.
 
     Returns:
@@ -190,18 +207,22 @@ def read_coco(
     classes, labels = read_classes(content["categories"], problems)
     entries = read_images(content, PictureFolder(folder), problems)
     objects = read_objects(content, entries, labels, problems)
-    points = None
+    looked = None
     if fixations:
-        points = read_fixations(fixations.expanduser(), {row.id: row.image.size for row in objects}, problems)
-    gathered = tuple(_gather(entries, objects, points, problems))
-    digest = digest_files(source, fixations.expanduser() if fixations else None)
+        annotated = Annotated(entries, objects, classes)
+        looked = read_fixations(fixations.expanduser(), annotated, problems, screen=screen, free=free)
+    gathered = tuple(_gather(entries, objects, looked, problems))
+    digest = digest_files(source, *(looked.files if looked else ()))
+    if looked:
+        # Other options are other annotations.
+        digest += f" {screen} {free}"
     return CocoData(f"{PREFIX}:{source}", classes, gathered, problems.settle(), digest)
 
 
 def _gather(
     entries: Mapping[str, ImageEntry],
     objects: Sequence[ObjectEntry],
-    points: Mapping[str, NDArray[np.float32]] | None,
+    looked: Fixations | None,
     problems: Problems,
 ) -> Iterator[CocoImage]:
     """Each image with its objects. Masks are for all objects of an image or for none; no mask is made from a box."""
@@ -225,5 +246,6 @@ def _gather(
             iscrowd=np.asarray([row.iscrowd for row in rows], dtype=bool),
             ids=tuple(row.id for row in rows),
             segmentations=tuple(row.segmentation for row in rows) if complete else None,
-            fixations=() if points is None else tuple(points.get(row.id) for row in rows),
+            fixations=() if looked is None else tuple(looked.points.get(row.id) for row in rows),
+            viewers=() if looked is None else tuple(looked.viewers.get(row.id) for row in rows),
         )

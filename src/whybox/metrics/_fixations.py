@@ -1,6 +1,6 @@
-"""Attention maps from eye fixations, and heat maps as distributions over the image."""
+"""Attention maps from eye fixations, the fixated pixels, and heat maps as distributions over the image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -32,12 +32,18 @@ def fixation_map(fixations: Tensor, size: Size, sigma: float = DEGREE_PIXELS) ->
     """
     x, y, duration = fixations.unbind(1)
     height, width = size
-    # Comparisons with NaN are false, so fixations with NaN are left out, too.
-    kept = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (duration > 0)
+    kept = _inside(fixations, size)
     # A Gaussian in the plane is a product of one per axis, so the sum over fixations is a matrix product.
     down = _bells(y[kept], height, sigma)
     across = _bells(x[kept], width, sigma)
     return (down * duration[kept, None]).T @ across
+
+
+def _inside(fixations: Tensor, size: Size) -> Tensor:
+    """(F,) bool: which fixations lie in the image and last."""
+    x, y, duration = fixations.unbind(1)
+    # Comparisons with NaN are false, so fixations with NaN are left out, too.
+    return (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0]) & (duration > 0)
 
 
 def _bells(centers: Tensor, extent: int, sigma: float) -> Tensor:
@@ -63,18 +69,62 @@ def compare_with_attention(
     Raises:
         WhyboxError: The image has no annotated fixations.
     """
-    if not inputs.truth.fixations:
-        raise WhyboxError("human attention needs annotated fixations (Truth.fixations), and this image has none")
     values = maps.new_full((len(maps),), torch.nan)
     # One at a time: a crowd's attention maps at full resolution would not fit memory.
+    for index, points in _looked_at(maps, inputs):
+        attention = fixation_map(points, (maps.shape[-2], maps.shape[-1]), sigma)
+        if attention.any():
+            values[index] = compare(maps[index : index + 1].double(), attention[None])[0]
+    return values
+
+
+def compare_at_fixations(maps: Tensor, inputs: MetricInput, compare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Compare each map with the pixels of its object's fixations.
+
+    Args:
+        maps: (N,H,W) on the image's pixels.
+        inputs: The detections' matched objects and the annotated fixations.
+        compare: (map (P,) in float64, the fixations' pixels (F,) in it) -> scalar.
+
+    Returns:
+        (N,), NaN for a detection without an object, for an object without fixations inside the image, and for a map that is
+        constant or holds NaN.
+
+    Raises:
+        WhyboxError: The image has no annotated fixations.
+    """
+    values = maps.new_full((len(maps),), torch.nan)
+    for index, points in _looked_at(maps, inputs):
+        pixels = fixated_pixels(points, (maps.shape[-2], maps.shape[-1]))
+        values_of_map = maps[index].double().flatten()
+        # False for NaN, too. Asked of the values, because rounding leaves a constant map a spread that is not 0.
+        if len(pixels) and bool(values_of_map.amin() < values_of_map.amax()):
+            values[index] = compare(values_of_map, pixels)
+    return values
+
+
+def fixated_pixels(fixations: Tensor, size: Size) -> Tensor:
+    """The pixel that each fixation lies on.
+
+    Args:
+        fixations: (F,3), x and y in image pixels and the duration. The same are left out as by `fixation_map`.
+        size: Of the image, (H, W).
+
+    Returns:
+        (f,) int64, row * W + column; a pixel that is fixated twice is there twice.
+    """
+    kept = fixations[_inside(fixations, size)]
+    return kept[:, 1].long() * size[1] + kept[:, 0].long()
+
+
+def _looked_at(maps: Tensor, inputs: MetricInput) -> Iterator[tuple[int, Tensor]]:
+    """The index and the fixations (F,3) of each detection whose object has any."""
+    if not inputs.truth.fixations:
+        raise WhyboxError("human attention needs annotated fixations (Truth.fixations), and this image has none")
     for index, row in enumerate(inputs.matched.tolist()):
         fixations = inputs.truth.fixations[row] if row >= 0 else None
         if fixations is not None:
-            points = fixations.to(maps.device, torch.float64)
-            attention = fixation_map(points, (maps.shape[-2], maps.shape[-1]), sigma)
-            if attention.any():
-                values[index] = compare(maps[index : index + 1].double(), attention[None])[0]
-    return values
+            yield index, fixations.to(maps.device, torch.float64)
 
 
 def to_distributions(maps: Tensor, floor: Floor = "minimum") -> Tensor:

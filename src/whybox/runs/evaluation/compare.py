@@ -67,7 +67,7 @@ def compare(
     """
     if type(seed) is not int or seed < 0:
         raise WhyboxError(f"seed must be a whole number from 0 on, got {seed!r}")
-    first, second = _read(Path(a)), _read(Path(b))
+    first, second = read_run(Path(a)), read_run(Path(b))
     pairs = _pairs(methods) or {row: (row, row) for row in first.results.rows if row in second.results.rows}
     _check(first, second, pairs)
     columns = [column for column in read_columns(first.mark) if column.key in second.results.columns]
@@ -88,7 +88,18 @@ def _pairs(methods: Any) -> dict[str, tuple[str, str]]:
     return {a if a == b else f"{a}={b}": (a, b) for a, b in pairs}
 
 
-def _read(folder: Path) -> MeasuredRun:
+def read_run(folder: Path) -> MeasuredRun:
+    """Read the folder of an evaluation.
+
+    Args:
+        folder: As written by `evaluate`.
+
+    Returns:
+        Its plan and its values.
+
+    Raises:
+        WhyboxError: It holds no evaluation.
+    """
     mark = read_mark(folder)
     records = list(RunFolder(folder).records())
     rows = tuple(dict.fromkeys(row for record in records for row in record.get("rows", ())))

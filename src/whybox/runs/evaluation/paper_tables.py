@@ -32,7 +32,7 @@ class Entry:
     Attributes:
         title: The column's title.
         metric: The metric's name with its settings.
-        numbers: The paper's numbers, one per row of the table.
+        numbers: The paper's numbers, one per row of the table; () for a column that the paper does not have.
         scale: Factor from the metric's unit to the paper's, 100 for per cent.
     """
 
@@ -67,6 +67,7 @@ class Table:
         parts: Its columns by data set.
         caveats: Sentences on what cannot be the same as in the paper.
         trained: Whether the rows are ODAM on a detector and on the same one trained with ODAM-Train, not the four methods.
+        people: Whether the agreement between people stands below the methods.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Table:
     parts: tuple[Part, ...]
     caveats: tuple[str, ...] = ()
     trained: bool = False
+    people: bool = False
 
 
 _COCO = (
@@ -81,8 +83,8 @@ _COCO = (
 )
 _CROWD = "CrowdHuman: a folder with annotation_val.odgt and the images in Images/; give crowd crowdhuman:FOLDER:split=val"
 _GAZE = (
-    "COCO 2017 as above, and where people looked: a JSON file of fixations by annotation (the page on data sets says its "
-    "form); give data coco:FOLDER:split=val2017:fixations=FILE.json"
+    "COCO 2017 as above, and where people looked: a file of fixations (the page on human attention says which forms are read); "
+    "give data coco:FOLDER:split=val2017:fixations=FILE"
 )
 _DETECTOR = (
     "The paper's FCOS has an IoU branch and its own label assignment; its weights are not available. torchvision's FCOS "
@@ -171,14 +173,20 @@ TABLES: Mapping[str, Table] = {
                         Entry("Corr x 1000", "attention_correlation", (0.467, 0.674, 0.438, 2.876), 1000),
                         Entry("OTD", "attention_distance", (0.2483, 0.2225, 0.1315, 0.0653)),
                         Entry("JSD", "attention_divergence", (0.5216, 0.5051, 0.3902, 0.3180)),
+                        Entry("NSS", "attention_nss", ()),
+                        Entry("AUC", "attention_auc", ()),
                     ),
                 ),
             ),
             (
                 _DETECTOR,
                 "The paper's fixations are not public, and it does not define its four measures; ours are on their pages. Its "
-                "correlation is of another size than Pearson's r can be.",
+                "correlation is of another size than Pearson's r can be. NSS and AUC-Judd are not in the paper.",
+                "The rows of people are the agreement between them, over the objects that at least two looked at: an estimate of "
+                "what can be reached, and no bound. Their maps are blurred by a degree of visual angle, and the map of one "
+                "person is noisier than that of all, by which the methods are judged.",
             ),
+            people=True,
         ),
         Table(
             "odam-table9",

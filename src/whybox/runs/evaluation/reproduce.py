@@ -4,15 +4,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from whybox import api
 from whybox.errors import WhyboxError, unknown
 from whybox.files import write_whole
 from whybox.metric_choice import make_metric
 from whybox.model import Model
 from whybox.progress import OnWarning, no_warning
+from whybox.report.results import Cell
 from whybox.report.table import markdown_line
+from whybox.runs.attention.people import PEOPLE, people_values
 from whybox.runs.evaluation.evaluate import Evaluation, evaluate
 from whybox.runs.evaluation.paper_tables import MENDED, METHODS, PAPER, TABLES, TRAINED, Entry, Part, Table
 from whybox.runs.evaluation.results import write_json
+from whybox.runs.statistics import bootstrap_mean
 from whybox.truth import DataSet
 
 CONTROLS = {"Control: blob": "control_blob", "Control: box": "control_box"}
@@ -118,10 +124,45 @@ def reproduce(
     if not any(run.report.cells for run in runs.values()):
         reasons = " ".join(remark for run in runs.values() for remark in run.report.remarks)
         raise WhyboxError(f"{table.name}: nothing could be measured. {reasons}")
-    text = _markdown(table, _ours(table, runs, rows))
+    people = _of_people(parts, data, runs, int(settings.get("seed", 0))) if table.people else {}
+    if table.people and not people:
+        on_warning("no object was looked at by two people, or the fixations do not say by whom: no agreement between people")
+    text = _markdown(table, _ours(table, runs, rows) | _in_words(parts, people))
     write_whole(Path(out) / "table.md", "\n".join([f"# {table.title}", "", text, "", *table.caveats, ""]))
-    write_json({"table": table.name, "mended": mended, "values": _plain(table, runs, rows)}, Path(out) / "table.json")
+    values = [*_plain(table, runs, rows), *_plain_people(parts, people)]
+    write_json({"table": table.name, "mended": mended, "values": values}, Path(out) / "table.json")
     return text
+
+
+def _of_people(parts: Sequence[Part], data: Mapping[str, str | DataSet], runs: Runs, seed: int) -> dict[tuple[str, str], Cell]:
+    """The agreement between people by (title, column title), over those of the table's objects that two people looked at."""
+    cells = {}
+    for part in parts:
+        results, images = runs[part.key, "model"].results, api.open_data(data[part.key])
+        metrics = {entry.metric: make_metric(entry.metric) for entry in part.entries if entry.metric in results.columns}
+        for how, title in PEOPLE.items():
+            values = people_values(images, results.objects, metrics, how=how, seed=seed)
+            for entry in part.entries:
+                column = values.get(entry.metric, np.empty(0))
+                # The methods' objects, so that the rows of a column are of the same ones.
+                shared = results.common(entry.metric) & np.isfinite(column) if len(column) else np.zeros(0, dtype=bool)
+                if shared.any():
+                    mean = bootstrap_mean(column[shared], results.images[shared], seed=seed)
+                    cells[title, entry.title] = Cell(*mean, int(shared.sum()))
+    return cells
+
+
+def _in_words(parts: Sequence[Part], cells: Mapping[tuple[str, str], Cell]) -> dict[tuple[str, str], str]:
+    scales = {entry.title: entry.scale for part in parts for entry in part.entries}
+    return {key: _cell_text(cell, scales[key[1]]) for key, cell in cells.items()}
+
+
+def _plain_people(parts: Sequence[Part], cells: Mapping[tuple[str, str], Cell]) -> list[dict[str, Any]]:
+    scales = {entry.title: entry.scale for part in parts for entry in part.entries}
+    return [
+        {"method": title, "column": column, "paper": None, "ours": _scaled(cell, scales[column]), "objects": cell.count}
+        for (title, column), cell in cells.items()
+    ]
 
 
 def _rows(table: Table, mended: bool, masks: int | None) -> dict[str, Row]:
@@ -140,7 +181,7 @@ def _check(run: Evaluation, part: Part, on_warning: OnWarning) -> None:
 
 
 def _ours(table: Table, runs: Runs, rows: Mapping[str, Row]) -> dict[tuple[str, str], str]:
-    """The measured numbers as text, by (row, column title); the controls are among the rows."""
+    """The measured numbers of methods and controls as text, by (row, column title)."""
     numbers = {}
     for part in table.parts:
         for title, row in {**rows, **{title: Row("model", name) for title, name in CONTROLS.items()}}.items():
@@ -149,27 +190,43 @@ def _ours(table: Table, runs: Runs, rows: Mapping[str, Row]) -> dict[tuple[str, 
                 assert run is not None
                 cell = run.report.cells.get((row.method, entry.metric))
                 if cell is not None:
-                    # An interval of one image has no ends, NaN.
-                    ends = [f"{entry.scale * end:.4g}" for end in (cell.low, cell.high) if end == end]
-                    interval = f" ({', '.join(ends)})" if ends else ""
-                    numbers[title, entry.title] = f"{entry.scale * cell.mean:.4g}{interval}"
+                    numbers[title, entry.title] = _cell_text(cell, entry.scale)
     return numbers
 
 
+def _cell_text(cell: Cell, scale: float) -> str:
+    # An interval of one image has no ends, NaN.
+    ends = [f"{scale * end:.4g}" for end in (cell.low, cell.high) if end == end]
+    return f"{scale * cell.mean:.4g}" + (f" ({', '.join(ends)})" if ends else "")
+
+
+def _scaled(cell: Cell, scale: float) -> dict[str, float]:
+    return {name: scale * getattr(cell, name) for name in ("mean", "low", "high")}
+
+
 def _markdown(table: Table, ours: Mapping[tuple[str, str], str]) -> str:
-    """The table with every column twice, the paper's number and the measured one with its interval; without `ours` once."""
+    """The table with every column twice, the paper's number and the measured one with its interval; without `ours` the paper's
+    numbers alone."""
     entries = [entry for part in table.parts for entry in part.entries]
     heads = [f"{entry.title} {_arrow(entry)}" for entry in entries]
     published = list(TRAINED if table.trained else METHODS)
     if not ours:
-        body = [[title, *(f"{entry.numbers[i]:g}" for entry in entries)] for i, title in enumerate(published)]
-        return _lines(["method (paper)", *heads], body)
-    columns = [text for head in heads for text in (f"{head}, paper", "ours")]
+        known = [(entry, head) for entry, head in zip(entries, heads, strict=True) if entry.numbers]
+        body = [[title, *(f"{entry.numbers[i]:g}" for entry, _ in known)] for i, title in enumerate(published)]
+        return _lines(["method (paper)", *(head for _, head in known)], body)
+    columns = [
+        text
+        for entry, head in zip(entries, heads, strict=True)
+        for text in ((f"{head}, paper", "ours") if entry.numbers else (head,))
+    ]
+    people = [title for title in PEOPLE.values() if any(row == title for row, _ in ours)]
     rows = []
-    for i, title in enumerate([*published, *CONTROLS]):
+    for i, title in enumerate([*published, *CONTROLS, *people]):
         cells = []
         for entry in entries:
-            cells += [f"{entry.numbers[i]:g}" if i < len(published) else "", ours.get((title, entry.title), "")]
+            if entry.numbers:
+                cells.append(f"{entry.numbers[i]:g}" if i < len(published) else "")
+            cells.append(ours.get((title, entry.title), ""))
         rows.append([title, *cells])
     return _lines(["method", *columns], rows)
 
@@ -188,9 +245,9 @@ def _plain(table: Table, runs: Runs, rows: Mapping[str, Row]) -> list[dict[str, 
         if (part.key, "model") not in runs:
             continue
         for entry in part.entries:
-            for (title, row), paper in zip(rows.items(), entry.numbers, strict=True):
+            for (title, row), paper in zip(rows.items(), entry.numbers or [None] * len(rows), strict=True):
                 cell = runs[part.key, row.model].report.cells.get((row.method, entry.metric))
-                ours = None if cell is None else {name: entry.scale * getattr(cell, name) for name in ("mean", "low", "high")}
+                ours = None if cell is None else _scaled(cell, entry.scale)
                 count = None if cell is None else cell.count
                 values.append({"method": title, "column": entry.title, "paper": paper, "ours": ours, "objects": count})
     return values
