@@ -232,7 +232,7 @@ def study_markdown(report: StudyReport) -> str:
     """
     lines = [f"# {report.heading}", "", *([f"**{SIMULATED}**", ""] if report.simulated else [])]
     for table in report.tables:
-        lines += [f"## {table.title}", "", *_markdown(*_table_words(table)), "", *([table.note, ""] if table.note else [])]
+        lines += [f"## {table.title}", "", *_markdown(*table_plain(table)), "", *([table.note, ""] if table.note else [])]
     tests = [list(words_of_test(test).values()) for test in report.tests]
     plans = [list(words_of_plan(plan).values()) for plan in report.plans]
     lines += ["## Tests", "", *_markdown(TEST_HEADS, tests), ""]
@@ -242,13 +242,34 @@ def study_markdown(report: StudyReport) -> str:
     return "\n".join([*lines, "", *(f"{remark}\n" for remark in report.remarks)])
 
 
-def _table_words(table: StudyTable) -> tuple[list[str], list[list[str]]]:
+def table_plain(table: StudyTable) -> tuple[list[str], list[list[str]]]:
+    """Format a table for a terminal.
+
+    Args:
+        table: The table.
+
+    Returns:
+        The header, and the rows.
+    """
     heads = ["", *(column.title for column in table.columns)]
     rows = []
     for name, cells in table.rows:
         words = [words_of_cell(cell, column) for cell, column in zip(cells, table.columns, strict=True)]
         rows.append([name, *(f"{value} ({ends})" if ends else value for value, ends in words)])
     return heads, rows
+
+
+def tests_plain(report: StudyReport) -> tuple[list[str], list[list[str]]]:
+    """Format the tests for a terminal.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The header, and the rows.
+    """
+    # Without the notes, which are long.
+    return list(TEST_HEADS[:-1]), [list(words_of_test(test).values())[:-1] for test in report.tests]
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
