@@ -160,7 +160,8 @@ class Design(ABC):
             asked: How it is shown to the person.
 
         Returns:
-            "form" ("rank" or "choose"), "picture" and "options", each with a "label" and a "picture", a "box" or neither.
+            "form" ("rank" or "choose"), "picture" and its "caption", and "options", each with a "label" and a "picture", a "box"
+            or neither.
         """
 
     @abstractmethod

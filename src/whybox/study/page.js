@@ -195,7 +195,7 @@
     if (told.picture) {
       const beside = told.options.some((option) => option.picture);
       shown = make("figure", { class: beside ? "shown small" : "shown" }, picture(told.picture, "The picture of this question"));
-      if (beside) shown.append(make("figcaption", {}, "The image, and the object that was detected."));
+      if (told.caption) shown.append(make("figcaption", {}, told.caption));
       body.append(shown);
     }
     answer = told.form === "rank" ? rank(body, told.options) : choose(body, told.options, told.confidence, shown);

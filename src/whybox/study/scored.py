@@ -68,8 +68,10 @@ def score_answers(study: Study, answers: Answers, *, simulated: bool | None = No
             counted += 1
             rows += [row for place in places for row in _rows(study, person, place)]
     if not counted:
-        left = f"{unfinished} unfinished, {inattentive} failed the attention checks"
-        raise WhyboxError(f"no {wanted} respondent finished and passed the attention checks ({left})")
+        who = "simulated respondent" if simulated else "person"
+        left = f"{unfinished} not finished, {inattentive} failed"
+        hint = "" if simulated else "; of simulated respondents: --simulated"
+        raise WhyboxError(f"no {who} finished and passed the attention checks ({left}){hint}")
     others = sum(person.respondents != wanted for person in people)
     return Scored(wanted, rows, counted, unfinished, inattentive, others)
 

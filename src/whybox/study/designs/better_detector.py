@@ -34,7 +34,13 @@ class BetterDetector(Design):
         options: list[dict[str, Any]] = [
             {"label": letter(i), "picture": question.pictures[name]} for i, name in enumerate(asked.order)
         ]
-        return {"form": "choose", "picture": question.picture, "options": [*options, {"label": "No difference"}]}
+        caption = f"The image without a map. Detected: {question.label}."
+        return {
+            "form": "choose",
+            "picture": question.picture,
+            "caption": caption,
+            "options": [*options, {"label": "No difference"}],
+        }
 
     def check(self, question: Question, asked: Asked, answer: Any) -> dict[str, Any]:
         """The number of an option."""

@@ -30,7 +30,8 @@ class TrustRanking(Design):
     def form(self, question: Question, asked: Asked) -> dict[str, Any]:
         """A picture per method, without its name."""
         options = [{"label": letter(i), "picture": question.pictures[name]} for i, name in enumerate(asked.order)]
-        return {"form": "rank", "picture": question.picture, "options": options}
+        caption = f"The image without a map. Detected: {question.label}."
+        return {"form": "rank", "picture": question.picture, "caption": caption, "options": options}
 
     def check(self, question: Question, asked: Asked, answer: Any) -> dict[str, Any]:
         """A permutation of the ranks from 1 on."""
