@@ -130,7 +130,7 @@ class Answers:
         """
         with self._transaction():
             (number,) = self._base.execute("SELECT COALESCE(MAX(number) + 1, 0) FROM people").fetchone()
-            code = f"simulated-{number}" if respondents == SIMULATED else "".join(secrets.choice(LETTERS) for _ in range(CODE))
+            code = f"SIMULATED-{number}" if respondents == SIMULATED else "".join(secrets.choice(LETTERS) for _ in range(CODE))
             self._base.execute("INSERT INTO people VALUES (?, ?, ?, ?)", (number, code, respondents, now()))
             # The plan is kept, so that a person goes on with the same one whatever becomes of study.json.
             rows = [
@@ -233,7 +233,7 @@ class Answers:
             yield Place(number, place, len(rows), asked, *times, None if answer is None else json.loads(answer))
 
     def _number(self, code: str) -> int:
-        row = self._base.execute("SELECT number FROM people WHERE code = ?", (code.strip(),)).fetchone()
+        row = self._base.execute("SELECT number FROM people WHERE code = ?", (code.strip().upper(),)).fetchone()
         if row is None:
             raise NotFoundError("nobody has this code; check its letters, or begin anew")
         return int(row[0])

@@ -103,8 +103,8 @@ STUDY_TABLES: Mapping[str, PaperStudy] = {
             (
                 (
                     "The percentages give the counts: 148 answers to Grad-CAM, 149 to Grad-CAM++, 150 to the others. Five of the "
-                    "printed numbers differ from these counts by one or two hundredths: D-RISE's 26.01, 11.98 and 4.68, ODAM's 21.34 and "
-                    "70.68."
+                    "printed numbers differ from these counts by one or two hundredths: D-RISE's 26.01, 11.98 and 4.68, ODAM's "
+                    "21.34 and 70.68."
                 ),
                 "Which person gave which answer is not known: tests over people cannot be computed again.",
                 _OTHER,

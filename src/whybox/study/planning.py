@@ -11,7 +11,7 @@ def plan_for(study: Study, number: int) -> list[Asked]:
 
     Person after person takes the next questions of the list, and begins it again at its end, so that all are asked equally often.
     Where one condition is shown, a question has the next condition in every round, and neighbors in the list have different ones
-    (a Latin square): a person meets all conditions equally often, to within one.
+    (a Latin square): a person meets all conditions equally often, to within one, or two where the list begins again.
 
     Args:
         study: The study.
