@@ -3,13 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from whybox.errors import WhyboxError
-from whybox.types import Detections, Trace
+
+# For the reader alone: a study is served without loading torch.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from whybox.types import Detections, Trace
 
 CONFIDENCES = 5
 """How sure a person is: 1 (guessed) to 5 (certain)."""
@@ -34,11 +38,11 @@ class Seen:
 
     image: str
     size: tuple[int, int]
-    traces: Sequence[Trace]
-    found: Sequence[Detections]
+    traces: "Sequence[Trace]"
+    found: "Sequence[Detections]"
     names: Sequence[Sequence[str]]
     classes: Sequence[Sequence[str]]
-    matched: Sequence[Tensor]
+    matched: "Sequence[Tensor]"
 
 
 @dataclass(frozen=True)

@@ -273,8 +273,9 @@ def power_of_t(effect: float, people: int, alpha: float = ALPHA) -> float:
     if people < 2:
         return 0.0
     bound, shift = stats.t.ppf(1 - alpha / 2, people - 1), abs(effect) * math.sqrt(people)
-    upper, lower = stats.nct.sf(bound, people - 1, shift), stats.nct.cdf(-bound, people - 1, shift)
     # Far out SciPy's noncentral t is not a number; of the lower tail, that is 0, and of the upper one, 1.
+    with np.errstate(all="ignore"):
+        upper, lower = stats.nct.sf(bound, people - 1, shift), stats.nct.cdf(-bound, people - 1, shift)
     return float(np.nan_to_num(upper, nan=1.0) + np.nan_to_num(lower, nan=0.0))
 
 

@@ -1,11 +1,14 @@
 """Objects that a model found, as candidates for questions."""
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from whybox.study.design import Candidate, Seen
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def area_of(box: Tensor, size: tuple[int, int]) -> float:
+
+def area_of(box: "Tensor", size: tuple[int, int]) -> float:
     """The area of a box.
 
     Args:

@@ -3,9 +3,7 @@
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
-from whybox.ops.matching import pairwise_iou
 from whybox.study.design import Asked, Candidate, Question, Seen
 from whybox.study.designs._found import area_of, found_objects
 from whybox.study.designs._one_of import OneOf
@@ -29,6 +27,9 @@ class Discrimination(OneOf):
 
     def candidates(self, seen: Seen, rng: np.random.Generator) -> list[Candidate]:
         """The objects that the model found beside others."""
+        # Imported on use: a study is served without loading torch.
+        from whybox.ops.matching import pairwise_iou
+
         made = []
         for candidate in found_objects(seen):
             (row,), found, names = candidate.rows, seen.found[0], seen.names[0]
@@ -57,8 +58,7 @@ class Discrimination(OneOf):
 
 def _with_boxes(candidate: Candidate, seen: Seen, chosen: list[int], row: int) -> Candidate:
     height, width = seen.size
-    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-    boxes = (seen.found[0].boxes[chosen].detach().cpu().float() / scale).clamp(0, 1)
-    choices = tuple(tuple(round(side, 4) for side in box) for box in boxes.tolist())
+    boxes = seen.found[0].boxes[chosen].detach().cpu().numpy() / [width, height, width, height]
+    choices = tuple(tuple(round(side, 4) for side in box) for box in boxes.clip(0, 1).tolist())
     area, right = area_of(seen.found[0].boxes[row], seen.size), chosen.index(row)
     return Candidate(candidate.image, candidate.item, candidate.label, area, candidate.rows, "", choices, right)
