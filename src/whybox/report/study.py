@@ -15,6 +15,8 @@ SIMULATED = "Simulated respondents: nobody was asked, and these numbers say noth
 SIGNIFICANT = 0.05
 SHADES = ("#1d6fb8", "#7fb0dc", "#c9c6bd", "#eeb38f", "#c2410c")
 """From the first category to the last."""
+LONGEST_NAME = 28
+"""Letters of a row's name in a figure."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class StudyColumn:
         title: A few words.
         digits: After the decimal point.
         share: Whether it is a part of a whole, in percent: these columns are drawn as parts of one bar.
+        drawn: Whether it is in the figure.
     """
 
     title: str
     digits: int = 2
     share: bool = False
+    drawn: bool = True
 
 
 @dataclass(frozen=True)
@@ -277,42 +281,43 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [markdown_line(cells) for cells in ([markdown_text(head) for head in heads], ["---"] * len(heads), *escaped)]
 
 
-def draw_table(table: StudyTable, rows_of: Sequence[str], *, simulated: bool, form: str) -> bytes:
+def draw_table(table: StudyTable, rows_of: Sequence[str], *, simulated: bool) -> dict[str, bytes]:
     """Draw a table: its shares as parts of bars, its other numbers as dots with intervals.
 
     Args:
         table: The table.
         rows_of: The names of all rows of the report, so that a row has the same color in every figure.
         simulated: Whether the title says that nobody was asked.
-        form: "png" or "svg".
 
     Returns:
-        The file's bytes.
+        The files' bytes: "png" and "svg".
     """
     # Imported on use, because matplotlib takes long to load; without pyplot, which keeps its figures in global state.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     shares = [i for i, column in enumerate(table.columns) if column.share]
-    others = [i for i, column in enumerate(table.columns) if not column.share and _drawn(table, i)]
+    others = [i for i, column in enumerate(table.columns) if column.drawn and not column.share]
     count = bool(shares) + len(others)
+    # Room for the names, in inches: constrained_layout gives up where there is none.
+    names = 0.08 * max((len(_short(name)) for name, _ in table.rows), default=0)
     with rc_context(FONTS):
-        figure = Figure(figsize=(1.2 + 3.1 * max(count, 1), 1.3 + 0.42 * len(table.rows)), layout="constrained")
+        figure = Figure(figsize=(0.6 + names + 3.1 * count, 1.5 + 0.42 * len(table.rows)), layout="constrained")
         title = f"{table.title} (simulated respondents)" if simulated else table.title
         figure.suptitle(title, fontsize=10, x=0.01, ha="left").set_parse_math(False)
-        axes = list(figure.subplots(1, max(count, 1), sharey=True, squeeze=False)[0])
+        axes = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
         if shares:
             _draw_shares(axes.pop(0), table, shares)
         for i in others:
             _draw_means(axes.pop(0), table, i, rows_of)
-        drawn = BytesIO()
-        figure.savefig(drawn, dpi=DOTS, format=form, metadata={"Date": None} if form == "svg" else None)
+        return {form: _saved(figure, form) for form in ("png", "svg")}
+
+
+def _saved(figure: Any, form: str) -> bytes:
+    drawn = BytesIO()
+    # Without a date, an SVG is the same in every run.
+    figure.savefig(drawn, dpi=DOTS, format=form, metadata={"Date": None} if form == "svg" else None)
     return drawn.getvalue()
-
-
-def _drawn(table: StudyTable, place: int) -> bool:
-    """Whether a column has intervals: counts have none, and are not drawn."""
-    return any(not math.isnan(cells[place].low) for _, cells in table.rows)
 
 
 def _draw_shares(axes: Any, table: StudyTable, shares: Sequence[int]) -> None:
@@ -325,7 +330,7 @@ def _draw_shares(axes: Any, table: StudyTable, shares: Sequence[int]) -> None:
         left = [before + more for before, more in zip(left, wide, strict=True)]
     axes.set_xlabel("percent")
     axes.set_xlim(0, 100)
-    legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(shares), 5), frameon=False, fontsize=7)
+    legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(shares), 3), frameon=False, fontsize=7)
     _plain(legend.get_texts())
     _name_rows(axes, table)
 
@@ -342,9 +347,13 @@ def _draw_means(axes: Any, table: StudyTable, place: int, rows_of: Sequence[str]
 
 
 def _name_rows(axes: Any, table: StudyTable) -> None:
-    axes.set_yticks(range(len(table.rows)), [name for name, _ in table.rows])
+    axes.set_yticks(range(len(table.rows)), [_short(name) for name, _ in table.rows])
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
     _plain(axes.get_yticklabels())
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _plain(texts: Sequence[Any]) -> None:

@@ -94,7 +94,7 @@ def _ranks(study: Study, scored: Scored) -> Compared:
         own = [row for row in rows if row["condition"] == name]
         values = [[100.0 * (row["rank"] == place) for place in places] + [row["rank"]] for row in own]
         table.append((name, [*_cells(values, own), StudyCell(len(own))]))
-    columns.append(StudyColumn("answers", 0))
+    columns.append(StudyColumn("answers", 0, drawn=False))
     note = f"Of all answers; 1 is the most trusted map. {INTERVAL}"
     tables = [StudyTable("ranks", "Ranks", columns, table, note), *_by_size(rows, names, "rank", "average rank", 1.0)]
     counts = [[sum(row["condition"] == name and row["rank"] == place for row in rows) for place in places] for name in names]
@@ -117,7 +117,7 @@ def _choices(study: Study, scored: Scored) -> Compared:
     cells = _cells([[100.0 * (row["chosen"] == name) for name in names] for row in rows], rows)
     counts = [sum(row["chosen"] == name for row in rows) for name in names]
     table = [(name, [cell, StudyCell(count)]) for name, cell, count in zip(names, cells, counts, strict=True)]
-    columns = [StudyColumn("chosen, %", 1), StudyColumn("answers", 0)]
+    columns = [StudyColumn("chosen, %", 1), StudyColumn("answers", 0, drawn=False)]
     tables = [StudyTable("choices", "Choices", columns, table, f"Of all answers. {INTERVAL}")]
     by_person = _choices_of_people(rows, (first, second))
     decided = [row for row in rows if row["chosen"] != NEITHER]
@@ -150,8 +150,8 @@ def _right_or_wrong(study: Study, scored: Scored) -> Compared:
     names, rows = study.conditions, scored.rows
     steps = range(1, CONFIDENCES + 1)
     columns = [StudyColumn(f"confidence {step}, %", 1, share=True) for step in steps]
-    columns += [StudyColumn("average confidence", 2), StudyColumn("right, %", 1), StudyColumn("chance, %", 1)]
-    columns.append(StudyColumn("answers", 0))
+    columns += [StudyColumn("average confidence", 2), StudyColumn("right, %", 1), StudyColumn("chance, %", 1, drawn=False)]
+    columns.append(StudyColumn("answers", 0, drawn=False))
     table = []
     for name in names:
         own = [row for row in rows if row["condition"] == name]

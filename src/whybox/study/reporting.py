@@ -117,10 +117,10 @@ def _figures(report: StudyReport, folder: Path) -> dict[str, bytes]:
     names = list(dict.fromkeys(name for table in report.tables for name, _ in table.rows))
     drawn: dict[str, bytes] = {}
     for table in report.tables:
-        for form in ("png", "svg"):
-            content = draw_table(table, names, simulated=report.simulated, form=form)
+        forms = draw_table(table, names, simulated=report.simulated)
+        for form, content in forms.items():
             (folder / f"{file_stem(table.key)}.{form}").write_bytes(content)
-            drawn |= {table.key: content} if form == "png" else {}
+        drawn[table.key] = forms["png"]
     return drawn
 
 
