@@ -15,7 +15,7 @@ def source(tmp_path_factory):
     return ("--model", save_model(folder / "model"), "--data", write_annotated(folder), "--score-threshold", "0")
 
 
-def test_from_new_to_the_papers_table(whybox, source, tmp_path):
+def test_from_new_to_the_papers_table(whybox, source, tmp_path, monkeypatch):
     words = ("--methods", "control_box,control_blob", "--count", "3", "--limit", "1", "--out", "asked")
     code, out, _ = whybox("study", "new", "trust-ranking", *source, *words)
     assert code == 0
@@ -28,12 +28,15 @@ def test_from_new_to_the_papers_table(whybox, source, tmp_path):
     strengths = ("--strength", "control_box=0", "--strength", "control_blob=1.5")
     code, out, _ = whybox("study", "simulate", "asked", "--count", "4", "--careless", "0", *strengths)
     assert (code, out) == (0, "4 simulated respondents answered; whybox study report asked --simulated\n")
-    code, out, err = whybox("study", "report", "asked", "--out", "report")
+    monkeypatch.setattr("whybox.report.study.DOTS", 40)
+    code, out, err = whybox("study", "report", "asked")
     assert code == 0
     assert "nobody was asked" in err
-    assert out.splitlines()[-1] == f"report: {(tmp_path / 'report' / 'index.html').resolve().as_uri()}"
+    folder = tmp_path / "whybox-study-report"
+    assert out.splitlines()[-1] == f"report: {(folder / 'index.html').resolve().as_uri()}"
+    monkeypatch.setattr("whybox.study.reporting.draw_table", lambda *_, **__: {"png": b""})
     code, out, _ = whybox("study", "report", "asked", "--json")
-    assert json.loads(out) == json.loads((tmp_path / "report" / "report.json").read_text())
+    assert json.loads(out) == json.loads((folder / "report.json").read_text())
     code, out, err = whybox("reproduce", "odam-table4", "--study", "asked")
     assert code == 0
     assert "chi2(1) = 8.10, p = .004" in out

@@ -14,7 +14,7 @@ METHODS = ("odam", "gradcam", "drise:masks=500")
 CONSENT_TEXT = "# Hello\n\nRead this,\nplease.\n\n- You can stop\n- at any time\n  and go on.\n"
 
 
-def make_study(folder, name, *, count=6, conditions=None, checks=1, **settings):
+def make_study(folder, name, *, count=6, conditions=None, checks=1, sizes=("small",), **settings):
     """Write a study's folder and return the study."""
     design = find_design(name)
     conditions = conditions or (("old", "new") if design.compares == "models" else METHODS)
@@ -30,7 +30,7 @@ def make_study(folder, name, *, count=6, conditions=None, checks=1, **settings):
         pictures = {condition: picture(condition, str(i)) for condition in conditions}
         choices = {"discrimination": BOXES, "forward_simulation": NAMES}.get(name, ())
         right = i % 3 if choices else -1
-        size = ("small", "medium", "large")[i % 3]
+        size = sizes[i % len(sizes)]
         image = picture("image", str(i)) if design.with_image else ""
         questions.append(Question(f"q{i}", f"item {i}", f"{i}.png", "cat", size, pictures, image, choices, right))
     told = {"trust_ranking": {"ranks": [2, 3, 1][: len(conditions)]}, "better_detector": {"choice": 1}}

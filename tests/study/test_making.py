@@ -57,9 +57,8 @@ def test_a_folder_that_can_be_served(data, model, tmp_path, name):
 
 
 def test_the_same_seed_makes_the_same_study(data, model, tmp_path):
-    once, again, other = (new("discrimination", data, model, tmp_path / str(i), seed=seed) for i, seed in enumerate((2, 2, 3)))
+    once, again = (new("discrimination", data, model, tmp_path / name, limit=1, count=2) for name in "01")
     assert once == again
-    assert once != other
     files = [{path.name: path.read_bytes() for path in (tmp_path / name / PICTURES).iterdir()} for name in ("0", "1")]
     assert files[0] == files[1]
 
@@ -77,7 +76,7 @@ def test_a_discrimination_question_has_the_box_of_its_object(data, model, tmp_pa
 
 
 def test_names_of_pictures_do_not_tell_the_method(data, model, tmp_path):
-    study = new("trust_ranking", data, model, tmp_path / "study")
+    study = new("trust_ranking", data, model, tmp_path / "study", count=1, limit=1)
     assert not any(method in name for name in study.pictures for method in ("control", "box", "blob"))
 
 
@@ -115,7 +114,7 @@ def test_models_that_do_not_fit(data, model, tmp_path):
 
 
 def test_the_file_says_what_it_was_made_from(data, model, tmp_path):
-    new("trust_ranking", data, model, tmp_path / "study")
+    new("trust_ranking", data, model, tmp_path / "study", count=1, limit=1)
     facts = json.loads((tmp_path / "study" / STUDY).read_text())["facts"]
     assert facts["data"] == data.name
     assert facts["methods"] == list(METHODS)

@@ -98,9 +98,15 @@ def test_holm_is_for_each_family_by_itself(tmp_path):
     assert corrected(tests) == tests or any(math.isnan(test.p) for test in tests)
 
 
+@pytest.fixture(autouse=True)
+def small_figures(monkeypatch):
+    monkeypatch.setattr("whybox.report.study.DOTS", 40)
+
+
 @pytest.mark.parametrize("name", ["trust_ranking", "better_detector", "discrimination"])
 def test_simulated_respondents_are_named_in_every_file(tmp_path, name):
-    study = make_study(tmp_path / "study", name)
+    sizes = ("small", "large") if name == "discrimination" else ("small",)
+    study = make_study(tmp_path / "study", name, sizes=sizes)
     simulate(study, tmp_path / "study", 5, careless=0)
     report = report_study(study, tmp_path / "study", tmp_path / "report")
     assert report.simulated

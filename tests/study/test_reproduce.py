@@ -13,14 +13,14 @@ from whybox.study.respondents import simulate
 METHODS = ("odam", "gradcam", "drise:masks=500", "control_box")
 
 
-@pytest.fixture
-def folders(tmp_path):
-    made = []
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made, root = [], tmp_path_factory.mktemp("studies")
     for name in ("trust_ranking", "better_detector", "discrimination"):
-        settings = {} if name == "better_detector" else {"conditions": METHODS, "checks": 0}
-        study = make_study(tmp_path / name, name, **settings)
-        simulate(study, tmp_path / name, 3, careless=0)
-        made.append(tmp_path / name)
+        settings = {} if name == "better_detector" else {"conditions": METHODS, "checks": 0, "count": 4}
+        study = make_study(root / name, name, **settings)
+        simulate(study, root / name, 3, careless=0)
+        made.append(root / name)
     return made
 
 

@@ -204,7 +204,9 @@ def test_a_kill_at_a_random_moment_loses_no_confirmed_answer(tmp_path):
         people = [threading.Thread(target=take_part, args=(port,)) for _ in range(4)]
         for person in people:
             person.start()
-        time.sleep(random.uniform(0.1, 0.7))
+        wanted, end = random.randint(3, 40), time.monotonic() + 20
+        while sum(len(given) for given in list(confirmed.values())) < wanted and time.monotonic() < end:
+            time.sleep(random.uniform(0, 0.01))
         server.send_signal(signal.SIGKILL)
         for person in people:
             person.join()

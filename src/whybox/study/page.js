@@ -96,23 +96,39 @@
 
   function rank(body, options) {
     const cards = make("div", { class: "cards" });
-    options.forEach((option, i) => {
+    const drawn = options.map((option, i) => {
       const marks = make("div", { class: "marks" });
       for (let place = 1; place <= options.length; place++) marks.append(radio(`rank${i}`, place, String(place), `Map ${option.label}, rank ${place}`));
-      const legend = make("legend", {}, `Map ${option.label}`);
-      cards.append(make("fieldset", { class: "card" }, legend, picture(option.picture, `Map ${option.label}`), marks));
-    });
-    // Every rank once: the map that had it loses it.
-    cards.addEventListener("change", (event) => {
-      cards.querySelectorAll("input:checked").forEach((other) => {
-        if (other !== event.target && other.value === event.target.value) other.checked = false;
+      const note = make("p", { class: "twice-note" });
+      const card = make("fieldset", { class: "card" }, make("legend", {}, `Map ${option.label}`), picture(option.picture, `Map ${option.label}`), marks, note);
+      // A number key gives the rank of the map where the focus is.
+      card.addEventListener("keydown", (event) => {
+        const mark = /^[1-9]$/.test(event.key) && marks.querySelector(`input[value="${event.key}"]`);
+        if (!mark || event.ctrlKey || event.altKey || event.metaKey) return;
+        mark.checked = true;
+        mark.focus();
+        mark.dispatchEvent(new Event("change", { bubbles: true }));
       });
-      cards.querySelectorAll(".card").forEach((card) => card.classList.toggle("chosen", card.querySelector(":checked") !== null));
+      cards.append(card);
+      return { card, note };
+    });
+    // A rank given twice is told, and not taken from the other map: the arrow keys pass over ranks on their way.
+    const sameAs = (ranks, i) => options.filter((_, j) => j !== i && ranks[i] !== null && ranks[j] === ranks[i]).map((other) => other.label);
+    const read = () => options.map((_, i) => chosen(`rank${i}`));
+    cards.addEventListener("change", () => {
+      const ranks = read();
+      drawn.forEach(({ card, note }, i) => {
+        const others = sameAs(ranks, i);
+        card.classList.toggle("chosen", ranks[i] !== null);
+        card.classList.toggle("twice", others.length > 0);
+        note.textContent = others.length ? `The same rank as map ${others.join(" and ")}` : "";
+      });
     });
     body.append(cards);
     return () => {
-      const ranks = options.map((_, i) => chosen(`rank${i}`));
-      return ranks.includes(null) ? "Give every map a rank first." : { ranks };
+      const ranks = read();
+      if (ranks.includes(null)) return "Give every map a rank first.";
+      return ranks.some((_, i) => sameAs(ranks, i).length) ? "Give every rank once." : { ranks };
     };
   }
 

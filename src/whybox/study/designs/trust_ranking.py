@@ -19,7 +19,7 @@ class TrustRanking(Design):
     name: ClassVar[str] = "trust_ranking"
     title: ClassVar[str] = "Trust ranking"
     ask: ClassVar[str] = "Which map explains the detection best? Rank the maps by how much you trust them."
-    help: ClassVar[str] = "1 is the map that you trust most. Every rank is given once."
+    help: ClassVar[str] = "1 is the map that you trust most. Give every rank once; on a keyboard, the number keys give ranks."
     side_by_side: ClassVar[bool] = True
     with_image: ClassVar[bool] = True
 
