@@ -1,6 +1,8 @@
 """The statistics against SciPy and statsmodels, by hand, and against the paper's published tests."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +106,15 @@ def test_the_power_of_a_t_test(effect, alpha):
         assert power_of_t(effect, people, alpha) == expected
     people = smallest(lambda count: power_of_t(effect, count, alpha))
     assert power_of_t(effect, people, alpha) >= 0.8 > power_of_t(effect, people - 1, alpha)
+
+
+def test_the_table_of_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    rows = re.findall(r"^\| ([\d.]+) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for effect, *people in rows:
+        needed = [smallest(lambda count, a=a, d=float(effect): power_of_t(d, count, 0.05 / a)) for a in (1, 3, 6)]
+        assert [int(number) for number in people] == needed
 
 
 def test_the_power_of_a_chi_square_test():
