@@ -60,7 +60,10 @@ def new(
     check_new_folder(out)
     default = "odam" if chosen.compares == "models" else "odam,gradcam,gradcam_pp,drise:masks=500"
     named = read.read_list(methods or default)
-    models = {name: api.load(name, weights=read.read_weights(weights), device=device) for name in model or ["whybox/scenes"]}
+    models = {}
+    for text in model or ["whybox/scenes"]:
+        name, _, own = text.partition("@")
+        models[text] = api.load(name, weights=read.read_weights(own or weights), device=device)
     images = api.open_data(data, on_problem=on_problem)
     with bar(min(len(images), limit or len(images)) + count, "making a study") as on_progress:
         made = make_study(chosen, images, models, named, out, recipe, on_progress=on_progress, on_warning=warn)

@@ -305,7 +305,7 @@ def draw_table(table: StudyTable, rows_of: Sequence[str], *, simulated: bool) ->
         figure = Figure(figsize=(0.6 + names + 3.1 * count, 1.5 + 0.42 * len(table.rows)), layout="constrained")
         title = f"{table.title} (simulated respondents)" if simulated else table.title
         figure.suptitle(title, fontsize=10, x=0.01, ha="left").set_parse_math(False)
-        axes = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
+        axes = list(figure.subplots(1, count, sharey=True, sharex=not shares, squeeze=False)[0])
         if shares:
             _draw_shares(axes.pop(0), table, shares)
         for i in others:

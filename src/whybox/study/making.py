@@ -133,6 +133,10 @@ def make_study(
             _make_checks(design, questions, recipe, rng),
             _facts(data, models, methods, recipe, len(found), bounds),
         )
+        if not design.side_by_side and study.per_person < len(study.conditions):
+            on_warning(
+                f"{study.per_person} questions for {len(study.conditions)} conditions: tests over people need who met both"
+            )
         (draft / STUDY).write_text(json_text(study.as_dict()), encoding="utf-8")
         count = study.per_person + len(study.checks)
         consent = CONSENT_TEXT.format(count=count, minutes=max(1, round(count * SECONDS / 60)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whybox.files import file_stem, json_text, new_file, new_folder
-from whybox.report.study import SIMULATED, StudyReport, draw_table, study_markdown, write_study
+from whybox.report.study import StudyReport, draw_table, study_markdown, write_study
 from whybox.study.answers import Answers
 from whybox.study.comparisons import compare
 from whybox.study.design import Row
@@ -81,7 +81,7 @@ def _answer(row: Row) -> tuple[str, str]:
 
 
 def _remarks(study: Study, scored: Scored) -> list[str]:
-    told = [SIMULATED] if scored.simulated else []
+    told = []
     if scored.unfinished:
         told.append(f"{scored.unfinished} stopped before the end and are left out.")
     allowed = study.failures_allowed

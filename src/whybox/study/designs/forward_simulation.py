@@ -50,8 +50,11 @@ class ForwardSimulation(OneOf):
 
 
 def _class_names(seen: Seen, row: int, name: str, rng: np.random.Generator) -> set[str]:
-    """The detection's class, and other classes: those that the detector itself comes closest to."""
-    scores = seen.traces[0].candidates.scores[int(seen.found[0].source[row])].detach().cpu()
-    classes = seen.classes[0]
-    order = [classes[i] for i in scores.argsort(descending=True).tolist() if i < len(classes)]
-    return {name, *[other for other in order if other not in (name, *NO_CLASS)][: MOST_NAMES - 1]}
+    """The detection's class, and other classes: those that the detector itself comes closest to, where it tells."""
+    classes, source = seen.classes[0], int(seen.found[0].source[row])
+    if source < 0:
+        places = rng.permutation(len(classes)).tolist()
+    else:
+        places = seen.traces[0].candidates.scores[source].detach().cpu().argsort(descending=True).tolist()
+    others = [classes[i] for i in places if i < len(classes) and classes[i] not in (name, *NO_CLASS)]
+    return {name, *others[: MOST_NAMES - 1]}
