@@ -1,5 +1,6 @@
 """`whybox study`: studies with people. Commands: new, serve, report, simulate."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -111,7 +112,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Report a study: tables with intervals, tests with effect sizes, figures, and all answers as CSV and Parquet."""
-    from whybox.report.study import SIMULATED, table_plain, tests_plain
+    from whybox.report.study import study_markdown, table_plain, tests_plain
     from whybox.study.folder import read_study
     from whybox.study.reporting import PAGE, report_study
 
@@ -120,12 +121,13 @@ def report(
     made = report_study(opened, folder, target, simulated=simulated)
     if as_json:
         return print((target / "report.json").read_text(encoding="utf-8"))
-    if made.simulated:
-        warn(SIMULATED)
-    for table in made.tables:
-        heads, rows = table_plain(table)
-        print_table(f"{table.title}: {made.heading}", heads, rows)
-    print_table("Tests", *tests_plain(made))
+    # In a pipe or a file, Markdown: its heading says whether anybody was asked, and it has no width to fit into.
+    if not sys.stdout.isatty():
+        print(study_markdown(made))
+    else:
+        for table in made.tables:
+            print_table(f"{table.title}: {made.heading}", *table_plain(table))
+        print_table(f"Tests: {made.heading}", *tests_plain(made))
     print(f"report: {(target / PAGE).resolve().as_uri()}")
 
 
