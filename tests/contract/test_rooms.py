@@ -19,7 +19,7 @@ ROWS = [
     {"ops", "suppression"},
     {
         *("targets", "weights", "specs", "options"),
-        *("models", "methods", "metrics", "accuracy", "losses", "data", "zoo", "report"),
+        *("models", "methods", "metrics", "accuracy", "losses", "data", "zoo", "report", "web"),
     },
     {
         *("registry", "catalog", "model_files", "unwrapping", "loading", "method_choice", "metric_choice", "missed"),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from whybox.ops.corrections import holm
 from whybox.runs import statistics
-from whybox.runs.statistics import bootstrap_mean, bootstrap_means, holm, paired_difference, seed_difference, sign_flip_p
+from whybox.runs.statistics import bootstrap_mean, bootstrap_means, paired_difference, seed_difference, sign_flip_p
 
 RANDOM = "rng" if "rng" in signature(stats.bootstrap).parameters else "random_state"
 """What scipy calls its generator; before 1.15 otherwise."""

@@ -24,6 +24,7 @@ from whybox.cli.models import models
 from whybox.cli.predict_trust import predict_trust
 from whybox.cli.reproduce import reproduce
 from whybox.cli.score_clip import score_clip
+from whybox.cli.study import study
 from whybox.cli.targets import targets
 from whybox.cli.train import train
 from whybox.cli.train_clip import train_clip
@@ -46,6 +47,7 @@ WORK = (demo, explain, match, detect, *ON_DATA, train, distill, train_clip, fine
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
     app.command()(command)
+app.add_typer(study, name="study")
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="odam-table1, 2, 3, 6, 7, 8, 9, 10, 11 or 12.", show_default=False)],
+    table: Annotated[str, typer.Argument(help="odam-table1 to odam-table12.", show_default=False)],
     data: Annotated[str | None, typer.Option(help="COCO: coco:FOLDER:split=val2017; or another data set.")] = None,
     crowd: Annotated[str | None, typer.Option(help="For the CrowdHuman columns: crowdhuman:FOLDER.")] = None,
     model: ModelName = MODEL,
@@ -40,6 +40,16 @@ def reproduce(
         list[str] | None,
         typer.Option(help="For tables 7 and 8: KEY=MODEL or KEY=MODEL@WEIGHTS, a detector of a row. Once for each."),
     ] = None,
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(help="For tables 4 and 5: a folder of `whybox study`; for table 4 one of each design.", metavar="FOLDER"),
+    ] = None,
+    better: Annotated[
+        str | None, typer.Option(help="For table 4: which model of the study is the better detector. Default: its first.")
+    ] = None,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="For tables 4 and 5: simulated respondents, also where people took part.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; an interrupted run in it is resumed. Default: whybox-TABLE.")
     ] = None,
@@ -67,7 +77,11 @@ def reproduce(
     from whybox.runs.distillation.paper_tables import STUDENT_TABLES
     from whybox.runs.evaluation.reproduce import reproduce as run
     from whybox.runs.evaluation.reproduce import statement, table_named
+    from whybox.study.paper_tables import STUDY_TABLES
 
+    if table in STUDY_TABLES:
+        _studies(table, study or [], out, better=better, simulated=simulated)
+        return
     if table in RULE_TABLES:
         names = (model, trained, crowd or data)
         _rules(table, names, out, weights=weights, mended=mended, limit=limit, on_problem=on_problem, device=device)
@@ -75,7 +89,7 @@ def reproduce(
     if table in STUDENT_TABLES:
         _students(table, data, row or [], out, limit=limit, on_problem=on_problem, device=device)
         return
-    chosen = table_named(table, (*RULE_TABLES, *STUDENT_TABLES))
+    chosen = table_named(table, (*RULE_TABLES, *STUDENT_TABLES, *STUDY_TABLES))
     print(statement(chosen) + "\n")
     opened = _open_data(chosen, {"data": data, "crowd": crowd}, on_problem)
     network = api.load(model, weights=read.read_weights(weights), device=device)
@@ -147,6 +161,19 @@ def _students(
     with bar(min(len(images), limit or len(images)) * len(models), "detecting") as on_progress:
         calls: dict[str, Any] = {"on_progress": on_progress, "on_warning": warn}
         print(reproduce_students(chosen, images, models, out or Path(f"whybox-{table}"), limit=limit, **calls))
+
+
+def _studies(table: str, folders: list[Path], out: Path | None, *, better: str | None, simulated: bool) -> None:
+    """A table of studies with people."""
+    from whybox.errors import WhyboxError
+    from whybox.study.paper_tables import STUDY_TABLES
+    from whybox.study.reproduce import reproduce_study, study_statement
+
+    chosen = STUDY_TABLES[table]
+    print(study_statement(chosen) + "\n")
+    if not folders:
+        raise WhyboxError(f"{table}: no answers; pass --study with the folder of a study ({' or '.join(chosen.designs)})")
+    print(reproduce_study(chosen, folders, out or Path(f"whybox-{table}"), better=better, simulated=simulated or None))
 
 
 def _open_data(table: "Table", names: dict[str, str | None], on_problem: str) -> "dict[str, DataSet]":

@@ -1,4 +1,4 @@
-"""Intervals and tests: cluster bootstrap, where an image's objects are a cluster, sign flips, Holm; paired t over seeds."""
+"""Intervals and tests: cluster bootstrap, where an image's objects are a cluster, sign flips; paired t over seeds."""
 
 import math
 from collections.abc import Iterator
@@ -238,26 +238,6 @@ def _coins(clusters: int, flips: int, seed: int) -> Iterator[NDArray[np.uint8]]:
     width = math.ceil(clusters / 8)
     for block in _blocks(flips, clusters):
         yield np.unpackbits(rng.integers(0, 256, (block, width), np.uint8), axis=1, count=clusters)
-
-
-def holm(p_values: ArrayLike) -> Floats:
-    """Correct p-values for multiple tests by Holm's step-down procedure.
-
-    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 1979.
-
-    Args:
-        p_values: (m,); NaN stays NaN and is not counted as a test.
-
-    Returns:
-        The corrected p-values, (m,), at most 1.
-    """
-    given = np.asarray(p_values, np.float64)
-    corrected = np.full_like(given, np.nan)
-    known = np.flatnonzero(~np.isnan(given))
-    order = known[np.argsort(given[known], kind="stable")]
-    steps = given[order] * (len(order) - np.arange(len(order)))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
-    return corrected
 
 
 def _numbered(clusters: ArrayLike, values: Floats) -> NDArray[np.intp]:

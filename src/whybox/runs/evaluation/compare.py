@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from whybox.errors import WhyboxError
 from whybox.files import new_folder
+from whybox.ops.corrections import holm
 from whybox.report.comparison import SIGNIFICANT, Comparison, Pair, Side, comparison_markdown, write_comparison
 from whybox.report.results import Cell, Column, Key, Row
 from whybox.runs.evaluation.plan import CONTROLS, titles
 from whybox.runs.evaluation.records import RunFolder, read_columns, read_mark
 from whybox.runs.evaluation.results import Results, gather, write_json
-from whybox.runs.statistics import bootstrap_mean, holm, paired_difference
+from whybox.runs.statistics import bootstrap_mean, paired_difference
 
 Pairs = Mapping[str, tuple[str, str]]
 """By a row's key: the method of the first run, and the method of the second run that it is compared with."""

@@ -1,0 +1,1 @@
+"""Studies with people: questions about maps, answers, and the statistics on them."""
