@@ -114,7 +114,7 @@ def exact_pullbacks(
     if not len(detections):
         return
     if chosen is None:
-        chosen = strongest_layers(live.candidates, detections, layers, _leading(live, detections, branch))
+        chosen = strongest_layers(live.candidates, detections, layers, leading_values(live, detections, branch))
     for i, layer in enumerate(layers):
         for rows in chunk_rows((chosen == i).nonzero()[:, 0], layer.tensor.numel()):
             with gradients_on():
@@ -144,7 +144,7 @@ def strongest_layers(
     return torch.stack(strengths).argmax(1)
 
 
-def _leading(live: Trace, detections: Detections, branch: str) -> Tensor | None:
+def leading_values(live: Trace, detections: Detections, branch: str) -> Tensor | None:
     """(n,) what decides on which layer a detection's mask or keypoints are explained; None: its score."""
     # Clones, because autograd cannot save an index that is an inference tensor.
     asked = replace(live, detections=detections.map(Tensor.clone))
