@@ -341,6 +341,7 @@ def _explained(
         model.whole_image,
         texts,
         explain_tokens(method, model, trace, chosen, target) if words else None,
+        keypoints=tuple(model.keypoints),
     )
     return result, trace
 
