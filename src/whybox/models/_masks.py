@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from whybox.frame import Frame
+from whybox.frame import Frame, resize_maps
 from whybox.types import MaskLogits
 
 _AT_ONCE = 16
@@ -24,7 +24,10 @@ def masks_on_image(masks: MaskLogits, frame: Frame, boxes: Tensor | None = None)
     drawn = [torch.zeros((0, *frame.image), dtype=torch.bool, device=masks.values.device)]
     for start in range(0, len(masks), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        inside = frame.maps_to_image(masks[part].logits().float()) > 0
+        logits = masks[part].logits().float()
+        # Where nothing is padded, in one step, as the frameworks do it.
+        whole = frame.resized == frame.network and frame.offset == (0, 0)
+        inside = (resize_maps(logits, frame.image) if whole else frame.maps_to_image(logits)) > 0
         drawn.append(inside if boxes is None else inside & _pixels_in(boxes[part], frame))
     return torch.cat(drawn)
 
