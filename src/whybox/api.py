@@ -321,7 +321,8 @@ def _explained(
     trace = _trace_of(model, image)
     traced = time.perf_counter()
     chosen, notes = choose(trace, wanted, model, score_threshold, top)
-    chosen = model.complete(trace, chosen)
+    if chosen.bare:
+        chosen = model.complete(trace, chosen)
     maps = _maps(method, model, trace, chosen, target)
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
     if method.same_for_all:

@@ -74,6 +74,11 @@ class Detections:
         changed: dict[str, Any] = {name: None if values is None else change(values) for name, values in vars(self).items()}
         return Detections(**changed)
 
+    @property
+    def bare(self) -> bool:
+        """Whether there is nothing beside boxes: no masks, keypoints or corners."""
+        return self.masks is None and self.keypoints is None and self.corners is None
+
     def to_dict(self) -> dict[str, Tensor]:
         """torchvision's form: boxes, scores, labels."""
         return {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
