@@ -108,7 +108,7 @@ class MaskLogit:
 
     def __call__(self, trace: Trace) -> Tensor:
         if trace.candidates.masks is None:
-            raise WhyboxError(f"target {self.name!r} is about a mask, and this model gives none")
+            raise _missing(self.name, "masks")
         masks = trace.candidates.masks[trace.detections.source]
         logits = masks.logits()
         cells = self._cells(logits.detach(), masks.possible()).to(logits)
@@ -120,6 +120,10 @@ class MaskLogit:
         if self.where == "inside":
             return _or_else(mask & ~edge, mask)
         return _or_else(edge, mask) if self.where == "edge" else mask
+
+
+def _missing(target: str, what: str) -> WhyboxError:
+    return WhyboxError(f"target {target!r} needs {what}: this model gives none, or this method draws its maps without")
 
 
 def _touching(cells: Tensor) -> Tensor:
@@ -161,7 +165,9 @@ class Keypoint:
     def __call__(self, trace: Trace) -> Tensor:
         points = trace.candidates.keypoints
         if points is None:
-            raise WhyboxError(f"target {self.name!r} is about a keypoint, and this model gives none")
+            raise WhyboxError(
+                f"target {self.name!r} needs keypoints: this model gives none, or this method draws its maps without"
+            )
         return points[trace.detections.source, self.index, ("x", "y", "score").index(self.value)]
 
 
@@ -185,7 +191,7 @@ class Corner:
     def __call__(self, trace: Trace) -> Tensor:
         corners = trace.candidates.corners
         if corners is None:
-            raise WhyboxError(f"target {self.name!r} is about a turned box, and this model gives none")
+            raise _missing(self.name, "turned boxes")
         return corners[trace.detections.source, self.index, "xy".index(self.axis)]
 
 

@@ -718,6 +718,23 @@ def test_masks_are_the_networks_own_and_their_gradients_autograds(name):
         torch.testing.assert_close(gradients[row], theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
+@hf_versions.needs("pp_doclayout_v4")
+def test_four_corners_are_the_processors_own_and_explained():
+    net, own = network("pp_doclayout_v4"), processor("pp_doclayout_v4")
+    inputs = own(images=[pixels().permute(1, 2, 0).numpy()], return_tensors="pt")
+    with torch.no_grad():
+        output = net.eval()(pixel_values=inputs["pixel_values"])
+    theirs = own.post_process_object_detection(output, threshold=0.0, target_sizes=torch.tensor([SHAPE]))[0]
+    model = model_of("pp_doclayout_v4", net)
+    found = whybox.detect(model, image(), score_threshold=0.0)
+    by_score = theirs["scores"].argsort(descending=True)
+    polygons = torch.stack([torch.as_tensor(points) for points in theirs["polygon_points"]])[by_score].reshape(-1, 4, 2)
+    torch.testing.assert_close(found.corners, polygons.float(), rtol=1e-4, atol=1.0)
+    result = whybox.explain(model, image(), target="corner:2:y", score_threshold=0.0, top=2)
+    assert any(values.any() for values in result.maps.native)
+    assert result.detections.corners.shape == (2, 4, 2)
+
+
 def test_a_network_without_mask_head_says_so():
     with pytest.raises(WhyboxError, match="target 'mask:edge' is about masks, and hf/detr gives none"):
         whybox.explain(wrap(network("detr"), score_threshold=0.0), image(), target="mask:edge")

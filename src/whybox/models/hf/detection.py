@@ -187,7 +187,7 @@ class HuggingFaceDetection(AttentionModel):
         self.network: Any = module
         self.name = name or f"{hf.PREFIX}/{family}"
         self.family = FAMILIES[family]
-        beside = [("attention", self.family.dense), ("masks", self.whole is not None)]
+        beside = [("attention", self.family.dense), ("masks", self.whole is not None), ("corners", self.family.quads)]
         self.gives = frozenset({"candidates", "features", "input", *(name for name, given in beside if given)})
         self.processor = _default_processor(self.family) if processor is None else processor
         config: Any = module.config
@@ -244,7 +244,10 @@ class HuggingFaceDetection(AttentionModel):
         yield from self._by_autograd(branch, trace, detections, layer, route)
 
     def complete(self, trace: Trace, detections: Detections) -> Detections:
-        """With their masks, by a pass of the whole network, where it has a mask head."""
+        """With their four corners, where the network predicts these; with their masks, by a pass of the whole network, where it
+        has a mask head."""
+        if (corners := trace.candidates.corners) is not None:
+            return replace(detections, corners=corners[detections.source].detach())
         if self.whole is None:
             return detections
         with exclusive(self.network):
@@ -366,11 +369,15 @@ class HuggingFaceDetection(AttentionModel):
             scores, logits = logits.softmax(-1)[:, :-1], logits[:, :-1]
         else:
             scores = logits.sigmoid()
-        corners, raw = _around_corners(boxes) if self.family.quads else _of_centers(boxes)
         # In float32, also of half-precision networks: their numbers are too coarse for pixels.
         size = torch.tensor([frame.image[1], frame.image[0]] * 2, dtype=torch.float32, device=boxes.device)
         level = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
-        return Candidates(corners * size, scores, level, logits, raw)
+        if not self.family.quads:
+            sides, raw = _of_centers(boxes)
+            return Candidates(sides * size, scores, level, logits, raw)
+        corners, raw = _of_corners(boxes)
+        around = torch.cat([corners.amin(1), corners.amax(1)], -1)
+        return Candidates(around * size, scores, level, logits, raw, corners=corners * size[:2])
 
     def _detections(self, candidates: Candidates) -> Detections:
         """The processor's post_process_object_detection for one image, keeping each detection's query. They come in its order,
@@ -438,12 +445,11 @@ def _of_centers(boxes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     return corners, {"cx": x, "cy": y, "w": width, "h": height}
 
 
-def _around_corners(quads: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Four corners (M,10), see Family.quads -> the boxes around them, x1, y1, x2, y2 (M,4), and the columns by name."""
+def _of_corners(quads: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Four corners (M,10), see Family.quads -> x and y of each (M,4,2), and the columns by name."""
     center, offsets = quads[:, None, :2], quads[:, 2:].reshape(-1, 4, 2) - 0.5
-    corners = center + offsets
     columns = {f"d{axis}{i + 1}": offsets[:, i, j] for i in range(4) for j, axis in enumerate("xy")}
-    return torch.cat([corners.amin(1), corners.amax(1)], -1), {"cx": quads[:, 0], "cy": quads[:, 1], **columns}
+    return center + offsets, {"cx": quads[:, 0], "cy": quads[:, 1], **columns}
 
 
 def _on_canvas(logits: Tensor, frame: Frame) -> MaskLogits:
