@@ -123,3 +123,10 @@ def test_saved_and_loaded_and_exported(tmp_path):
     overlay = np.asarray(kept.overlay(0).convert("L"))
     without = np.asarray(explained(made_up_detections(2)).overlay(0).convert("L"))
     assert (overlay != without).any()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_supervision_gets_masks():
+    pytest.importorskip("supervision")
+    found = found_with_shapes()
+    assert np.array_equal(explained(found).to_supervision().mask, found.masks.numpy())

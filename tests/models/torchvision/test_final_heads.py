@@ -187,3 +187,12 @@ def test_no_detection_has_no_masks():
     found = whybox.detect(network("mask"), picture(), score_threshold=1.0)
     assert found.masks.shape == (0, 90, 121)
     assert whybox.detect(network("keypoint"), picture(), score_threshold=1.0).keypoints.shape == (0, 17, 3)
+
+
+def test_of_a_network_whose_mask_head_reads_other_maps_the_boxes_are_explained():
+    net = copy.deepcopy(network("mask"))
+    net.roi_heads.mask_roi_pool.featmap_names = ["1"]
+    result = whybox.explain(net, picture(), score_threshold=0.0, top=1)
+    assert result.detections.masks is None
+    with pytest.raises(WhyboxError, match="target 'mask' is about masks, and MaskRCNN gives none"):
+        whybox.explain(net, picture(), target="mask", score_threshold=0.0, top=1)

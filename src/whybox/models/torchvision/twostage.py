@@ -78,15 +78,13 @@ class TwoStage(TorchvisionDetector):
     @property
     def gives(self) -> frozenset[str]:  # type: ignore[override]
         """What every R-CNN gives, and masks or keypoints where it has a head for them."""
-        heads = self.network.roi_heads
-        own = [name for name, has in (("masks", heads.has_mask()), ("keypoints", heads.has_keypoint())) if has]
-        return frozenset({"candidates", "features", "input", "roi", *own})
+        return frozenset({"candidates", "features", "input", "roi", *(f"{branch}s" for branch in self._final_heads())})
 
     @property
     def keypoints(self) -> Sequence[str]:  # type: ignore[override]
         """A person's keypoints as COCO names them, where there are 17 of them; else their numbers."""
-        heads = self.network.roi_heads
-        return keypoint_names(getattr(heads.keypoint_predictor, "out_channels", 0)) if heads.has_keypoint() else ()
+        head = self._final_heads().get("keypoint")
+        return () if head is None else keypoint_names(getattr(head.predictor, "out_channels", 0))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -249,13 +247,16 @@ class TwoStage(TorchvisionDetector):
         return detections
 
     def _final_heads(self) -> dict[str, FinalHead]:
+        """Its mask and its keypoint head, by the branch's name."""
         heads = self.network.roi_heads
         found: dict[str, FinalHead] = {}
         if heads.has_mask():
             found["mask"] = MaskHead(self.network, heads.mask_roi_pool, heads.mask_head, heads.mask_predictor)
         if heads.has_keypoint():
             found["keypoint"] = KeypointHead(self.network, heads.keypoint_roi_pool, heads.keypoint_head, heads.keypoint_predictor)
-        return found
+        # A trace keeps the feature maps that the box head reads: a head that reads others is not explained.
+        kept = list(heads.box_roi_pool.featmap_names)
+        return {branch: head for branch, head in found.items() if list(head.pool.featmap_names) == kept}
 
 
 def matches(module: nn.Module) -> bool:
