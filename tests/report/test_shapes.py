@@ -98,7 +98,7 @@ def test_the_page_holds_shapes():
         ("keypoint:left_wrist:x", "Left wrist (x)", "Why is the left wrist of {name} here?"),
         ("keypoint:nose", "Nose", "Why the nose of {name}?"),
         ("corner:2:y", "Corner 2 (y)", "Why is corner 2 of {name} here?"),
-        ("mask:edge", "Edge of the mask", "Why does the mask of {name} end here?"),
+        ("mask:edge", "Mask edge", "Why does the mask of {name} end here?"),
     ],
 )
 def test_questions(target, label, question):

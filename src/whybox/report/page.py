@@ -72,8 +72,8 @@ TARGETS: dict[str, Words] = {
     "b": _distance("bottom", "b"),
     "against": Words("Against the class", "What speaks against {name}?", "Brighter: what lowers the logit of the class."),
     "mask": Words("Mask", "Why this mask of {name}?", "Brighter: what raises the logits inside the mask."),
-    "mask:inside": Words("Inside of the mask", "Why is this {name}?", "Brighter: what raises the logits away from the edge."),
-    "mask:edge": Words("Edge of the mask", "Why does the mask of {name} end here?", "Brighter: what moves the edge outwards."),
+    "mask:inside": Words("Mask inside", "Why is this {name}?", "Brighter: what raises the logits away from the edge."),
+    "mask:edge": Words("Mask edge", "Why does the mask of {name} end here?", "Brighter: what moves the edge outwards."),
     "angle": Words("Angle", "Why is {name} turned like this?", "Brighter: what turns the box clockwise."),
     "combined": Words("Class and edges", "Where does {name} come from?", "Brighter: what class or edges depend on most."),
 }
