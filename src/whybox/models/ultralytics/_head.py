@@ -130,7 +130,7 @@ def read_output(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
         one_to_one: The branch that is read, where there are two.
     """
     raw = _raw(output, head, one_to_one)
-    columns, more = head._inference(raw)[0].T.split_with_sizes([4 + head.nc, _more(head)], 1)
+    columns, more = head._inference(raw)[0].T.tensor_split([4 + head.nc], 1)
     distances = (head.dfl(raw["boxes"]) * head.strides)[0]
     outputs = dict(zip("ltrb", distances, strict=True))
     beside = {}
@@ -181,12 +181,6 @@ def _raw(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
     if not isinstance(raw, dict) or any(name not in raw for name in _READ):
         raise WhyboxError(f"{type(head).__name__} returned something else than ultralytics' heads do from release 8.4 on")
     return raw
-
-
-def _more(head: Any) -> int:
-    """How many numbers a row has behind box and scores."""
-    sizes = {TURNED: "ne", MASKS: "nm", KEYPOINTS: "nk"}
-    return sum(int(getattr(head, size)) for kind, size in sizes.items() if is_one(head, kind))
 
 
 def read_decoder(output: Any, canvas: Size) -> dict[str, Any]:
