@@ -90,7 +90,7 @@ def detect(
         **unknown: None are accepted; the error suggests the option that was probably meant.
 
     Returns:
-        N `Detections`.
+        N `Detections`, with masks, keypoints or corners where the model gives such.
 
     Raises:
         WhyboxError: A model that takes texts has none, or an option is unknown.
@@ -100,10 +100,12 @@ def detect(
     model = prompted(load(model) if nms is None else with_nms(model, nms), text)
     with exclusive(model.network):
         if isinstance(model, WithNms):
-            found = remove_duplicates(model.inner, _trace_of(model.inner, image), model.rule, score_threshold).kept
+            trace = _trace_of(model.inner, image)
+            found = remove_duplicates(model.inner, trace, model.rule, score_threshold).kept
         else:
-            found = _trace_of(model, image).detections
-        return best(found, score_threshold, MOST_DETECTIONS if top is None else top)
+            trace = _trace_of(model, image)
+            found = trace.detections
+        return model.complete(trace, best(found, score_threshold, MOST_DETECTIONS if top is None else top))
 
 
 def _trace_of(model: Model, image: ImageSource | Trace) -> Trace:
@@ -259,8 +261,8 @@ def explain(
             image; a list of lists, text=[["a"], ["b", "c"]], has one list per image.
         method: A name (see `list_methods`) or a method object. None: the model's default, odam for detectors and grad_eclip
             for models that predict for the whole image.
-        target: A name (see `list_targets`: score, logit, x1, y1, x2, y2, combined, contrast:CLASS ...) or your own callable
-            from a Trace to one number per detection. None: the score; for a classifier the logit.
+        target: A name (see `list_targets`: score, logit, x1, y1, x2, y2, combined, contrast:CLASS, mask, keypoint:NAME ...) or
+            your own callable from a Trace to one number per detection. None: the score; for a classifier the logit.
         detections: Which to explain. None: the model's own, filtered by `score_threshold` and `top`. Detections of the trace.
             A mapping with "boxes" (N,4) xyxy in image pixels and "labels" (names or columns), or supervision.Detections: the
             best candidate for each box, also where the model missed it; `notes` then say why its score is low. For models that
@@ -320,6 +322,8 @@ def _explained(
     trace = _trace_of(model, image)
     traced = time.perf_counter()
     chosen, notes = choose(trace, wanted, model, score_threshold, top)
+    if chosen.bare:
+        chosen = model.complete(trace, chosen)
     maps = _maps(method, model, trace, chosen, target)
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
     if method.same_for_all:
@@ -339,6 +343,7 @@ def _explained(
         model.whole_image,
         texts,
         explain_tokens(method, model, trace, chosen, target) if words else None,
+        keypoints=tuple(model.keypoints),
     )
     return result, trace
 
@@ -372,7 +377,7 @@ def _maps(method: Any, model: Model, trace: Trace, chosen: Detections, target: s
     raw = tuple(trace.candidates.raw)
     # "combined" is no target: it is drawn from the maps of five.
     names = ("score", *SIDES) if target == COMBINED else (target,)
-    targets = [find_target(each, model.classes, raw) for each in names]
+    targets = [find_target(each, model.classes, raw, model) for each in names]
     try:
         results: list[HeatMaps] = method(model, trace, chosen, targets)
     except UnknownNameError as error:

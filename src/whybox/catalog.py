@@ -12,7 +12,7 @@ from torch import nn
 from whybox import registry
 from whybox.errors import UnknownNameError, WhyboxError
 from whybox.model import Model
-from whybox.targets import COMBINED, DESCRIPTIONS, SIDES, TARGETS
+from whybox.targets import COMBINED, DESCRIPTIONS, SIDES, TARGETS, parts_of
 
 BUILT_IN = "whybox"
 HUB = "hf"
@@ -80,7 +80,7 @@ def list_targets(model: Model | None = None) -> list[str]:
     if model is None:
         return list(DESCRIPTIONS)
     boxes = (*SIDES, COMBINED)
-    named = [*TARGETS, COMBINED, "contrast:CLASS"]
+    named = [*TARGETS, COMBINED, "contrast:CLASS", *parts_of(model)]
     return [name for name in named if not (model.whole_image and name in boxes)]
 
 

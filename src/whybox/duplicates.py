@@ -354,6 +354,10 @@ class WithNms(Model):
         return self.inner.channels
 
     @property
+    def keypoints(self) -> Sequence[str]:  # type: ignore[override]
+        return self.inner.keypoints
+
+    @property
     def settings(self) -> str:  # type: ignore[override]
         return f"{self.inner.settings} nms={format_spec(self.rule.name, _plain(self.rule))}".strip()
 
@@ -408,6 +412,14 @@ class WithNms(Model):
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
         return self.inner.pullbacks(trace, detections, layer, route, frozen_allowed=frozen_allowed)
+
+    def branch_pullbacks(
+        self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
+        return self.inner.branch_pullbacks(branch, trace, detections, layer, route, frozen_allowed=frozen_allowed)
+
+    def complete(self, trace: Trace, detections: Detections) -> Detections:
+        return self.inner.complete(trace, detections)
 
 
 class PromptedWithNms(WithNms):

@@ -30,6 +30,7 @@ class Explained:
         texts: N, as the model read them; () for models without texts.
         token_maps: One number per token of the N texts; None where not requested.
         single_words: The distinct words of all texts, each explained alone; None where not requested.
+        keypoints: The names of the detections' keypoints; () for models without.
     """
 
     detections: Detections
@@ -44,6 +45,7 @@ class Explained:
     texts: tuple[Text, ...] = ()
     token_maps: TokenMaps | None = None
     single_words: Self | None = None
+    keypoints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.detections)

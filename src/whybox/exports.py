@@ -21,6 +21,7 @@ def to_dict(explained: Explained) -> dict[str, Any]:
         "options": {name: plain(value) for name, value in explained.maps.options.items()},
         "seconds": dict(explained.seconds),
         "detections": _rows(explained),
+        **({"keypoints": list(explained.keypoints)} if explained.keypoints else {}),
     }
 
 
@@ -36,6 +37,7 @@ def _row(explained: Explained, index: int, name: str) -> dict[str, Any]:
     detections, maps = explained.detections, explained.maps
     native = maps.native[index]
     low, high = value_range([native])
+    beside = {"keypoints": detections.keypoints, "corners": detections.corners}
     return {
         "name": name,
         "label": int(detections.labels[index]),
@@ -46,6 +48,7 @@ def _row(explained: Explained, index: int, name: str) -> dict[str, Any]:
         "route": maps.routes[index] if maps.routes else "",
         "layer": maps.layers[index] if maps.layers else "",
         "map": {"height": native.shape[0], "width": native.shape[1], "low": low, "high": high},
+        **{part: values[index].tolist() for part, values in beside.items() if values is not None},
     }
 
 
@@ -59,17 +62,37 @@ def plain(value: Any) -> Any:
 
 
 def to_coco(explained: Explained, image_id: int = 0) -> list[dict[str, Any]]:
-    """COCO's results format, one dict per detection: bbox is x, y, width, height; category_id is the label."""
+    """COCO's results format, one dict per detection: bbox is x, y, width, height; category_id is the label; with the mask as
+    run lengths, and keypoints as x, y and score, where there are such."""
     detections = explained.detections
     rows = zip(detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
     return [
-        {"image_id": image_id, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-        for (x1, y1, x2, y2), label, score in rows
+        {
+            "image_id": image_id,
+            "category_id": label,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+            **_beside_box(explained, index),
+        }
+        for index, ((x1, y1, x2, y2), label, score) in enumerate(rows)
     ]
 
 
+def _beside_box(explained: Explained, index: int) -> dict[str, Any]:
+    masks, keypoints = explained.detections.masks, explained.detections.keypoints
+    entries: dict[str, Any] = {}
+    if masks is not None:
+        from pycocotools.mask import encode
+
+        lengths = encode(masks[index].cpu().numpy().astype("uint8", order="F"))
+        entries["segmentation"] = {"size": list(lengths["size"]), "counts": lengths["counts"].decode("ascii")}
+    if keypoints is not None:
+        entries["keypoints"] = keypoints[index].flatten().tolist()
+    return entries
+
+
 def to_supervision(explained: Explained) -> Any:
-    """supervision.Detections, with the class names and the candidates' rows in `data`."""
+    """supervision.Detections, with masks where there are such, and the class names and the candidates' rows in `data`."""
     try:
         import supervision
     except ImportError:
@@ -80,6 +103,7 @@ def to_supervision(explained: Explained) -> Any:
     return supervision.Detections(
         # float(), because NumPy has no bfloat16.
         xyxy=detections.boxes.detach().cpu().float().numpy(),
+        mask=None if detections.masks is None else detections.masks.cpu().numpy(),
         confidence=detections.scores.detach().cpu().float().numpy(),
         class_id=detections.labels.detach().cpu().numpy().astype(int),
         data={"class_name": np.array(explained.names, dtype=str), "source": detections.source.detach().cpu().numpy()},

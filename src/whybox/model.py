@@ -23,8 +23,9 @@ WHOLE_IMAGE: frozenset[Kind] = frozenset({"classifier", "image-text"})
 """Kinds that predict for the whole image: their one candidate is the image."""
 TAKES_TEXT: frozenset[Kind] = frozenset({"image-text", "prompted detector"})
 """Kinds whose classes are texts that the user gives."""
-GIVES = frozenset({"candidates", "features", "input", "roi", "attention", "transformer", "text"})
-"""What a model's traces can provide; a method's `needs` are among these."""
+GIVES = frozenset({"candidates", "features", "input", "roi", "attention", "transformer", "text", "masks", "keypoints", "corners"})
+"""What a model's traces can provide; a method's `needs` are among these. Masks, keypoints and corners of turned boxes: of its
+detections, through `complete`."""
 
 
 LEAST_SCORE = 0.05
@@ -38,13 +39,15 @@ class Model(ABC):
         name: For reports and errors.
         network: The nn.Module that is explained; None for a black box.
         kind: What it predicts.
-        gives: What its traces provide: "candidates", "features", "input", "roi", "attention", "transformer", "text".
+        gives: What its traces provide: "candidates", "features", "input", "roi", "attention", "transformer", "text", "masks",
+            "keypoints", "corners".
         classes: Names of the score columns, or None.
         first_column: The score column of a data set's first class, for models without class names; torchvision's detectors
             have a background column before it.
         fixed_rows: Whether a row of the candidates is the same position or query in every image of one size; not where the
             network chooses its queries by the image.
         channels: How many channels its images have; 3 are red, green and blue.
+        keypoints: The names of its keypoints; () for models without.
         settings: How it was loaded (preprocessing, thresholds), as a string that is the same in every process.
     """
 
@@ -56,6 +59,7 @@ class Model(ABC):
     first_column: int = 0
     fixed_rows: bool = True
     channels: int = 3
+    keypoints: Sequence[str] = ()
     settings: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -69,6 +73,8 @@ class Model(ABC):
             cls.predict = _exclusively(cls.predict)  # type: ignore[method-assign]
         if "pullbacks" in vars(cls):
             cls.pullbacks = _checked(cls.pullbacks)  # type: ignore[method-assign]
+        if "branch_pullbacks" in vars(cls):
+            cls.branch_pullbacks = _checked_branch(cls.branch_pullbacks)  # type: ignore[method-assign]
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse a class that misspells an attribute, or gives what no method can need, before anything runs with it."""
@@ -207,6 +213,34 @@ class Model(ABC):
             Pullbacks, each for some of the rows.
         """
 
+    def branch_pullbacks(
+        self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
+        """Pullbacks for targets on masks or keypoints, whose traces hold these. By default those of boxes and classes, for
+        models whose candidates come with them.
+
+        Args:
+            branch: "mask" or "keypoint".
+            trace: As for `pullbacks`, and so are the others.
+            detections: N detections.
+            layer: One of `layers` or a module's path; None: the default.
+            route: "auto", "fast" or "exact".
+            frozen_allowed: Whether route "auto" may hold a normalization's statistics fixed.
+
+        Yields:
+            Pullbacks, each for some of the rows.
+        """
+        yield from self.pullbacks(trace, detections, layer, route, frozen_allowed=frozen_allowed)
+
+    def complete(self, trace: Trace, detections: Detections) -> Detections:
+        """The detections with their masks, keypoints or corners, where the model gives such; by default as they are.
+
+        Args:
+            trace: A trace of this model.
+            detections: N of its candidates.
+        """
+        return detections
+
 
 def _of_one_state(trace: Callable[..., Trace]) -> Callable[..., Trace]:
     """A family's `trace`, checked, and alone with its network, whose state and reference the trace then carries."""
@@ -237,6 +271,14 @@ def _checked(pullbacks: Callable[..., Iterator[Pullback]]) -> Callable[..., Iter
     @wraps(pullbacks)
     def given(self: Model, trace: Trace, detections: Detections, *places: Any, **options: Any) -> Iterator[Pullback]:
         return check_pullbacks(self.name, pullbacks(self, trace, detections, *places, **options), len(detections))
+
+    return given
+
+
+def _checked_branch(pullbacks: Callable[..., Iterator[Pullback]]) -> Callable[..., Iterator[Pullback]]:
+    @wraps(pullbacks)
+    def given(self: Model, branch: str, trace: Trace, detections: Detections, *places: Any, **options: Any) -> Iterator[Pullback]:
+        return check_pullbacks(self.name, pullbacks(self, branch, trace, detections, *places, **options), len(detections))
 
     return given
 

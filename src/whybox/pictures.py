@@ -25,7 +25,8 @@ def draw_overlay(explained: Explained, index: int, picture: Image.Image, opacity
     if explained.whole_image:
         return overlay(picture, explained.maps[index], caption=f"{score:.2f} {name}", opacity=opacity)
     caption = f"{name} {score:.2f}"
-    return overlay(picture, explained.maps[index], explained.detections.boxes[index], caption, opacity=opacity)
+    found = explained.detections[index]
+    return overlay(picture, explained.maps[index], found.boxes[0], caption, shape=found, opacity=opacity)
 
 
 def draw_figure(explained: Explained, index: int | Sequence[int] | None, columns: int, opacity: float) -> "Figure":
@@ -88,4 +89,5 @@ def photo_of(explanations: Sequence[Explained]) -> Photo:
     first = explanations[0]
     layers = [Layer(each.maps.method, each.maps.target, each.maps, each.seconds.get("maps", 0.0)) for each in explanations]
     seconds = {name: value for name, value in first.seconds.items() if name != "maps"}
-    return Photo(first.name, first.image, first.detections, first.names, layers, first.notes, first.model, seconds)
+    facts = (first.name, first.image, first.detections, first.names, layers, first.notes, first.model, seconds)
+    return Photo(*facts, first.keypoints)

@@ -84,7 +84,7 @@ def load(directory: str | Path, kind: type[Kind]) -> Kind:
 
 
 def _tensors(explained: Explained) -> dict[str, Tensor]:
-    tensors = {name: getattr(explained.detections, name) for name in ("boxes", "scores", "labels", "source")}
+    tensors = {name: values for name, values in vars(explained.detections).items() if values is not None}
     tensors |= {f"map.{i}": values for i, values in enumerate(explained.maps.native)}
     if explained.token_maps is not None:
         tensors |= {f"tokens.{i}": values for i, values in enumerate(explained.token_maps.values)}
@@ -129,7 +129,10 @@ def _from_parts(kind: type[Kind], manifest: Mapping[str, Any], tensors: Mapping[
         of_words = {name.removeprefix(WORD): values for name, values in tensors.items() if name.startswith(WORD)}
         single_words = _from_parts(kind, manifest["single_words"], of_words, image)
     return kind(
-        Detections(*(tensors[name] for name in ("boxes", "scores", "labels", "source"))),
+        Detections(
+            *(tensors[name] for name in ("boxes", "scores", "labels", "source")),
+            *(tensors.get(name) for name in ("masks", "keypoints", "corners")),
+        ),
         _maps(manifest, tensors),
         image,
         manifest["model"],
@@ -141,6 +144,7 @@ def _from_parts(kind: type[Kind], manifest: Mapping[str, Any], tensors: Mapping[
         texts,
         token_maps,
         single_words,
+        tuple(manifest.get("keypoints", ())),
     )
 
 

@@ -15,9 +15,11 @@ __all__ = [
     "FeatureMap",
     "Frame",
     "HeatMaps",
+    "MaskLogits",
     "Size",
     "Target",
     "Trace",
+    "branch_of",
     "min_max",
     "rows_of",
     "target_name",
@@ -34,12 +36,18 @@ class Detections:
         scores: (N,).
         labels: (N,) the class, as its column among the candidates' scores.
         source: (N,) the row among the raw candidates; -1: not known.
+        masks: (N,H,W) bool, on the image's pixels; None where there are none, or where they were not asked for.
+        keypoints: (N,P,3) x and y in image pixels, and the score, as the network gives it; None as for masks.
+        corners: (N,4,2) xy in image pixels, of turned boxes; None as for masks.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     source: Tensor
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+    corners: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -48,6 +56,9 @@ class Detections:
         for name in ("scores", "labels", "source"):
             if getattr(self, name).shape != (count,):
                 raise ValueError(f"{name} must have the shape ({count},), got {tuple(getattr(self, name).shape)}")
+        _check_shapes(self, count)
+        if self.masks is not None and (self.masks.ndim != 3 or len(self.masks) != count or self.masks.dtype != torch.bool):
+            raise ValueError(f"masks must be ({count}, H, W) bool, got {tuple(self.masks.shape)} {self.masks.dtype}")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -56,7 +67,17 @@ class Detections:
         """The rows chosen by a slice, a list, a mask or an index tensor; a single number gives one row."""
         if isinstance(index, int):
             index = [index]
-        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.source[index])
+        return self.map(lambda values: values[index])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Detections":
+        """The detections with every tensor changed."""
+        changed: dict[str, Any] = {name: None if values is None else change(values) for name, values in vars(self).items()}
+        return Detections(**changed)
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is nothing beside boxes: no masks, keypoints or corners."""
+        return self.masks is None and self.keypoints is None and self.corners is None
 
     def to_dict(self) -> dict[str, Tensor]:
         """torchvision's form: boxes, scores, labels."""
@@ -71,6 +92,55 @@ class Detections:
         return cls(torch.zeros((0, 4), **plain), torch.zeros(0, **plain), none, none)
 
 
+def _check_shapes(owner: "Detections | Candidates", count: int) -> None:
+    """Refuse keypoints and corners of another shape."""
+    if (points := owner.keypoints) is not None and (points.ndim != 3 or len(points) != count or points.shape[2] != 3):
+        raise ValueError(f"keypoints must have the shape ({count}, P, 3), got {tuple(points.shape)}")
+    if owner.corners is not None and tuple(owner.corners.shape) != (count, 4, 2):
+        raise ValueError(f"corners must have the shape ({count}, 4, 2), got {tuple(owner.corners.shape)}")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskLogits:
+    """The masks of M candidates as logits on a grid; a logit over 0 is inside.
+
+    Attributes:
+        values: (M,h,w) the logits, or (M,P) weights of the prototypes.
+        prototypes: (P,h,w), whose weighted sums are the logits; None: the values are.
+        boxes: (M,4) xyxy in cells of the grid: a cell whose center lies outside is in no mask. None: every cell may be.
+    """
+
+    values: Tensor
+    prototypes: Tensor | None = None
+    boxes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        wanted = 3 if self.prototypes is None else 2
+        if self.values.ndim != wanted:
+            form = "(M, h, w)" if wanted == 3 else "(M, P), the prototypes' weights"
+            raise ValueError(f"logits of masks must be {form}, got {tuple(self.values.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any) -> "MaskLogits":
+        """The chosen rows; differentiable."""
+        return MaskLogits(self.values[rows], self.prototypes, None if self.boxes is None else self.boxes[rows])
+
+    def logits(self) -> Tensor:
+        """(M,h,w); differentiable."""
+        return self.values if self.prototypes is None else torch.einsum("mp,phw->mhw", self.values, self.prototypes)
+
+    def possible(self) -> Tensor:
+        """(M,h,w) bool: the cells that may be in a mask."""
+        height, width = (self.values if self.prototypes is None else self.prototypes).shape[-2:]
+        if self.boxes is None:
+            return torch.ones((len(self), height, width), dtype=torch.bool, device=self.values.device)
+        x1, y1, x2, y2 = self.boxes.detach()[:, :, None].unbind(1)
+        down, across = (torch.arange(extent, device=self.values.device) + 0.5 for extent in (height, width))
+        return ((y1 <= down) & (down < y2))[:, :, None] & ((x1 <= across) & (across < x2))[:, None, :]
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """M raw candidates, before non-maximum suppression.
@@ -82,6 +152,10 @@ class Candidates:
         logits: (M,K) before sigmoid or softmax.
         raw: The regression branch's outputs, by name, each (M,) or (M,K).
         factors: The factors of a score, by name ("class", "centerness"), each (M,) or (M,K).
+        keypoints: (M,P,3) x and y in image pixels, and the score. Where the network takes the highest cell of a heat map, x and y
+            are the map's expected place, which is differentiable.
+        corners: (M,4,2) xy in image pixels, of turned boxes.
+        masks: The logits of M masks.
     """
 
     boxes: Tensor
@@ -90,6 +164,9 @@ class Candidates:
     logits: Tensor | None = None
     raw: Mapping[str, Tensor] = field(default_factory=dict)
     factors: Mapping[str, Tensor] = field(default_factory=dict)
+    keypoints: Tensor | None = None
+    corners: Tensor | None = None
+    masks: MaskLogits | None = None
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -99,6 +176,9 @@ class Candidates:
             raise ValueError(f"boxes must be ({count}, 4) or (M, K, 4), got {tuple(self.boxes.shape)}")
         if self.level.shape != (count,):
             raise ValueError(f"level must have the shape ({count},), got {tuple(self.level.shape)}")
+        _check_shapes(self, count)
+        if self.masks is not None and len(self.masks) != count:
+            raise ValueError(f"{count} candidates do not fit the logits of {len(self.masks)} masks")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -112,6 +192,9 @@ class Candidates:
             None if self.logits is None else self.logits[rows],
             {name: value[rows] for name, value in self.raw.items()},
             {name: value[rows] for name, value in self.factors.items()},
+            None if self.keypoints is None else self.keypoints[rows],
+            None if self.corners is None else self.corners[rows],
+            None if self.masks is None else self.masks[rows],
         )
 
     def boxes_of(self, rows: Tensor, labels: Tensor) -> Tensor:
@@ -199,7 +282,8 @@ class Target(Protocol):
     """The scalar that is explained: a callable from a Trace to one number per detection, (N,), computed from its candidates
     by differentiable operations. Row i may depend only on candidate `trace.detections.source[i]`.
 
-    A target carries its name: an attribute `name`, or else a function's `__name__`."""
+    A target carries its name: an attribute `name`, or else a function's `__name__`. One that reads masks or keypoints says so
+    with an attribute `branch`, "mask" or "keypoint": gradients then go through the part of the network that gives these."""
 
     def __call__(self, trace: Trace) -> Tensor:
         """One number per detection of the trace, (N,)."""
@@ -208,6 +292,11 @@ class Target(Protocol):
 def target_name(target: Target) -> str:
     """A target's name; for a user-defined callable, its function's or class's name."""
     return str(getattr(target, "name", None) or getattr(target, "__name__", type(target).__name__))
+
+
+def branch_of(target: Target) -> str:
+    """The part of the network that a target is computed by: "mask", "keypoint", or "" for boxes and classes."""
+    return str(getattr(target, "branch", ""))
 
 
 @dataclass(frozen=True, eq=False)

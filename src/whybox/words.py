@@ -52,7 +52,7 @@ def _check_grounding(model: Model, target: str | Target, single_words: bool) -> 
 
 def explain_tokens(method: TextMethod, model: Model, trace: Trace, detections: Detections, target: str | Target) -> TokenMaps:
     """One number per token of the detections' texts."""
-    chosen: Sequence[Target] = [find_target(target, model.classes, tuple(trace.candidates.raw))]
+    chosen: Sequence[Target] = [find_target(target, model.classes, tuple(trace.candidates.raw), model)]
     if (detector := grounding(model)) is not None:
         texts = tuple(detector.texts[label] for label in detections.labels.tolist())
         return TokenMaps(detector.token_values(trace, detections, chosen)[0], texts, TOKENS, target_name(chosen[0]))

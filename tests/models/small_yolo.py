@@ -64,6 +64,61 @@ class Detect(_OfUltralytics, nn.Module):
         return torch.cat(centers, 1), torch.cat(strides, 1)
 
 
+class _WithMore(Detect):
+    """A head with more outputs per cell: `count` of them, called `key` among the raw ones."""
+
+    key, count = "", 0
+
+    def __init__(self, channels, classes, second):
+        super().__init__(channels, classes, second)
+        self.cv4 = nn.ModuleList(nn.Conv2d(channels, self.count, 3, padding=1) for _ in STRIDES)
+
+    def forward_head(self, maps, sides, scores):
+        more = torch.cat([layer(x).flatten(2) for layer, x in zip(self.cv4, maps, strict=True)], 2)
+        return super().forward_head(maps, sides, scores) | {self.key: self.decode(more)}
+
+    def decode(self, values):
+        return values
+
+    def _inference(self, raw):
+        return torch.cat([super()._inference(raw), raw[self.key]], 1)
+
+
+class Segment(_WithMore):
+    """Weights of four prototypes, which lie on a grid of stride 4."""
+
+    key, count, nm = "mask_coefficient", 4, 4
+
+    def __init__(self, channels, classes, second):
+        super().__init__(channels, classes, second)
+        self.proto = nn.ConvTranspose2d(channels, self.nm, 2, 2)
+
+    def forward(self, maps):
+        output, raw = super().forward(maps)
+        return (output, self.proto(maps[0])), raw
+
+
+class Pose(_WithMore):
+    """Five keypoints with a score each, from the cell's center in strides."""
+
+    key, count, nk, kpt_shape = "kpts", 15, 15, (5, 3)
+
+    def _inference(self, raw):
+        boxes = Detect._inference(self, raw)
+        x, y, score = raw["kpts"].unflatten(1, self.kpt_shape).unbind(2)
+        points = [(x + self.anchors[0]) * self.strides, (y + self.anchors[1]) * self.strides, score.sigmoid()]
+        return torch.cat([boxes, torch.stack(points, 2).flatten(1, 2)], 1)
+
+
+class OBB(_WithMore):
+    """Boxes turned by an angle."""
+
+    key, count, ne = "angle", 1, 1
+
+    def decode(self, values):
+        return (values.sigmoid() - 0.25) * torch.pi
+
+
 class YOLOEDetect(Detect):
     """A head that reads prompts."""
 

@@ -13,7 +13,8 @@ import whybox
 from models.small_yolo import BaseModel, Classify, YOLOEDetect
 from whybox.errors import WeightsError, WhyboxError
 from whybox.models.ultralytics._letterbox import Letterbox, input_size
-from whybox.models.ultralytics._turned import around_turned, overlaps_better
+from whybox.models.ultralytics._turned import around_turned, corners_of, overlaps_better
+from whybox.targets import MaskLogit
 
 # Else the package looks for a connection when it is imported.
 os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -259,14 +260,91 @@ def test_detections_are_those_of_predict(name):
     assert_same(found, predicted(built, picture(), conf=0.28, iou=0.4, max_det=9))
 
 
+def with_masks(name):
+    """A network whose masks are neither empty nor full."""
+    built = yolo(name)
+    head = built.model.model[-1]
+    with torch.no_grad():
+        for branch in ("cv4", "one2one_cv4"):
+            for part in getattr(head, branch, None) or ():
+                part[-1].weight.normal_(0, 0.3)
+    return built
+
+
 @needs_package
-def test_boxes_of_a_segmentation_network_are_those_of_predict_and_those_whose_mask_is_empty():
-    built = yolo("yolo11n-seg")
-    found, boxes = whybox.load(built, size=128).trace(picture()).detections, predicted(built, picture())
+@pytest.mark.parametrize(("name", "options"), [("yolo11n-seg", {}), ("yolo26n-seg", {"end2end": True})])
+def test_masks_are_those_of_predict(name, options):
+    """In an image that is padded, but not resized: then a mask of the canvas is one of the image."""
+    built, image = with_masks(name), picture(72, 128)
+    theirs = predicted(built, image, part="__dict__", **({"nms": False} if options else {}))
+    boxes, masks = theirs["boxes"], theirs["masks"].data[:, 12:84].bool()
+    model = whybox.load(built, size=128, **options)
+    found = whybox.detect(model, image, score_threshold=0.25, top=300)
+    # `predict` drops boxes whose mask is empty.
     assert 0 < len(boxes) <= len(found)
+    assert found.masks.shape[1:] == (72, 128)
     ours = torch.cat([found.boxes, 1000 * found.scores[:, None]], 1)
-    theirs = torch.cat([boxes.xyxy, 1000 * boxes.conf[:, None]], 1)
-    assert (ours[:, None] - theirs).abs().amax(2).amin(0).max() < 0.02
+    distance = (ours[:, None] - torch.cat([boxes.xyxy, 1000 * boxes.conf[:, None]], 1)).abs().amax(2)
+    assert distance.amin(0).max() < 0.02
+    same = (found.masks[distance.argmin(0)] == masks).float().mean((1, 2))
+    assert same.min() > 0.999  # the fused copy rounds otherwise
+    assert 0.01 < masks.float().mean() < 0.9
+
+
+@needs_package
+@pytest.mark.parametrize("name", ["yolo11n-seg", "yolo26n-seg"])
+def test_mask_targets_are_autograd_by_hand(name):
+    built, image = with_masks(name), picture(96, 128)
+    model = whybox.load(built, size=128)
+    trace = whybox.trace(model, image)
+    found = trace.detections[[0, -1]]
+    network, kept = copy.deepcopy(built.model).eval(), {}
+    for path in model.features:
+        network.get_submodule(path).register_forward_hook(lambda part, given, output, path=path: kept.update({path: output}))
+    (_, prototypes), raw = network(image[None])
+    raw = raw.get("one2many", raw)
+    for pullback in model.branch_pullbacks("mask", trace, found, None, "auto"):
+        values, gradients = MaskLogit()(pullback.trace), pullback.gradient(MaskLogit()).whole().gradient
+        assert pullback.route == "exact"
+        for row, value, ours in zip(pullback.rows.tolist(), values, gradients, strict=True):
+            source = int(found.source[row])
+            logits = torch.einsum("p,phw->hw", raw["mask_coefficient"][0, :, source], prototypes[0])
+            x1, y1, x2, y2 = trace.candidates.boxes[source] / 4
+            rows, columns = torch.arange(24)[:, None] + 0.5, torch.arange(32) + 0.5
+            inside = (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2) & (logits > 0)
+            expected = logits[inside].mean() if inside.any() else None
+            if expected is not None:
+                assert float(value.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+                theirs = torch.autograd.grad(expected, kept[pullback.layer], retain_graph=True)[0][0]
+                torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
+
+
+@needs_package
+@pytest.mark.parametrize("name", ["yolo11n-pose", "yolo26n-pose"])
+def test_keypoints_are_those_of_predict_and_explained_by_windows(name):
+    built, image = yolo(name), picture(72, 128)
+    theirs = predicted(built, image, part="__dict__")
+    model = whybox.load(built, size=128)
+    trace = whybox.trace(model, image)
+    found = whybox.detect(model, trace, score_threshold=0.25, top=300)
+    assert found.keypoints.shape == (len(theirs["boxes"]), 17, 3)
+    sets = [
+        torch.cat([boxes, 1000 * scores[:, None]], 1)
+        for boxes, scores in ((found.boxes, found.scores), (theirs["boxes"].xyxy, theirs["boxes"].conf))
+    ]
+    nearest = (sets[0][:, None] - sets[1]).abs().amax(2).argmin(0)
+    ours, points = found.keypoints[nearest], theirs["keypoints"]
+    torch.testing.assert_close(ours[..., 2], points.conf, rtol=0, atol=1e-4)
+    # Those of predict are clipped to the image, and some releases set those with low scores to 0.
+    places, told = ours[..., :2].clamp(min=0).minimum(torch.tensor([128.0, 72.0])), points.conf > 0.51
+    assert told.any()
+    torch.testing.assert_close(places[told], points.xy[told], rtol=0, atol=0.02)
+    for target in ("keypoint:left_wrist", "keypoint:nose:y"):
+        few = {"target": target, "score_threshold": float(found.scores[:4].min())}
+        auto, exact = (whybox.explain(model, trace, route=route, **few) for route in ("auto", "exact"))
+        assert set(auto.maps.routes) == {"windows"}
+        assert exact.maps.values.any()
+        torch.testing.assert_close(auto.maps.values, exact.maps.values, rtol=1e-3, atol=1e-5 * float(exact.maps.values.max()))
 
 
 @needs_package
@@ -289,10 +367,15 @@ def test_detections_of_turned_boxes_are_those_of_predict_and_the_boxes_lie_aroun
         assert_same(found, boxes, boxes.xyxy.clamp(min=0).minimum(limit), within=0.2)
     model = whybox.load(built, size=128)
     trace = model.trace(picture())
-    auto, exact = (whybox.explain(model, trace, target="angle", route=route, score_threshold=0.32) for route in ("auto", "exact"))
-    assert set(auto.maps.routes) == {"windows"}
-    scale = float(exact.maps.values.abs().max())
-    torch.testing.assert_close(auto.maps.values, exact.maps.values, rtol=1e-3, atol=1e-5 * scale)
+    found, boxes = whybox.detect(model, picture(72, 128), top=300), predicted(built, picture(72, 128), part="obb", conf=0.3)
+    nearest = (found.corners[:, None] - boxes.xyxyxyxy).abs().amax((2, 3)).amin(0)
+    assert nearest.max() < 0.02
+    for target in ("angle", "corner:0:x"):
+        few = {"target": target, "score_threshold": 0.32}
+        auto, exact = (whybox.explain(model, trace, route=route, **few) for route in ("auto", "exact"))
+        assert set(auto.maps.routes) == {"windows"}
+        scale = float(exact.maps.values.abs().max())
+        torch.testing.assert_close(auto.maps.values, exact.maps.values, rtol=1e-3, atol=1e-5 * scale)
 
 
 def test_the_box_around_a_turned_one():
@@ -301,6 +384,13 @@ def test_the_box_around_a_turned_one():
     half = 15 / 2**0.5
     wanted = torch.tensor([[40.0, 35, 60, 45], [45, 30, 55, 50], [50 - half, 40 - half, 50 + half, 40 + half]])
     torch.testing.assert_close(around, wanted)
+
+
+def test_the_corners_of_a_turned_box_are_those_of_the_box_around_it_where_it_is_upright():
+    boxes = torch.tensor([[50.0, 40.0, 20.0, 10.0]])
+    upright, turned = corners_of(boxes, torch.tensor([0.0])), corners_of(boxes, torch.tensor([torch.pi / 2]))
+    assert upright[0].tolist() == [[60, 45], [60, 35], [40, 35], [40, 45]]
+    torch.testing.assert_close(turned[0], torch.tensor([[45.0, 50], [55, 50], [55, 30], [45, 30]]))
 
 
 def test_turned_boxes_overlap_as_far_as_their_angles_agree():

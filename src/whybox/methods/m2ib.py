@@ -141,7 +141,7 @@ class M2ib(Method):
         """The information kept in each item's shown tokens, for one target."""
         net: Any = model.network
         # Autograd cannot save inference tensors, which these are where the caller is under inference_mode; clones it can.
-        detections = Detections(*(value.clone() for value in vars(detections).values()))
+        detections = detections.map(Tensor.clone)
         information = []
         for i, item in enumerate(items):
             start = self._start(len(item.transformer_pass.transformer.layers))

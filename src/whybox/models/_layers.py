@@ -1,7 +1,7 @@
 """Layers for gradients: a recorded tensor, and how its entries lie on a grid over the image."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isqrt, log
 
@@ -12,6 +12,7 @@ from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Size
 from whybox.ops.gradients import chunk_rows, gradients_on, level_gradients, row_gradients
 from whybox.pullback import DensePullback
+from whybox.targets import MaskLogit
 from whybox.types import Candidates, Detections, FeatureMap, Trace
 
 Arrange = Callable[[Tensor], Tensor]
@@ -98,7 +99,7 @@ def module_path(layer: str) -> str:
 
 
 def exact_pullbacks(
-    live: Trace, detections: Detections, layers: Sequence[Layer], chosen: Tensor | None = None
+    live: Trace, detections: Detections, layers: Sequence[Layer], chosen: Tensor | None = None, branch: str = ""
 ) -> Iterator[DensePullback]:
     """The general route: autograd from a trace whose candidates keep their graph down to the layers.
 
@@ -108,11 +109,12 @@ def exact_pullbacks(
         layers: The layers that gradients are taken at.
         chosen: (N,) index into `layers`; None: for each detection the layer where its score's sum |gradient o features| is
             largest, at the cost of one more backward pass per detection if there are several layers.
+        branch: "mask" or "keypoint": by the mean logit of its mask, or by its keypoints' scores.
     """
     if not len(detections):
         return
     if chosen is None:
-        chosen = strongest_layers(live.candidates, detections, layers)
+        chosen = strongest_layers(live.candidates, detections, layers, leading_values(live, detections, branch))
     for i, layer in enumerate(layers):
         for rows in chunk_rows((chosen == i).nonzero()[:, 0], layer.tensor.numel()):
             with gradients_on():
@@ -124,18 +126,33 @@ def exact_pullbacks(
             yield DensePullback(rows, trace, "exact", layer.stride, features, backward, layer.name)
 
 
-def strongest_layers(candidates: Candidates, detections: Detections, layers: Sequence[Layer]) -> Tensor:
-    """(n,) for each detection the layer where its score's sum |dY/dA o A| is largest."""
+def strongest_layers(
+    candidates: Candidates, detections: Detections, layers: Sequence[Layer], values: Tensor | None = None
+) -> Tensor:
+    """(n,) for each detection the layer where its score's sum |dY/dA o A| is largest; or that of the values (n,), where given."""
     if len(layers) == 1:
         return torch.zeros_like(detections.source)
     tensors = [layer.tensor for layer in layers]
     name = "layers " + " or ".join(repr(layer.name) for layer in layers)
     strengths = []
     with gradients_on():
-        for value in candidates.scores[detections.source.clone(), detections.labels.clone()]:
+        if values is None:
+            values = candidates.scores[detections.source.clone(), detections.labels.clone()]
+        for value in values:
             pairs = zip(level_gradients(value[None], tensors, name=name), tensors, strict=True)
             strengths.append(torch.stack([(gradient * tensor.detach()).abs().sum() for gradient, tensor in pairs]))
     return torch.stack(strengths).argmax(1)
+
+
+def leading_values(live: Trace, detections: Detections, branch: str) -> Tensor | None:
+    """(n,) what decides on which layer a detection's mask or keypoints are explained; None: its score."""
+    # Clones, because autograd cannot save an index that is an inference tensor.
+    asked = replace(live, detections=detections.map(Tensor.clone))
+    with gradients_on():
+        if branch == "mask":
+            return MaskLogit()(asked)
+        points = live.candidates.keypoints
+        return points[asked.detections.source, :, 2].sum(1) if branch == "keypoint" and points is not None else None
 
 
 def first_channels(network: nn.Module) -> int:

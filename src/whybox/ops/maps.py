@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from whybox.frame import Size, resize_maps
 from whybox.method import Method
 from whybox.model import Model
 from whybox.pullback import FeatureGradient, PlacedMaps, Pullback
-from whybox.types import Detections, HeatMaps, Target, Trace, min_max
+from whybox.types import Detections, HeatMaps, Target, Trace, branch_of, min_max
 
 Draw = Callable[[FeatureGradient, Detections, float], PlacedMaps]
 """(gradient of n rows, their n detections in network pixels, stride) -> n maps with their placement."""
@@ -70,6 +71,17 @@ def draw_heat_maps(
     method: GradientMethod, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]
 ) -> list[HeatMaps]:
     """One HeatMaps per target, drawn by `method` from the gradients at its layer."""
+    branches = [branch_of(target) for target in targets]
+    drawn: dict[int, HeatMaps] = {}
+    for branch in dict.fromkeys(branches):
+        own = [i for i, other in enumerate(branches) if other == branch]
+        drawn |= zip(own, _draw_branch(method, model, trace, detections, [targets[i] for i in own]), strict=True)
+    return [drawn[i] for i in range(len(targets))]
+
+
+def _draw_branch(
+    method: GradientMethod, model: Model, trace: Trace, detections: Detections, targets: Sequence[Target]
+) -> list[HeatMaps]:
     maps, routes, layers = draw_maps(
         model,
         trace,
@@ -107,7 +119,7 @@ def draw_maps(
         model: The model to explain.
         trace: The image's trace.
         detections: N detections.
-        targets: The scalars to explain.
+        targets: The scalars to explain, all of one branch of the network.
         draw: Draws maps from a gradient.
         layer: As in `Model.pullbacks`.
         route: As in `Model.pullbacks`.
@@ -124,7 +136,9 @@ def draw_maps(
     # It turns gradients on as well, so that the caller's no_grad does not reach the pullbacks.
     with torch.inference_mode(False):
         detections = ordinary(detections)
-        for pullback in model.pullbacks(trace, detections, layer, route, frozen_allowed=frozen_allowed):
+        branch = branch_of(targets[0]) if targets else ""
+        ways = partial(model.branch_pullbacks, branch) if branch else model.pullbacks
+        for pullback in ways(trace, detections, layer, route, frozen_allowed=frozen_allowed):
             rows = pullback.rows.tolist()
             boxes = trace.frame.boxes_to_network(detections.boxes[pullback.rows])
             chosen = replace(detections[pullback.rows], boxes=boxes)
@@ -142,7 +156,7 @@ def draw_maps(
 
 def ordinary(detections: Detections) -> Detections:
     """The same detections as normal tensors: autograd cannot save inference tensors, their clones it can."""
-    return Detections(*(value.clone() for value in vars(detections).values()))
+    return detections.map(Tensor.clone)
 
 
 def _draw_parts(pullback: Pullback, target: Target, detections: Detections, draw: Draw) -> Iterator[tuple[Tensor, Tensor]]:

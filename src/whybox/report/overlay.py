@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from whybox.frame import Frame, Size
-from whybox.types import HeatMaps
+from whybox.report.shapes import draw_shape
+from whybox.types import Detections, HeatMaps
 
 POSITIVE = "inferno"
 SIGNED = "RdBu_r"
@@ -177,6 +178,7 @@ def overlay(
     box: Tensor | None = None,
     caption: str = "",
     *,
+    shape: Detections | None = None,
     longest: int = 1024,
     opacity: float = 0.85,
 ) -> Image.Image:
@@ -187,6 +189,7 @@ def overlay(
         maps: One map.
         box: (4,) xyxy in image pixels, or None.
         caption: Text at the box or, without a box, in the corner.
+        shape: One detection, whose mask, keypoints or turned box are drawn, too.
         longest: The largest longer side of the result in pixels, for an image that is a tensor.
         opacity: Of the strongest value, in 0..1.
 
@@ -197,9 +200,10 @@ def overlay(
     size = (picture.height, picture.width)
     values = at_size(maps, size)[0].detach().cpu().float()
     drawn = Image.fromarray(blend(np.asarray(picture), values.numpy(), *value_range([values]), opacity))
+    turned = shape is not None and draw_shape(drawn, shape, 0, maps.frame.image, ACCENT, SHADE)
     if box is not None:
         to_picture = Frame(maps.frame.image, size, size)
-        draw_box(drawn, to_picture.boxes_to_network(box.detach().cpu().float()), caption)
+        draw_box(drawn, to_picture.boxes_to_network(box.detach().cpu().float()), caption, outlined=not turned)
     elif caption:
         _write(ImageDraw.Draw(drawn), caption, (0, 0), drawn.size)
     return drawn
@@ -218,20 +222,22 @@ def shrink(image: Tensor, longest: int) -> Image.Image:
     return picture_of(image, fit((image.shape[-2], image.shape[-1]), longest))
 
 
-def draw_box(picture: Image.Image, box: Tensor, caption: str = "") -> None:
+def draw_box(picture: Image.Image, box: Tensor, caption: str = "", *, outlined: bool = True) -> None:
     """Draw a box on a picture: a white line in a dark seam.
 
     Args:
         picture: The picture, which is changed.
         box: (4,) xyxy in the picture's pixels.
         caption: Text at its top left, or "".
+        outlined: False: the caption alone.
     """
     ink = ImageDraw.Draw(picture)
     x1, y1, x2, y2 = _inside(box, picture)
     line = max(2, round(max(picture.size) / 400))
-    # The dark seam keeps a white line visible on a bright image.
-    ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=SHADE, width=line + 2)
-    ink.rectangle((x1, y1, x2, y2), outline=ACCENT, width=line)
+    if outlined:
+        # The dark seam keeps a white line visible on a bright image.
+        ink.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=SHADE, width=line + 2)
+        ink.rectangle((x1, y1, x2, y2), outline=ACCENT, width=line)
     if caption:
         _write(ink, caption, (x1, y1), picture.size)
 

@@ -68,11 +68,31 @@
     find("boxes").replaceChildren(...photo.detections.map(drawBox));
   }
 
+  const closed = (ring) => `M${ring.map(([x, y]) => `${x} ${y}`).join("L")}Z`;
+  const stroke = ([x1, y1], [x2, y2]) => `M${x1} ${y1}L${x2} ${y2}`;
+  /** A line without length, which round ends make a dot of the same size at every scale. */
+  const dot = ([x, y]) => `M${x} ${y}h0`;
+  const limbs = (found) => (found.points ? photo.limbs.map((pair) => pair.map((i) => found.points[i])) : []);
+
+  /** The keypoint or the corner that a target is about, "keypoint:nose:x" or "corner:0:y"; else undefined. */
+  function pointOf(target, found) {
+    const [kind, name] = (target ?? "").split(":");
+    if (kind === "keypoint") return found.points?.[photo.keypoints.indexOf(name)];
+    return kind === "corner" ? found.corners?.[Number(name)] : undefined;
+  }
+
   function drawBox(found, index) {
     const [x1, y1, x2, y2] = found.box;
     const place = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
     const group = draw("g", { tabindex: 0, role: "button", "aria-label": `${found.name}, score ${writeScore(found.score)}` });
-    group.append(draw("rect", { ...place, class: "seam" }), draw("rect", { ...place, class: "line" }));
+    // A turned box stands for the upright one around it.
+    const box = found.corners ? ["path", { d: closed(found.corners) }] : ["rect", place];
+    for (const style of ["seam", "line"]) group.append(draw(box[0], { ...box[1], class: style }));
+    const shape = [...(found.outlines ?? []).map(closed), ...limbs(found).map(([a, b]) => stroke(a, b))].join("");
+    if (shape) for (const style of ["seam", "line"]) group.append(draw("path", { d: shape, class: style }));
+    for (const style of ["seam", "line"]) {
+      for (const point of found.points ?? []) group.append(draw("path", { d: dot(point), class: `${style} dot` }));
+    }
     group.addEventListener("focus", () => group.matches(":focus-visible") && set({ peek: index }));
     group.addEventListener("blur", () => set({ peek: null }));
     group.addEventListener("keydown", (event) => {
@@ -90,7 +110,7 @@
     const index = active();
     const boxes = find("boxes");
     boxes.classList.toggle("asking", index !== null);
-    boxes.querySelectorAll("line").forEach((line) => line.remove());
+    boxes.querySelectorAll("line, .asked").forEach((mark) => mark.remove());
     [...boxes.children].forEach((group, i) => {
       group.classList.toggle("on", i === index);
       group.setAttribute("aria-pressed", String(i === state.pinned));
@@ -100,6 +120,8 @@
       const [x1, y1, x2, y2] = side.map((corner) => photo.detections[index].box[corner]);
       boxes.children[index].append(draw("line", { x1, y1, x2, y2 }));
     }
+    const point = index !== null && layer() ? pointOf(state.target, photo.detections[index]) : undefined;
+    if (point) boxes.children[index].append(draw("path", { d: dot(point), class: "asked" }));
     placeTag(index);
   }
 
@@ -200,12 +222,20 @@
     return `${rows} × ${columns} cells${fold > 1.5 ? `, shown as means over about ${fold.toFixed(0)} × ${fold.toFixed(0)}` : ""}`;
   }
 
+  function shapeFacts(found) {
+    const asked = found.points?.[photo.keypoints.indexOf((state.target ?? "").split(":")[1])];
+    const rows = found.corners ? [["Corners", found.corners.map((point) => point.map(Math.round).join(" ")).join(", ")]] : [];
+    if (asked) rows.push(["Keypoint", `${Math.round(asked[0])}, ${Math.round(asked[1])}, score ${asked[2].toFixed(2)}`]);
+    return rows;
+  }
+
   function showFacts() {
     const index = active();
     const one = layer();
     const rows = [];
     const note = index === null ? "" : photo.detections[index].note;
     if (index !== null) rows.push(["Box", photo.detections[index].box.map((side) => Math.round(side)).join(", ")]);
+    if (index !== null) rows.push(...shapeFacts(photo.detections[index]));
     if (index !== null && one) {
       const map = one.maps[index];
       rows.push(["Raw values", `${write(map.raw[0])} to ${write(map.raw[1])}`], ["Grid", gridOf(map)]);
@@ -332,15 +362,15 @@
     const index = active();
     find("sheet").hidden = index === null;
     if (index === null) return;
-    const { box } = photo.detections[index];
-    const view = closeUp(box);
+    const found = photo.detections[index];
+    const view = closeUp(found.box);
     for (const button of find("sheet").querySelectorAll("button")) {
       button.setAttribute("aria-pressed", String(button.one === layer()));
-      paintCloseUp(button.querySelector("canvas"), button.one, mapOf(button.one, index), view, box);
+      paintCloseUp(button.querySelector("canvas"), button.one, mapOf(button.one, index), view, found);
     }
   }
 
-  function paintCloseUp(canvas, one, map, view, box) {
+  function paintCloseUp(canvas, one, map, view, found) {
     const image = find("photo");
     // Not decoded yet: its load event paints again.
     if (!image.naturalWidth) return;
@@ -359,13 +389,22 @@
     context.filter = "none";
     context.drawImage(drawn, left, top, w, h);
     const at = (x, y) => [left + (x / photo.width - view.x) * photo.width * scale, top + (y / photo.height - view.y) * photo.height * scale];
-    outline(context, at(box[0], box[1]), at(box[2], box[3]), 1.5);
+    outline(context, found, at, 1.5);
   }
 
-  function outline(context, [x1, y1], [x2, y2], line) {
+  /** A detection's box, mask and keypoints on a canvas. at: a point of the image -> its place there. */
+  function outline(context, found, at, line) {
+    const [x1, y1, x2, y2] = found.box;
+    const box = found.corners ?? [[x1, y1], [x2, y1], [x2, y2], [x1, y2]];
+    const move = (ring) => ring.map(([x, y]) => at(x, y));
+    const path = new Path2D([box, ...(found.outlines ?? [])].map((ring) => closed(move(ring))).join("")
+      + limbs(found).map((pair) => stroke(...move(pair))).join(""));
+    const dots = new Path2D(move(found.points ?? []).map(dot).join(""));
     for (const [style, width] of [["rgba(12,13,17,.6)", line * 2.2], ["#fff", line]]) {
-      Object.assign(context, { strokeStyle: style, lineWidth: width });
-      context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+      Object.assign(context, { strokeStyle: style, lineWidth: width, lineCap: "butt" });
+      context.stroke(path);
+      Object.assign(context, { lineWidth: width + 2 * line, lineCap: "round" });
+      context.stroke(dots);
     }
   }
 
@@ -381,7 +420,7 @@
     const [x, y] = [canvas.width / photo.width, canvas.height / photo.height];
     const index = active();
     const shown = index === null ? photo.detections : [photo.detections[index]];
-    for (const { box } of shown) outline(context, [box[0] * x, box[1] * y], [box[2] * x, box[3] * y], canvas.width / 400);
+    for (const found of shown) outline(context, found, (px, py) => [px * x, py * y], canvas.width / 400);
     const stem = photo.name.replace(/\.[^.]*$/, "");
     const words = index === null ? [stem] : [stem, photo.detections[index].name, state.target, state.method];
     make("a", { href: canvas.toDataURL("image/png"), download: `${words.filter(Boolean).join("-")}.png` }).click();

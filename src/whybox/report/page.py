@@ -23,6 +23,7 @@ from whybox.report.overlay import (
     picture_of,
     value_range,
 )
+from whybox.report.shapes import limbs_of, outlines
 from whybox.types import Detections, HeatMaps
 
 LONGEST_PHOTO = 1400
@@ -70,9 +71,14 @@ TARGETS: dict[str, Words] = {
     "r": _distance("right", "r"),
     "b": _distance("bottom", "b"),
     "against": Words("Against the class", "What speaks against {name}?", "Brighter: what lowers the logit of the class."),
+    "mask": Words("Mask", "Why this mask of {name}?", "Brighter: what raises the logits inside the mask."),
+    "mask:inside": Words("Mask inside", "Why is this {name}?", "Brighter: what raises the logits away from the edge."),
+    "mask:edge": Words("Mask edge", "Why does the mask of {name} end here?", "Brighter: what moves the edge outwards."),
+    "angle": Words("Angle", "Why is {name} turned like this?", "Brighter: what turns the box clockwise."),
     "combined": Words("Class and edges", "Where does {name} come from?", "Brighter: what class or edges depend on most."),
 }
-CONTRAST = "contrast:"
+CONTRAST, KEYPOINT, CORNER = "contrast:", "keypoint:", "corner:"
+_WAYS = {"x": "to the right", "y": "down"}
 
 SILENT = Words("", "Why {name}?")
 
@@ -91,7 +97,19 @@ def words_of(target: str) -> Words:
     if target.startswith(CONTRAST):
         other = target.removeprefix(CONTRAST)
         return Words(f"Not {other}", f"Why {{name}} and not {other}?", "Brighter: what tells the two classes apart.")
+    if target.startswith((KEYPOINT, CORNER)):
+        return _point(target)
     return Words(target, f"What makes the {target} of {{name}}?", f"Brighter: what raises {target}.")
+
+
+def _point(target: str) -> Words:
+    """Of a keypoint or a corner: "keypoint:left_wrist", "keypoint:left_wrist:x", "corner:0:y"."""
+    kind, name, axis = [*target.split(":"), "", ""][:3]
+    point = f"corner {name}" if f"{kind}:" == CORNER else f"the {name.replace('_', ' ')}"
+    title = point.removeprefix("the ").capitalize()
+    if axis not in _WAYS:
+        return Words(title, f"Why {point} of {{name}}?", f"Brighter: what raises the score of {point}.")
+    return Words(f"{title} ({axis})", f"Why is {point} of {{name}} here?", f"Brighter: what moves {point} {_WAYS[axis]}.")
 
 
 ROUTES = {
@@ -131,6 +149,7 @@ class Photo:
         notes: N remarks, or ().
         model: The model's name.
         seconds: What the steps took, by name.
+        keypoints: The names of the detections' keypoints, or ().
     """
 
     name: str
@@ -141,6 +160,7 @@ class Photo:
     notes: Sequence[str] = ()
     model: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    keypoints: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         count = len(self.detections)
@@ -221,6 +241,8 @@ def make_sheet(photo: Photo) -> Sheet:
         "picture": data_url(picture_of(photo.image, fit(size, LONGEST_PHOTO)), 85),
         "seconds": {name: _number(value) for name, value in photo.seconds.items()},
         "detections": _detections(photo),
+        "keypoints": list(photo.keypoints),
+        "limbs": [list(pair) for pair in limbs_of(photo.detections)],
         "layers": [_layer(layer) for layer in photo.layers],
     }
     return Sheet(photo.name, data_url(picture_of(photo.image, fit(size, LONGEST_THUMB)), 85), script_json(body))
@@ -237,8 +259,21 @@ def _detections(photo: Photo) -> list[dict[str, Any]]:
     return [
         # A side that is NaN becomes 0: the script computes with boxes.
         {"name": name, "score": _number(score), "box": [_number(side) or 0.0 for side in box], "note": note}
-        for name, score, box, note in rows
+        | _shape(photo.detections, index)
+        for index, (name, score, box, note) in enumerate(rows)
     ]
+
+
+def _shape(found: Detections, index: int) -> dict[str, Any]:
+    """What a detection is drawn as beside its box."""
+    shape: dict[str, Any] = {}
+    if found.masks is not None:
+        shape["outlines"] = outlines(found.masks[index])
+    if found.corners is not None:
+        shape["corners"] = torch.nan_to_num(found.corners[index]).tolist()
+    if found.keypoints is not None:
+        shape["points"] = torch.nan_to_num(found.keypoints[index]).tolist()
+    return shape
 
 
 def _layer(layer: Layer) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from whybox.methods.odam import Odam
 from whybox.model import Model
 from whybox.models.hf.detection import FAMILIES, REFUSED, WITH_MASKS, knows, matches, wrap
 from whybox.models.hf.family import build
+from whybox.ops.hooks import tensors_in
+from whybox.targets import find_target
 
 transformers = pytest.importorskip("transformers")
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES  # noqa: E402
@@ -676,6 +678,73 @@ def test_of_a_network_with_masks_the_boxes_are_explained(name, tmp_path):
             assert torch.equal(getattr(found, key), value), key
         (pullback,) = model.pullbacks(model.trace(image()), found[:2], None, "auto")
         assert pullback.gradient(score).gradient.flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_MASKS if hasattr(transformers, name)])
+def test_masks_are_the_networks_own_and_their_gradients_autograds(name):
+    net, family = with_masks(name)
+    own = processor(family)
+    model = wrap(net.eval(), processor=own, score_threshold=0.0)
+    assert "masks" in model.gives
+    trace = whybox.trace(model, image())
+    found = whybox.detect(model, trace, score_threshold=0.0, top=4)
+    inputs = own(images=pixels(), return_tensors="pt")
+    inputs["pixel_values"].requires_grad_()  # DETR's backbone does not train
+    kept = []
+    path = model._paths["backbone"]
+    handle = model.network.get_submodule(path).register_forward_hook(lambda part, given, output: kept.append(output))
+    output = net(**inputs)
+    handle.remove()
+    (logits,) = output.pred_masks[:, found.source].detach()
+    if trace.frame.resized == trace.frame.network:
+        expected = nn.functional.interpolate(logits[None], trace.frame.image, mode="bilinear")[0] > 0
+        assert torch.equal(found.masks, expected)
+    assert found.masks.shape == (4, *trace.frame.image)
+    target = find_target("mask", model.classes, (), model)
+    (pullback,) = model.branch_pullbacks("mask", trace, found, None, "auto")
+    gradients = pullback.gradient(target).gradient
+    assert pullback.route == "exact"
+    features = [part for part in tensors_in(kept[0]) if part.requires_grad][-1]
+    height, width = (
+        cells * part / whole
+        for cells, part, whole in zip(logits.shape[1:], trace.frame.resized, trace.frame.network, strict=True)
+    )
+    for row, source in enumerate(found.source.tolist()):
+        mask = output.pred_masks[0, source]
+        inside = (mask > 0) & (torch.arange(mask.shape[0])[:, None] + 0.5 < height) & (torch.arange(mask.shape[1]) + 0.5 < width)
+        value = mask[inside].mean() if inside.any() else mask[: int(height + 0.5), : int(width + 0.5)].max()
+        assert float(target(pullback.trace)[row].detach()) == pytest.approx(float(value.detach()), rel=1e-3, abs=1e-5)
+        theirs = torch.autograd.grad(value, features, retain_graph=True)[0][0]
+        torch.testing.assert_close(gradients[row], theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+@hf_versions.needs("pp_doclayout_v4")
+def test_four_corners_are_the_processors_own_and_explained():
+    net, own = network("pp_doclayout_v4"), processor("pp_doclayout_v4")
+    inputs = own(images=[pixels().permute(1, 2, 0).numpy()], return_tensors="pt")
+    with torch.no_grad():
+        output = net.eval()(pixel_values=inputs["pixel_values"])
+    theirs = own.post_process_object_detection(output, threshold=0.0, target_sizes=torch.tensor([SHAPE]))[0]
+    model = model_of("pp_doclayout_v4", net)
+    found = whybox.detect(model, image(), score_threshold=0.0)
+    by_score = theirs["scores"].argsort(descending=True)
+    polygons = torch.stack([torch.as_tensor(points) for points in theirs["polygon_points"]])[by_score].reshape(-1, 4, 2)
+    torch.testing.assert_close(found.corners, polygons.float(), rtol=1e-4, atol=1.0)
+    result = whybox.explain(model, image(), target="corner:2:y", score_threshold=0.0, top=2)
+    assert any(values.any() for values in result.maps.native)
+    assert result.detections.corners.shape == (2, 4, 2)
+
+
+def test_a_network_without_mask_head_says_so():
+    with pytest.raises(WhyboxError, match="target 'mask:edge' is about masks, and hf/detr gives none"):
+        whybox.explain(wrap(network("detr"), score_threshold=0.0), image(), target="mask:edge")
+
+
+@pytest.mark.parametrize("name", ["MaskFormerForInstanceSegmentation", "Mask2FormerForUniversalSegmentation"])
+def test_networks_of_masks_alone_are_refused_in_one_line(name):
+    kind = getattr(transformers, name)
+    with pytest.raises(WhyboxError, match=f"^{name} gives masks and no boxes: .* whybox.load"):
+        whybox.load(kind.__new__(kind))
 
 
 def test_conditional_detr_with_masks_is_refused_because_its_boxes_are_others(tmp_path):

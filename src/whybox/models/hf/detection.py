@@ -14,6 +14,7 @@ from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size
 from whybox.model import LEAST_SCORE
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
+from whybox.models._masks import masks_on_image
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._attention import attention_modules, shown_attention
 from whybox.models.hf._images import processed
@@ -21,7 +22,7 @@ from whybox.network_state import device_of, exclusive
 from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
 from whybox.pullback import Pullback
-from whybox.types import Candidates, Detections, Trace
+from whybox.types import Candidates, Detections, MaskLogits, Trace
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,20 @@ _TEXT_MAP = (
     "gives one map of where text is, and no boxes: the processor traces them, and their scores, on the map; to explain them, "
     "read them off it yourself: whybox.load(module, candidates=fn, features=[...], size=(h, w))"
 )
+_MASKS_ALONE = (
+    "gives masks and no boxes: to explain these, draw the boxes around the masks yourself, whybox.load(module, "
+    'candidates=fn, features=[...], size=(h, w)), where fn returns {"boxes": ..., "scores": ..., "masks": ...}'
+)
 REFUSED = {
+    **dict.fromkeys(
+        (
+            "MaskFormerForInstanceSegmentation",
+            "Mask2FormerForUniversalSegmentation",
+            "OneFormerForUniversalSegmentation",
+            "EomtForUniversalSegmentation",
+        ),
+        _MASKS_ALONE,
+    ),
     "PPOCRV5MobileDetForObjectDetection": _TEXT_MAP,
     "PPOCRV5ServerDetForObjectDetection": _TEXT_MAP,
     "PPOCRV6MediumDetForObjectDetection": _TEXT_MAP,
@@ -86,7 +100,7 @@ REFUSED = {
 """Classes that are refused, and why: words that follow the name of the class."""
 
 WITH_MASKS = {"DetrForSegmentation": "detr", "RfDetrForInstanceSegmentation": "model"}
-"""Classes with a mask head on a detector of these families, and the name of that detector inside: its boxes are explained."""
+"""Classes with a mask head on a detector of these families, and the name of that detector inside."""
 
 
 def matches(module: nn.Module) -> bool:
@@ -143,7 +157,7 @@ class HuggingFaceDetection(AttentionModel):
     that the output depends on. "input", and the path of any module that returns maps or tokens, work everywhere.
 
     Args:
-        module: The network; of one with a mask head, the detector in it is explained.
+        module: The network; one with a mask head runs as a whole only where masks are asked for, else the detector in it.
         processor: The image processor that belongs to the weights; None: the family's default.
         classes: Class names; None: those of the configuration.
         name: For reports and errors; None: from its family.
@@ -167,12 +181,14 @@ class HuggingFaceDetection(AttentionModel):
             raise WhyboxError(f"{type(module).__name__} is not a supported detection transformer ({', '.join(FAMILIES)})")
         family, kind = known
         _refuse(kind)
+        self.whole: Any = module if kind in WITH_MASKS else None
         if kind in WITH_MASKS:
             module = module.get_submodule(WITH_MASKS[kind])
         self.network: Any = module
         self.name = name or f"{hf.PREFIX}/{family}"
         self.family = FAMILIES[family]
-        self.gives = frozenset({"candidates", "features", "input"} | ({"attention"} if self.family.dense else set()))
+        beside = [("attention", self.family.dense), ("masks", self.whole is not None), ("corners", self.family.quads)]
+        self.gives = frozenset({"candidates", "features", "input", *(name for name, given in beside if given)})
         self.processor = _default_processor(self.family) if processor is None else processor
         config: Any = module.config
         self.classes: Sequence[str] = hf.class_names(config, _columns(module, self.family)) if classes is None else classes
@@ -219,8 +235,36 @@ class HuggingFaceDetection(AttentionModel):
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
         """Pullbacks to the features by autograd: another forward pass, and one backward pass per detection."""
+        yield from self._by_autograd("", trace, detections, layer, route)
+
+    def branch_pullbacks(
+        self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
+        """Pullbacks from the masks, in the same way: the other pass is one of the whole network, with its mask head."""
+        yield from self._by_autograd(branch, trace, detections, layer, route)
+
+    def complete(self, trace: Trace, detections: Detections) -> Detections:
+        """With their four corners, where the network predicts these; with their masks, by a pass of the whole network, where it
+        has a mask head."""
+        if (corners := trace.candidates.corners) is not None:
+            return replace(detections, corners=corners[detections.source].detach())
+        if self.whole is None:
+            return detections
+        with exclusive(self.network):
+            live, _ = self._run(trace.image, self.layers[0], gradients=False, masks=True)
+        masks = live.candidates.masks
+        assert masks is not None  # of a pass with masks
+        rows = same_rows(live.candidates, trace.candidates, detections.source)
+        with torch.inference_mode(False), torch.no_grad():
+            return replace(detections, masks=masks_on_image(masks[rows], trace.frame))
+
+    def _by_autograd(
+        self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str
+    ) -> Iterator[Pullback]:
         if route not in ("auto", "exact"):
             raise unknown("route", route, ("auto", "exact"))
+        if branch and self.whole is None:
+            raise WhyboxError(f"{self.name} has no mask head")
         if not len(detections):
             return
         wanted = layer or self.layers[0]
@@ -230,11 +274,14 @@ class HuggingFaceDetection(AttentionModel):
         shortcut = nullcontext() if trace.differentiable else self._without_backbone(name, known)
         # The hook on the backbone, too: it would act in another thread's pass.
         with exclusive(self.network), shortcut:
-            live, layers = self._run(trace.image, name, gradients=True, weights=trace.differentiable, grids=known.grids)
+            weights = trace.differentiable
+            live, layers = self._run(
+                trace.image, name, gradients=True, weights=weights, grids=known.grids, masks=branch == "mask"
+            )
         # A network that uses several stages returns them all under this name; the last one is the default.
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
-        yield from exact_pullbacks(live, replace(detections, source=rows), layers)
+        yield from exact_pullbacks(live, replace(detections, source=rows), layers, branch=branch)
 
     def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
         """The trace restricted to the detections, with its graph, and all attention maps in that graph, in layer order.
@@ -270,16 +317,31 @@ class HuggingFaceDetection(AttentionModel):
         return replay(self.network, backbone, known.output)
 
     def _run(
-        self, image: Tensor, name: str, *, gradients: bool, weights: bool = False, grids: Sequence[Size] = ()
+        self,
+        image: Tensor,
+        name: str,
+        *,
+        gradients: bool,
+        weights: bool = False,
+        grids: Sequence[Size] = (),
+        masks: bool = False,
     ) -> tuple[Trace, list[Layer]]:
         """A pass that records the module of layer `name`. grids: the backbone's, known from an earlier pass. weights: whether
-        the graph reaches down to the network's weights."""
+        the graph reaches down to the network's weights. masks: whether the whole network runs, with its mask head."""
         path = self._paths.get(name, name)
-        frozen_here, watched = frozen(self.network, weights=not weights), capture(self.network, [path], gradients=gradients)
-        with frozen_here, twice_differentiable(weights), watched as captured:
+        network = self.whole if masks else self.network
+        # The parts of the detector by their own names, also inside the whole network.
+        root = network if path == INPUT else self.network
+        with (
+            frozen(network, weights=not weights),
+            twice_differentiable(weights),
+            capture(root, [path], gradients=gradients) as captured,
+        ):
             inputs, frame = self._inputs(image[None])
-            output = self.network(**inputs, return_dict=True)
+            output = network(**inputs, return_dict=True)
             candidates = self._candidates(output.logits[0], output.pred_boxes[0], frame)
+            if masks:
+                candidates = replace(candidates, masks=_on_canvas(output.pred_masks[0], frame))
         layers = self._layers(name, captured[path], frame.network, grids)
         with torch.inference_mode(False), torch.no_grad():
             detections = self._detections(candidates)
@@ -307,11 +369,15 @@ class HuggingFaceDetection(AttentionModel):
             scores, logits = logits.softmax(-1)[:, :-1], logits[:, :-1]
         else:
             scores = logits.sigmoid()
-        corners, raw = _around_corners(boxes) if self.family.quads else _of_centers(boxes)
         # In float32, also of half-precision networks: their numbers are too coarse for pixels.
         size = torch.tensor([frame.image[1], frame.image[0]] * 2, dtype=torch.float32, device=boxes.device)
         level = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
-        return Candidates(corners * size, scores, level, logits, raw)
+        if not self.family.quads:
+            sides, raw = _of_centers(boxes)
+            return Candidates(sides * size, scores, level, logits, raw)
+        corners, raw = _of_corners(boxes)
+        around = torch.cat([corners.amin(1), corners.amax(1)], -1)
+        return Candidates(around * size, scores, level, logits, raw, corners=corners * size[:2])
 
     def _detections(self, candidates: Candidates) -> Detections:
         """The processor's post_process_object_detection for one image, keeping each detection's query. They come in its order,
@@ -379,12 +445,20 @@ def _of_centers(boxes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     return corners, {"cx": x, "cy": y, "w": width, "h": height}
 
 
-def _around_corners(quads: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Four corners (M,10), see Family.quads -> the boxes around them, x1, y1, x2, y2 (M,4), and the columns by name."""
+def _of_corners(quads: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Four corners (M,10), see Family.quads -> x and y of each (M,4,2), and the columns by name."""
     center, offsets = quads[:, None, :2], quads[:, 2:].reshape(-1, 4, 2) - 0.5
-    corners = center + offsets
     columns = {f"d{axis}{i + 1}": offsets[:, i, j] for i in range(4) for j, axis in enumerate("xy")}
-    return torch.cat([corners.amin(1), corners.amax(1)], -1), {"cx": quads[:, 0], "cy": quads[:, 1], **columns}
+    return center + offsets, {"cx": quads[:, 0], "cy": quads[:, 1], **columns}
+
+
+def _on_canvas(logits: Tensor, frame: Frame) -> MaskLogits:
+    """Logits (M,h,w) over the canvas; what is padded is in no mask."""
+    height, width = (
+        cells * part / whole for cells, part, whole in zip(logits.shape[1:], frame.resized, frame.network, strict=True)
+    )
+    image = torch.tensor([0.0, 0.0, width, height], device=logits.device)
+    return MaskLogits(logits.float(), boxes=image.expand(len(logits), 4))
 
 
 def _known_class(module: nn.Module) -> tuple[str, str] | None:

@@ -47,7 +47,8 @@ def find_readings(
 def _mix(candidates: Candidates, source: Tensor) -> Tensor:
     """(N,) one number for each row that depends on all that its boxes, scores and other fields depend on."""
     parts = [candidates.boxes, candidates.scores, *candidates.raw.values(), *candidates.factors.values()]
-    parts += [] if candidates.logits is None else [candidates.logits]
+    # Not its masks, which are read from all over the image, and have pullbacks of their own.
+    parts += [part for part in (candidates.logits, candidates.keypoints, candidates.corners) if part is not None]
     flat = torch.cat([part[source].reshape(len(source), -1) for part in parts if part.requires_grad], 1)
     # Random factors, so that what reaches two outputs does not cancel; from 0.5 on, so that none is lost in rounding; the same
     # ones in every pass.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Frame
 from whybox.model import Model
+from whybox.models._keypoints import keypoint_names
 from whybox.models._layers import (
     Layer,
     check_rows,
@@ -22,10 +23,12 @@ from whybox.models._layers import (
     find_layers,
     first_channels,
     in_blocks,
+    leading_values,
     module_path,
     same_rows,
     strongest_layers,
 )
+from whybox.models._masks import masks_on_image
 from whybox.models.plain._box_form import doubt_about
 from whybox.models.plain._preparation import Preparation
 from whybox.models.plain._recorded import Asked, PassRecorder, Recorded
@@ -34,7 +37,7 @@ from whybox.network_state import device_of, fingerprint
 from whybox.ops.gradients import recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, compiled, frozen, map_tensors, tensors_in
 from whybox.pullback import Pullback
-from whybox.types import Candidates, Detections, Trace
+from whybox.types import Candidates, Detections, MaskLogits, Trace
 
 ROUTES = ("auto", "fast", "exact")
 ReadOutput = Callable[[Any], Any]
@@ -64,8 +67,6 @@ class Plain(Model):
     is largest. `layer` may also be any module's path, or "input".
     """
 
-    gives = frozenset({"candidates", "features", "input"})
-
     def __init__(
         self,
         module: nn.Module,
@@ -87,6 +88,17 @@ class Plain(Model):
         self._takes_batches: dict[Any, bool] = {}
         _check_channels(module, self.preparation.given_channels)
         self._doubted = False
+        self._beside: dict[str, int] = {}
+
+    @property
+    def gives(self) -> frozenset[str]:  # type: ignore[override]
+        """What every plain module gives, and the masks, keypoints or corners that a pass had."""
+        return frozenset({"candidates", "features", "input", *self._beside})
+
+    @property
+    def keypoints(self) -> Sequence[str]:  # type: ignore[override]
+        """Of 17 keypoints a person's as COCO names them, else their numbers; known after a pass."""
+        return keypoint_names(self._beside.get("keypoints", 0))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -172,6 +184,38 @@ class Plain(Model):
         if left.any():
             yield from self._exact(trace, detections, left.nonzero()[:, 0], levels, layer)
 
+    def branch_pullbacks(
+        self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
+        """Ways back from keypoints, as from boxes; and from masks, which are made of all over the image, by autograd through the
+        module: a mask is explained on the feature map where its mean logit's sum |gradient o features| is largest."""
+        if branch != "mask":
+            yield from self.pullbacks(trace, detections, layer, route, frozen_allowed=frozen_allowed)
+            return
+        if route not in ROUTES:
+            raise unknown("route", route, ROUTES)
+        if len(detections):
+            check_rows(trace.candidates, detections.source)
+            rows = torch.arange(len(detections), device=detections.source.device)
+            yield from self._exact(trace, detections, rows, torch.full_like(detections.source, -1), layer, branch)
+
+    def complete(self, trace: Trace, detections: Detections) -> Detections:
+        """With the masks, keypoints or corners of their candidates."""
+        with torch.inference_mode(False), torch.no_grad():
+            chosen = trace.candidates[detections.source]
+            masks = None if chosen.masks is None else self._draw_masks(chosen, trace.frame)
+            points, corners = (None if part is None else part.detach() for part in (chosen.keypoints, chosen.corners))
+            return replace(detections, masks=masks, keypoints=points, corners=corners)
+
+    def _draw_masks(self, candidates: Candidates, frame: Frame) -> Tensor:
+        """The candidates' masks (n,H,W) in the image."""
+        assert candidates.masks is not None  # asked for candidates with masks alone
+        return masks_on_image(candidates.masks, frame)
+
+    def _masks(self, output: Any, candidates: Candidates, frame: Frame) -> MaskLogits | None:
+        """The candidates' masks, read off the network's output; by default those that came with them."""
+        return candidates.masks
+
     def _ask(self, trace: Trace, detections: Detections) -> Asked | None:
         """What the detections are read from; None where the pass was not recorded."""
         if trace.differentiable and len(trace.features) > 1 and bool((trace.candidates.level < 0).any()):
@@ -179,7 +223,9 @@ class Plain(Model):
                 trace = self._run_recorded(trace.image.detach())
         return trace.state.ask(trace, detections) if isinstance(trace.state, Recorded) else None
 
-    def _exact(self, trace: Trace, detections: Detections, rows: Tensor, levels: Tensor, layer: str | None) -> Iterator[Pullback]:
+    def _exact(
+        self, trace: Trace, detections: Detections, rows: Tensor, levels: Tensor, layer: str | None, branch: str = ""
+    ) -> Iterator[Pullback]:
         """The general route for some of the detections. levels: (N,) index into the features, -1 where it is to be found."""
         if trace.differentiable and layer is None:
             live, layers = trace, list(trace.state)
@@ -195,12 +241,12 @@ class Plain(Model):
         level = torch.tensor([*place, -1], device=rows.device)[levels[rows]]
         open_rows = (level < 0).nonzero()[:, 0]
         if len(open_rows):
-            level[open_rows] = self._strongest(trace, chosen[open_rows], layers)
+            level[open_rows] = self._strongest(trace, chosen[open_rows], layers, branch)
         for pullback in exact_pullbacks(live, chosen, layers, level):
             yield replace(pullback, rows=rows[pullback.rows])
 
-    def _strongest(self, trace: Trace, detections: Detections, layers: Sequence[Layer]) -> Tensor:
-        """(n,) for each detection the layer where its score's sum |gradient o features| is largest.
+    def _strongest(self, trace: Trace, detections: Detections, layers: Sequence[Layer], branch: str) -> Tensor:
+        """(n,) for each detection the layer where its score's sum |gradient o features| is largest, or its mask's.
 
         Each layer is counted for what it gives to the head directly: of maps that lie in series, as a backbone's stages, the
         first would else be credited with all that passes through the later ones, and always win.
@@ -210,7 +256,8 @@ class Plain(Model):
         names = list(dict.fromkeys(module_path(layer.name) for layer in layers))
         wanted = {layer.name for layer in layers}
         live, cut = self._run(trace.image, names, gradients=True, apart=True)
-        return strongest_layers(live.candidates, detections, [layer for layer in cut if layer.name in wanted])
+        leading = leading_values(live, detections, branch)
+        return strongest_layers(live.candidates, detections, [layer for layer in cut if layer.name in wanted], leading)
 
     def _run(
         self, image: Tensor, names: Sequence[str], *, gradients: bool, weights: bool = False, apart: bool = False
@@ -231,6 +278,7 @@ class Plain(Model):
             output = self.network(self._input(image, frame)[None])
             layers = [layer for name in names for layer in find_layers(name, captured[name], frame.network)]
             candidates = self._candidates(self.read(output), frame, len(layers))
+            candidates = replace(candidates, masks=self._masks(output, candidates, frame))
             if tuple(names) == self.features:
                 _check_levels(candidates.level, layers)
         if gradients:
@@ -244,17 +292,20 @@ class Plain(Model):
         with frozen(self.network), capture(self.network, self.features) as captured:
             canvas = self._input(image, frame)[None]
             with recorder.watching(self.network):
-                answer = self.read(self.network(canvas))
+                output = self.network(canvas)
+                answer = self.read(output)
             layers = [layer for name in self.features for layer in find_layers(name, captured[name], frame.network)]
             read = partial(self._candidates, frame=frame, levels=len(layers))
             candidates = read(answer)
             _check_levels(candidates.level, layers)
             recorded = recorder.recorded(answer, read) if _connected(candidates) else None
+            candidates = replace(candidates, masks=self._masks(output, candidates, frame))
         return replace(self._trace(image, frame, _detached(candidates), layers, False), state=recorded)
 
     def _trace(self, image: Tensor, frame: Frame, candidates: Candidates, layers: Sequence[Layer], graph: bool) -> Trace:
         with torch.inference_mode(False), torch.no_grad():
             detections = self._detections(candidates, frame)
+        self._beside = _parts_of(candidates)
         with recording(graph):
             features = tuple(layer.feature_map(graph=graph) for layer in layers)
         return Trace(image, frame, features, candidates, detections, differentiable=graph)
@@ -300,6 +351,13 @@ class Plain(Model):
         # Half precision is too coarse for pixels.
         wide = torch.promote_types(boxes.dtype, torch.float32)
         try:
+            if (points := given.pop("keypoints", None)) is not None:
+                places = frame.points_to_image(points[..., :2].to(wide))
+                given["keypoints"] = torch.cat([places, points[..., 2:].to(wide)], -1)
+            if (corners := given.pop("corners", None)) is not None:
+                given["corners"] = frame.points_to_image(corners.to(wide))
+            if (masks := given.pop("masks", None)) is not None:
+                given["masks"] = MaskLogits(masks)
             return Candidates(frame.boxes_to_image(boxes.to(wide)), scores.to(wide), level.long(), **given)
         except ValueError as error:
             raise WhyboxError(f"candidates(): {error}") from error
@@ -394,6 +452,13 @@ def _check_levels(level: Tensor, layers: Sequence[Layer]) -> None:
             f"candidates(): level 0 has {rows[0]} rows, and {layers[0].name!r} has {cells[0]} cells: the named features are not "
             "the maps that the head's levels read; name those in features=, in order, or leave level out"
         )
+
+
+def _parts_of(candidates: Candidates) -> dict[str, int]:
+    """What candidates have beside boxes, by name, and how many of it each has."""
+    parts = {"keypoints": candidates.keypoints, "corners": candidates.corners}
+    found = {name: part.shape[1] for name, part in parts.items() if part is not None}
+    return found if candidates.masks is None else {**found, "masks": 1}
 
 
 def _connected(candidates: Candidates) -> bool:

@@ -160,7 +160,7 @@ def differs(net: Any, name: str, how: str) -> WhyboxError:
 
 
 def module_pullbacks(
-    net: Any, layer: str, run: Callable[[], Candidates], trace: Trace, detections: Detections
+    net: Any, layer: str, run: Callable[[], Candidates], trace: Trace, detections: Detections, branch: str = ""
 ) -> Iterator[Pullback]:
     """Pullbacks by autograd to the output of any module, or to the network's input; across pyramid levels.
 
@@ -170,6 +170,7 @@ def module_pullbacks(
         run: The forward pass up to the candidates.
         trace: The image's trace.
         detections: The detections to explain.
+        branch: "mask" or "keypoint": the candidates of `run` are those of the detections, one each.
     """
     path = _STAGES.get(layer, module_path(layer))
     # The backbone's input: that of the network is a list of images, before they are resized and padded.
@@ -177,10 +178,13 @@ def module_pullbacks(
     with frozen(net), gradients_on(), capture(root, [wanted]) as captured:
         live = replace(trace, candidates=run())
     layers = find_layers(wanted, captured[wanted], trace.frame.network)
-    rows = same_rows(live.candidates, trace.candidates, detections.source)
+    rows = same_rows(live.candidates, trace.candidates, detections.source) if not branch else torch.arange(len(detections))
     # "c2" and "input" stand for paths, and what is recorded has the path's name.
     yield from exact_pullbacks(
-        live, replace(detections, source=rows), choose_layers(layers, layer if module_path(layer) == wanted else wanted)
+        live,
+        replace(detections, source=rows.to(detections.source.device)),
+        choose_layers(layers, layer if module_path(layer) == wanted else wanted),
+        branch=branch,
     )
 
 

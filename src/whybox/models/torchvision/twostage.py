@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from whybox.errors import GradientError, WhyboxError
-from whybox.frame import Frame, Size
+from whybox.errors import WhyboxError
+from whybox.frame import Frame
+from whybox.models._keypoints import keypoint_names
 from whybox.models.torchvision._common import (
     TorchvisionDetector,
     as_features,
@@ -21,21 +22,19 @@ from whybox.models.torchvision._common import (
     feature_maps,
     frame_of,
     is_stock,
-    level_name,
     module_pullbacks,
     module_type,
 )
 from whybox.models.torchvision._embeddings import embed_from_regions
-from whybox.models.torchvision._roi_align import align_weights, pool_by_matrices, spread_pooled
-from whybox.ops.gradients import gradients_on, recording, root, row_gradients
+from whybox.models.torchvision._final_heads import FinalHead, KeypointHead, MaskHead
+from whybox.models.torchvision._regions import Regions, levels_of, pool_regions
+from whybox.ops.gradients import recording
 from whybox.ops.hooks import frozen
-from whybox.placement import Windows
-from whybox.pullback import DensePullback, FeatureGradient, PooledPullback, Pullback, RegionPullback
+from whybox.pullback import Pullback
 from whybox.suppression.greedy import greedy_rows
 from whybox.types import Candidates, Detections, Trace
 
 ROUTES = ("auto", "exact", "fast")
-_WINDOW_BYTES = 2**25
 _KINDS = ("faster_rcnn.FasterRCNN", "mask_rcnn.MaskRCNN", "keypoint_rcnn.KeypointRCNN")
 
 
@@ -76,7 +75,16 @@ class TwoStage(TorchvisionDetector):
     the proposal), the stages of the backbone's body, "input", and any module's path.
     """
 
-    gives = frozenset({"candidates", "features", "input", "roi"})
+    @property
+    def gives(self) -> frozenset[str]:  # type: ignore[override]
+        """What every R-CNN gives, and masks or keypoints where it has a head for them."""
+        return frozenset({"candidates", "features", "input", "roi", *(f"{branch}s" for branch in self._final_heads())})
+
+    @property
+    def keypoints(self) -> Sequence[str]:  # type: ignore[override]
+        """A person's keypoints as COCO names them, where there are 17 of them; else their numbers."""
+        head = self._final_heads().get("keypoint")
+        return () if head is None else keypoint_names(getattr(head.predictor, "out_channels", 0))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -89,7 +97,8 @@ class TwoStage(TorchvisionDetector):
         return int(self.network.roi_heads.detections_per_img)
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
-        """One forward pass, without the mask and keypoint branches. The proposals are detached, as in torchvision."""
+        """One forward pass, without the mask and keypoint heads, which run where they are asked for. The proposals are detached,
+        as in torchvision."""
         with frozen(self.network, weights=not differentiable), recording(differentiable):
             passed = self._pass([self._fitting(image)])
             features, proposals = passed.features, passed.proposals[0]
@@ -101,6 +110,8 @@ class TwoStage(TorchvisionDetector):
             pooled_from = self.network.roi_heads.box_roi_pool.featmap_names
             # The pyramid's last level, "pool", is for the proposals alone.
             kept = OrderedDict((name, value) for name, value in features.items() if name in pooled_from)
+            for head in self._final_heads().values():
+                head.prepare(kept, passed.batch.image_sizes)
             with torch.no_grad():
                 detections = self._suppress(candidates, on_canvas, frame)
                 if passed.outputs is not None:
@@ -136,11 +147,7 @@ class TwoStage(TorchvisionDetector):
 
     def _levels(self, proposals: Tensor) -> Tensor:
         """(M,) index of the pyramid level that each proposal is pooled from."""
-        pool = self.network.roi_heads.box_roi_pool
-        if len(pool.scales) == 1:
-            return torch.zeros(len(proposals), dtype=torch.long, device=proposals.device)
-        levels: Tensor = pool.map_levels([proposals])
-        return levels
+        return levels_of(self.network.roi_heads.box_roi_pool, proposals)
 
     def _read(self, pooled: Tensor, proposals: Tensor, level: Tensor, frame: Frame) -> tuple[Candidates, Tensor]:
         """Box head and predictor on pooled features (n,C,7,7): candidates, and their boxes (n,K,4) in network pixels."""
@@ -160,7 +167,7 @@ class TwoStage(TorchvisionDetector):
 
     def embed_detections(self, trace: Trace, detections: Detections) -> Tensor:
         """By the head's output for each detection's region."""
-        pool = lambda proposals: self._pool_rows(trace, proposals).detach()
+        pool = lambda proposals: pool_regions(self.network.roi_heads.box_roi_pool, trace, proposals).detach()
         return embed_from_regions(self.network, self.name, pool, trace, detections)
 
     def _unsuppressed(self, candidates: Candidates, on_canvas: Tensor, frame: Frame) -> Detections:
@@ -200,122 +207,56 @@ class TwoStage(TorchvisionDetector):
             run = lambda: self._candidates([self._fitting(trace.image)])[0]
             yield from module_pullbacks(self.network, layer, run, trace, detections)
             return
-        level_of = trace.candidates.level[detections.source]
-        for level in sorted(set(level_of.tolist())):
-            rows = torch.nonzero(level_of == level)[:, 0]
-            if layer == "roi":
-                yield self._pooled(trace, detections, rows, level)
-            elif route == "exact" or not is_stock(self.network.roi_heads.box_roi_pool):
-                yield self._whole_level(trace, detections, rows, level)
-            else:
-                yield self._windows(trace, detections, rows, level)
+        proposals, level = trace.state.proposals[detections.source], trace.candidates.level[detections.source]
 
-    def _narrow(self, trace: Trace, detections: Detections, pooled: Tensor, proposals: Tensor) -> Trace:
-        level = trace.candidates.level[detections.source]
-        return trace.rows(self._read(pooled, proposals, level, trace.frame)[0], detections)
+        def read(rows: Tensor, pooled: Tensor) -> Trace:
+            return trace.rows(self._read(pooled, proposals[rows], level[rows], trace.frame)[0], detections[rows])
 
-    def _pool_rows(self, trace: Trace, proposals: Tensor, *, level: int = -1, leaf: Tensor | None = None) -> Tensor:
-        """The proposals (n,4) pooled as in the pass, (n,C,7,7). leaf: (1,C,h,w) in the place of the features of a level."""
-        features = OrderedDict((feature.name, feature.values[None]) for feature in trace.features)
-        if leaf is not None:
-            features[trace.features[level].name] = leaf
-        return self._pool(features, [proposals], [trace.frame.resized])
-
-    def _bins(self, proposals: Tensor, level: int, origin: Tensor, size: Size, grid: Size) -> tuple[Tensor, Tensor]:
-        """RoIAlign's two matrices for each proposal, (n,p,k) and (n,q,l), from a window of `size` at `origin` of the level."""
-        pool = self.network.roi_heads.box_roi_pool
-        box = proposals * pool.scales[level]
-        down = align_weights(box[:, 1], box[:, 3], pool.output_size[0], pool.sampling_ratio, grid[0], origin[:, 0], size[0])
-        across = align_weights(box[:, 0], box[:, 2], pool.output_size[1], pool.sampling_ratio, grid[1], origin[:, 1], size[1])
-        return down, across
-
-    def _whole_level(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
-        detections = detections[rows]
-        feature = trace.features[level]
-        proposals = trace.state.proposals[detections.source]
-        with frozen(self.network, weights=not trace.differentiable), gradients_on():
-            leaf = root(feature.values, trace.differentiable)[None]
-            if trace.differentiable and is_stock(self.network.roi_heads.box_roi_pool):
-                # torchvision's RoIAlign kernel has no double backward (pytorch/vision#1982).
-                down, across = self._bins(proposals, level, torch.zeros_like(proposals[:, :2]).long(), feature.grid, feature.grid)
-                pooled = pool_by_matrices(leaf[0], down, across)
-            else:
-                pooled = self._pool_rows(trace, proposals, level=level, leaf=leaf)
-            narrow = self._narrow(trace, detections, pooled, proposals)
-        pull = lambda values: row_gradients(values, leaf, name=f"level {feature.name}", create_graph=trace.differentiable)[:, 0]
-        return DensePullback(rows, narrow, "exact", feature.stride, feature.values, pull, level_name(feature))
-
-    def _pooled(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> PooledPullback:
-        """At the pooled features; the 7x7 maps are pasted back over their proposals."""
-        detections = detections[rows]
-        feature = trace.features[level]
-        proposals = trace.state.proposals[detections.source]
         with recording(trace.differentiable):
             pooled = trace.state.pooled[detections.source]
-        with frozen(self.network, weights=not trace.differentiable), gradients_on():
-            leaf = root(pooled, trace.differentiable)
-            narrow = self._narrow(trace, detections, leaf, proposals)
-        cells = proposals * self.network.roi_heads.box_roi_pool.scales[level]
-        backward = lambda values: _joint_gradient(values, leaf, trace.differentiable)
-        return PooledPullback(rows, narrow, "exact", feature.stride, pooled, backward, cells, feature.grid, "roi")
+        pool = self.network.roi_heads.box_roi_pool
+        yield from Regions(self.network, trace, pool, proposals, level, pooled, read).pullbacks(layer, route)
 
-    def _windows(self, trace: Trace, detections: Detections, rows: Tensor, level: int) -> Pullback:
-        """One backward pass to the pooled features of all rows, then RoIAlign's transpose to a window around each region.
-        Windows are grouped by size, because all windows of a group have the size of the largest."""
-        pooled = self._pooled(trace, detections, rows, level)
-        feature = trace.features[level]
-        proposals = trace.state.proposals[detections.source[rows]]
-        cells = proposals * self.network.roi_heads.box_roi_pool.scales[level]
-        start, size = _reach(cells, feature.grid)
-        order = size.prod(1).argsort()
+    def branch_pullbacks(
+        self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
+    ) -> Iterator[Pullback]:
+        """Pullbacks through the mask or the keypoint head, which reads the feature map around the final box; the box itself is
+        fixed, as in torchvision. Arguments as for `pullbacks`; "fpn" is the level that this head pools from."""
+        if route not in ROUTES:
+            raise WhyboxError(f"route must be one of {', '.join(ROUTES)}, got {route!r}")
+        head = self._final_heads().get(branch)
+        if head is None:
+            raise WhyboxError(f"{self.name} has no {branch} head")
+        if not len(detections):
+            return
+        if layer in (None, "fpn", "roi"):
+            yield from head.regions(trace, detections).pullbacks(layer, route)
+            return
 
-        def spread(gradient: Tensor) -> Iterator[tuple[Tensor, FeatureGradient]]:
-            """Gradients (n,C,7,7) at the pooled features -> for some rows at a time, theirs in windows of the level's grid."""
-            for chunk in _similar(size[order], len(feature.values) * feature.values.element_size()):
-                part = order[chunk]
-                height, width = size[part].amax(0).tolist()
-                # Moved inwards where the largest size of the group would reach beyond the grid.
-                origin = torch.minimum(start[part], start.new_tensor(feature.grid) - start.new_tensor([height, width]))
-                down, across = self._bins(proposals[part], level, origin, (height, width), feature.grid)
-                placement = Windows(origin, (height, width), feature.grid)
-                yield part, FeatureGradient(spread_pooled(gradient[part], down, across), feature.values, placement)
+        def run() -> Candidates:
+            passed = self._pass([self._fitting(trace.image)])
+            return head.read_features(passed.features, trace, detections)
 
-        return RegionPullback(
-            rows, pooled.trace, "windows", feature.stride, feature.values, pooled.backward, spread, level_name(feature)
-        )
+        yield from module_pullbacks(self.network, layer, run, trace, detections, branch)
 
+    def complete(self, trace: Trace, detections: Detections) -> Detections:
+        """With masks or keypoints: the mask or the keypoint head runs on these detections, as in torchvision's own call."""
+        with frozen(self.network), recording(False):
+            for head in self._final_heads().values():
+                detections = head.complete(trace, detections)
+        return detections
 
-def _joint_gradient(values: Tensor, features: Tensor, differentiable: bool) -> Tensor:
-    """dY_i/dA_i of independent rows: one backward pass of the sum."""
-    if not values.requires_grad:
-        raise GradientError("the target does not depend on the candidates through differentiable operations")
-    return torch.autograd.grad(values.sum(), features, retain_graph=True, create_graph=differentiable)[0]
-
-
-def _reach(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """First cell (n,2) and size (n,2), as (rows, columns), of the window that RoIAlign reads for boxes (n,4) in cells; it widens
-    a box to at least one cell."""
-    limit = torch.tensor(grid, device=boxes.device)
-    first, last = boxes[:, [1, 0]], boxes[:, [3, 2]]
-    last = torch.maximum(last, first + 1)
-    # A sample reads the cell at its floor and the next one; one more on either side leaves rounding some room.
-    start = torch.minimum((first.floor().long() - 1).clamp(min=0), limit - 1)
-    end = torch.minimum(last.floor().long() + 3, limit)
-    return start, (end - start).clamp(min=1)
-
-
-def _similar(sizes: Tensor, cell_bytes: int) -> Iterator[slice]:
-    """Slices of rows, sorted by area, whose windows fit the memory limit at the size of the largest."""
-    begin, widest = 0, sizes.new_zeros(2)
-    for i, size in enumerate(sizes):
-        wider = torch.maximum(widest, size)
-        # A single window may be above the limit: it cannot be split.
-        if i > begin and int(wider.prod()) * (i + 1 - begin) * cell_bytes > _WINDOW_BYTES:
-            yield slice(begin, i)
-            begin, wider = i, size
-        widest = wider
-    if len(sizes):
-        yield slice(begin, len(sizes))
+    def _final_heads(self) -> dict[str, FinalHead]:
+        """Its mask and its keypoint head, by the branch's name."""
+        heads = self.network.roi_heads
+        found: dict[str, FinalHead] = {}
+        if heads.has_mask():
+            found["mask"] = MaskHead(self.network, heads.mask_roi_pool, heads.mask_head, heads.mask_predictor)
+        if heads.has_keypoint():
+            found["keypoint"] = KeypointHead(self.network, heads.keypoint_roi_pool, heads.keypoint_head, heads.keypoint_predictor)
+        # A trace keeps the feature maps that the box head reads: a head that reads others is not explained.
+        kept = list(heads.box_roi_pool.featmap_names)
+        return {branch: head for branch, head in found.items() if list(head.pool.featmap_names) == kept}
 
 
 def matches(module: nn.Module) -> bool:

@@ -11,13 +11,15 @@ from torchvision.ops import box_convert
 
 from whybox.errors import WhyboxError
 from whybox.frame import Size
-from whybox.models.ultralytics._turned import around_turned
+from whybox.models.ultralytics._turned import around_turned, corners_of
 from whybox.network_state import exclusive
+from whybox.types import MaskLogits
 
 DECODER = "RTDETRDecoder"
 """The class of RT-DETR's head."""
-TURNED = "OBB"
-"""The class of the heads that draw turned boxes."""
+TURNED, MASKS, KEYPOINTS = "OBB", "Segment", "Pose"
+"""The classes of the heads that draw turned boxes, masks and keypoints."""
+GIVES = {TURNED: "corners", MASKS: "masks", KEYPOINTS: "keypoints"}
 _GRID = ("shape", "shapes", "anchors", "strides", "valid_mask")
 """What a head keeps of its last pass: the cells' centers and strides, for an input of the same shape."""
 _READ = ("boxes", "scores", "feats")
@@ -127,26 +129,58 @@ def read_output(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
         head: Its head, after the pass.
         one_to_one: The branch that is read, where there are two.
     """
-    raw = output[1] if isinstance(output, tuple | list) and len(output) == 2 else None
-    if isinstance(raw, dict) and "one2many" in raw:
-        raw = raw["one2one" if one_to_one else "one2many"]
-    if not isinstance(raw, dict) or any(name not in raw for name in _READ):
-        raise WhyboxError(f"{type(head).__name__} returned something else than ultralytics' heads do from release 8.4 on")
-    columns = head._inference(raw)[0, : 4 + head.nc].T
+    raw = _raw(output, head, one_to_one)
+    columns, more = head._inference(raw)[0].T.tensor_split([4 + head.nc], 1)
     distances = (head.dfl(raw["boxes"]) * head.strides)[0]
     outputs = dict(zip("ltrb", distances, strict=True))
+    beside = {}
     if is_one(head, TURNED):
         outputs["angle"] = raw["angle"][0, 0]
         boxes = around_turned(columns[:, :4], outputs["angle"])
+        beside["corners"] = corners_of(columns[:, :4], outputs["angle"])
     else:
         boxes = columns[:, :4] if head.end2end or head.xyxy else box_convert(columns[:, :4], "cxcywh", "xyxy")
+    if is_one(head, KEYPOINTS):
+        points = more.unflatten(1, tuple(head.kpt_shape))
+        # Two numbers a keypoint: without a score.
+        beside["keypoints"] = points if points.shape[2] == 3 else torch.cat([points, torch.ones_like(points[..., :1])], 2)
     return {
         "boxes": boxes,
         "scores": columns[:, 4:],
         "level": _levels(raw["feats"]),
         "logits": raw["scores"][0].T,
         "raw": outputs,
+        **beside,
     }
+
+
+def read_masks(output: Any, head: Any, one_to_one: bool, boxes: Tensor, canvas: Size) -> MaskLogits:
+    """The masks of a head that gives such: weighted sums of prototypes, cut at the box.
+
+    Args:
+        output: As for `read_output`.
+        head: The network's head.
+        one_to_one: The branch that is read, where there are two.
+        boxes: (M,4) in network pixels.
+        canvas: (h, w) of the network's input.
+    """
+    weights = _raw(output, head, one_to_one)["mask_coefficient"][0].T
+    prototypes = output[0][1]
+    # YOLO26's may come with what is for its training alone.
+    prototypes = (prototypes[0] if isinstance(prototypes, tuple) else prototypes)[0]
+    height, width = prototypes.shape[-2:]
+    cells = boxes.detach() * boxes.new_tensor([width / canvas[1], height / canvas[0]] * 2)
+    return MaskLogits(weights.float(), prototypes.float(), cells)
+
+
+def _raw(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
+    """The raw outputs of the branch that is read."""
+    raw = output[1] if isinstance(output, tuple | list) and len(output) == 2 else None
+    if isinstance(raw, dict) and "one2many" in raw:
+        raw = raw["one2one" if one_to_one else "one2many"]
+    if not isinstance(raw, dict) or any(name not in raw for name in _READ):
+        raise WhyboxError(f"{type(head).__name__} returned something else than ultralytics' heads do from release 8.4 on")
+    return raw
 
 
 def read_decoder(output: Any, canvas: Size) -> dict[str, Any]:

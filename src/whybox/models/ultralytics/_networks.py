@@ -8,21 +8,28 @@ from typing import Any
 from torch import Tensor, nn
 
 from whybox.frame import Frame, Size
+from whybox.models._keypoints import keypoint_names
 from whybox.models._layers import Layer
+from whybox.models._masks import masks_on_image
 from whybox.models.plain._suppression import Suppression
 from whybox.models.plain.family import Plain
 from whybox.models.ultralytics._detections import ranked, suppressed
 from whybox.models.ultralytics._head import (
+    GIVES,
+    KEYPOINTS,
+    MASKS,
     attached,
     find_head,
     input_paths,
+    is_one,
     own_grid,
     read_decoder,
+    read_masks,
     read_output,
     reads_one_to_one,
 )
 from whybox.models.ultralytics._letterbox import Letterbox, input_size
-from whybox.types import Candidates, Detections, Trace
+from whybox.types import Candidates, Detections, MaskLogits, Trace
 
 PREFIX = "ultralytics"
 _SIZE = 640
@@ -83,7 +90,7 @@ class Ultralytics(Plain):
 
 
 class Yolo(Ultralytics):
-    """A YOLO network: for detection, or the boxes of one for segmentation, pose or turned boxes.
+    """A YOLO network: for detection, segmentation, pose or turned boxes.
 
     A detection is explained on the input of the head that it is computed from. `layer` may also be any module's path, or
     "input".
@@ -127,8 +134,32 @@ class Yolo(Ultralytics):
         """Whether the branch without duplicate removal is read, as the head is now."""
         return reads_one_to_one(self.head, self.end2end)
 
+    @property
+    def gives(self) -> frozenset[str]:  # type: ignore[override]
+        """What every network gives, and masks, keypoints or corners, as its head says."""
+        return frozenset({"candidates", "features", "input", *(part for kind, part in GIVES.items() if is_one(self.head, kind))})
+
+    @property
+    def keypoints(self) -> Sequence[str]:  # type: ignore[override]
+        """The network's own names, or of 17 keypoints a person's as COCO names them, else their numbers."""
+        if not is_one(self.head, KEYPOINTS):
+            return ()
+        count, own = int(self.head.kpt_shape[0]), getattr(self.network, "kpt_names", None) or {}
+        # By class, and the same for all.
+        first = list(next(iter(own.values()), ())) if isinstance(own, dict) else []
+        return tuple(map(str, first)) if len(first) == count else keypoint_names(count)
+
     def _read(self, output: Any) -> dict[str, Any]:
         return read_output(output, self.head, self.one_to_one)
+
+    def _masks(self, output: Any, candidates: Candidates, frame: Frame) -> MaskLogits | None:
+        if not is_one(self.head, MASKS):
+            return None
+        return read_masks(output, self.head, self.one_to_one, frame.boxes_to_network(candidates.boxes), frame.network)
+
+    def _draw_masks(self, candidates: Candidates, frame: Frame) -> Tensor:
+        assert candidates.masks is not None  # asked for candidates with masks alone
+        return masks_on_image(candidates.masks, frame, candidates.boxes)
 
     def _detections(self, candidates: Candidates, frame: Frame) -> Detections:
         if self.one_to_one:

@@ -25,6 +25,22 @@ def around_turned(boxes: Tensor, angle: Tensor) -> Tensor:
     return torch.cat([center - reach, center + reach], 1)
 
 
+def corners_of(boxes: Tensor, angle: Tensor) -> Tensor:
+    """The corners of turned boxes, in the order in which ultralytics gives them.
+
+    Args:
+        boxes: (N,4) center, width and height, in pixels.
+        angle: (N,) by which they are turned, in radians.
+
+    Returns:
+        (N,4,2) xy: for a box that is not turned bottom right, top right, top left and bottom left.
+    """
+    along = torch.stack([angle.cos(), angle.sin()], 1) * boxes[:, 2:3] / 2
+    across = torch.stack([-angle.sin(), angle.cos()], 1) * boxes[:, 3:] / 2
+    sums, differences = along + across, along - across
+    return boxes[:, None, :2] + torch.stack([sums, differences, -sums, -differences], 1)
+
+
 def overlaps_better(center: Tensor, sides: Tensor, angle: Tensor, threshold: float) -> Tensor:
     """Which of N turned boxes, in order of their scores, overlap one with a better score by more than `threshold`.
 

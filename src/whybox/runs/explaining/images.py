@@ -210,6 +210,9 @@ def explain_image(
                 **options,
             )
             explanations.append(replace(explanation, seconds={**explanation.seconds, "trace": seconds}))
+            if not isinstance(detections, Mapping):
+                # Their masks and keypoints are not computed again.
+                detections = explanation.detections
             # To the end, also for a method that reports no progress of its own.
             watch(1, 1)
     return explanations
