@@ -26,6 +26,7 @@ from whybox.cli.score_clip import score_clip
 from whybox.cli.targets import targets
 from whybox.cli.train import train
 from whybox.cli.train_clip import train_clip
+from whybox.cli.view import view
 from whybox.errors import WhyboxError
 
 USER_ERROR = 2
@@ -41,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 ON_DATA = (analyze, evaluate, compare, reproduce, errors, fit_nms, score_clip)
-WORK = (demo, explain, match, detect, *ON_DATA, train, distill, train_clip, finetune_clip)
+WORK = (demo, explain, view, match, detect, *ON_DATA, train, distill, train_clip, finetune_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
     app.command()(command)
