@@ -77,7 +77,9 @@ def _titles(chosen: list[tuple[str, str]]) -> list[str]:
     """A name for each model that no other has."""
     titles: list[str] = []
     for name, file in chosen:
-        title = name if file == "default" else f"{name} ({Path(file).name})"
+        # A path of this machine is nobody's business who looks at the page.
+        short = Path(name).name if Path(name.partition(".py:")[0]).is_absolute() or name.startswith(".") else name
+        title = short if file == "default" else f"{short} ({Path(file).name})"
         number = sum(other.partition(" #")[0] == title for other in titles)
         titles.append(title if not number else f"{title} #{number + 1}")
     return titles

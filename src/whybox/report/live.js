@@ -361,7 +361,7 @@
     rows.forEach((index, at) => {
       one.maps[index] = told.maps[at];
       const found = photo.detections[index];
-      if (told.notes[at]) found.note = told.notes[at];
+      (one.notes ??= [])[index] = told.notes[at];
       if (told.tokens[at]) (found.tokens ??= {})[`${one.method} ${one.target}`] = told.tokens[at];
     });
     const there = one.maps.filter(Boolean);
@@ -451,6 +451,7 @@
       if (photo !== view.photo()) return;
       view.refresh();
       view.set({ pinned: photo.detections.length - 1, peek: null });
+      view.reveal(find("list"), find("list").lastElementChild);
       if (!view.state.target.startsWith("score")) choose({ target: model().target });
     } catch (error) {
       trouble(error);
@@ -592,7 +593,10 @@
       event.target.value = "";
     });
     find("pick-model").addEventListener("change", (event) => {
+      const kind = model().kind;
       asked.model = event.target.value;
+      // What was chosen stays where both models can do it; of another kind of model, something else is asked first.
+      if (kind !== model().kind) Object.assign(view.state, { method: null, target: null, place: "" });
       layModel();
       again();
     });

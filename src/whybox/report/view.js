@@ -74,6 +74,7 @@ const makeView = (page, source) => {
     find("heat").height = Math.max(1, Math.round(photo.height * scale));
     find("photo").src = photo.picture;
     find("photo").alt = `${photo.name}, ${photo.detections.length} detections`;
+    find("boxes").classList.toggle("whole", Boolean(photo.whole));
     find("boxes").setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
     find("boxes").replaceChildren(...photo.detections.map(drawBox));
   }
@@ -116,7 +117,7 @@ const makeView = (page, source) => {
 
   function placeTag(index) {
     const tag = find("tag");
-    tag.hidden = index === null;
+    tag.hidden = index === null || Boolean(photo.whole);
     if (tag.hidden) return;
     const { box, name, score } = photo.detections[index];
     tag.textContent = `${name}  ${writeScore(score)}`;
@@ -217,8 +218,10 @@ const makeView = (page, source) => {
     const index = active();
     const one = layer();
     const rows = [];
-    const note = index === null ? "" : photo.detections[index].note;
-    if (index !== null) rows.push(["Box", photo.detections[index].box.map((side) => Math.round(side)).join(", ")]);
+    // Of a box that the reader drew, it stands above the photograph.
+    const found = index === null ? null : photo.detections[index];
+    const note = !found || found.drawn ? "" : one?.notes?.[index] || found.note;
+    if (index !== null && !photo.whole) rows.push(["Box", photo.detections[index].box.map((side) => Math.round(side)).join(", ")]);
     const map = mapOf(one, index);
     if (map) {
       rows.push(["Raw values", `${write(map.raw[0])} to ${write(map.raw[1])}`], ["Grid", gridOf(map)]);
@@ -299,7 +302,8 @@ const makeView = (page, source) => {
     const one = layer();
     const most = one ? strongest(one) : 0;
     const count = photo.detections.filter(shown).length;
-    find("count").textContent = count === 1 ? "1 detection" : `${count} detections`;
+    const [single, several] = photo.whole ?? ["detection", "detections"];
+    find("count").textContent = `${count} ${count === 1 ? single : several}`;
     [...find("list").children].forEach((row, i) => {
       row.hidden = !shown(photo.detections[i]);
       row.classList.toggle("on", i === active());

@@ -24,11 +24,12 @@ from whybox.pictures import page_of, photo_of
 from whybox.prompting import answered, prompted
 from whybox.report.page import Layer, encode_detections, encode_layer, page_settings, words_of, write_page
 from whybox.selection import choose
+from whybox.specs import split_spec
 from whybox.targets import COMBINED, TARGETS
 from whybox.types import Detections, Trace
 from whybox.viewer.asked import Ask
 from whybox.viewer.images import Images
-from whybox.viewer.jobs import Job
+from whybox.viewer.jobs import Job, cancellable
 from whybox.viewer.kept import Kept, tensor_bytes
 
 FLOOR = 0.05
@@ -98,6 +99,7 @@ class Desk:
         notes = [""] * len(seen.detections)
         return {
             **_photo(ask, seen.name, (height, width)),
+            **_whole(seen.model),
             "seconds": {"trace": seen.seconds},
             "detections": encode_detections(seen.detections, _names(seen), notes),
             "targets": [*_targets(seen.model), *raw],
@@ -112,6 +114,7 @@ class Desk:
         maps = explanation.maps
         encoded = encode_layer(Layer(maps.method, maps.target, maps, explanation.seconds.get("maps", 0.0)))
         found = [list(pairs) for pairs in explanation.words] if explanation.token_maps is not None else []
+        encoded["words"] = _words(seen.model, ask.target)
         return {**encoded, "title": maps.method_title or maps.method, "notes": list(explanation.notes), "tokens": found}
 
     def miss(self, ask: Ask, job: Job) -> dict[str, Any]:
@@ -203,25 +206,27 @@ class Desk:
         return seen if seen.model is asked else _seen(asked, answered(asked, seen.trace), seen.name, seen.seconds)
 
     def _explain(self, seen: Seen, ask: Ask, job: Job) -> Explanation:
-        kind: Any = registry.named("method", ask.method, registry.methods())[1]
+        kind: Any = registry.named("method", split_spec(ask.method)[0], registry.methods())[1]
         options = {"progress": job.progress} if _reports(kind) else {}
         method = make_method(ask.method, seen.model, layer=ask.layer, **options)
-        return api.explain(
-            seen.model,
-            seen.trace,
-            method=method,
-            target=ask.target,
-            detections=_wanted(seen, ask),
-            score_threshold=ask.threshold,
-            name=seen.name,
-            words=_has_words(method, seen.model, ask.target),
-        )
+        with cancellable(job):
+            return api.explain(
+                seen.model,
+                seen.trace,
+                method=method,
+                target=ask.target,
+                detections=_wanted(seen, ask),
+                score_threshold=ask.threshold,
+                name=seen.name,
+                words=_has_words(method, seen.model, ask.target),
+            )
 
     def _unasked(self, ask: Ask) -> dict[str, Any]:
         """An image that waits for texts."""
         name, source = self.images.source(ask.image)
         size = tuple(read_image(source).shape[-2:])
-        return {**_photo(ask, name, (size[0], size[1])), "seconds": {}, "detections": [], "targets": ["score"], "waits": True}
+        empty = {"seconds": {}, "detections": [], "targets": ["score"], "waits": True}
+        return {**_photo(ask, name, (size[0], size[1])), **_whole(self._model(ask)), **empty}
 
 
 def _seen(model: Model, trace: Trace, name: str, seconds: float) -> Seen:
@@ -240,6 +245,19 @@ def _photo(ask: Ask, name: str, size: tuple[int, int]) -> dict[str, Any]:
         "picture": f"photo/{ask.image}",
         "layers": [],
     }
+
+
+def _whole(model: Model) -> dict[str, Any]:
+    """What the detections of a model of the whole image are, in singular and plural; their boxes are not drawn."""
+    return {} if not model.whole_image else {"whole": ["text", "texts"] if model.takes_text else ["class", "classes"]}
+
+
+def _words(model: Model, target: str) -> dict[str, str]:
+    words = words_of(target)
+    if model.whole_image:
+        noun = _whole(model)["whole"][0]
+        words = words._replace(meaning=words.meaning.replace("this class for this box", f"this {noun}"))
+    return words._asdict()
 
 
 def _wanted(seen: Seen, ask: Ask) -> Any:
@@ -272,7 +290,7 @@ def _describe(name: str, model: Model) -> dict[str, Any]:
         "target": model.default_target,
         "methods": methods,
         "layers": list(model.layers),
-        "targets": {each: words_of(each)._asdict() for each in _targets(model)},
+        "targets": {each: _words(model, each) for each in _targets(model)},
         "classes": _classes(model),
         "takes_text": model.takes_text,
         "whole_image": model.whole_image,

@@ -6,6 +6,8 @@ from queue import Full, Queue
 from threading import Thread
 from typing import Any
 
+from torch.overrides import TorchFunctionMode
+
 from whybox.errors import WhyboxError
 
 MOST_WAITING = 500
@@ -55,6 +57,23 @@ class Job:
         # Also what a model's own code raises to end the process: the server stays.
         except BaseException as error:
             self.future.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+
+class cancellable(TorchFunctionMode):
+    """Inside, work that is no longer wanted ends at its next call of torch, also where its method tells no progress.
+
+    Once: what tidies up after it, such as putting flags of the network back, may call torch, too.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job, self._ended = job, False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._job.cancelled and not self._ended:
+            self._ended = True
+            raise Cancelled
+        return function(*args, **(kwargs or {}))
 
 
 class Worker:

@@ -95,6 +95,8 @@ def _question(worker: Worker, answer: Answer) -> Any:
         ask = read_ask(await json_of(request))
         job = worker.submit(lambda job: answer(ask, job))
         done = asyncio.wrap_future(job.future)
+        # Where the client has gone, nobody else looks at how the job ended.
+        done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         try:
             await asyncio.wait({done}, timeout=QUICK)
         except asyncio.CancelledError:
