@@ -71,6 +71,8 @@
   // ---- images ---------------------------------------------------------------------------------------------------
 
   const WIDE = 122;
+  /** The timer of the next question about maps. */
+  let soon = null;
   const images = start.names.map((name, index) => ({ id: String(index), name }));
   let listed = images;
   const buttons = new Map();
@@ -136,22 +138,32 @@
   const MOST_PHOTOS = 24;
   const photoKey = () => JSON.stringify([asked.image, asked.model, models.get(asked.model).takes_text ? asked.texts : []]);
 
+  /** The key of the photo that is being opened: no map of another one may take its place in the queue. */
+  let opening = null;
+
   async function openImage(id) {
     asked.image = id;
+    clearTimeout(soon);
     revealThumb();
     history.replaceState(null, "", `#${id}`);
     const key = photoKey();
     let photo = photos.get(key);
     trouble(null);
     if (!photo) {
+      opening = key;
       try {
         const { model, texts } = asked;
         photo = await waitFor("Looking at the image", "detect", { image: id, model, texts });
       } catch (error) {
         if (key === photoKey()) trouble(error);
         return;
+      } finally {
+        if (opening === key) opening = null;
       }
-    } else stop();
+    } else {
+      opening = null;
+      stop();
+    }
     photos.delete(key);
     photos.set(key, photo);
     if (photos.size > MOST_PHOTOS) photos.delete(photos.keys().next().value);
@@ -300,7 +312,6 @@
 
   let failed = "";
   let wished = "";
-  let soon = null;
   const QUICK = 0.5;
   const AHEAD = 6;
   const MOST_AHEAD = 48;
@@ -339,7 +350,7 @@
 
   async function fetchMaps(photo, one, rows, ahead = false) {
     const wish = wishOf(photo, one, rows);
-    if (wish === failed || (wish === wished && waiting)) return;
+    if (opening || wish === failed || (wish === wished && waiting)) return;
     [wished, failed] = [wish, ""];
     const { drawn } = photo.detections[rows[0]];
     const { image, texts } = asked;
