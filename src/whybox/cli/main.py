@@ -12,6 +12,7 @@ from whybox.cli.compare import compare
 from whybox.cli.demo import demo
 from whybox.cli.detect import detect
 from whybox.cli.distill import distill
+from whybox.cli.drift import drift
 from whybox.cli.errors import errors
 from whybox.cli.evaluate import evaluate
 from whybox.cli.explain import explain
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ON_DATA = (analyze, evaluate, compare, reproduce, errors, fit_nms, score_clip)
+ON_DATA = (analyze, evaluate, compare, reproduce, errors, drift, fit_nms, score_clip)
 WORK = (demo, explain, view, match, detect, *ON_DATA, train, distill, train_clip, finetune_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
