@@ -106,17 +106,19 @@ def _question(worker: Worker, answer: Answer) -> Any:
             return served(_line(done.result()), "application/json")
         from starlette.responses import StreamingResponse
 
-        return StreamingResponse(_lines(job, done), media_type=NDJSON)
+        return StreamingResponse(_lines(request, job, done), media_type=NDJSON)
 
     return endpoint
 
 
-async def _lines(job: Job, done: "asyncio.Future[Any]") -> AsyncIterator[str]:
+async def _lines(request: "Request", job: Job, done: "asyncio.Future[Any]") -> AsyncIterator[str]:
     try:
-        while not done.done():
+        # Asked here, too: not every release of Starlette and uvicorn ends a stream whose client has gone.
+        while not done.done() and not await request.is_disconnected():
             yield _line({"progress": job.share}) + "\n"
             await asyncio.wait({done}, timeout=TICK)
-        yield _last(done) + "\n"
+        if done.done():
+            yield _last(done) + "\n"
     finally:
         # Also where nobody reads on.
         job.cancel()

@@ -31,7 +31,7 @@ def models():
 
 def test_the_largest_changes_come_first(models, tmp_path):
     warned = []
-    found = find_drift(models, Pictures(), tmp_path / "out", on_warning=warned.append, top=5)
+    found = find_drift(models, Pictures(), tmp_path / "out", on_warning=warned.append, top=5, limit=3)
     assert warned == ["bad.png: not an image that can be read"]
     assert (found.images, [name for name, _ in found.failed]) == (2, ["bad.png"])
     sizes = [change.size for change in found.changes]
