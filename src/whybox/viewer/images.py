@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import Protocol
 
 from PIL import Image, ImageOps
@@ -23,6 +23,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 UPLOADS = 256 * 2**20
 """Bytes of the pictures that were sent, as they were sent."""
 LONGEST_NAME = 200
+AT_ONCE = 3
+"""How many pictures are decoded at the same time."""
 SENT = "u"
 """Begins the id of a picture that was sent; those that were named have numbers."""
 
@@ -125,6 +127,8 @@ class Images:
         """See the attributes."""
         self.named = named
         self._sent: Kept[tuple[str, bytes]] = Kept(UPLOADS)
+        # A large photograph takes a gigabyte while it is decoded, and a page may ask for fifty at once.
+        self._decoding = BoundedSemaphore(AT_ONCE)
         # On the object, so that two viewers do not share what they show.
         self.thumb = lru_cache(4000)(self._thumb)
         self.photo = lru_cache(32)(self._photo)
@@ -169,14 +173,16 @@ class Images:
 
     def _thumb(self, image: str) -> bytes:
         """A small JPEG."""
-        _, source = self.source(image)
-        if isinstance(source, Path) and (small := _drafted(source)) is not None:
-            return jpeg_bytes(small, 80)
-        return _jpeg(source, LONGEST_THUMB)
+        with self._decoding:
+            _, source = self.source(image)
+            if isinstance(source, Path) and (small := _drafted(source)) is not None:
+                return jpeg_bytes(small, 80)
+            return _jpeg(source, LONGEST_THUMB)
 
     def _photo(self, image: str) -> bytes:
         """A JPEG for the page."""
-        return _jpeg(self.source(image)[1], LONGEST_PHOTO)
+        with self._decoding:
+            return _jpeg(self.source(image)[1], LONGEST_PHOTO)
 
 
 def _jpeg(source: ImageSource, longest: int) -> bytes:
