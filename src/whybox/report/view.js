@@ -183,7 +183,7 @@ const makeView = (page, source) => {
   function showLegend() {
     const one = layer();
     const index = active();
-    find("legend").hidden = !one || !photo.detections.length;
+    find("legend").hidden = !one?.maps.some(Boolean);
     if (find("legend").hidden) return;
     const map = mapOf(one, index);
     const scale = scaleOf(one, map ?? { ...one });
