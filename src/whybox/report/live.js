@@ -30,12 +30,12 @@
     return last;
   }
 
-  /** One question at a time is waited for; another one takes its place. */
+  /** One question at a time is waited for; another one takes its place. firm: maps that are looked at meanwhile come after it. */
   let waiting = null;
 
-  async function waitFor(what, kind, question) {
+  async function waitFor(what, kind, question, firm = false) {
     stop();
-    const mine = { controller: new AbortController(), what };
+    const mine = { controller: new AbortController(), what, firm };
     waiting = mine;
     setTimeout(() => waiting === mine && showWork(mine, null), 200);
     try {
@@ -45,6 +45,7 @@
       });
     } finally {
       if (waiting === mine) stop(false);
+      if (firm) setTimeout(() => view.photo() && changed(), 0);
     }
   }
 
@@ -350,7 +351,7 @@
 
   async function fetchMaps(photo, one, rows, ahead = false) {
     const wish = wishOf(photo, one, rows);
-    if (opening || wish === failed || (wish === wished && waiting)) return;
+    if (opening || waiting?.firm || (ahead && waiting) || wish === failed || (wish === wished && waiting)) return;
     [wished, failed] = [wish, ""];
     const { drawn } = photo.detections[rows[0]];
     const { image, texts } = asked;
@@ -455,7 +456,7 @@
     const { image, texts } = asked;
     const question = { image, model: asked.model, texts, box: corners().map((input) => Number(input.value)), threshold: view.state.threshold ?? 0.3 };
     try {
-      const told = await waitFor("Looking for the best candidate", "missed", { ...question, label: find("box-class").value || null });
+      const told = await waitFor("Looking for the best candidate", "missed", { ...question, label: find("box-class").value || null }, true);
       photo.detections.push({ ...told.found, rival: told.rival });
       for (const one of photo.layers) one.maps.push(null);
       trouble(null);
@@ -578,7 +579,7 @@
     const { image, model, texts } = asked;
     try {
       const question = { image, model, texts, kind, layers: layers.slice(-24), threshold: view.state.threshold ?? 0 };
-      const { content } = await waitFor("Making the file", "export", { ...question, ...(drawn ? { drawn: [drawn] } : { rows }) });
+      const { content } = await waitFor("Making the file", "export", { ...question, ...(drawn ? { drawn: [drawn] } : { rows }) }, true);
       const [text, type] = kind === "page" ? [content, "text/html"] : [JSON.stringify(content, null, 2), "application/json"];
       const address = URL.createObjectURL(new Blob([text], { type }));
       const stem = photo.name.replace(/^.*\//, "").replace(/\.[^.]*$/, "");
