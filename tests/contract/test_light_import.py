@@ -5,7 +5,18 @@ import sys
 
 import pytest
 
-HEAVY = ["transformers", "open_clip", "timm", "ultralytics", "gradio", "ray", "matplotlib", "lightning_fabric"]
+HEAVY = [
+    "transformers",
+    "open_clip",
+    "timm",
+    "ultralytics",
+    "gradio",
+    "ray",
+    "matplotlib",
+    "lightning_fabric",
+    "starlette",
+    "uvicorn",
+]
 
 
 @pytest.mark.parametrize("statement", ["import whybox", "import whybox; whybox.explain; whybox.load; whybox.HeatMaps"])

@@ -23,6 +23,7 @@ ROWS = [
     },
     {
         *("registry", "catalog", "model_files", "unwrapping", "loading", "method_choice", "metric_choice", "missed"),
+        *("drift",),
         *("selection", "rule_files", "duplicates", "decisions", "decide", "verdicts"),
         *("prompting", "words", "explained", "pictures", "exports", "saved", "explanation", "api"),
     },
@@ -54,6 +55,7 @@ WITHIN_ROW = {
     ("decide", "prompting"),
     ("decide", "selection"),
     ("missed", "explained"),
+    ("drift", "explained"),
     ("selection", "missed"),
     ("words", "registry"),
     ("pictures", "explained"),

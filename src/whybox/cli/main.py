@@ -12,6 +12,7 @@ from whybox.cli.compare import compare
 from whybox.cli.demo import demo
 from whybox.cli.detect import detect
 from whybox.cli.distill import distill
+from whybox.cli.drift import drift
 from whybox.cli.errors import errors
 from whybox.cli.evaluate import evaluate
 from whybox.cli.explain import explain
@@ -28,6 +29,7 @@ from whybox.cli.study import study
 from whybox.cli.targets import targets
 from whybox.cli.train import train
 from whybox.cli.train_clip import train_clip
+from whybox.cli.view import view
 from whybox.errors import WhyboxError
 
 USER_ERROR = 2
@@ -42,8 +44,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ON_DATA = (analyze, evaluate, compare, reproduce, predict_trust, errors, fit_nms, score_clip)
-WORK = (demo, explain, match, detect, *ON_DATA, train, distill, train_clip, finetune_clip)
+ON_DATA = (analyze, evaluate, compare, reproduce, predict_trust, errors, drift, fit_nms, score_clip)
+WORK = (demo, explain, view, match, detect, *ON_DATA, train, distill, train_clip, finetune_clip)
 LISTS = (models, methods, targets, metrics)
 for command in (*WORK, *LISTS):
     app.command()(command)

@@ -57,6 +57,15 @@ def script_json(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
+def texts_of(*names: str) -> str:
+    """Files of this folder, one after the other: a style sheet or a script that is served on its own.
+
+    Args:
+        *names: Their names.
+    """
+    return "\n".join(_text(name) for name in names)
+
+
 def _text(name: str) -> str:
     return (files("whybox.report") / name).read_text(encoding="utf-8")
 

@@ -14,7 +14,7 @@
       card.hidden = !fits;
       count += fits;
     }
-    find("shown").textContent = count ? `${count} shown, highest scores first` : "none of these";
+    find("shown").textContent = count ? `${count} shown, ${find("cards").dataset.order}` : "none of these";
   }
 
   if (!cards.length) return;

@@ -236,7 +236,17 @@ def _numbers(box: Tensor) -> Box:
     return x1, y1, x2, y2
 
 
-def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str, facts: str, remarks: Sequence[str] = ()) -> str:
+def write_gallery(
+    cards: Sequence[Card],
+    tallies: Sequence[Tally],
+    *,
+    title: str,
+    facts: str,
+    remarks: Sequence[str] = (),
+    kinds: str = "error type",
+    order: str = "highest scores first",
+    empty: str = "No error to show.",
+) -> str:
     """Render the page.
 
     Args:
@@ -245,6 +255,9 @@ def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str
         title: The heading.
         facts: A line on model, data and settings.
         remarks: Further lines.
+        kinds: What the cards are counted by.
+        order: The order of the cards, in words.
+        empty: What stands in the place of no cards.
 
     Returns:
         The page as HTML.
@@ -259,6 +272,12 @@ def write_gallery(cards: Sequence[Card], tallies: Sequence[Tally], *, title: str
         remarks=remarks,
         cards=cards,
         classes=classes,
+        kinds=kinds,
+        order=order,
+        empty=empty,
+        gains=any(tally.gain == tally.gain for tally in tallies),
+        truths=any(card.truth for card in cards),
+        edges=any(picture.edge for card in cards for picture in card.pictures),
         pairs=any(picture.other for card in cards for picture in card.pictures),
         # By number: a name with a space in it would be two words in the attribute that the script searches.
         numbers={name: number for number, name in enumerate(classes)},

@@ -202,13 +202,6 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
     sheets = [photo if isinstance(photo, Sheet) else make_sheet(photo) for photo in photos]
     if not sheets:
         raise ValueError("a page needs at least one photo")
-    settings = {
-        # The page colors the maps itself, because the reader can change scale and opacity.
-        "positive": to_base64(color_table(POSITIVE).tobytes()),
-        "signed": to_base64(color_table(SIGNED).tobytes()),
-        "silent": SILENT._asdict(),
-        "routes": ROUTES,
-    }
     title = title or (sheets[0].name if len(sheets) == 1 else f"{len(sheets)} images")
     return render(
         "page.html",
@@ -216,10 +209,21 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
         script="page.js",
         title=f"{title} · whybox",
         remark=remark,
-        page=script_json(settings),
+        page=script_json(page_settings()),
         # Escaped already, by `script_json`: escaped twice, it would be no JSON.
         photos=[{"name": sheet.name, "thumb": sheet.thumb, "body": Markup(sheet.body)} for sheet in sheets],
     )
+
+
+def page_settings() -> dict[str, Any]:
+    """What the page's script has to know whatever it shows."""
+    return {
+        # The page colors the maps itself, because the reader can change scale and opacity.
+        "positive": to_base64(color_table(POSITIVE).tobytes()),
+        "signed": to_base64(color_table(SIGNED).tobytes()),
+        "silent": SILENT._asdict(),
+        "routes": ROUTES,
+    }
 
 
 def make_sheet(photo: Photo) -> Sheet:
@@ -240,28 +244,44 @@ def make_sheet(photo: Photo) -> Sheet:
         "width": size[1],
         "picture": data_url(picture_of(photo.image, fit(size, LONGEST_PHOTO)), 85),
         "seconds": {name: _number(value) for name, value in photo.seconds.items()},
-        "detections": _detections(photo),
-        "keypoints": list(photo.keypoints),
-        "limbs": [list(pair) for pair in limbs_of(photo.detections)],
-        "layers": [_layer(layer) for layer in photo.layers],
+        **encode_shapes(photo.detections, photo.keypoints),
+        "detections": encode_detections(photo.detections, photo.names, photo.notes),
+        "layers": [encode_layer(layer) for layer in photo.layers],
     }
     return Sheet(photo.name, data_url(picture_of(photo.image, fit(size, LONGEST_THUMB)), 85), script_json(body))
 
 
-def _detections(photo: Photo) -> list[dict[str, Any]]:
-    rows = zip(
-        photo.names,
-        photo.detections.scores.tolist(),
-        photo.detections.boxes.tolist(),
-        photo.notes or [""] * len(photo.detections),
-        strict=True,
-    )
+def encode_detections(detections: Detections, names: Sequence[str], notes: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Detections as the page's script reads them.
+
+    Args:
+        detections: N detections.
+        names: N class names.
+        notes: N remarks, or ().
+
+    Returns:
+        N dicts ready for JSON.
+    """
+    rows = zip(names, detections.scores.tolist(), detections.boxes.tolist(), notes or [""] * len(detections), strict=True)
     return [
         # A side that is NaN becomes 0: the script computes with boxes.
         {"name": name, "score": _number(score), "box": [_number(side) or 0.0 for side in box], "note": note}
-        | _shape(photo.detections, index)
+        | _shape(detections, index)
         for index, (name, score, box, note) in enumerate(rows)
     ]
+
+
+def encode_shapes(detections: Detections, keypoints: Sequence[str] = ()) -> dict[str, Any]:
+    """What the detections of an image share, beside the boxes.
+
+    Args:
+        detections: N detections.
+        keypoints: The names of their keypoints.
+
+    Returns:
+        Entries of the image's dict, ready for JSON.
+    """
+    return {"keypoints": list(keypoints), "limbs": [list(pair) for pair in limbs_of(detections)]}
 
 
 def _shape(found: Detections, index: int) -> dict[str, Any]:
@@ -276,8 +296,15 @@ def _shape(found: Detections, index: int) -> dict[str, Any]:
     return shape
 
 
-def _layer(layer: Layer) -> dict[str, Any]:
-    """The maps, and the range that they share when they are drawn on one scale."""
+def encode_layer(layer: Layer) -> dict[str, Any]:
+    """The maps, and the range that they share when they are drawn on one scale.
+
+    Args:
+        layer: N maps of one method for one target.
+
+    Returns:
+        A dict ready for JSON.
+    """
     maps = [encode_map(layer.maps[i]) for i in range(len(layer.maps))]
     low = min((entry["low"] for entry in maps), default=0.0)
     high = max((entry["high"] for entry in maps), default=0.0)

@@ -33,7 +33,6 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
     "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
     "x-frame-options": "DENY",
 }
 """Of every answer; one that an answer has itself is kept."""
@@ -127,7 +126,8 @@ class Guard:
         path = "/" + re.sub(r"^[/\\]+", "", scope.get("raw_path", b"/").decode("latin-1").partition("?")[0])
         there = escape(f"{path}?{rest}" if rest else path)
         # Not a redirection: on one that began at a link elsewhere, browsers do not send a strict cookie.
-        page = f'<!doctype html><meta charset="utf-8"><title>whybox</title><meta http-equiv="refresh" content="0;url={there}">'
+        head = '<!doctype html><meta charset="utf-8"><title>whybox</title><link rel="icon" href="data:,">'
+        page = f'{head}<meta http-equiv="refresh" content="0;url={there}">'
         cookie = f"{self._cookie}={token}; Path=/; HttpOnly; SameSite=Strict"
         await _answer(send, 200, page.encode(), "text/html; charset=utf-8", [("set-cookie", cookie)])
         return None

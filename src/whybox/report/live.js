@@ -1,0 +1,682 @@
+/** The live page: what is looked at is asked of the server, and kept. */
+(async () => {
+  const { make, paint, unfold } = heat;
+  const find = (id) => document.getElementById(id);
+  const start = await (await fetch("api/start")).json();
+  const models = new Map(start.models.map((model) => [model.name, model]));
+  const asked = { image: null, model: start.models[0].name, other: "", texts: start.texts };
+  const view = makeView(start.page, { move, turn: (target) => choose({ target }), changed });
+
+  // ---- asking ---------------------------------------------------------------------------------------------------
+
+  /** The answer to a question; slow ones tell on the way how far they are. */
+  async function ask(what, question, { signal, onProgress } = {}) {
+    const headers = { "content-type": "application/json" };
+    const answer = await fetch(`api/${what}`, { method: "POST", headers, body: JSON.stringify(question), signal });
+    const [reader, decoder] = [answer.body.getReader(), new TextDecoder()];
+    let [text, last] = ["", {}];
+    const read = (line) => {
+      last = JSON.parse(line);
+      if ("progress" in last) onProgress?.(last.progress);
+    };
+    for (;;) {
+      const { done, value } = await reader.read();
+      const lines = (text + decoder.decode(value, { stream: !done })).split("\n");
+      text = done ? "" : lines.pop();
+      lines.filter(Boolean).forEach(read);
+      if (done) break;
+    }
+    if (last.error || !answer.ok) throw new Error(last.error ?? `the server answered ${answer.status}`);
+    return last;
+  }
+
+  /** One question at a time is waited for; another one takes its place. firm: maps that are looked at meanwhile come after it. */
+  let waiting = null;
+
+  async function waitFor(what, kind, question, firm = false) {
+    stop();
+    const mine = { controller: new AbortController(), what, firm };
+    waiting = mine;
+    setTimeout(() => waiting === mine && showWork(mine, null), 200);
+    try {
+      return await ask(kind, question, {
+        signal: mine.controller.signal,
+        onProgress: (share) => waiting === mine && showWork(mine, share),
+      });
+    } finally {
+      if (waiting === mine) stop(false);
+      if (firm) setTimeout(() => view.photo() && changed(), 0);
+    }
+  }
+
+  function stop(abort = true) {
+    if (abort) waiting?.controller.abort();
+    waiting = null;
+    find("working").hidden = true;
+  }
+
+  function showWork({ what }, share) {
+    find("working").hidden = false;
+    if (find("working-what").textContent !== what) find("working-what").textContent = what;
+    if (share) find("working-share").value = share;
+    else find("working-share").removeAttribute("value");
+  }
+
+  function trouble(error) {
+    const gone = error?.name === "AbortError";
+    const said = error instanceof TypeError ? "The server does not answer. Is it still running?" : error?.message;
+    find("trouble").hidden = !error || gone;
+    find("trouble").textContent = find("trouble").hidden ? "" : said;
+  }
+
+  // ---- images ---------------------------------------------------------------------------------------------------
+
+  const WIDE = 122;
+  /** The timer of the next question about maps. */
+  let soon = null;
+  const images = start.names.map((name, index) => ({ id: String(index), name }));
+  let listed = images;
+  const buttons = new Map();
+
+  function layFilm() {
+    const words = find("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+    listed = words.length ? images.filter(({ name }) => words.every((word) => name.toLowerCase().includes(word))) : images;
+    find("found").textContent = words.length ? `${listed.length} of ${images.length}` : `${images.length} images`;
+    find("rail").style.width = `${Math.max(1, listed.length) * WIDE}px`;
+    buttons.clear();
+    find("rail").replaceChildren();
+    fillFilm();
+  }
+
+  /** Buttons for the images that can be seen, and a few beside them. */
+  function fillFilm() {
+    const film = find("film");
+    const first = Math.max(0, Math.floor(film.scrollLeft / WIDE) - 4);
+    const near = listed.slice(first, first + Math.ceil(film.clientWidth / WIDE) + 8);
+    const ids = new Set(near.map(({ id }) => id));
+    for (const [id, button] of buttons) {
+      if (ids.has(id)) continue;
+      button.remove();
+      buttons.delete(id);
+    }
+    near.forEach((image, i) => {
+      if (!buttons.has(image.id)) buttons.set(image.id, layThumb(image, first + i));
+    });
+    for (const [id, button] of buttons) button.setAttribute("aria-current", String(id === asked.image));
+  }
+
+  function layThumb({ id, name }, place) {
+    const picture = make("img", { alt: "", src: `thumb/${id}` });
+    picture.addEventListener("error", () => picture.classList.add("broken"));
+    const button = make("button", { type: "button", title: name }, picture, make("span", { textContent: name }));
+    button.style.left = `${place * WIDE}px`;
+    button.addEventListener("click", () => openImage(id));
+    // In the order of the images, so that Tab goes through them as they lie.
+    const after = [...find("rail").children].find((other) => parseFloat(other.style.left) > place * WIDE);
+    find("rail").insertBefore(button, after ?? null);
+    return button;
+  }
+
+  function revealThumb() {
+    const place = listed.findIndex(({ id }) => id === asked.image);
+    const film = find("film");
+    if (place >= 0) {
+      const [left, right] = [place * WIDE, (place + 1) * WIDE];
+      film.scrollLeft += Math.min(0, left - film.scrollLeft) + Math.max(0, right - film.scrollLeft - film.clientWidth);
+    }
+    fillFilm();
+  }
+
+  function move(by) {
+    if (!listed.length) return;
+    const at = listed.findIndex(({ id }) => id === asked.image);
+    const next = at < 0 ? (by > 0 ? 0 : listed.length - 1) : (at + by + listed.length) % listed.length;
+    openImage(listed[next].id);
+  }
+
+  /** Photos with their maps, those that were looked at last. */
+  const photos = new Map();
+  const MOST_PHOTOS = 24;
+  const photoKey = () => JSON.stringify([asked.image, asked.model, models.get(asked.model).takes_text ? asked.texts : []]);
+
+  /** The key of the photo that is being opened: no map of another one may take its place in the queue. */
+  let opening = null;
+
+  async function openImage(id) {
+    asked.image = id;
+    clearTimeout(soon);
+    revealThumb();
+    history.replaceState(null, "", `#${id}`);
+    const key = photoKey();
+    let photo = photos.get(key);
+    trouble(null);
+    if (!photo) {
+      opening = key;
+      try {
+        const { model, texts } = asked;
+        photo = await waitFor("Looking at the image", "detect", { image: id, model, texts });
+      } catch (error) {
+        if (key === photoKey()) trouble(error);
+        return;
+      } finally {
+        if (opening === key) opening = null;
+      }
+    } else {
+      opening = null;
+      stop();
+    }
+    photos.delete(key);
+    photos.set(key, photo);
+    if (photos.size > MOST_PHOTOS) photos.delete(photos.keys().next().value);
+    if (key === photoKey()) show(photo);
+  }
+
+  async function upload(file) {
+    if (!file) return;
+    trouble(null);
+    try {
+      const answer = await fetch(`api/upload?name=${encodeURIComponent(file.name || "pasted")}`, { method: "POST", body: file });
+      const told = await answer.json();
+      if (!answer.ok) throw new Error(told.error);
+      images.unshift({ id: told.image, name: told.name });
+      find("search").value = "";
+      layFilm();
+      await openImage(told.image);
+    } catch (error) {
+      trouble(error);
+    }
+  }
+
+  // ---- choosing -------------------------------------------------------------------------------------------------
+
+  const CONTRAST = "contrast:";
+  const model = () => models.get(asked.model);
+  const methodOf = (name) => model().methods.find((one) => one.name === name);
+  const classes = (photo) => photo?.classes ?? model().classes;
+
+  function wordsFor(photo, target) {
+    const other = target.slice(CONTRAST.length);
+    if (target.startsWith(CONTRAST)) {
+      return { label: `Not ${other}`, question: `Why {name} and not ${other}?`, meaning: "Brighter: what tells the two classes apart.", side: "" };
+    }
+    return model().targets[target] ?? photo.words?.[target] ?? { label: target, question: "Why {name}?", meaning: "", side: "" };
+  }
+
+  /** What is offered for the method. */
+  function offered(photo, method) {
+    const targets = photo.all ?? [];
+    return methodOf(method)?.targets ? targets.filter((target) => methodOf(method).targets.includes(target)) : targets;
+  }
+
+  function choose(change) {
+    const photo = view.photo();
+    const want = { target: view.state.target, method: view.state.method, place: view.state.place, ...change };
+    if (!methodOf(want.method)) want.method = model().method;
+    const method = methodOf(want.method);
+    if (!method) return trouble(new Error(`${asked.model} has no method that draws maps`));
+    if (!method.layers || !model().layers.includes(want.place)) want.place = "";
+    if (photo) {
+      const known = offered(photo, want.method);
+      const contrast = want.target?.startsWith(CONTRAST) && !method.targets && classes(photo).includes(want.target.slice(CONTRAST.length));
+      if (!known.includes(want.target) && !contrast) want.target = known.includes(model().target) ? model().target : known[0];
+      photo.targets = known;
+      ensure(photo, want);
+    }
+    view.set(want);
+    markChoices();
+  }
+
+  /** A layer whose maps are not there yet. */
+  function ensure(photo, { target, method, place }) {
+    if (photo.layers.some((one) => one.target === target && one.method === method && one.place === place)) return;
+    const maps = photo.detections.map(() => null);
+    photo.methods[method] ??= methodOf(method).title;
+    photo.layers.push({ method, target, place, words: wordsFor(photo, target), options: "", seconds: 0, signed: false, low: 0, high: 0, maps });
+  }
+
+  function show(photo) {
+    photo.all ??= photo.targets;
+    view.state.threshold = model().whole_image ? null : Number(find("threshold").value);
+    Object.assign(view.state, { peek: null, pinned: null });
+    // Before it is shown, so that there is something to show it by.
+    const { target, method, place } = view.state;
+    const want = { target, method: methodOf(method) ? method : model().method, place: model().layers.includes(place) ? place : "" };
+    if (!offered(photo, want.method).includes(want.target)) want.target = model().target;
+    photo.targets = offered(photo, want.method);
+    ensure(photo, want);
+    Object.assign(view.state, want);
+    view.open(photo);
+    document.title = `${photo.name} · whybox`;
+    layClasses(photo);
+    markChoices();
+    if (photo.waits) {
+      find("question").textContent = "What should be looked for?";
+      find("meaning").textContent = "This model answers to texts: write one on each line.";
+      find("texts").focus();
+    }
+  }
+
+  const option = (value, textContent = value) => make("option", { value, textContent });
+
+  function layModels() {
+    find("pick-model").replaceChildren(...[...models.keys()].map((name) => option(name)));
+    find("row-model").hidden = models.size < 2;
+    find("row-other").hidden = models.size < 2;
+    layModel();
+  }
+
+  /** What the model offers. */
+  function layModel() {
+    find("pick-model").value = asked.model;
+    const others = [...models.keys()].filter((name) => name !== asked.model);
+    if (!others.includes(asked.other)) asked.other = "";
+    find("pick-other").replaceChildren(option("", "none"), ...others.map((name) => option(name)));
+    find("pick-other").value = asked.other;
+    find("pick-method").replaceChildren(...model().methods.map(({ name, title }) => option(name, title)));
+    find("pick-layer").replaceChildren(option("", "the model's own choice"), ...model().layers.map((name) => option(name)));
+    find("asking").hidden = !model().takes_text;
+    find("drawing").hidden = model().whole_image;
+    find("row-threshold").hidden = model().whole_image;
+    find("texts").value = asked.texts.join("\n");
+  }
+
+  function layClasses(photo) {
+    const names = classes(photo);
+    find("pick-contrast").replaceChildren(...names.map((name) => option(name)));
+    find("box-class").replaceChildren(option("", "any class"), ...names.map((name) => option(name)));
+  }
+
+  function markChoices() {
+    const { target, method, place } = view.state;
+    const photo = view.photo();
+    if (!photo || target === null) return;
+    const contrast = target.startsWith(CONTRAST);
+    const known = offered(photo, method).map((name) => option(name, wordsFor(photo, name).label));
+    const others = methodOf(method)?.targets || classes(photo).length < 2 ? [] : [option(CONTRAST, "This class and not another")];
+    find("pick-target").replaceChildren(...known, ...others);
+    find("pick-target").value = contrast ? CONTRAST : target;
+    find("row-contrast").hidden = !contrast;
+    if (contrast) find("pick-contrast").value = target.slice(CONTRAST.length);
+    find("pick-method").value = method;
+    find("row-layer").hidden = !methodOf(method)?.layers || model().layers.length < 2;
+    find("pick-layer").value = place;
+  }
+
+  /** A class to tell the shown one from: the one that was given last, or another than its own. */
+  function another() {
+    const own = view.photo()?.detections[view.active() ?? 0];
+    const names = classes(view.photo()).filter((name) => name !== own?.name);
+    return own?.rival || names[0] || "";
+  }
+
+  // ---- maps -----------------------------------------------------------------------------------------------------
+
+  let failed = "";
+  let wished = "";
+  const QUICK = 0.5;
+  const AHEAD = 6;
+  const MOST_AHEAD = 48;
+
+  const wishOf = (photo, one, indices) => JSON.stringify([photo.name, photo.picture, photo.model, one.method, one.target, one.place, indices]);
+
+  function changed() {
+    const photo = view.photo();
+    find("threshold-value").textContent = view.state.threshold === null ? "" : view.state.threshold.toFixed(2);
+    const index = view.active();
+    const one = view.layer();
+    showWords(index, one);
+    showAdvice(index);
+    showBeside();
+    clearTimeout(soon);
+    if (index === null || !one || photo.waits) return;
+    if (!view.mapOf(one, index)) {
+      // Who moves over boxes does not want all of them.
+      soon = setTimeout(() => fetchMaps(photo, one, rowsFor(photo, one, index)), view.state.peek === null ? 0 : 90);
+    } else if (one.quick && !waiting) soon = setTimeout(() => fetchAhead(photo, one), 60);
+  }
+
+  /** Methods that run the model thousands of times give the maps of all detections in one go. */
+  function rowsFor(photo, one, index) {
+    if (photo.detections[index].drawn || !methodOf(one.method).slow) return [index];
+    const rest = photo.detections.map((found, i) => i).filter((i) => i !== index && !one.maps[i] && !photo.detections[i].drawn && view.shown(photo.detections[i]));
+    return [index, ...rest].slice(0, 300);
+  }
+
+  /** The maps of the others, while nothing else is asked: strengths can be compared, and hovering is instant. */
+  function fetchAhead(photo, one) {
+    const rows = photo.detections.map((found, i) => i).filter((i) => !photo.detections[i].drawn && view.shown(photo.detections[i])).slice(0, MOST_AHEAD);
+    const missing = rows.filter((i) => !one.maps[i]).slice(0, AHEAD);
+    if (missing.length && photo === view.photo() && one === view.layer()) fetchMaps(photo, one, missing, true);
+  }
+
+  async function fetchMaps(photo, one, rows, ahead = false) {
+    const wish = wishOf(photo, one, rows);
+    if (opening || waiting?.firm || (ahead && waiting) || wish === failed || (wish === wished && waiting)) return;
+    [wished, failed] = [wish, ""];
+    const { drawn } = photo.detections[rows[0]];
+    const { image, texts } = asked;
+    const question = { image, model: photo.model, texts, method: one.method, target: one.target, threshold: view.state.threshold ?? 0 };
+    const which = drawn ? { drawn: [drawn] } : { rows };
+    try {
+      const told = await waitFor(`${methodOf(one.method).title} is drawing`, "map", { ...question, layer: one.place || null, ...which });
+      one.quick = !methodOf(one.method).slow && told.seconds / rows.length < QUICK;
+      take(photo, one, rows, told);
+      if (!ahead) trouble(null);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      failed = wish;
+      trouble(error);
+    }
+  }
+
+  function take(photo, one, rows, told) {
+    rows.forEach((index, at) => {
+      one.maps[index] = told.maps[at];
+      const found = photo.detections[index];
+      (one.notes ??= [])[index] = told.notes[at];
+      if (told.tokens[at]) (found.tokens ??= {})[`${one.method} ${one.target}`] = told.tokens[at];
+    });
+    const there = one.maps.filter(Boolean);
+    const [low, high] = [Math.min(...there.map((map) => map.low)), Math.max(...there.map((map) => map.high))];
+    // As `is_signed` in overlay.py.
+    Object.assign(one, { options: told.options, seconds: told.seconds, low, high, signed: low < 0 && -low > 0.01 * high });
+    if (told.words.meaning) one.words = told.words;
+    if (photo !== view.photo()) return;
+    if (there.length === rows.length) view.laySheet();
+    view.show();
+  }
+
+  function showWords(index, one) {
+    const pairs = index === null || !one ? null : view.photo().detections[index].tokens?.[`${one.method} ${one.target}`];
+    find("words").hidden = !pairs;
+    const most = Math.max(...(pairs ?? []).map(([, value]) => Math.abs(value)), 1e-30);
+    find("words").replaceChildren(...(pairs ?? []).map(([word, value]) => {
+      const span = make("span", { textContent: word, title: heat.write(value) });
+      span.style.setProperty("--share", `${Math.round((Math.abs(value) / most) * 100)}%`);
+      span.classList.toggle("against", value < 0);
+      return span;
+    }));
+  }
+
+  // ---- boxes that the reader draws ------------------------------------------------------------------------------
+
+  const corners = () => ["x1", "y1", "x2", "y2"].map((name) => find("box-form").elements[name]);
+  let draft = null;
+  let from = null;
+
+  function pointOf(event) {
+    const edge = find("stage").getBoundingClientRect();
+    const { width, height } = view.photo();
+    const within = (value, most) => Math.min(most, Math.max(0, value));
+    const x = within(((event.clientX - edge.left) / edge.width) * width, width);
+    return [x, within(((event.clientY - edge.top) / edge.height) * height, height)];
+  }
+
+  function showDraft() {
+    const photo = view.photo();
+    draft ??= view.draw("svg", { id: "draft", preserveAspectRatio: "none", "aria-hidden": "true" });
+    if (!draft.isConnected) find("stage").append(draft);
+    draft.replaceChildren();
+    const [x1, y1, x2, y2] = corners().map((input) => Number(input.value));
+    if (!find("drawing").open || !photo || !(x2 > x1 && y2 > y1)) return;
+    draft.setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
+    draft.append(view.draw("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
+  }
+
+  function drawOn(stage) {
+    const drawing = () => find("drawing").open && view.photo();
+    stage.addEventListener("pointerdown", (event) => {
+      if (!drawing() || event.button) return;
+      from = pointOf(event);
+      stage.setPointerCapture(event.pointerId);
+      event.preventDefault();
+    });
+    stage.addEventListener("pointermove", (event) => {
+      if (!from) return;
+      const to = pointOf(event);
+      const box = [Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1])];
+      corners().forEach((input, i) => (input.value = box[i].toFixed(1)));
+      showDraft();
+    });
+    stage.addEventListener("pointerup", () => {
+      if (from) find("box-class").focus();
+      from = null;
+    });
+    // What is drawn is no choice of a box.
+    stage.addEventListener("click", (event) => drawing() && event.stopImmediatePropagation(), true);
+    find("drawing").addEventListener("toggle", () => {
+      stage.classList.toggle("drawing", find("drawing").open);
+      showDraft();
+    });
+    corners().forEach((input) => input.addEventListener("input", showDraft));
+  }
+
+  async function askMissed() {
+    const photo = view.photo();
+    const { image, texts } = asked;
+    const question = { image, model: asked.model, texts, box: corners().map((input) => Number(input.value)), threshold: view.state.threshold ?? 0.3 };
+    try {
+      const told = await waitFor("Looking for the best candidate", "missed", { ...question, label: find("box-class").value || null }, true);
+      photo.detections.push({ ...told.found, rival: told.rival });
+      for (const one of photo.layers) one.maps.push(null);
+      trouble(null);
+      if (photo !== view.photo()) return;
+      view.refresh();
+      view.set({ pinned: photo.detections.length - 1, peek: null });
+      view.reveal(find("list"), find("list").lastElementChild);
+      if (!view.state.target.startsWith("score")) choose({ target: model().target });
+    } catch (error) {
+      trouble(error);
+    }
+  }
+
+  /** What may be asked next of a box that the reader drew. */
+  function showAdvice(index) {
+    const found = index === null ? null : view.photo().detections[index];
+    find("advice").hidden = !found?.drawn;
+    if (!found?.drawn) return find("advice").replaceChildren();
+    const next = [["What speaks against it", "against"], ...(found.rival ? [[`Why not ${found.rival}`, CONTRAST + found.rival]] : [])];
+    const fits = next.filter(([, target]) => target.startsWith(CONTRAST) || view.photo().all.includes(target));
+    find("advice").replaceChildren(found.note, ...fits.map(([textContent, target]) => {
+      const button = make("button", { type: "button", textContent });
+      button.addEventListener("click", () => choose({ target }));
+      return button;
+    }));
+  }
+
+  // ---- two models side by side ----------------------------------------------------------------------------------
+
+  let beside = null;
+  let besideKey = "";
+
+  function showBeside() {
+    const photo = view.photo();
+    const { method, target, threshold } = view.state;
+    find("beside").hidden = !asked.other;
+    if (!asked.other) return;
+    const key = JSON.stringify([photo.picture, photo.model, asked.other, asked.texts, method, target, threshold]);
+    if (key === besideKey) return paintBeside();
+    besideKey = key;
+    beside = null;
+    find("pairs").replaceChildren();
+    find("beside-says").textContent = "Comparing …";
+    find("beside-name").textContent = asked.other;
+    // The pinned map comes first, and a slider that is moved asks once.
+    setTimeout(() => key === besideKey && compare(key), 400);
+  }
+
+  async function compare(key) {
+    const { image, model, other, texts } = asked;
+    const { method, target, threshold } = view.state;
+    try {
+      const told = await ask("compare", { image, model, other, texts, method, target, threshold: threshold ?? 0 });
+      if (key !== besideKey) return;
+      beside = told;
+      for (const map of told.layer.maps) map.values = unfold(map);
+      layPairs();
+      paintBeside();
+    } catch (error) {
+      if (key === besideKey) find("beside-says").textContent = error.message;
+    }
+  }
+
+  const number = (value, digits = 2) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
+
+  function layPairs() {
+    const head = ["detection", asked.model, asked.other, "IoU", "maps alike"].map((textContent) => make("th", { textContent, scope: "col" }));
+    const rows = beside.pairs.map((pair) => {
+      const button = make("button", { type: "button", textContent: pair.name });
+      button.addEventListener("click", () => {
+        beside.second = pair.second;
+        if (pair.first === null) paintBeside(pair);
+        else view.set({ pinned: pair.first, peek: null });
+      });
+      const cells = [number(pair.scores[0]), number(pair.scores[1]), number(pair.iou), number(pair.correlation)];
+      return make("tr", {}, make("th", { scope: "row" }, button), ...cells.map((textContent) => make("td", { textContent })));
+    });
+    find("pairs").replaceChildren(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
+  }
+
+  function paintBeside(alone = null) {
+    const photo = view.photo();
+    if (!beside) return;
+    const index = view.active();
+    const pair = alone ?? beside.pairs.find(({ first }) => first === index && index !== null);
+    const stage = find("beside-stage");
+    stage.style.aspectRatio = String(photo.width / photo.height);
+    stage.style.width = find("stage").style.width;
+    if (!find("beside-photo").src.endsWith(photo.picture)) find("beside-photo").src = photo.picture;
+    const canvas = find("beside-heat");
+    [canvas.width, canvas.height] = [find("heat").width, find("heat").height];
+    find("beside-boxes").setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
+    find("beside-boxes").replaceChildren();
+    [...find("pairs").tBodies[0].rows].forEach((row, i) => row.classList.toggle("on", beside.pairs[i] === pair));
+    if (!pair) find("beside-says").textContent = "Choose a detection to see both maps of it.";
+    else if (pair.second === null) find("beside-says").textContent = `${asked.other} does not find this ${pair.name}.`;
+    else {
+      const map = beside.layer.maps[pair.second];
+      paint(canvas, map, { x: 0, y: 0, w: 1, h: 1 }, view.scaleOf(beside.layer, map));
+      const [x1, y1, x2, y2] = beside.detections[pair.second].box;
+      const place = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
+      find("beside-boxes").append(view.draw("rect", { ...place, class: "seam" }), view.draw("rect", { ...place, class: "line" }));
+      const alike = pair.correlation === null ? "" : `, correlation of the maps ${number(pair.correlation)}`;
+      find("beside-says").textContent = pair.first === null
+        ? `${asked.model} does not find this ${pair.name}.`
+        : `Score ${number(pair.scores[0])} and ${number(pair.scores[1])}${alike}.`;
+    }
+  }
+
+  // ---- taking away ----------------------------------------------------------------------------------------------
+
+  async function keep(kind) {
+    const photo = view.photo();
+    const one = photo && view.layer();
+    if (!one) return;
+    const done = photo.layers.filter((other) => other !== one && other.maps.some(Boolean));
+    const layers = [...(kind === "page" ? done : []), one].map(({ method, target, place }) => [method, target, place || null]);
+    const { drawn } = photo.detections[view.active()] ?? {};
+    const rows = photo.detections.map((_, i) => i).filter((i) => !photo.detections[i].drawn && view.shown(photo.detections[i]));
+    const { image, model, texts } = asked;
+    try {
+      const question = { image, model, texts, kind, layers: layers.slice(-24), threshold: view.state.threshold ?? 0 };
+      const { content } = await waitFor("Making the file", "export", { ...question, ...(drawn ? { drawn: [drawn] } : { rows }) }, true);
+      const [text, type] = kind === "page" ? [content, "text/html"] : [JSON.stringify(content, null, 2), "application/json"];
+      const address = URL.createObjectURL(new Blob([text], { type }));
+      const stem = photo.name.replace(/^.*\//, "").replace(/\.[^.]*$/, "");
+      make("a", { href: address, download: `${stem}.${kind === "page" ? "html" : "json"}` }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 10000);
+      trouble(null);
+    } catch (error) {
+      trouble(error);
+    }
+  }
+
+  // ---- events ---------------------------------------------------------------------------------------------------
+
+  const again = () => asked.image !== null && openImage(asked.image);
+
+  function listen() {
+    find("search").addEventListener("input", layFilm);
+    find("search").addEventListener("keydown", (event) => event.key === "Enter" && listed.length && openImage(listed[0].id));
+    find("film").addEventListener("scroll", fillFilm, { passive: true });
+    new ResizeObserver(fillFilm).observe(find("film"));
+    find("upload").addEventListener("change", (event) => {
+      upload(event.target.files[0]);
+      event.target.value = "";
+    });
+    find("pick-model").addEventListener("change", (event) => {
+      const kind = model().kind;
+      asked.model = event.target.value;
+      // What was chosen stays where both models can do it; of another kind of model, something else is asked first.
+      if (kind !== model().kind) Object.assign(view.state, { method: null, target: null, place: "" });
+      layModel();
+      again();
+    });
+    find("pick-other").addEventListener("change", (event) => {
+      asked.other = event.target.value;
+      if (view.photo()) view.show();
+    });
+    find("pick-target").addEventListener("change", ({ target: { value } }) => choose({ target: value === CONTRAST ? CONTRAST + another() : value }));
+    find("pick-contrast").addEventListener("change", (event) => choose({ target: CONTRAST + event.target.value }));
+    find("pick-method").addEventListener("change", (event) => choose({ method: event.target.value }));
+    find("pick-layer").addEventListener("change", (event) => choose({ place: event.target.value }));
+    find("threshold").addEventListener("input", (event) => view.set({ threshold: Number(event.target.value) }));
+    find("asking").addEventListener("submit", (event) => {
+      event.preventDefault();
+      asked.texts = find("texts").value.split("\n").map((text) => text.trim()).filter(Boolean).slice(0, 100);
+      again();
+    });
+    find("box-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (view.photo()) askMissed();
+    });
+    find("cancel").addEventListener("click", () => {
+      failed = wished;
+      stop();
+    });
+    find("keep-json").addEventListener("click", () => keep("json"));
+    find("keep-page").addEventListener("click", () => keep("page"));
+    document.addEventListener("keydown", key);
+    document.addEventListener("paste", (event) => upload([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+    const over = (event, on) => {
+      event.preventDefault();
+      find("drop").hidden = !on;
+    };
+    document.addEventListener("dragover", (event) => over(event, true));
+    document.addEventListener("dragleave", (event) => event.relatedTarget === null && over(event, false));
+    document.addEventListener("drop", (event) => {
+      over(event, false);
+      upload(event.dataTransfer.files[0]);
+    });
+  }
+
+  function key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input, select, textarea")) return;
+    const moves = {
+      "/": () => find("search").focus(),
+      b: () => {
+        if (find("drawing").hidden) return;
+        find("drawing").open = true;
+        corners()[0].focus();
+      },
+    };
+    if (!moves[event.key]) return;
+    event.preventDefault();
+    moves[event.key]();
+  }
+
+  find("threshold").min = String(start.floor);
+  find("threshold").value = "0.3";
+  layModels();
+  drawOn(find("stage"));
+  listen();
+  layFilm();
+  const wanted = decodeURIComponent(location.hash.slice(1));
+  const first = images.some(({ id }) => id === wanted) ? wanted : images[0]?.id;
+  if (first !== undefined) openImage(first);
+  else {
+    find("question").textContent = "Drop a picture here, paste one, or add a file";
+    find("legend").hidden = true;
+    document.querySelector(".found").hidden = true;
+  }
+})();

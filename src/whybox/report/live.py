@@ -1,0 +1,18 @@
+"""The page of explained images, asked live of a server: the same view, whose maps come when they are looked at."""
+
+from whybox.report.document import render, texts_of
+
+
+def live_page() -> str:
+    """The page as HTML; it takes its style and its script from "live.css" and "live.js" beside it."""
+    return render("live.html", styles="page.css", script="heat.js", live=True, photos=(), remark="")
+
+
+def live_style() -> str:
+    """Its style sheet."""
+    return texts_of("page.css", "live.css")
+
+
+def live_script() -> str:
+    """Its script."""
+    return texts_of("heat.js", "view.js", "live.js")

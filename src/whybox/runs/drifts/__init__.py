@@ -1,0 +1,1 @@
+"""What new weights see that the old did not: over many images, the largest changes first."""
