@@ -23,7 +23,7 @@ ROWS = [
     },
     {
         *("registry", "catalog", "model_files", "unwrapping", "loading", "method_choice", "metric_choice", "missed"),
-        *("selection", "rule_files", "duplicates", "decisions", "decide", "verdicts"),
+        *("selection", "given_detections", "rule_files", "duplicates", "decisions", "decide", "verdicts"),
         *("prompting", "words", "explained", "pictures", "exports", "saved", "explanation", "api"),
     },
     {"runs", "training", "viewer", "study"},
@@ -55,6 +55,7 @@ WITHIN_ROW = {
     ("decide", "selection"),
     ("missed", "explained"),
     ("selection", "missed"),
+    ("selection", "given_detections"),
     ("words", "registry"),
     ("pictures", "explained"),
     ("exports", "explained"),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt, log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +157,8 @@ def channels_taken(part: nn.Module) -> int | None:
     if getattr(part, "original_name", "") != "Conv2d":
         return None
     # A traced one has lost its number of groups; what takes images has one.
-    return int(part.get_parameter("weight").shape[1]) * int(getattr(part, "groups", 1))
+    weight: Any = part.weight
+    return int(weight.shape[1]) * int(getattr(part, "groups", 1))
 
 
 def in_blocks(taken: int, channels: int) -> bool:
