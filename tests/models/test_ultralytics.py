@@ -260,6 +260,16 @@ def test_detections_are_those_of_predict(name):
 
 
 @needs_package
+def test_results_of_predict_are_explained():
+    built, image = yolo("yolo11n"), picture()
+    pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1].copy()
+    # One: of two boxes of one class that are cut off at the same edges, the surer one is taken.
+    results = built.predict(pixels, imgsz=128, verbose=False, max_det=1)
+    result = whybox.explain(whybox.load(built, size=128), image, detections=results)
+    assert_same(result.detections, results[0].boxes)
+
+
+@needs_package
 def test_boxes_of_a_segmentation_network_are_those_of_predict_and_those_whose_mask_is_empty():
     built = yolo("yolo11n-seg")
     found, boxes = whybox.load(built, size=128).trace(picture()).detections, predicted(built, picture())
