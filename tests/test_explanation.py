@@ -5,7 +5,9 @@ import errno
 import json
 import os
 import pickle
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,6 +171,88 @@ def test_supervision_gets_boxes_and_names():
     assert found.data["class_name"].tolist() == ["cat", "dog", "cat"]
     assert found.class_id.tolist() == [0, 1, 0]
     assert len(explanation(count=0).to_supervision()) == 0
+
+
+class Masked(Detections):
+    """Detections with masks, which are an attribute of those that have any."""
+
+    def __getitem__(self, index):
+        return type(self)(*(getattr(self, name)[index] for name in ("boxes", "scores", "labels", "source")))
+
+    @property
+    def masks(self):
+        """The left half of every box."""
+        rows, columns = torch.meshgrid(torch.arange(90), torch.arange(120), indexing="ij")
+        x1, y1, x2, y2 = (side[:, None, None] for side in self.boxes.T)
+        return (columns >= x1) & (columns < (x1 + x2) / 2) & (rows >= y1) & (rows < y2)
+
+
+def masked():
+    boxes = made_up_detections(3)
+    return explanation(detections=Masked(boxes.boxes, boxes.scores, boxes.labels, boxes.source))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_supervision_gets_masks_where_there_are_any():
+    pytest.importorskip("supervision")
+    found = masked().to_supervision()
+    assert found.mask.dtype == bool
+    assert found.mask.shape == (3, 90, 120)
+    assert found.mask[0].sum() == 15 * 30
+    assert explanation().to_supervision().mask is None
+
+
+class Label:
+    """Keeps what it is made of, as FiftyOne's labels do."""
+
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+
+@pytest.fixture
+def fiftyone(monkeypatch):
+    """A stand-in with the names and fields of FiftyOne's labels, after its documentation: the package brings a database along."""
+    names = ("Detection", "Detections", "Heatmap", "Classification", "Classifications")
+    module = SimpleNamespace(**{name: type(name, (Label,), {}) for name in names})
+    monkeypatch.setitem(sys.modules, "fiftyone", module)
+    return module
+
+
+def test_fiftyone_gets_a_heat_map_with_every_detection(fiftyone):
+    result = explanation()
+    labels = result.to_fiftyone()
+    assert type(labels) is fiftyone.Detections
+    first = labels.detections[0]
+    assert (first.label, first.confidence) == ("cat", pytest.approx(0.9))
+    # made_up_detections: 10, 10, 40, 40 in an image of 120 x 90
+    assert first.bounding_box == pytest.approx([10 / 120, 10 / 90, 30 / 120, 30 / 90])
+    assert not hasattr(first, "mask")
+    for detection, values in zip(labels.detections, result.maps.at_image(), strict=True):
+        assert np.array_equal(detection.heatmap.map, values.numpy())
+        assert detection.heatmap.map.dtype == np.float32
+        low, high = detection.heatmap.range
+        assert low <= float(values.min()) <= float(values.max()) <= high
+        assert low < high
+    assert explanation(count=0).to_fiftyone().detections == []
+
+
+def test_fiftyone_gets_the_mask_inside_the_box(fiftyone):
+    mask = masked().to_fiftyone().detections[0].mask
+    assert mask.shape == (30, 30)
+    assert mask[:, :15].all()
+    assert not mask[:, 15:].any()
+
+
+def test_fiftyone_gets_classifications_of_a_whole_image(fiftyone):
+    labels = explanation(whole_image=True).to_fiftyone()
+    assert [label.label for label in labels.classifications] == ["cat", "dog", "cat"]
+    assert labels.classifications[0].heatmap.map.shape == (90, 120)
+
+
+def test_without_fiftyone_it_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    with pytest.raises(WhyboxError, match="pip install fiftyone"):
+        explanation().to_fiftyone()
 
 
 def test_to_dict_is_json():

@@ -49,5 +49,5 @@ def test_none_and_several_images(model, result):
 
 
 def test_what_is_no_detections_is_told(model, result):
-    with pytest.raises(WhyboxError, match=r"supervision.Detections, or a mapping with boxes and labels, got int"):
+    with pytest.raises(WhyboxError, match=r"detections must be Detections, a mapping with boxes and labels, .*got int"):
         whybox.explain(model, result.image, detections=3)

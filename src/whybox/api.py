@@ -264,9 +264,10 @@ def explain(
         target: A name (see `list_targets`: score, logit, x1, y1, x2, y2, combined, contrast:CLASS, mask, keypoint:NAME ...) or
             your own callable from a Trace to one number per detection. None: the score; for a classifier the logit.
         detections: Which to explain. None: the model's own, filtered by `score_threshold` and `top`. Detections of the trace.
-            A mapping with "boxes" (N,4) xyxy in image pixels and "labels" (names or columns), or supervision.Detections: the
-            best candidate for each box, also where the model missed it; `notes` then say why its score is low. For models that
-            predict for the whole image, a mapping with "labels" alone is enough. With a list of images, a list of these.
+            A mapping with "boxes" (N,4) xyxy in image pixels and "labels" (names or columns), supervision.Detections,
+            ultralytics' Results, or COCO's dictionaries: the best candidate for each box, also where the model missed it; `notes`
+            then say why its score is low. For models that predict for the whole image, a mapping with "labels" alone is enough.
+            With a list of images, a list of these.
         score_threshold: The lowest score of a model's own detections; texts are explained whatever their score.
         top: The largest number of detections; those with the highest scores are kept. None: 100 for a detector, all texts.
         route: How gradients are taken: "auto", "fast" or "exact".

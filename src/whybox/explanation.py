@@ -53,8 +53,15 @@ class Explanation(Explained):
         return exports.to_coco(self, image_id)
 
     def to_supervision(self) -> Any:
-        """supervision.Detections, with the class names and the candidates' rows in `data`."""
+        """supervision.Detections, with masks where there are any, and the class names and the candidates' rows in `data`."""
         return exports.to_supervision(self)
+
+    def to_fiftyone(self) -> Any:
+        """fiftyone.Detections, each with its map as the attribute `heatmap`, a fiftyone.Heatmap on the image's pixels with raw
+        values; for a model of the whole image fiftyone.Classifications with maps. The App shows the heat maps of a sample's own
+        fields: `sample["why"] = labels.detections[0].heatmap`.
+        """
+        return exports.to_fiftyone(self)
 
     def save(self, directory: str | Path) -> Path:
         """Save raw maps, overlays, a manifest, the HTML page and the image to a new folder.

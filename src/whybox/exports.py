@@ -1,12 +1,15 @@
-"""Export explanations to plain numbers and text, COCO's results format, and supervision.Detections."""
+"""Export explanations to plain numbers and text, COCO's results format, supervision.Detections and FiftyOne's labels."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from torch import Tensor
+
 from whybox.errors import WhyboxError
 from whybox.explained import Explained
 from whybox.report.overlay import value_range
+from whybox.types import Detections
 
 
 def to_dict(explained: Explained) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def _beside_box(explained: Explained, index: int) -> dict[str, Any]:
 
 
 def to_supervision(explained: Explained) -> Any:
-    """supervision.Detections, with masks where there are such, and the class names and the candidates' rows in `data`."""
+    """supervision.Detections, with masks where there are any, and the class names and the candidates' rows in `data`."""
     try:
         import supervision
     except ImportError:
@@ -100,11 +103,60 @@ def to_supervision(explained: Explained) -> Any:
     import numpy as np
 
     detections = explained.detections
+    masks = _masks(detections)
     return supervision.Detections(
         # float(), because NumPy has no bfloat16.
         xyxy=detections.boxes.detach().cpu().float().numpy(),
-        mask=None if detections.masks is None else detections.masks.cpu().numpy(),
         confidence=detections.scores.detach().cpu().float().numpy(),
         class_id=detections.labels.detach().cpu().numpy().astype(int),
+        mask=None if masks is None else masks.numpy(),
         data={"class_name": np.array(explained.names, dtype=str), "source": detections.source.detach().cpu().numpy()},
     )
+
+
+def _masks(detections: Detections) -> Tensor | None:
+    """(N,H,W) bool on the image's pixels; None where the detections have no masks."""
+    return None if detections.masks is None else detections.masks.detach().cpu()
+
+
+def to_fiftyone(explained: Explained) -> Any:
+    """fiftyone.Detections, each with its map as the attribute `heatmap`, a fiftyone.Heatmap of raw values on the image's pixels;
+    for a model of the whole image fiftyone.Classifications with maps."""
+    try:
+        import fiftyone
+    except ImportError:
+        raise WhyboxError("to_fiftyone needs the package fiftyone: pip install fiftyone") from None
+    maps = explained.maps.at_image().detach().cpu().float()
+    rows = [
+        {
+            "label": name,
+            "confidence": float(score),
+            "heatmap": fiftyone.Heatmap(map=values.numpy(), range=_ends(values)),
+        }
+        for name, score, values in zip(explained.names, explained.detections.scores.tolist(), maps, strict=True)
+    ]
+    if explained.whole_image:
+        return fiftyone.Classifications(classifications=[fiftyone.Classification(**row) for row in rows])
+    places = _places(explained)
+    return fiftyone.Detections(detections=[fiftyone.Detection(**row, **place) for row, place in zip(rows, places, strict=True)])
+
+
+def _ends(values: Tensor) -> list[float]:
+    """The range in which FiftyOne colors a map; of a constant one, it must have a length all the same."""
+    low, high = value_range([values])
+    return [low, high if high > low else low + 1]
+
+
+def _places(explained: Explained) -> list[dict[str, Any]]:
+    """FiftyOne's boxes: x, y, width and height in parts of the image; a mask is that of the box alone."""
+    height, width = explained.image.shape[-2:]
+    masks = _masks(explained.detections)
+    places: list[dict[str, Any]] = []
+    for index, (x1, y1, x2, y2) in enumerate(explained.detections.boxes.tolist()):
+        place: dict[str, Any] = {"bounding_box": [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height]}
+        if masks is not None:
+            left, top = max(0, round(x1)), max(0, round(y1))
+            # At least one pixel: an array without any is no mask.
+            place["mask"] = masks[index, top : max(top + 1, round(y2)), left : max(left + 1, round(x2))].numpy()
+        places.append(place)
+    return places

@@ -26,19 +26,36 @@ _LOCKS_GUARD = Lock()
 
 @contextmanager
 def exclusive(network: Any) -> Iterator[None]:
-    """Inside, no other thread explains this network, and the caller's autocast is off; may be nested.
+    """Inside, no other thread explains this network, and autocast is off, the caller's and accelerate's; may be nested.
 
     Explaining sets flags and hooks on the user's module and restores them afterwards; two threads doing so at once would see
     one another's. Threads with different networks do not wait for one another.
 
     Args:
         network: An nn.Module; anything else (None, a black box) is not locked.
+
+    Raises:
+        WhyboxError: Its weights have no values.
     """
     if not isinstance(network, nn.Module):
         yield
         return
-    with _lock_of(network), _without_autocast(network), _told_by_state(network):
+    _check_weights(network)
+    with _lock_of(network), _without_autocast(network), _without_prepared_forward(network), _told_by_state(network):
         yield
+
+
+def _check_weights(network: nn.Module) -> None:
+    """Refuse a network that was built on the device 'meta', and that accelerate does not bring weights to."""
+    first = next(network.parameters(), None)
+    if first is None or first.device.type != "meta":
+        return
+    offloaded = any(hasattr(part, "_hf_hook") for part in network.modules())
+    if not offloaded and all(weight.device.type == "meta" for weight in network.parameters()):
+        raise WhyboxError(
+            f"{type(network).__name__}'s weights are on the device 'meta', where they have no values: "
+            "network.to_empty(device=...) and load_state_dict first"
+        )
 
 
 def _lock_of(network: nn.Module) -> Any:
@@ -61,6 +78,26 @@ def _without_autocast(network: nn.Module) -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+@contextmanager
+def _without_prepared_forward(network: nn.Module) -> Iterator[None]:
+    """Inside, the network has its own forward again where `Accelerator(mixed_precision=...).prepare` put autocast around it."""
+    held = vars(network)
+    own, prepared = held.get("_original_forward"), held.get("forward")
+    # A forward of the class is found there; what somebody had patched onto the object before, is not.
+    patched = getattr(own, "__func__", None) is not type(network).forward
+    if own is None or prepared is None or prepared is own:
+        yield
+        return
+    try:
+        if patched:
+            held["forward"] = own
+        else:
+            del held["forward"]
+        yield
+    finally:
+        held["forward"] = prepared
 
 
 @contextmanager
@@ -97,6 +134,11 @@ def _reason_in_state(network: nn.Module, error: Exception) -> str | None:
         return (
             f" is in half precision, for which torch has no {found[1]} on this device (a detector's own call fails so, too): "
             "bring it to float32, network.float()"
+        )
+    if "not supported on ScriptModules" in words:
+        return (
+            " has a scripted or traced part where a layer is watched: choose another layer, or put the part that it was made "
+            "from in its place"
         )
     quantized = [path for path, part in network.named_modules() if ".quantized." in type(part).__module__]
     if quantized:

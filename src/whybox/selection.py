@@ -1,12 +1,11 @@
 """Which detections of an image are explained: the model's own best, the user's, or boxes that the user drew."""
 
-import sys
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from whybox.errors import WhyboxError
+from whybox.given_detections import boxes_and_labels
 from whybox.missed import match_drawn
 from whybox.model import Model
 from whybox.types import Detections, Trace
@@ -41,7 +40,8 @@ def choose(
 
     Args:
         trace: The image's trace.
-        wanted: None, Detections of this trace, a mapping with "boxes" and "labels", or supervision.Detections.
+        wanted: None, Detections of this trace, or what `given_detections` reads: a mapping with "boxes" and "labels",
+            supervision.Detections, ultralytics' Results, COCO's dictionaries.
         model: The model that made the trace.
         score_threshold: The lowest score of the model's own detections.
         top: The largest number of the model's own detections; None: 100, and all texts of an image-text model.
@@ -55,7 +55,7 @@ def choose(
     if isinstance(wanted, Detections):
         _check_rows(wanted, trace)
         return wanted, ("",) * len(wanted)
-    drawn = _as_mapping(wanted, model.classes)
+    drawn = boxes_and_labels(wanted, model.classes, trace.frame.image)
     if model.whole_image and "labels" in drawn and "boxes" not in drawn:
         drawn = {**drawn, "boxes": trace.candidates.boxes.expand(len(drawn["labels"]), 4)}
     detections, notes = match_drawn(trace, drawn, model.classes, score_threshold)
@@ -81,26 +81,3 @@ def _check_rows(wanted: Detections, trace: Trace) -> None:
     fits = (wanted.source >= 0) & (wanted.source < rows) & (wanted.labels >= 0) & (wanted.labels < columns)
     if not fits.all():
         raise WhyboxError("detections: source or labels are not this image's candidates; pass boxes and labels instead")
-
-
-def _as_mapping(wanted: Any, classes: Sequence[str] | None) -> Mapping[str, Any]:
-    # Not imported here: whoever has an object of its class has imported it already.
-    supervision = sys.modules.get("supervision")
-    if supervision is not None and isinstance(wanted, supervision.Detections):
-        return _from_supervision(wanted, classes)
-    if not isinstance(wanted, Mapping):
-        raise WhyboxError(
-            "detections must be Detections, supervision.Detections, or a mapping with boxes and labels, "
-            f"got {type(wanted).__name__}"
-        )
-    return wanted
-
-
-def _from_supervision(given: Any, classes: Sequence[str] | None) -> Mapping[str, Any]:
-    """Boxes, and labels by class name where the model has all of these names, else by class_id."""
-    names = [str(name) for name in given.data.get("class_name", ())]
-    if len(names) == len(given.xyxy) and classes is not None and set(names) <= set(classes):
-        return {"boxes": given.xyxy, "labels": names}
-    if given.class_id is None:
-        return {"boxes": given.xyxy}
-    return {"boxes": given.xyxy, "labels": given.class_id.tolist()}

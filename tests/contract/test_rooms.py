@@ -23,8 +23,7 @@ ROWS = [
     },
     {
         *("registry", "catalog", "model_files", "unwrapping", "loading", "method_choice", "metric_choice", "missed"),
-        *("drift",),
-        *("selection", "rule_files", "duplicates", "decisions", "decide", "verdicts"),
+        *("drift", "selection", "given_detections", "rule_files", "duplicates", "decisions", "decide", "verdicts"),
         *("prompting", "words", "explained", "pictures", "exports", "saved", "explanation", "api"),
     },
     {"runs", "training", "viewer", "study"},
@@ -57,6 +56,7 @@ WITHIN_ROW = {
     ("missed", "explained"),
     ("drift", "explained"),
     ("selection", "missed"),
+    ("selection", "given_detections"),
     ("words", "registry"),
     ("pictures", "explained"),
     ("exports", "explained"),

@@ -272,6 +272,16 @@ def with_masks(name):
 
 
 @needs_package
+def test_results_of_predict_are_explained():
+    built, image = yolo("yolo11n"), picture()
+    pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1].copy()
+    # One: of two boxes of one class that are cut off at the same edges, the surer one is taken.
+    results = built.predict(pixels, imgsz=128, verbose=False, max_det=1)
+    result = whybox.explain(whybox.load(built, size=128), image, detections=results)
+    assert_same(result.detections, results[0].boxes)
+
+
+@needs_package
 @pytest.mark.parametrize(("name", "options"), [("yolo11n-seg", {}), ("yolo26n-seg", {"end2end": True})])
 def test_masks_are_those_of_predict(name, options):
     """In an image that is padded, but not resized: then a mask of the canvas is one of the image."""

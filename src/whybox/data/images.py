@@ -256,6 +256,8 @@ def _from_tensor(tensor: Tensor, channels: int = 3) -> Tensor:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, channels):
         raise ImageError(f"a torch image must be (3, H, W), got {tuple(tensor.shape)}")
     _check_size(tensor.shape[1], tensor.shape[2], "the image")
+    if tensor.device.type == "meta":
+        raise ImageError("a torch image on the device 'meta' holds no pixels")
     if tensor.dtype in WHITE:
         tensor = tensor.float() / WHITE[tensor.dtype]
     if not tensor.is_floating_point():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isqrt, log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -162,8 +163,19 @@ def first_channels(network: nn.Module) -> int:
     three channels (YOLOX's Focus, pixel unshuffle).
     """
     # In the order in which they were made, which is the order in which they run in nearly every network.
-    first = next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+    first = next((taken for part in network.modules() if (taken := channels_taken(part)) is not None), 3)
     return 3 if in_blocks(first, 3) else first
+
+
+def channels_taken(part: nn.Module) -> int | None:
+    """The channels that a convolution takes, also a scripted or a traced one; None where the module is no convolution."""
+    if isinstance(part, nn.Conv2d):
+        return part.in_channels
+    if getattr(part, "original_name", "") != "Conv2d":
+        return None
+    # A traced one has lost its number of groups; what takes images has one.
+    weight: Any = part.weight
+    return int(weight.shape[1]) * int(getattr(part, "groups", 1))
 
 
 def in_blocks(taken: int, channels: int) -> bool:

@@ -344,3 +344,13 @@ def test_arrays_and_containers_of_objects_have_no_addresses_in_their_digest():
     same = [a == b for a, b in zip(one.split(","), other.split(","), strict=True)]
     # The array that holds itself has nothing of the size in it.
     assert [i for i, equal in enumerate(same) if equal] == [2]
+
+
+def test_a_number_with_a_stride_of_zero_is_a_weight():
+    """As modules made from ONNX files hold it."""
+    network = Grid()
+    model = whybox.load(network, candidates=lambda output: output, features=["stem"])
+    network.register_buffer("scale", torch.as_strided(torch.ones(1), (1,), (0,)))
+    before = identities.weights_digest(model)
+    network.scale = torch.as_strided(torch.full((1,), 2.0), (1,), (0,))
+    assert identities.weights_digest(model) != before

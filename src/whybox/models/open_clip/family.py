@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from whybox.errors import WeightsError, WhyboxError, unknown
 from whybox.models._image_encoder import ImageEncoder
 from whybox.models._image_text import Encoders, ImageText, TextEncoder, TokenBatch
+from whybox.models._layers import channels_taken
 from whybox.models._whole_image import made_again
 from whybox.models.open_clip._images import Preparation, WantedSize, check_size, settings_of
 from whybox.models.open_clip._text_tower import TextTower, text_tower
@@ -53,7 +54,7 @@ def wrap(
 def _encoders(net: Any, settings: Any, reader: Any, size: WantedSize) -> Encoders:
     tower, texts = _image_tower(net.visual), text_tower(net)
     # A convolution's: in half precision open_clip keeps the norms in float32.
-    first_weights = next(part for part in net.visual.modules() if isinstance(part, nn.Conv2d))
+    first_weights = next(part for part in net.visual.modules() if channels_taken(part) is not None)
     mean = (settings.mean,) * 3 if isinstance(settings.mean, float) else tuple(settings.mean)
     image_encoder = ImageEncoder(
         net,

@@ -17,6 +17,7 @@ from whybox.model import Model
 from whybox.models._keypoints import keypoint_names
 from whybox.models._layers import (
     Layer,
+    channels_taken,
     check_rows,
     choose_layers,
     exact_pullbacks,
@@ -368,7 +369,8 @@ class Plain(Model):
         live = any(tensor.requires_grad for tensor in tensors_in(output))
         culprit = "candidates(), the function that reads the output," if live else "the module's forward"
         raise GradientError(
-            f"{culprit} cuts the scores off from {', '.join(names)}: a detach, .data, no_grad or integer operation stands between"
+            f"{culprit} cuts the scores off from {', '.join(names)}: a detach, .data, no_grad, an integer operation "
+            "or checkpoint(use_reentrant=True) stands between"
         )
 
 
@@ -385,7 +387,7 @@ def _split_options(options: Mapping[str, Any]) -> tuple[Preparation, Suppression
 
 def _check_channels(network: nn.Module, given: int | None) -> None:
     """Refuse options for images of more or fewer channels than any convolution of the network takes, also in blocks of pixels."""
-    taken = [part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)]
+    taken = [channels for part in network.modules() if (channels := channels_taken(part)) is not None]
     if given is not None and taken and given not in taken and not in_blocks(taken[0], given):
         raise WhyboxError(
             f"mean, std or channels say {given} channels, and the network's first convolution takes {taken[0]} channels"

@@ -151,8 +151,10 @@ def weights_digest(model: Model) -> str:
         if not isinstance(value, torch.Tensor):
             continue
         digest.update(name.encode())
-        # Viewed as bytes: numpy has no bfloat16 (pytorch/pytorch#110285).
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        # Viewed as bytes: numpy has no bfloat16 (pytorch/pytorch#110285). A copy, because torch calls one number with a stride of
+        # 0 contiguous, and views it as no bytes; ONNX files that were made modules hold such.
+        values = value.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
+        digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
