@@ -1,7 +1,5 @@
 """A study in a real browser: by keyboard alone on a desktop, by touch on a phone, and after a closed tab."""
 
-import shutil
-
 import pytest
 
 from study.made_up import make_study
@@ -9,23 +7,11 @@ from whybox.study.answers import Answers
 from whybox.study.server import StudyServer
 from whybox.web.serving import serving
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 SIZES = {"desktop": {"width": 1400, "height": 900}, "phone": {"width": 400, "height": 800}}
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(chromium, tmp_path):
+def visit(browser, tmp_path):
     """Serve a study and open its page: gives a function that makes a page in a browser of its own, and the answers."""
     contexts, problems, asked = [], [], set()
 
@@ -38,7 +24,7 @@ def visit(chromium, tmp_path):
 
     def make(size, scheme):
         touch = {"has_touch": True, "is_mobile": True} if size == "phone" else {}
-        contexts.append(chromium.new_context(viewport=SIZES[size], color_scheme=scheme, **touch))
+        contexts.append(browser.new_context(viewport=SIZES[size], color_scheme=scheme, **touch))
         return lambda: watch(contexts[-1].new_page())
 
     yield make, asked

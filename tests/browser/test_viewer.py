@@ -1,7 +1,6 @@
 """The viewer, clicked through in a real browser: its console stays empty, and no request leaves the page."""
 
 import json
-import shutil
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,7 +10,6 @@ import whybox
 from whybox.data.scenes import draw_scene
 from whybox.viewer.view import viewing
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MANY = 10_000
 
 
@@ -24,17 +22,6 @@ class Scenes:
 
     def source(self, index):
         return self.pictures[index % 2]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
