@@ -207,7 +207,7 @@ def test_detections_of_several_images_come_one_entry_an_image(model):
     assert [len(result) for result in results] == [1, 0]
     with pytest.raises(WhyboxError, match="2 images and detections of 1"):
         whybox.explain(model, [image(1), image(2)], detections=drawn[:1])
-    with pytest.raises(WhyboxError, match="mapping with boxes and labels, got list"):
+    with pytest.raises(WhyboxError, match="detections of one image are one mapping with boxes and labels, got a list of 2"):
         whybox.explain(model, image(), detections=drawn)
 
 

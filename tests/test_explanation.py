@@ -173,23 +173,13 @@ def test_supervision_gets_boxes_and_names():
     assert len(explanation(count=0).to_supervision()) == 0
 
 
-class Masked(Detections):
-    """Detections with masks, which are an attribute of those that have any."""
-
-    def __getitem__(self, index):
-        return type(self)(*(getattr(self, name)[index] for name in ("boxes", "scores", "labels", "source")))
-
-    @property
-    def masks(self):
-        """The left half of every box."""
-        rows, columns = torch.meshgrid(torch.arange(90), torch.arange(120), indexing="ij")
-        x1, y1, x2, y2 = (side[:, None, None] for side in self.boxes.T)
-        return (columns >= x1) & (columns < (x1 + x2) / 2) & (rows >= y1) & (rows < y2)
-
-
 def masked():
-    boxes = made_up_detections(3)
-    return explanation(detections=Masked(boxes.boxes, boxes.scores, boxes.labels, boxes.source))
+    """Three detections, each with the left half of its box as its mask."""
+    found = made_up_detections(3)
+    rows, columns = torch.meshgrid(torch.arange(90), torch.arange(120), indexing="ij")
+    x1, y1, x2, y2 = (side[:, None, None] for side in found.boxes.T)
+    masks = (columns >= x1) & (columns < (x1 + x2) / 2) & (rows >= y1) & (rows < y2)
+    return explanation(detections=replace(found, masks=masks))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -96,6 +96,8 @@ def _from_coco(entries: Any, categories: Any) -> Mapping[str, Any]:
         raise WhyboxError(f"detections: annotations must be a list of COCO's dictionaries, got {type(entries).__name__}")
     if strange := [type(entry).__name__ for entry in entries if not isinstance(entry, Mapping)]:
         raise WhyboxError(f"detections must be {_FORMS}, got a list of {strange[0]}")
+    if any("boxes" in entry for entry in entries):
+        raise WhyboxError(f"detections of one image are one mapping with boxes and labels, got a list of {len(entries)}")
     images = {entry["image_id"] for entry in entries if "image_id" in entry}
     if len(images) > 1:
         raise WhyboxError(f"detections are of {len(images)} images (image_id); pass those of this image alone")

@@ -633,7 +633,7 @@ def test_every_detector_of_transformers_is_supported_and_tested_or_refused_in_on
     if name in REFUSED:
         refused = f"^{name} {re.escape(REFUSED[name])}$"
         with pytest.raises(WhyboxError, match=refused):
-            whybox.load(kind.__new__(kind))
+            whybox.load(unbuilt(kind))
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "architectures": [name]}))
         with pytest.raises(WhyboxError, match=refused):
             build(str(tmp_path))
@@ -642,6 +642,13 @@ def test_every_detector_of_transformers_is_supported_and_tested_or_refused_in_on
     assert package in {tested.split()[0] for tested in CONFIGS}
     own = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type)
     assert not isinstance(own, dict) or own["torchvision"] == FAMILIES[package].processor
+
+
+def unbuilt(kind):
+    """A module of a class, without parts."""
+    made = kind.__new__(kind)
+    nn.Module.__init__(made)
+    return made
 
 
 @pytest.mark.parametrize("name", sorted(MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES.values()))
@@ -744,7 +751,7 @@ def test_a_network_without_mask_head_says_so():
 def test_networks_of_masks_alone_are_refused_in_one_line(name):
     kind = getattr(transformers, name)
     with pytest.raises(WhyboxError, match=f"^{name} gives masks and no boxes: .* whybox.load"):
-        whybox.load(kind.__new__(kind))
+        whybox.load(unbuilt(kind))
 
 
 def test_conditional_detr_with_masks_is_refused_because_its_boxes_are_others(tmp_path):
