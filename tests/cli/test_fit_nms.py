@@ -30,6 +30,8 @@ def test_a_rule_is_fitted_compared_and_used(whybox, tmp_path):
         "1",
         "--metrics",
         "pointing_game",
+        "--methods",
+        "odam",
     )
     assert code == 0
 

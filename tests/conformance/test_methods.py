@@ -13,7 +13,7 @@ SETTINGS = {
     "rise": {"masks": 8},
     "m2ib": {"steps": 2, "batch": 2},
     "smoothgrad": {"samples": 1},
-    "integrated_gradients": {"steps": 2},
+    "integrated_gradients": {"steps": 1},
 }
 """Options that keep a costly method quick here."""
 FEW = ("input_x_gradient", "smoothgrad", "integrated_gradients")

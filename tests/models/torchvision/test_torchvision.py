@@ -220,7 +220,7 @@ def test_fcos_distances_are_the_negative_of_the_near_sides():
     assert torch.allclose(left.values * ratio, minus_x1.values, atol=1e-5 * float(left.values.max()))
 
 
-@pytest.mark.parametrize("name", ["fcos_resnet50_fpn", "fasterrcnn_resnet50_fpn", PYRAMID_TRANSFORMER])
+@pytest.mark.parametrize("name", ["fcos_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn", PYRAMID_TRANSFORMER])
 def test_every_layer_that_a_model_names_gives_maps(name):
     model = whybox.load(detector(name))
     trace = model.trace(image())
