@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from whybox.errors import WhyboxError, reason_of
@@ -57,21 +58,22 @@ def routes_of(desk: Desk, worker: Worker) -> "list[Route]":
         Route("/live.css", lambda request: served(style, "text/css")),
         Route("/live.js", lambda request: served(script, "text/javascript")),
         Route("/api/start", lambda request: served(start, "application/json")),
-        # Not async: pictures are decoded in Starlette's threads, beside the models.
-        Route("/thumb/{image}", lambda request: _picture(desk.images.thumb, request)),
-        Route("/photo/{image}", lambda request: _picture(desk.images.photo, request)),
+        Route("/thumb/{image}", partial(_picture, desk.images.thumb)),
+        Route("/photo/{image}", partial(_picture, desk.images.photo)),
         Route("/api/upload", _upload(desk), methods=["POST"]),
         *(Route(f"/api/{name}", _question(worker, answer), methods=["POST"]) for name, answer in answers.items()),
     ]
 
 
-def _picture(read: Callable[[str], bytes], request: "Request") -> "Response":
+async def _picture(read: Callable[[str], bytes], request: "Request") -> "Response":
     try:
-        answer = served(read(request.path_params["image"]), "image/jpeg")
+        # In asyncio's threads, beside the models: they are waited for at the end, and Starlette's own are not.
+        content = await asyncio.to_thread(read, request.path_params["image"])
     except WhyboxError as error:
         from starlette.exceptions import HTTPException
 
         raise HTTPException(404, reason_of(error)) from None
+    answer = served(content, "image/jpeg")
     # What an id shows does not change while the server runs; nobody on the way may keep it.
     answer.headers["cache-control"] = "private, max-age=600"
     return answer
