@@ -28,7 +28,7 @@ def test_from_new_to_the_papers_table(whybox, source, tmp_path, monkeypatch):
     strengths = ("--strength", "control_box=0", "--strength", "control_blob=1.5")
     code, out, _ = whybox("study", "simulate", "asked", "--count", "4", "--careless", "0", *strengths)
     assert (code, out) == (0, "4 simulated respondents answered; whybox study report asked --simulated\n")
-    monkeypatch.setattr("whybox.report.study.DOTS", 40)
+    monkeypatch.setattr("whybox.report.figures.DOTS", 40)
     code, out, _ = whybox("study", "report", "asked")
     assert code == 0
     assert out.startswith("# Trust ranking (simulated respondents)\n\n**Simulated respondents: nobody was asked")

@@ -10,7 +10,8 @@ import pytest
 
 from study.made_up import METHODS, make_study
 from whybox.errors import WhyboxError
-from whybox.report.study import draw_table, p_words, study_markdown, write_study
+from whybox.report.figures import INKS
+from whybox.report.study import SHADES, draw_table, p_words, study_markdown, write_study
 from whybox.study.answers import Answers
 from whybox.study.comparisons import compare, corrected
 from whybox.study.planning import plan_for
@@ -100,7 +101,7 @@ def test_holm_is_for_each_family_by_itself(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_figures(monkeypatch):
-    monkeypatch.setattr("whybox.report.study.DOTS", 40)
+    monkeypatch.setattr("whybox.report.figures.DOTS", 40)
 
 
 @pytest.mark.parametrize("name", ["trust_ranking", "better_detector", "discrimination"])
@@ -157,6 +158,10 @@ def test_any_name_is_only_text(tmp_path):
     assert draw_table(report.tables[0], [], simulated=True)["svg"]
     assert "'=1+1" in csv_text(rows)
     assert "\\|" in study_markdown(report)
+
+
+def test_ranks_have_no_color_of_a_method():
+    assert not set(SHADES) & set(INKS)
 
 
 def test_p_values_as_people_write_them():

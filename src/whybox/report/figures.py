@@ -81,15 +81,46 @@ def draw_curves(rows: Sequence[Row], column: Column, pairs: Sequence[tuple[Row, 
         axes.set_title(f"{column.title} {ARROWS[column.higher_is_better]}", loc="left", parse_math=False)
         axes.set_xlabel(column.across, parse_math=False)
         axes.grid(axis="y", color="#e2dfd7", linewidth=0.6)
-        legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        # A title may hold a dollar sign, which matplotlib would read as the start of a formula (matplotlib/matplotlib#4938).
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-        for path in paths:
-            # Without a date, and with a fixed hash salt above, an SVG is the same in every run.
-            drawn, metadata = BytesIO(), {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(drawn, dpi=DOTS, metadata=metadata, format=path.suffix[1:])
-            write_whole(path, drawn.getvalue())
+        save_with_legend(figure, axes, paths)
+
+
+def save_with_legend(figure: Any, axes: Any, paths: Sequence[Path]) -> None:
+    """End a figure: a legend on its right, and its files.
+
+    Args:
+        figure: A figure of matplotlib.
+        axes: Its axes.
+        paths: The files to write, in any format of matplotlib.
+    """
+    plain_texts(axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False).get_texts())
+    for path in paths:
+        write_whole(path, figure_bytes(figure, path.suffix[1:]))
+
+
+def plain_texts(texts: Sequence[Any]) -> None:
+    """Draw texts of matplotlib as they are: one may hold a dollar sign, which would begin a formula (matplotlib/matplotlib#4938).
+
+    Args:
+        texts: The texts.
+    """
+    for text in texts:
+        text.set_parse_math(False)
+
+
+def figure_bytes(figure: Any, form: str) -> bytes:
+    """A figure as a file.
+
+    Args:
+        figure: A figure of matplotlib.
+        form: "png", "svg", or another of matplotlib's formats.
+
+    Returns:
+        The file's bytes.
+    """
+    drawn = BytesIO()
+    # Without a date, and with a fixed hash salt in FONTS, an SVG is the same in every run.
+    figure.savefig(drawn, dpi=DOTS, format=form, metadata={"Date": None} if form == "svg" else None)
+    return drawn.getvalue()
 
 
 def _short(title: str) -> str:

@@ -1,15 +1,13 @@
 """A figure of points in groups, with a line through all of them and its interval."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whybox.files import write_whole
-from whybox.report.figures import DOTS, FONTS, INKS
+from whybox.report.figures import FONTS, INKS, save_with_legend
 
 Floats = NDArray[np.float64]
 
@@ -60,12 +58,4 @@ def draw_scatter(groups: Sequence[Group], line: Band, title: str, labels: tuple[
         axes.set_ylabel(labels[1], parse_math=False)
         axes.grid(color="#e2dfd7", linewidth=0.6)
         axes.set_axisbelow(True)
-        legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        # A title may hold a dollar sign, which matplotlib would read as the start of a formula (matplotlib/matplotlib#4938).
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-        for path in paths:
-            # Without a date, and with a fixed hash salt in FONTS, an SVG is the same in every run.
-            drawn, metadata = BytesIO(), {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(drawn, dpi=DOTS, metadata=metadata, format=path.suffix[1:])
-            write_whole(path, drawn.getvalue())
+        save_with_legend(figure, axes, paths)

@@ -4,17 +4,16 @@ import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
 from whybox.report.document import render
-from whybox.report.figures import DOTS, FONTS, GREY, INKS
+from whybox.report.figures import FONTS, GREY, INKS, figure_bytes, plain_texts
 from whybox.report.table import UNDEFINED, markdown_line, markdown_text, number
 
 SIMULATED = "Simulated respondents: nobody was asked, and these numbers say nothing of the maps."
 SIGNIFICANT = 0.05
-SHADES = ("#1d6fb8", "#7fb0dc", "#c9c6bd", "#eeb38f", "#c2410c")
-"""From the first category to the last."""
+SHADES = ("#1f2a3a", "#4d5b6e", "#8492a4", "#b7c1cd", "#e2e6ec")
+"""From the first category of shares to the last: greys of one hue, because the colors of `INKS` are methods."""
 LONGEST_NAME = 28
 """Letters of a row's name in a figure."""
 
@@ -310,14 +309,7 @@ def draw_table(table: StudyTable, rows_of: Sequence[str], *, simulated: bool) ->
             _draw_shares(axes.pop(0), table, shares)
         for i in others:
             _draw_means(axes.pop(0), table, i, rows_of)
-        return {form: _saved(figure, form) for form in ("png", "svg")}
-
-
-def _saved(figure: Any, form: str) -> bytes:
-    drawn = BytesIO()
-    # Without a date, an SVG is the same in every run.
-    figure.savefig(drawn, dpi=DOTS, format=form, metadata={"Date": None} if form == "svg" else None)
-    return drawn.getvalue()
+        return {form: figure_bytes(figure, form) for form in ("png", "svg")}
 
 
 def _draw_shares(axes: Any, table: StudyTable, shares: Sequence[int]) -> None:
@@ -331,7 +323,7 @@ def _draw_shares(axes: Any, table: StudyTable, shares: Sequence[int]) -> None:
     axes.set_xlabel("percent")
     axes.set_xlim(0, 100)
     legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(shares), 3), frameon=False, fontsize=7)
-    _plain(legend.get_texts())
+    plain_texts(legend.get_texts())
     _name_rows(axes, table)
 
 
@@ -349,17 +341,11 @@ def _draw_means(axes: Any, table: StudyTable, place: int, rows_of: Sequence[str]
 def _name_rows(axes: Any, table: StudyTable) -> None:
     axes.set_yticks(range(len(table.rows)), [_short(name) for name, _ in table.rows])
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
-    _plain(axes.get_yticklabels())
+    plain_texts(axes.get_yticklabels())
 
 
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-
-
-def _plain(texts: Sequence[Any]) -> None:
-    # A name may hold a dollar sign, which matplotlib would read as the start of a formula (matplotlib/matplotlib#4938).
-    for text in texts:
-        text.set_parse_math(False)
 
 
 def write_study(report: StudyReport, figures: Mapping[str, bytes]) -> str:

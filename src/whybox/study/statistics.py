@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from whybox.ops.resampling import crossed_draws, crossed_sums
+
 DRAWS = 2000
 LEVEL = 0.95
 ALPHA = 0.05
@@ -218,8 +220,7 @@ def crossed_means(
     An answer counts as often as its person was drawn, times as often as its item was (the pigeonhole bootstrap): the interval is
     for other people *and* other objects. It tends to be too wide rather than too narrow.
 
-    Source: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007; McCullagh, "Resampling and exchangeable arrays",
-    Bernoulli 2000.
+    Source: that of `whybox.ops.resampling`.
 
     Args:
         values: (n,P); NaN values are left out of their column.
@@ -240,17 +241,15 @@ def crossed_means(
     for j in range(shape[0]):
         np.add.at(sums[j], (rows, columns), np.where(known[:, j], table[:, j], 0))
         np.add.at(counts[j], (rows, columns), known[:, j])
-    rng = np.random.default_rng(seed)
-    # How often each person and each item is in each resample.
-    chosen = [rng.multinomial(size, np.full(size, 1 / size), draws).astype(np.float64) for size in shape[1:] if size]
+    chosen = crossed_draws(*shape[1:], draws, seed) if min(shape[1:]) > 1 else None
     estimates = []
     for j in range(shape[0]):
         total = counts[j].sum()
         mean = float(sums[j].sum() / total) if total else math.nan
-        if min(shape[1:]) < 2 or not total:
+        if chosen is None or not total:
             estimates.append(Estimate(mean))
             continue
-        above, below = (((chosen[0] @ part) * chosen[1]).sum(1) for part in (sums[j], counts[j]))
+        above, below = (crossed_sums(part, *chosen) for part in (sums[j], counts[j]))
         drawn = above[below > 0] / below[below > 0]
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
         estimates.append(Estimate(mean, float(low), float(high)))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from whybox.ops.resampling import crossed_draws, crossed_sums
 from whybox.runs.statistics import BLOCK, DRAWS, LEVEL, Estimate
 
 Floats = NDArray[np.float64]
@@ -45,7 +46,7 @@ def crossed_line(
     People and items are drawn independently, and an answer counts as often as its person times as often as its item was drawn:
     the interval is for other people and other items. It tends to be too wide rather than too narrow.
 
-    Source: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
+    Source: that of `whybox.ops.resampling`.
 
     Args:
         x: (n,).
@@ -68,14 +69,13 @@ def crossed_line(
     # Sums of squares lose digits far from 0; the middle is added to the intercept again.
     middle = float(first.mean()), float(second.mean())
     sums = _sums(first - middle[0], second - middle[1], people, items, groups)
-    shape = sums.shape[-2:]
+    shape = (sums.shape[2], sums.shape[3])
     ones = [np.ones((1, count)) for count in shape]
     intercept, slope, correlation = (float(part[0]) for part in _fit(sums, ones[0], ones[1], middle))
     if min(shape) < 2:
         known = Estimate(slope, np.nan, np.nan), Estimate(correlation, np.nan, np.nan)
         return Line(*known, intercept, len(first), np.empty((0, 2)))
-    rng = np.random.default_rng(seed)
-    times = [rng.multinomial(count, np.full(count, 1 / count), draws).astype(np.float64) for count in shape]
+    times = crossed_draws(*shape, draws, seed)
     step = max(1, BLOCK // (6 * sums.shape[1] * shape[1]))
     parts = [_fit(sums, times[0][at : at + step], times[1][at : at + step], middle) for at in range(0, draws, step)]
     drawn = np.concatenate([np.column_stack(part) for part in parts])
@@ -100,7 +100,7 @@ def _sums(x: Floats, y: Floats, people: Sequence[Any], items: Sequence[Any], gro
 def _fit(sums: Floats, people: Floats, items: Floats, middle: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
     """Intercept, slope and correlation (D,) of resamples that hold each person (D,P) and each item (D,I) so many times."""
     # (6,G,D): one product of matrices per sum and group.
-    count, x, y, xx, xy, yy = ((people @ sums) * items).sum(-1)
+    count, x, y, xx, xy, yy = crossed_sums(sums, people, items)
     with np.errstate(invalid="ignore", divide="ignore"):
         # Within the groups; one that is not in a resample has no sums.
         share = np.where(count > 0, 1 / count, 0.0)
