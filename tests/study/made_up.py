@@ -1,6 +1,7 @@
 """Studies that no model was asked for: their pictures are colors."""
 
 import json
+from dataclasses import replace
 
 from PIL import Image
 
@@ -17,7 +18,7 @@ CONSENT_TEXT = "# Hello\n\nRead this,\nplease.\n\n- You can stop\n- at any time\
 def make_study(folder, name, *, count=6, conditions=None, checks=1, sizes=("small",), **settings):
     """Write a study's folder and return the study."""
     design = find_design(name)
-    conditions = conditions or (("old", "new") if design.compares == "models" else METHODS)
+    conditions = conditions or design.own_conditions or (("old", "new") if design.compares == "models" else METHODS)
     (folder / PICTURES).mkdir(parents=True)
 
     def picture(*words):
@@ -31,26 +32,15 @@ def make_study(folder, name, *, count=6, conditions=None, checks=1, sizes=("smal
         choices = {"discrimination": BOXES, "forward_simulation": NAMES}.get(name, ())
         right = i % 3 if choices else -1
         size = sizes[i % len(sizes)]
-        image = picture("image", str(i)) if design.with_image else ""
-        questions.append(Question(f"q{i}", f"item {i}", f"{i}.png", "cat", size, pictures, image, choices, right))
+        image = picture("image", str(i)) if design.with_image or design.blur else ""
+        details = {"annotation_id": str(i + 1), "size": [60, 40], "box": list(BOXES[0])} if design.blur else {}
+        about = (f"{i}.png", "cat", size, pictures, image, choices, right)
+        questions.append(Question(f"q{i}", f"item {i}", *about, details=details))
     told = {"trust_ranking": {"ranks": [2, 3, 1][: len(conditions)]}, "better_detector": {"choice": 1}}
-    expected = told.get(name, {"choice": 2, "confidence": 5})
-    asked = [
-        Question(
-            f"check{i}",
-            "item 0",
-            "0.png",
-            "cat",
-            "small",
-            questions[0].pictures,
-            questions[0].picture,
-            questions[0].choices,
-            questions[0].right,
-            "Follow this.",
-            expected,
-        )
-        for i in range(checks)
-    ]
+    told["attention"] = {"samples": [[0, 0.25, 0.25]], "end": 1000}
+    expected = told.get(design.name, {"choice": 2, "confidence": 5})
+    first = replace(questions[0], size="small", instruction="Follow this.", expected=expected)
+    asked = [replace(first, key=f"check{i}") for i in range(checks)]
     settings = {"seed": 3, "per_person": count, "failures_allowed": 0, **settings}
     study = Study(design, conditions=tuple(conditions), questions=tuple(questions), checks=tuple(asked), **settings)
     (folder / STUDY).write_text(json.dumps(study.as_dict()))

@@ -32,7 +32,8 @@ def new(name, data, model, out, methods=METHODS, **settings):
     design = DESIGNS[name]
     recipe = Recipe(**{"count": 4, "limit": 2, "score_threshold": 0.0, "seed": 2, **settings})
     models = {"old": model, "new": model} if design.compares == "models" else {"old": model}
-    return make_study(design, data, models, methods[:1] if design.compares == "models" else methods, out, recipe)
+    chosen = {"models": methods[:1], "methods": methods}.get(design.compares, ())
+    return make_study(design, data, models, chosen, out, recipe)
 
 
 @pytest.mark.parametrize("name", list(DESIGNS))
@@ -47,13 +48,13 @@ def test_a_folder_that_can_be_served(data, model, tmp_path, name):
         assert picture.size == (96, 64)
     for question in study.questions:
         assert set(question.pictures) == set(study.conditions)
-        assert bool(question.picture) == study.design.with_image
-    told = {"better_detector": ("old", "new"), "forward_simulation": (*METHODS, IMAGE_ALONE)}
+        assert bool(question.picture) == (study.design.with_image or study.design.blur > 0)
+    told = {"better_detector": ("old", "new"), "attention": ("lens",), "forward_simulation": (*METHODS, IMAGE_ALONE)}
     assert study.conditions == told.get(name, METHODS)
     # Every person's plan can be shown.
     with Answers(tmp_path / "answers.sqlite") as answers:
         place = answers.next_of(answers.begin(lambda number: plan_for(study, number)))
-        assert study.design.form(study.by_key[place.asked.question], place.asked)["options"]
+        assert study.design.form(study.by_key[place.asked.question], place.asked)["picture" if name == "attention" else "options"]
 
 
 def test_the_same_seed_makes_the_same_study(data, model, tmp_path):

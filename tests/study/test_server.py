@@ -51,6 +51,8 @@ def post(client, path, **body):
 def any_answer(question):
     if question["form"] == "rank":
         return {"ranks": list(range(1, len(question["options"]) + 1))}
+    if question["form"] == "uncover":
+        return {"samples": [[0, 0.1, 0.2], [300, None, None]], "end": 900}
     return {"choice": 0, "confidence": 3} if question["confidence"] else {"choice": 0}
 
 
@@ -63,8 +65,8 @@ def test_a_whole_study(client, name):
     while not told["done"]:
         question = told["question"]
         assert (question["place"], question["count"]) == (asked, 4)
-        assert not any(condition in json.dumps(question) for condition in client.study.conditions)
-        for file in [question["picture"], *(option.get("picture") for option in question["options"])]:
+        assert not client.study.design.compares or not any(name in json.dumps(question) for name in client.study.conditions)
+        for file in [question["picture"], question.get("sharp"), *(option.get("picture") for option in question["options"])]:
             if file:
                 assert client.get(f"/picture/{file}").headers["content-type"] == "image/jpeg"
         given = any_answer(question)
@@ -83,7 +85,8 @@ def test_pages_come_from_the_server_alone(client):
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert "http://" not in page.text.replace("http://www.w3.org", "")
     assert "style=" not in page.text
-    for path, kind in (("/study.css", "text/css"), ("/document.css", "text/css"), ("/study.js", "text/javascript")):
+    script = "text/javascript"
+    for path, kind in (("/study.css", "text/css"), ("/document.css", "text/css"), ("/study.js", script), ("/lens.js", script)):
         assert f'"{path}"' in page.text
         assert client.get(path).headers["content-type"].startswith(kind)
 
@@ -144,7 +147,7 @@ def test_foreign_pages_large_bodies_and_strangers_are_turned_away(client):
     client = client()
     assert client.post("/api/begin", json={"agreed": True}, headers={"origin": "http://evil.example"}).status_code == 403
     assert client.get("/", headers={"host": "evil.example"}).status_code == 403
-    assert client.post("/api/begin", content=b"x" * 70_000).status_code == 413
+    assert client.post("/api/begin", content=b"x" * 300_000).status_code == 413
     assert client.post("/api/begin", content=b"{").json() == {"error": "expected a JSON object"}
     assert client.answers.people() == []
 

@@ -21,14 +21,21 @@ Folder = Annotated[Path, typer.Argument(help="A study's folder, made by `whybox 
 @study.command()
 def new(
     design: Annotated[
-        str, typer.Argument(help="trust_ranking, better_detector, discrimination or forward_simulation.", show_default=False)
+        str,
+        typer.Argument(
+            help="trust_ranking, better_detector, discrimination, forward_simulation, or attention with its settings: "
+            "attention:kind=bubbles:radius=0.05:blur=0.04:seconds=10:box=true.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="A new folder for the study.")],
     data: Annotated[str, typer.Option(help="scenes:count=40, coco:FOLDER:split=val, coco:FILE.json.")] = "scenes:count=40",
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="A detector; for better_detector two of them, each with its own --model.", show_default="whybox/scenes"
+            help="A detector; for better_detector two of them, each with its own --model; for attention none is needed, and "
+            "with one it is asked about objects that it found.",
+            show_default="whybox/scenes; for attention none",
         ),
     ] = None,
     weights: Weights = "default",
@@ -36,7 +43,7 @@ def new(
         str | None,
         typer.Option(
             help="Comma-separated methods, with settings after colons: drise:masks=500.",
-            show_default="odam,gradcam,gradcam_pp,drise:masks=500; for better_detector odam",
+            show_default="odam,gradcam,gradcam_pp,drise:masks=500; for better_detector odam; for attention none",
         ),
     ] = None,
     count: Annotated[int, typer.Option(help="Number of objects, balanced by class and size.")] = 30,
@@ -59,10 +66,10 @@ def new(
     chosen = find_design(design)
     recipe = Recipe(count, per_person, checks, failures_allowed, score_threshold, iou, limit, seed)
     check_new_folder(out)
-    default = "odam" if chosen.compares == "models" else "odam,gradcam,gradcam_pp,drise:masks=500"
-    named = read.read_list(methods or default)
+    asked = methods or {"models": "odam", "methods": "odam,gradcam,gradcam_pp,drise:masks=500"}.get(chosen.compares, "")
+    named = read.read_list(asked) if asked else ()
     models = {}
-    for text in model or ["whybox/scenes"]:
+    for text in model or (["whybox/scenes"] if chosen.compares else []):
         name, _, own = text.partition("@")
         models[text] = api.load(name, weights=read.read_weights(own or weights), device=device)
     images = api.open_data(data, on_problem=on_problem)
@@ -127,7 +134,8 @@ def report(
     else:
         for table in made.tables:
             print_table(f"{table.title}: {made.heading}", *table_plain(table))
-        print_table(f"Tests: {made.heading}", *tests_plain(made))
+        if made.tests:
+            print_table(f"Tests: {made.heading}", *tests_plain(made))
     print(f"report: {(target / PAGE).resolve().as_uri()}")
 
 

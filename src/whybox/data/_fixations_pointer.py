@@ -23,13 +23,15 @@ from whybox.frame import OnScreen
 
 FORMAT = "whybox-pointer/1"
 KINDS = ("click", "lens")
+SIMULATED = "simulated"
+"""What `respondents` is where `whybox study simulate` made a recording."""
 KEYS = ("participant", "image", "shown", "samples", "end")
 SHORTEST = 0.1
 """Seconds: a lens that stays for less is passing by. The least duration of a fixation in Salvucci and Goldberg."""
 
 
 def read_pointer(file: Path, annotated: Annotated, problems: Problems) -> Iterator[Look]:
-    """Read a file of recordings.
+    """Read a file of recordings. That respondents were simulated, and nobody looked, is a problem of the file.
 
     Args:
         file: The file, a trial a line.
@@ -46,22 +48,31 @@ def read_pointer(file: Path, annotated: Annotated, problems: Problems) -> Iterat
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise WhyboxError(f"cannot read {file}: {error}") from error
+    simulated = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield _read_trial(line, number, annotated)
+            entry = _read_entry(line)
+            simulated += entry.get("respondents") == SIMULATED
+            yield _read_trial(entry, number, annotated)
         except Broken as reason:
             problems.note(f"line {number}", reason, file)
+    if simulated:
+        problems.note(f"{simulated} recordings", "of simulated respondents: nobody looked", file)
 
 
-def _read_trial(line: str, number: int, annotated: Annotated) -> Look:
+def _read_entry(line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise Broken(f"no JSON ({error})") from None
     if not isinstance(entry, dict) or entry.get("format") != FORMAT:
         raise Broken(f"expected a trial with format {FORMAT!r}, got {shown(entry)}")
+    return entry
+
+
+def _read_trial(entry: Mapping[str, Any], number: int, annotated: Annotated) -> Look:
     if missing := [key for key in KEYS if key not in entry]:
         raise Broken(f"lacks {', '.join(missing)}")
     if entry.get("kind") not in KINDS:

@@ -238,7 +238,8 @@ def study_markdown(report: StudyReport) -> str:
         lines += [f"## {table.title}", "", *_markdown(*table_plain(table)), "", *([table.note, ""] if table.note else [])]
     tests = [list(words_of_test(test).values()) for test in report.tests]
     plans = [list(words_of_plan(plan).values()) for plan in report.plans]
-    lines += ["## Tests", "", *_markdown(TEST_HEADS, tests), ""]
+    if tests:
+        lines += ["## Tests", "", *_markdown(TEST_HEADS, tests), ""]
     if plans:
         lines += ["## Planning the next study", "", *_markdown(PLAN_HEADS, plans), ""]
     lines += [f"- {name}: {text}" for name, text in report.facts]

@@ -59,7 +59,11 @@ def compare(study: Study, scored: Scored) -> Compared:
     Returns:
         Tables, tests and plans.
     """
-    kinds: Mapping[str, Callable[[Study, Scored], Compared]] = {"trust_ranking": _ranks, "better_detector": _choices}
+    kinds: Mapping[str, Callable[[Study, Scored], Compared]] = {
+        "trust_ranking": _ranks,
+        "better_detector": _choices,
+        "attention": _looks,
+    }
     compared = kinds.get(study.design.name, _right_or_wrong)(study, scored)
     return replace(compared, tests=corrected(compared.tests))
 
@@ -176,6 +180,20 @@ def _right_or_wrong(study: Study, scored: Scored) -> Compared:
         *_pairs(confidence, names, "confidence"),
     ]
     return Compared(tables, tests, _plans(accuracy, names, "right answers"))
+
+
+# ---- attention -----------------------------------------------------------------------------------------------------
+
+
+def _looks(study: Study, scored: Scored) -> Compared:
+    """How long people looked, and how much of it at the object; a description, of which nothing is tested."""
+    columns = [StudyColumn("seconds", 1), StudyColumn("uncovered, s", 1), StudyColumn("inside the box, %", 1)]
+    columns += [StudyColumn("area of the box, %", 1, drawn=False), StudyColumn("recordings", 0, drawn=False)]
+    rows = scored.rows
+    values = [[row["seconds"], row["uncovered_seconds"], 100 * row["inside"], 100 * row["box_area"]] for row in rows]
+    table = [(name, [*_cells(values, rows), StudyCell(len(rows))]) for name in study.conditions]
+    note = f"Of all recordings; inside the box is the share of the uncovered time, and by chance it is the box's area. {INTERVAL}"
+    return Compared([StudyTable("looks", "Looks", columns, table, note)], [], [])
 
 
 # ---- what they share -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from whybox.errors import WhyboxError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from whybox.truth import Truth
     from whybox.types import Detections, Trace
 
 CONFIDENCES = 5
@@ -24,11 +25,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Seen:
-    """What the models found in one image.
+    """What is annotated in one image, and what the models found.
 
     Attributes:
         image: The image's name.
-        size: (height, width) in pixels.
+        picture: (3,H,W) in 0..1.
+        truth: Its annotated objects.
+        truth_names: The class name of each; "" for one that does not count.
         traces: One per model.
         found: One per model.
         names: Per model, the class name of each detection.
@@ -37,12 +40,19 @@ class Seen:
     """
 
     image: str
-    size: tuple[int, int]
+    picture: "Tensor"
+    truth: "Truth"
+    truth_names: Sequence[str]
     traces: "Sequence[Trace]"
     found: "Sequence[Detections]"
     names: Sequence[Sequence[str]]
     classes: Sequence[Sequence[str]]
     matched: "Sequence[Tensor]"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.picture.shape[-2], self.picture.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Candidate:
         kind: A further property that is balanced, such as "right" and "wrong"; "" for none.
         choices: What a person chooses from: boxes (x1, y1, x2, y2 in parts of the image's width and height) or class names.
         right: The index of the right choice; -1: there is none.
+        details: What the design alone reads: plain values.
     """
 
     image: str
@@ -68,6 +79,7 @@ class Candidate:
     kind: str = ""
     choices: tuple[Any, ...] = ()
     right: int = -1
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,11 +93,12 @@ class Question:
         label: The object's class.
         size: "small", "medium" or "large" among the study's objects.
         pictures: The file of each condition's picture.
-        picture: The file of the image without a map; "" where it is not shown.
+        picture: The file of the image without a map, or of the covered one; "" where it is not shown.
         choices: As of its candidate.
         right: As of its candidate.
         instruction: For an attention check, what to answer; "" for a question that is meant.
         expected: For an attention check, the answer that follows the instruction.
+        details: As of its candidate.
     """
 
     key: str
@@ -99,6 +112,7 @@ class Question:
     right: int = -1
     instruction: str = ""
     expected: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,31 +131,50 @@ class Asked:
 
 
 class Design(ABC):
-    """What a study asks.
+    """What a study asks. A design with options is a frozen dataclass whose fields they are.
 
     Attributes:
         name: Its name on the command line.
         title: A few words.
         ask: The question to the person.
         help: A sentence below it.
-        compares: "methods" or "models": what the conditions are.
+        task: What people will do, for the consent text.
+        compares: "methods" or "models": what the conditions are; "": `own_conditions`.
         side_by_side: Whether a question shows all conditions; else each person sees one of them.
         boxed: Whether the pictures show the detected box.
         with_image: Whether the image without a map is shown beside the pictures.
         image_alone: Whether the image without a map is a condition of its own.
         confident: Whether a person also says how sure they are.
+        blur: Standard deviation of the blur that covers the picture, in parts of its longest side; 0: it is not covered.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     ask: ClassVar[str]
     help: ClassVar[str] = ""
+    task: ClassVar[str] = "You will see pictures with colored maps that a computer program drew, and answer questions about them"
     compares: ClassVar[str] = "methods"
     side_by_side: ClassVar[bool] = False
     boxed: ClassVar[bool] = True
     with_image: ClassVar[bool] = False
     image_alone: ClassVar[bool] = False
     confident: ClassVar[bool] = False
+    blur: float = 0.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its options by name: what the study's file keeps beside the design's name."""
+        return {}
+
+    @property
+    def own_conditions(self) -> tuple[str, ...]:
+        """The conditions of a design that compares neither methods nor models."""
+        return ()
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """(name, text) of what a report states of its options."""
+        return []
 
     @abstractmethod
     def candidates(self, seen: Seen, rng: np.random.Generator) -> list[Candidate]:
@@ -164,8 +197,8 @@ class Design(ABC):
             asked: How it is shown to the person.
 
         Returns:
-            "form" ("rank" or "choose"), "picture" and its "caption", and "options", each with a "label" and a "picture", a "box"
-            or neither.
+            "form" ("rank", "choose" or "uncover"), "picture" and its "caption", and "options", each with a "label" and a
+            "picture", a "box" or neither; an "ask" or "help" here is shown in place of the design's.
         """
 
     @abstractmethod
@@ -225,6 +258,15 @@ class Design(ABC):
         Returns:
             An answer.
         """
+
+    def follows(self, question: Question, answer: Mapping[str, Any]) -> bool:
+        """Whether an answer to an attention check follows its instruction.
+
+        Args:
+            question: The check.
+            answer: The answer.
+        """
+        return dict(question.expected) == dict(answer)
 
     def options(self, question: Question) -> int:
         """The number of options of a question.

@@ -16,8 +16,7 @@ SCHEMA = 1
 CONSENT_TEXT = """\
 # About this study
 
-You will see pictures with colored maps that a computer program drew, and answer questions about them. It takes about
-{minutes} minutes. There are {count} questions; a few of them only check that instructions are read.
+{task}. It takes about {minutes} minutes. There are {count} questions; a few of them only check that instructions are read.
 
 - Taking part is voluntary. You can stop at any time by closing the page; answers of people who stop are not used.
 - We store your answers and how long each took, under a random code. We do not ask for your name, and we store no
@@ -72,7 +71,8 @@ class Study:
         """
         plain = {name: getattr(self, name) for name in ("seed", "per_person", "failures_allowed")}
         asked = {name: [asdict(question) for question in getattr(self, name)] for name in ("questions", "checks")}
-        about = {"schema": SCHEMA, "kind": "study", "design": self.design.name, "conditions": list(self.conditions)}
+        about = {"schema": SCHEMA, "kind": "study", "design": self.design.name, "settings": self.design.settings}
+        about |= {"conditions": list(self.conditions)}
         return {**about, **plain, "facts": dict(self.facts), **asked}
 
 
@@ -110,7 +110,8 @@ def _study(told: Mapping[str, Any]) -> Study:
     questions, checks = (tuple(map(_question, told[name])) for name in ("questions", "checks"))
     settings = {name: told[name] for name in ("seed", "per_person", "failures_allowed", "facts")}
     conditions = tuple(told["conditions"])
-    return Study(find_design(told["design"]), conditions=conditions, questions=questions, checks=checks, **settings)
+    design = find_design(told["design"], told.get("settings"))
+    return Study(design, conditions=conditions, questions=questions, checks=checks, **settings)
 
 
 def _question(told: Mapping[str, Any]) -> Question:

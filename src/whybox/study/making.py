@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from whybox import api
+from whybox.data.images import read_image
 from whybox.errors import FATAL, WhyboxError, reason_of
 from whybox.explained import class_name
 from whybox.files import check_new_folder, json_text, new_folder
@@ -84,8 +85,9 @@ def make_study(
     Args:
         design: What is asked.
         data: Annotated images.
-        models: By the name that the report gives them: two for `better_detector`, else one. All with class names and boxes.
-        methods: Names with settings ("drise:masks=500"): one for `better_detector`.
+        models: By the name that the report gives them: two for `better_detector`, any number for `attention`, which then asks
+            about what all of them found, else one. All with class names and boxes.
+        methods: Names with settings ("drise:masks=500"): one for `better_detector`, none for `attention`.
         out: A new folder; it is written completely or not at all.
         recipe: The settings.
         on_progress: Called after each image that was searched, and each that was drawn.
@@ -139,14 +141,16 @@ def make_study(
             )
         (draft / STUDY).write_text(json_text(study.as_dict()), encoding="utf-8")
         count = study.per_person + len(study.checks)
-        consent = CONSENT_TEXT.format(count=count, minutes=max(1, round(count * SECONDS / 60)))
+        consent = CONSENT_TEXT.format(task=design.task, count=count, minutes=max(1, round(count * SECONDS / 60)))
         (draft / CONSENT).write_text(consent, encoding="utf-8")
     return study
 
 
 def _check(design: Design, models: Mapping[str, Model], methods: Sequence[str]) -> None:
     """Refuse models and methods that do not fit the design, before anything runs."""
-    wanted = 2 if design.compares == "models" else 1
+    if not design.compares and methods:
+        raise WhyboxError(f"{design.name} compares no methods: leave them out")
+    wanted = {"models": 2, "methods": 1}.get(design.compares, len(models))
     if len(models) != wanted:
         raise WhyboxError(f"{design.name} needs {wanted} model{'s' * (wanted > 1)}, got {len(models)}")
     if design.compares == "models" and len(methods) != 1:
@@ -162,7 +166,7 @@ def _check(design: Design, models: Mapping[str, Model], methods: Sequence[str]) 
 
 
 def _look(sample: Sample, data: DataSet, models: Mapping[str, Model], recipe: Recipe) -> Seen:
-    """What the models find in an image."""
+    """What is annotated in an image, and what the models find."""
     traces = [api.trace(model, sample.image) for model in models.values()]
     found, names, matched = [], [], []
     for model, trace in zip(models.values(), traces, strict=True):
@@ -177,7 +181,10 @@ def _look(sample: Sample, data: DataSet, models: Mapping[str, Model], recipe: Re
         found.append(detections)
         names.append(own)
     classes = [model.classes or () for model in models.values()]
-    return Seen(sample.name, traces[0].frame.image, traces, found, names, classes, matched)
+    picture = traces[0].image if traces else read_image(sample.image)
+    counted = zip(sample.truth.labels.tolist(), sample.truth.ignore.tolist(), strict=True)
+    annotated = ["" if ignored else data.classes[label] for label, ignored in counted]
+    return Seen(sample.name, picture, sample.truth, annotated, traces, found, names, classes, matched)
 
 
 @dataclass(frozen=True)
@@ -192,13 +199,17 @@ class _Drawer:
 
     @property
     def conditions(self) -> tuple[str, ...]:
+        if not self.design.compares:
+            return self.design.own_conditions
         if self.design.compares == "models":
             return tuple(self.models)
         return (*self.methods, *((IMAGE_ALONE,) if self.design.image_alone else ()))
 
     def draw(self, seen: Seen, candidate: Candidate, question: Question) -> Question:
         """The question with the files of its pictures."""
-        plain = shrink(seen.traces[0].image, LONGEST)
+        plain = shrink(seen.picture, LONGEST)
+        if self.design.blur:
+            return self._cover(plain, question)
         boxed = self._boxed(plain, seen, candidate)
         pictures = {}
         for condition in self.conditions:
@@ -206,6 +217,11 @@ class _Drawer:
             pictures[condition] = self._keep(drawn, question.key, condition)
         shown = self._keep(boxed, question.key, "") if self.design.with_image else ""
         return replace(question, pictures=pictures, picture=shown)
+
+    def _cover(self, plain: Image.Image, question: Question) -> Question:
+        covered = plain.filter(ImageFilter.GaussianBlur(self.design.blur * max(plain.size)))
+        pictures = {condition: self._keep(plain, question.key, condition) for condition in self.conditions}
+        return replace(question, pictures=pictures, picture=self._keep(covered, question.key, ""))
 
     def _map(self, plain: Image.Image, seen: Seen, candidate: Candidate, condition: str) -> Image.Image:
         place = list(self.models).index(condition) if self.design.compares == "models" else 0
@@ -246,7 +262,7 @@ def _draw_all(
         seen = _look(data[places[image]], data, drawer.models, drawer.recipe)
         for number, candidate in numbered:
             size = size_of(candidate.area, bounds)
-            choices: dict[str, Any] = {"choices": candidate.choices, "right": candidate.right}
+            choices: dict[str, Any] = {name: getattr(candidate, name) for name in ("choices", "right", "details")}
             item = f"{candidate.image} {candidate.item}"
             question = Question(f"q{number + 1:03}", item, candidate.image, candidate.label, size, {}, **choices)
             questions[number] = drawer.draw(seen, candidate, question)

@@ -207,14 +207,20 @@
     at("instruction").hidden = !told.instruction;
     const body = at("body");
     body.replaceChildren();
+    body.dataset.ready = "";
     let shown = null;
-    if (told.picture) {
+    if (told.picture && told.form !== "uncover") {
       const beside = told.options.some((option) => option.picture);
       shown = make("figure", { class: beside ? "shown small" : "shown" }, picture(told.picture, "The picture of this question"));
       if (told.caption) shown.append(make("figcaption", {}, told.caption));
       body.append(shown);
     }
-    answer = told.form === "rank" ? rank(body, told.options) : choose(body, told.options, told.confidence, shown);
+    const forms = {
+      rank: () => rank(body, told.options),
+      choose: () => choose(body, told.options, told.confidence, shown),
+      uncover: () => window.coveredPicture(body, told, { make, picture, next: at("send") }),
+    };
+    answer = forms[told.form]();
     at("send").disabled = false;
     at("send").textContent = "Next";
     scrollTo(0, 0);
@@ -227,7 +233,6 @@
       started = performance.now();
       body.dataset.ready = "yes";
     });
-    body.dataset.ready = "";
   }
 
   // ---- what a person does ---------------------------------------------------------------------------------------

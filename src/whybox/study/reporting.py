@@ -13,6 +13,7 @@ from whybox.study.answers import Answers
 from whybox.study.comparisons import compare
 from whybox.study.design import Row
 from whybox.study.folder import ANSWERS, Study
+from whybox.study.recordings import recordings
 from whybox.study.scored import Scored, score_answers
 
 PAGE = "index.html"
@@ -45,6 +46,8 @@ def report_study(study: Study, folder: Path, out: Path, *, simulated: bool | Non
         stem = "answers-simulated" if scored.simulated else "answers"
         (draft / f"{stem}.csv").write_text(csv_text(scored.rows), encoding="utf-8")
         _write_parquet(scored.rows, draft / f"{stem}.parquet")
+        if looked := recordings(study, scored):
+            (draft / f"{stem.replace('answers', 'recordings')}.jsonl").write_text(looked, encoding="utf-8")
     return report
 
 
@@ -63,7 +66,7 @@ def make_report(study: Study, scored: Scored) -> StudyReport:
     facts = [(scored.respondents, f"{scored.counted}"), ("answers", f"{len({_answer(row) for row in scored.rows})}")]
     facts += [("objects", str(len({row["item"] for row in scored.rows}))), ("seed", str(study.seed))]
     facts += [("data", str(study.facts.get("data", "")))] if study.facts.get("data") else []
-    facts += [(design.compares, ", ".join(study.conditions))]
+    facts += [(design.compares, ", ".join(study.conditions))] if design.compares else design.facts
     return StudyReport(
         design.title,
         f"The question was: {design.ask}",
@@ -90,6 +93,18 @@ def _remarks(study: Study, scored: Scored) -> list[str]:
     if scored.others:
         other = "people" if scored.simulated else "simulated respondents"
         told.append(f"{scored.others} {other} are in the same file of answers, and not in these numbers.")
+    return [*told, *_shared(study, scored)]
+
+
+def _shared(study: Study, scored: Scored) -> list[str]:
+    """For recordings: over how many objects the agreement between people can be computed."""
+    if study.design.compares:
+        return []
+    people: dict[str, set[str]] = {}
+    for row in scored.rows:
+        people.setdefault(row["item"], set()).add(row["person"])
+    several = sum(len(who) > 1 for who in people.values())
+    told = [f"{several} of {len(people)} objects were looked at by at least two: the agreement between people is over these."]
     return told
 
 

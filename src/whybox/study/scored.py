@@ -79,7 +79,7 @@ def score_answers(study: Study, answers: Answers, *, simulated: bool | None = No
 def _failures(study: Study, places: Sequence[Place]) -> int:
     checks = {question.key: question for question in study.checks}
     asked = [(checks[place.asked.question], place) for place in places if place.asked.question in checks]
-    return sum(dict(question.expected) != place.answer for question, place in asked)
+    return sum(not study.design.follows(question, place.answer or {}) for question, place in asked)
 
 
 def _rows(study: Study, person: Person, place: Place) -> list[Row]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-MOST_BYTES = 2**16
-"""The largest body of a request: an answer is some numbers."""
+MOST_BYTES = 2**18
+"""The largest body of a request: an answer is some numbers, a recording some thousand."""
 LONGEST = 24 * 60 * 60 * 1000
 """Milliseconds after which a time is no longer one of thinking."""
 PAGE_FILES = {
@@ -29,6 +29,7 @@ PAGE_FILES = {
     "/study.css": ("whybox.study", "page.css", "text/css"),
     "/document.css": ("whybox.report", "document.css", "text/css"),
     "/study.js": ("whybox.study", "page.js", "text/javascript"),
+    "/lens.js": ("whybox.study", "lens.js", "text/javascript"),
 }
 
 
