@@ -43,6 +43,27 @@ def test_from_new_to_the_papers_table(whybox, source, tmp_path, monkeypatch):
     assert (tmp_path / "whybox-odam-table4" / "table.md").is_file()
 
 
+def test_from_a_blurred_picture_to_an_evaluation(whybox, source, tmp_path, monkeypatch):
+    model, data = source[1], source[3]
+    new = ("study", "new", "attention:kind=bubbles:seconds=2", "--data", data, "--count", "4", "--out", "asked")
+    assert whybox(*new)[0] == 0
+    assert json.loads((tmp_path / "asked" / "study.json").read_text())["settings"]["seconds"] == 2
+    assert whybox("study", "simulate", "asked", "--count", "2", "--careless", "0")[0] == 0
+    monkeypatch.setattr("whybox.study.reporting.draw_table", lambda *_, **__: {"png": b""})
+    code, out, _ = whybox("study", "report", "asked", "--out", "report")
+    assert code == 0
+    assert "4 of 4 objects were looked at by at least two" in out
+    assert "- time for a picture: 2 s" in out
+    assert "## Tests" not in out
+    looked = tmp_path / "report" / "recordings-simulated.jsonl"
+    words = ("--methods", "control_box", "--metrics", "attention_nss", "--score-threshold", "0", "--out", "run")
+    code, out, err = whybox("evaluate", "--model", model, "--data", f"{data}:fixations={looked}", *words)
+    assert code == 0
+    assert "8 recordings: of simulated respondents: nobody looked" in err
+    cells = json.loads((tmp_path / "run" / "summary.json").read_text())["cells"]
+    assert any(cell["count"] > 0 for cell in cells)
+
+
 def test_two_detectors(whybox, source):
     model = source[1]
     words = ("--model", "whybox/scenes", "--count", "2", "--limit", "1", "--out", "asked", "--iou", "0.1")
@@ -59,6 +80,10 @@ def test_two_detectors(whybox, source):
     [
         (("study", "new", "ranking", "--out", "x"), "did you mean trust_ranking"),
         (("study", "new", "discrimination", "--out", "x", "--count", "0"), "count must be a whole number from 1"),
+        (("study", "new", "attention:kind=lenses", "--out", "x"), "kind must be one of lens, bubbles"),
+        (("study", "new", "attention:seconds=900", "--out", "x"), "seconds must lie between 1 and 120"),
+        (("study", "new", "attention", "--methods", "odam", "--out", "x"), "attention compares no methods"),
+        (("study", "new", "discrimination:kind=lens", "--out", "x"), "has no option 'kind'"),
         (("study", "serve", "nowhere"), "whybox study new"),
         (("study", "simulate", "nowhere", "--strength", "odam"), "expected CONDITION=NUMBER"),
         (("reproduce", "odam-table5"), "pass --study with the folder of a study (discrimination)"),

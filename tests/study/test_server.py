@@ -182,9 +182,16 @@ def ask(port, path, body):
         link.close()
 
 
-def test_a_kill_at_a_random_moment_loses_no_confirmed_answer(tmp_path):
+def random_answer(name):
+    if name == "trust_ranking":
+        return {"ranks": random.sample([1, 2, 3], 3)}
+    return {"samples": [[16 * i, random.random(), random.random()] for i in range(300)], "end": 5000}
+
+
+@pytest.mark.parametrize("name", ["trust_ranking", "attention"])
+def test_a_kill_at_a_random_moment_loses_no_confirmed_answer(tmp_path, name):
     folder = tmp_path / "study"
-    make_study(folder, "trust_ranking", count=60)
+    make_study(folder, name, count=60)
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     confirmed = {}
 
@@ -194,7 +201,7 @@ def test_a_kill_at_a_random_moment_loses_no_confirmed_answer(tmp_path):
             code = told["code"]
             confirmed[code] = {}
             while not told["done"]:
-                given, place = {"ranks": random.sample([1, 2, 3], 3)}, told["question"]["place"]
+                given, place = random_answer(name), told["question"]["place"]
                 told = ask(port, "answer", {"code": code, "place": place, "answer": given})
                 confirmed[code][told["stored"]] = given
         except (OSError, ValueError, http.client.HTTPException):

@@ -30,7 +30,8 @@ window.coveredPicture = (() => {
     if (told.box) stage.append(drawBox(told.box, make));
     const left = make("progress", { class: "left", max: "1", value: "1", "aria-label": "Time left" });
     const says = make("p", { class: "soft says", role: "status" });
-    body.append(stage, left, says);
+    const whole = make("div", { class: "covered" }, stage, left, says);
+    body.append(whole);
 
     const samples = [];
     let began = 0, over = false, open = false, place = [0.5, 0.5], end = 0, sides = [0, 0];
@@ -44,7 +45,8 @@ window.coveredPicture = (() => {
       const { naturalWidth: wide, naturalHeight: high } = sharp;
       const radius = told.radius * Math.max(wide, high);
       sides = [radius / wide, radius / high];
-      stage.style.maxWidth = `min(100%, ${Math.round(72 * wide / high)}vh)`;
+      // Not higher than what is seen at once: nobody scrolls while the time runs.
+      whole.style.maxWidth = `${Math.round(64 * wide / high)}vh`;
       stage.style.setProperty("--radius", `${100 * radius / (Math.hypot(wide, high) / Math.SQRT2)}%`);
       Object.assign(ring.style, { width: percent(2 * sides[0]), height: percent(2 * sides[1]) });
       moveRing();
@@ -106,7 +108,8 @@ window.coveredPicture = (() => {
     }
 
     if (told.follows) {
-      for (const kind of ["pointerenter", "pointerdown", "pointermove"]) stage.addEventListener(kind, follow);
+      // Not on entering: a picture that appears, or moves, under a pointer at rest is not looked at yet.
+      for (const kind of ["pointerdown", "pointermove"]) stage.addEventListener(kind, follow);
       for (const kind of ["pointerleave", "pointercancel"]) stage.addEventListener(kind, cover);
       stage.addEventListener("pointerup", (event) => { if (event.pointerType !== "mouse") cover(); });
     } else {
@@ -115,16 +118,17 @@ window.coveredPicture = (() => {
 
     stage.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey) return;
-      const arrow = arrows[event.key];
+      const arrow = arrows[event.key], uncovers = event.key === " " || event.key === "Enter";
       if (arrow) {
         const step = event.shiftKey ? 0.25 : 1;
         const [x, y] = place.map((part, i) => within(part + arrow[i] * step * sides[i]));
         if (told.follows) uncover(x, y); else { place = [x, y]; moveRing(); }
-      } else if (event.key === " " || event.key === "Enter") uncover(...place);
+      } else if (uncovers) uncover(...place);
       else if (event.key === "Escape") cover();
       else return;
       event.preventDefault();
-      if (!over) says.textContent = `${words(place[0])} from the left, ${words(place[1])} from the top${open ? ", uncovered" : ""}`;
+      const seen = uncovers || (arrow && told.follows) ? "uncovered" : "covered";
+      if (!over) says.textContent = `${words(place[0])} from the left, ${words(place[1])} from the top: ${seen}`;
     });
     stage.addEventListener("blur", cover);
     const away = () => { if (stage.isConnected) cover(); else document.removeEventListener("visibilitychange", away); };
