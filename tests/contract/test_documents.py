@@ -50,7 +50,7 @@ def test_pictures_are_small_and_shown():
         assert f"images/{picture.name})" in pages, f"no page shows {picture.name}"
 
 
-@pytest.mark.parametrize("script", ["make.py", "crowds.py", "viewer.py"])
+@pytest.mark.parametrize("script", ["make.py", "crowds.py", "viewer.py", "attention.py"])
 def test_the_scripts_behind_the_pictures_still_fit_the_library(script):
     runpy.run_path(str(ROOT / "docs" / "images" / script), run_name="pictures")
 

@@ -187,8 +187,12 @@ def _right_or_wrong(study: Study, scored: Scored) -> Compared:
 
 def _looks(study: Study, scored: Scored) -> Compared:
     """How long people looked, and how much of it at the object; a description, of which nothing is tested."""
-    columns = [StudyColumn("seconds", 1), StudyColumn("uncovered, s", 1), StudyColumn("inside the box, %", 1)]
-    columns += [StudyColumn("area of the box, %", 1, drawn=False), StudyColumn("recordings", 0, drawn=False)]
+    columns = [StudyColumn("seconds", 1, drawn=False), StudyColumn("uncovered, s", 1, drawn=False)]
+    columns += [
+        StudyColumn("inside the box, %", 1),
+        StudyColumn("area of the box, %", 1),
+        StudyColumn("recordings", 0, drawn=False),
+    ]
     rows = scored.rows
     values = [[row["seconds"], row["uncovered_seconds"], 100 * row["inside"], 100 * row["box_area"]] for row in rows]
     table = [(name, [*_cells(values, rows), StudyCell(len(rows))]) for name in study.conditions]
