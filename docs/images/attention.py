@@ -29,25 +29,24 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     data = whybox.open_data("scenes:count=3:size=640x480:variant=mixed")
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, sync_playwright() as driver:
         root = Path(folder) / "study"
         # A larger lens than the default: the page is shown small.
         study = make_study(find_design("attention:radius=0.08:blur=0.025"), data, {}, (), root, Recipe(1, checks=0, seed=4))
+        browser = driver.chromium.launch(executable_path=given.chromium)
+        page = browser.new_page(viewport={"width": 900, "height": 760})
         with Answers(root / "answers.sqlite") as answers, serving(StudyServer(study, root, answers).app) as address:
-            with sync_playwright() as driver:
-                browser = driver.chromium.launch(executable_path=given.chromium)
-                page = browser.new_page(viewport={"width": 900, "height": 760})
-                page.goto(address)
-                page.locator("#agree").check()
-                page.get_by_role("button", name="Begin", exact=True).click()
-                page.wait_for_selector("#body[data-ready=yes]", state="attached")
-                stage = page.locator(".stage").bounding_box()
-                x1, y1, x2, y2 = study.questions[0].details["box"]
-                x, y = x1 + 0.45 * (x2 - x1), y1 + 0.4 * (y2 - y1)
-                page.mouse.move(stage["x"] + x * stage["width"], stage["y"] + y * stage["height"])
-                page.wait_for_timeout(2500)
-                Image.open(BytesIO(page.screenshot())).convert("RGB").save(given.out, quality=84)
-                browser.close()
+            page.goto(address)
+            page.locator("#agree").check()
+            page.get_by_role("button", name="Begin", exact=True).click()
+            page.wait_for_selector("#body[data-ready=yes]", state="attached")
+            stage = page.locator(".stage").bounding_box()
+            x1, y1, x2, y2 = study.questions[0].details["box"]
+            x, y = x1 + 0.45 * (x2 - x1), y1 + 0.4 * (y2 - y1)
+            page.mouse.move(stage["x"] + x * stage["width"], stage["y"] + y * stage["height"])
+            page.wait_for_timeout(2500)
+            Image.open(BytesIO(page.screenshot())).convert("RGB").save(given.out, quality=84)
+        browser.close()
 
 
 if __name__ == "__main__":

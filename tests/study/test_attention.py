@@ -1,6 +1,7 @@
 """The design of recordings: which objects it asks about, what a recording is scored by, and the file that is made of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_a_recording_by_hand(tmp_path):
 def test_an_instruction_is_followed_by_the_longest_look(tmp_path):
     study = make_study(tmp_path, "attention")
     for _, expected in (study.design.instruct(study.questions[0], 1, np.random.default_rng(seed)) for seed in range(6)):
-        check = study.checks[0].__class__(**{**vars(study.checks[0]), "expected": expected})
+        check = replace(study.checks[0], expected=expected)
         (_, x, y) = expected["samples"][0]
         on_the_way = [[0, 0.9, 0.9], [50, 0.1, 0.9], [99, 0.9, 0.1], [150, x + 0.1, y - 0.1]]
         assert study.design.follows(check, {"samples": on_the_way, "end": 900})

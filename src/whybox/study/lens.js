@@ -73,13 +73,14 @@ window.coveredPicture = (() => {
       over = true;
       hide();
       end = Math.min(moment(), 1000 * told.seconds);
-      // A sample after the end, of the moment between both, would be out of order.
+      // The timer is late by some milliseconds, in which a sample may still have come.
       while (samples.length && samples[samples.length - 1][0] > end) samples.pop();
       stage.classList.add("over");
     }
 
     function uncover(x, y) {
-      if (over || body.dataset.ready !== "yes") return;
+      // Without a radius, all of the picture would be shown.
+      if (over || body.dataset.ready !== "yes" || !sides[0]) return;
       if (!began) begin();
       place = [within(x), within(y)];
       sharp.style.clipPath = `circle(var(--radius) at ${percent(place[0])} ${percent(place[1])})`;

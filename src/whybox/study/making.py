@@ -26,7 +26,7 @@ from whybox.specs import parse_spec
 from whybox.study.design import Candidate, Design, Question, Seen
 from whybox.study.folder import CONSENT, CONSENT_TEXT, PICTURES, STUDY, Study
 from whybox.study.sampling import balanced, size_bounds, size_of
-from whybox.truth import DataSet, Sample
+from whybox.truth import DataSet, Sample, Truth
 from whybox.versions import versions
 
 LONGEST = 720
@@ -182,9 +182,14 @@ def _look(sample: Sample, data: DataSet, models: Mapping[str, Model], recipe: Re
         names.append(own)
     classes = [model.classes or () for model in models.values()]
     picture = traces[0].image if traces else read_image(sample.image)
-    counted = zip(sample.truth.labels.tolist(), sample.truth.ignore.tolist(), strict=True)
-    annotated = ["" if ignored else data.classes[label] for label, ignored in counted]
-    return Seen(sample.name, picture, sample.truth, annotated, traces, found, names, classes, matched)
+    return Seen(sample.name, picture, sample.truth, _names_of(sample.truth, data), traces, found, names, classes, matched)
+
+
+def _names_of(truth: Truth, data: DataSet) -> list[str]:
+    """The class name of each annotated object; "" for one that does not count."""
+    known = dict(enumerate(data.classes))
+    pairs = zip(truth.labels.tolist(), truth.ignore.tolist(), strict=True)
+    return ["" if ignored else known.get(label, "") for label, ignored in pairs]
 
 
 @dataclass(frozen=True)

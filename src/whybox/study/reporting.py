@@ -104,8 +104,7 @@ def _shared(study: Study, scored: Scored) -> list[str]:
     for row in scored.rows:
         people.setdefault(row["item"], set()).add(row["person"])
     several = sum(len(who) > 1 for who in people.values())
-    told = [f"{several} of {len(people)} objects were looked at by at least two: the agreement between people is over these."]
-    return told
+    return [f"{several} of {len(people)} objects were looked at by at least two: the agreement between people is over these."]
 
 
 def as_dict(study: Study, scored: Scored, report: StudyReport) -> dict[str, Any]:

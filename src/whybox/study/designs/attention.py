@@ -91,11 +91,9 @@ class Attention(Design):
         """The annotated objects; where there are models, those that all of them found."""
         height, width = seen.size
         made = []
-        for place, (box, name, ignored) in enumerate(
-            zip(seen.truth.boxes, seen.truth_names, seen.truth.ignore.tolist(), strict=True)
-        ):
+        for place, (box, name) in enumerate(zip(seen.truth.boxes, seen.truth_names, strict=True)):
             area = area_of(box, seen.size)
-            if ignored or not area or any(place not in matched.tolist() for matched in seen.matched):
+            if not name or not area or any(place not in matched.tolist() for matched in seen.matched):
                 continue
             sides = (box.numpy() / [width, height, width, height]).clip(0, 1)
             parts = [round(side, 5) for side in sides.tolist()]
