@@ -324,7 +324,6 @@
     find("threshold-value").textContent = view.state.threshold === null ? "" : view.state.threshold.toFixed(2);
     const index = view.active();
     const one = view.layer();
-    showWords(index, one);
     showAdvice(index);
     showBeside();
     clearTimeout(soon);
@@ -374,7 +373,7 @@
       one.maps[index] = told.maps[at];
       const found = photo.detections[index];
       (one.notes ??= [])[index] = told.notes[at];
-      if (told.tokens[at]) (found.tokens ??= {})[`${one.method} ${one.target}`] = told.tokens[at];
+      if (told.texts[at]) (one.texts ??= [])[index] = told.texts[at];
     });
     const there = one.maps.filter(Boolean);
     const [low, high] = [Math.min(...there.map((map) => map.low)), Math.max(...there.map((map) => map.high))];
@@ -384,18 +383,6 @@
     if (photo !== view.photo()) return;
     if (there.length === rows.length) view.laySheet();
     view.show();
-  }
-
-  function showWords(index, one) {
-    const pairs = index === null || !one ? null : view.photo().detections[index].tokens?.[`${one.method} ${one.target}`];
-    find("words").hidden = !pairs;
-    const most = Math.max(...(pairs ?? []).map(([, value]) => Math.abs(value)), 1e-30);
-    find("words").replaceChildren(...(pairs ?? []).map(([word, value]) => {
-      const span = make("span", { textContent: word, title: heat.write(value) });
-      span.style.setProperty("--share", `${Math.round((Math.abs(value) / most) * 100)}%`);
-      span.classList.toggle("against", value < 0);
-      return span;
-    }));
   }
 
   // ---- boxes that the reader draws ------------------------------------------------------------------------------

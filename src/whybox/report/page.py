@@ -11,6 +11,7 @@ from markupsafe import Markup
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from whybox.attention import TokenMaps
 from whybox.frame import Size
 from whybox.report.document import data_url, render, script_json
 from whybox.report.overlay import (
@@ -24,6 +25,7 @@ from whybox.report.overlay import (
     value_range,
 )
 from whybox.report.shapes import limbs_of, outlines
+from whybox.report.texts import encode_text
 from whybox.types import Detections, HeatMaps
 
 LONGEST_PHOTO = 1400
@@ -128,12 +130,14 @@ class Layer:
         target: The target's name.
         maps: One map per detection.
         seconds: What they took; 0 where it is not known.
+        tokens: What the words of each detection's text weigh, or None.
     """
 
     method: str
     target: str
     maps: HeatMaps
     seconds: float = 0.0
+    tokens: TokenMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -319,7 +323,13 @@ def encode_layer(layer: Layer) -> dict[str, Any]:
         "low": low,
         "high": high,
         "maps": maps,
+        "texts": _texts(layer.tokens),
     }
+
+
+def _texts(tokens: TokenMaps | None) -> list[list[dict[str, Any]]]:
+    """The detections' texts in pieces; none where their words have no weights."""
+    return [] if tokens is None else [encode_text(text, tokens, i, {}) for i, text in enumerate(tokens.texts)]
 
 
 def encode_map(maps: HeatMaps, longest: int = LONGEST_MAP) -> dict[str, Any]:

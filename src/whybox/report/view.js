@@ -6,7 +6,7 @@
  * source.turn(target): explain another target; by default the next one that is there.
  */
 const makeView = (page, source) => {
-  const { bytes, make, write, writeTime, unfold, paint, paintBar } = heat;
+  const { bytes, make, write, writeTime, unfold, paint, paintBar, layWord, layText, tint } = heat;
   const find = (id) => document.getElementById(id);
   const tables = { positive: bytes(page.positive), signed: bytes(page.signed) };
   const state = { pinned: 0, peek: null, target: null, method: null, place: "", own: true, opacity: 0.85, threshold: null };
@@ -202,6 +202,21 @@ const makeView = (page, source) => {
     return one.signed ? `${sentence.replace("Brighter", "Red")} Blue: the opposite.` : sentence;
   }
 
+  const heaviest = (pieces) => Math.max(0, ...heat.wordsOf(pieces).map((word) => Math.abs(word.weight)));
+
+  /** What the words of the detection's text weigh. */
+  function showWords() {
+    const texts = layer()?.texts ?? [];
+    const pieces = texts[active()] ?? [];
+    find("words").hidden = !pieces.length;
+    const most = heaviest(state.own ? pieces : texts.flat().filter(Boolean));
+    find("words").querySelector(".said").replaceChildren(...layText(pieces, (word) => {
+      const node = layWord("span", word);
+      tint(node, word, most);
+      return node;
+    }));
+  }
+
   function showLegend() {
     const one = layer();
     const index = active();
@@ -258,6 +273,8 @@ const makeView = (page, source) => {
       if (map.layer) rows.push(["Layer", map.layer]);
       if (map.route) rows.push(["Gradient", page.routes[map.route] || map.route]);
     }
+    const words = heat.wordsOf(one?.texts?.[index] ?? []);
+    if (words.length) rows.push(["Words", words.map((word) => `${word.text} ${write(word.weight)}`).join(", ")]);
     if (one?.options) rows.push(["Options", one.options]);
     const times = Object.entries(photo.seconds).map(([name, seconds]) => `${name} ${writeTime(seconds)}`);
     if (one?.seconds) times.push(`these maps ${writeTime(one.seconds)}`);
@@ -462,6 +479,7 @@ const makeView = (page, source) => {
     markChoices();
     markList();
     ask();
+    showWords();
     showLegend();
     showFacts();
     paintSheet();

@@ -19,7 +19,7 @@ from whybox.models.hf._images import check_processor, processed
 from whybox.models.hf._prompts import READERS, OwlReader, Prompt, Reader, token_leaf
 from whybox.models.hf._texts import check_tokenizer
 from whybox.network_state import device_of, exclusive
-from whybox.ops.gradients import check_connected, gradients_on, recording, twice_differentiable
+from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen
 from whybox.ops.transformer import widened
 from whybox.pullback import Pullback
@@ -220,7 +220,9 @@ class HuggingFacePrompted(GroundingModel):
         """The values (L,) of each detection's own tokens, of targets (N,) and all tokens (T,N,C)."""
         if not len(values):
             return ()
-        check_connected(values, "the texts")
+        # OWL-ViT's boxes do not depend on the texts; a target that is in no graph at all was refused when its map was drawn.
+        if not values.requires_grad:
+            return tuple(tokens.new_zeros(len(prompt.places[label][1])) for label in detections.labels.tolist())
         shares = []
         for value, label in zip(values, detections.labels.tolist(), strict=True):
             # A target that does not depend on the texts has no gradient there.
