@@ -10,7 +10,7 @@ import whybox
 from whybox.errors import WhyboxError
 from whybox.explanation import Explanation
 from whybox.model import PromptedModel
-from whybox.models.plain.family import Plain
+from whybox.models.plain._detector import Plain
 from whybox.prompting import prompted, texts_for_each
 
 

@@ -11,8 +11,8 @@ from whybox.frame import Frame, Size
 from whybox.models._keypoints import keypoint_names
 from whybox.models._layers import Layer
 from whybox.models._masks import masks_on_image
+from whybox.models.plain._detector import Plain
 from whybox.models.plain._suppression import Suppression
-from whybox.models.plain.family import Plain
 from whybox.models.ultralytics._detections import ranked, suppressed
 from whybox.models.ultralytics._head import (
     GIVES,
