@@ -156,7 +156,7 @@ class GroundedPlain(PromptedPlain, GroundingModel):
         return self._candidates(self.read(output), trace.frame, len(trace.features))
 
 
-def make_prompted(module: nn.Module, candidates: ReadForTexts, features: Sequence[str], **options: Any) -> PromptedPlain:
+def make_prompted(module: nn.Module, candidates: Any, features: Sequence[str], **options: Any) -> PromptedPlain:
     """A PromptedPlain, or a GroundedPlain where its options are there."""
     words = {"tokens", "embeddings"} & options.keys()
     if len(words) == 1:
