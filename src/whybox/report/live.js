@@ -401,13 +401,13 @@
 
   function showDraft() {
     const photo = view.photo();
-    draft ??= view.draw("svg", { id: "draft", preserveAspectRatio: "none", "aria-hidden": "true" });
+    draft ??= shapes.draw("svg", { id: "draft", preserveAspectRatio: "none", "aria-hidden": "true" });
     if (!draft.isConnected) find("stage").append(draft);
     draft.replaceChildren();
     const [x1, y1, x2, y2] = corners().map((input) => Number(input.value));
     if (!find("drawing").open || !photo || !(x2 > x1 && y2 > y1)) return;
     draft.setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
-    draft.append(view.draw("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
+    draft.append(shapes.draw("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
   }
 
   function drawOn(stage) {
@@ -543,9 +543,7 @@
     else {
       const map = beside.layer.maps[pair.second];
       paint(canvas, map, { x: 0, y: 0, w: 1, h: 1 }, view.scaleOf(beside.layer, map));
-      const [x1, y1, x2, y2] = beside.detections[pair.second].box;
-      const place = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
-      find("beside-boxes").append(view.draw("rect", { ...place, class: "seam" }), view.draw("rect", { ...place, class: "line" }));
+      find("beside-boxes").append(...shapes.nodes(beside.detections[pair.second], photo.limbs, ["seam", "line"]));
       const alike = pair.correlation === null ? "" : `, correlation of the maps ${number(pair.correlation)}`;
       find("beside-says").textContent = pair.first === null
         ? `${asked.model} does not find this ${pair.name}.`

@@ -270,7 +270,7 @@ def encode_detections(detections: Detections, names: Sequence[str], notes: Seque
     return [
         # A side that is NaN becomes 0: the script computes with boxes.
         {"name": name, "score": _number(score), "box": [_number(side) or 0.0 for side in box], "note": note}
-        | _shape(detections, index)
+        | encode_shape(detections, index)
         for index, (name, score, box, note) in enumerate(rows)
     ]
 
@@ -288,8 +288,16 @@ def encode_shapes(detections: Detections, keypoints: Sequence[str] = ()) -> dict
     return {"keypoints": list(keypoints), "limbs": [list(pair) for pair in limbs_of(detections)]}
 
 
-def _shape(found: Detections, index: int) -> dict[str, Any]:
-    """What a detection is drawn as beside its box."""
+def encode_shape(found: Detections, index: int) -> dict[str, Any]:
+    """What a detection is drawn as beside its box.
+
+    Args:
+        found: Some detections.
+        index: Which of them.
+
+    Returns:
+        Entries of the detection's dict, ready for JSON.
+    """
     shape: dict[str, Any] = {}
     if found.masks is not None:
         shape["outlines"] = outlines(found.masks[index])
