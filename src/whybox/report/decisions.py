@@ -127,7 +127,7 @@ def write_decisions(sheets: Sequence[CrowdSheet], *, remark: str = "") -> str:
         "decisions.html",
         styles="decisions.css",
         script="decisions.js",
-        title=f"{title} · {sheets[0].title} · whybox",
+        title=f"{title} · {sheets[0].title}",
         remark=remark,
         page=script_json(settings),
         # Escaped already, by `script_json`: escaped twice, it would be no JSON.

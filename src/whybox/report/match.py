@@ -94,7 +94,7 @@ def write_match(match: Match) -> str:
         "match.html",
         styles="match.css",
         script="match.js",
-        title=f"{match.name} · whybox",
+        title=match.name,
         page=script_json(settings),
         match=script_json(_body(match)),
     )

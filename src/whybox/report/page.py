@@ -211,7 +211,7 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
         "page.html",
         styles="page.css",
         script="page.js",
-        title=f"{title} · whybox",
+        title=title,
         remark=remark,
         page=script_json(page_settings()),
         # Escaped already, by `script_json`: escaped twice, it would be no JSON.
