@@ -115,7 +115,7 @@ def test_it_needs_texts_and_has_no_maps_of_words(finder, picture):
     for verb in (whybox.explain, whybox.detect):
         with pytest.raises(WhyboxError, match="finder finds boxes for texts: say which, text="):
             verb(finder, picture)
-    with pytest.raises(WhyboxError, match="finder is not an image-text model"):
+    with pytest.raises(WhyboxError, match="finder does not say which words made a box"):
         whybox.explain(finder, picture, text=TEXTS, words=True)
 
 

@@ -108,7 +108,7 @@ def test_mistakes_are_told_in_one_line(page, picture):
         whybox.explain(load(), picture, text=" ")
     with pytest.raises(WhyboxError, match=r"texts\(\) must return the network's arguments by name"):
         whybox.explain(load(texts=lambda texts: texts), picture, text=TEXTS)
-    with pytest.raises(WhyboxError, match="words"):
+    with pytest.raises(WhyboxError, match="does not say which words made a box"):
         whybox.explain(load(), picture, text=TEXTS, words=True)
     with pytest.raises(WhyboxError, match="this module did not run"):
         whybox.explain(load(tokens=page.words_of, embeddings="unused"), picture, text=TEXTS, words=True, score_threshold=0)
