@@ -9,6 +9,7 @@ import torch
 from torchvision.ops import box_iou
 
 import whybox
+from models import small_yolo
 from whybox.decide import decisions_of
 from whybox.decisions import Decisions
 from whybox.duplicates import Removal, make_rule, map_vectors, remove_duplicates
@@ -178,3 +179,16 @@ def test_two_detections_and_a_removed_candidate_judged(scene):
         assert removed.why == pair.why
     # By another model's rule nothing is known of it; one that lowers scores removes nothing at once.
     assert suppressor(whybox.with_nms(model, "soft"), trace, full.found[[lost[0].other]]) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "part"), [(small_yolo.Segment, "masks"), (small_yolo.Pose, "keypoints"), (small_yolo.OBB, "corners")]
+)
+def test_what_the_page_shows_comes_with_its_shape(head, part):
+    image = torch.rand((3, 96, 128), generator=torch.Generator().manual_seed(0))
+    model = whybox.load(small_yolo.BaseModel(head=head))
+    decisions = whybox.explain_nms(model, image, "greedy", pairs=3, score_threshold=0.3)
+    assert len(decisions.page_rows) > 1
+    expected = getattr(model.complete(model.trace(image), decisions.found[decisions.page_rows]), part)
+    assert torch.equal(getattr(decisions.shapes, part), expected)
+    assert {"masks": "outlines", "keypoints": "points"}.get(part, part) in json.loads(decisions.sheet().body)["boxes"][0]

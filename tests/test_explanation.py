@@ -20,7 +20,7 @@ from whybox.errors import WhyboxError
 from whybox.explanation import Explanation
 from whybox.pictures import page_of, photo_of
 from whybox.prompting import reading_note
-from whybox.report.match import distinct_words
+from whybox.report.texts import distinct_words
 from whybox.types import Detections, HeatMaps
 
 

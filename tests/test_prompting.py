@@ -10,7 +10,7 @@ import whybox
 from whybox.errors import WhyboxError
 from whybox.explanation import Explanation
 from whybox.model import PromptedModel
-from whybox.models.plain.family import Plain
+from whybox.models.plain._detector import Plain
 from whybox.prompting import prompted, texts_for_each
 
 
@@ -115,7 +115,7 @@ def test_it_needs_texts_and_has_no_maps_of_words(finder, picture):
     for verb in (whybox.explain, whybox.detect):
         with pytest.raises(WhyboxError, match="finder finds boxes for texts: say which, text="):
             verb(finder, picture)
-    with pytest.raises(WhyboxError, match="finder is not an image-text model"):
+    with pytest.raises(WhyboxError, match="finder does not say which words made a box"):
         whybox.explain(finder, picture, text=TEXTS, words=True)
 
 

@@ -87,7 +87,7 @@ def load_yolox(weights: Path, names: Path) -> Any:
         onnx2torch.convert(str(weights)),
         name="YOLOX-Nano",
         candidates=read,
-        features=["Mul_239", "Mul_272", "Mul_298"],
+        features=["Mul_246", "Mul_272", "Mul_298"],
         size=(size, size),
         resize="corner",
         scale=255,

@@ -21,7 +21,7 @@ from whybox.model import Model
 from whybox.network_state import device_of, exclusive, fingerprint
 from whybox.ops.maps import GradientMethod
 from whybox.prompting import TextPrompt, answered, prompted, texts_for_each, texts_read, with_reading_notes
-from whybox.report.match import distinct_words
+from whybox.report.texts import distinct_words
 from whybox.rule import Rule
 from whybox.selection import MOST_DETECTIONS, best, check_selection, choose
 from whybox.targets import COMBINED, SIDES, find_target

@@ -25,6 +25,9 @@ from whybox.suppression.greedy import Greedy
 from whybox.targets import class_index
 from whybox.types import Detections, Trace
 
+SHAPES = frozenset({"masks", "keypoints", "corners"})
+"""What a model may give of its detections beside boxes."""
+
 
 def explain_nms(
     model: Any,
@@ -69,7 +72,7 @@ def explain_nms(
         trace = api.trace(model.inner, given)
         removal = remove_duplicates(model.inner, trace, model.rule, score_threshold)
         told = decisions_of(model, trace, removal, title, score_threshold, MOST_DETECTIONS if top is None else top, columns)
-        return _drawn(model.inner, trace, told, pairs)
+        return _with_shapes(model.inner, trace, _drawn(model.inner, trace, told, pairs))
 
 
 def decisions_of(
@@ -228,3 +231,11 @@ def _drawn(model: Model, trace: Trace, told: Decisions, pairs: int) -> Decisions
     mine, theirs = torch.tensor([(place[pair.kept], place[pair.other]) for pair in first]).T
     cosines = cosine(vectors[mine], vectors[theirs]).tolist()
     return replace(told, map_rows=torch.tensor(rows), maps=maps, cosines=tuple(cosines))
+
+
+def _with_shapes(model: Model, trace: Trace, told: Decisions) -> Decisions:
+    """The decisions with the masks, keypoints or corners of what the page shows."""
+    if not model.gives & SHAPES:
+        return told
+    rows = torch.tensor(told.page_rows, dtype=torch.long, device=told.found.labels.device)
+    return replace(told, shapes=model.complete(trace, told.found[rows]))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from whybox.files import json_text, new_folder
-from whybox.report.decisions import Crowd, CrowdSheet, make_crowd_sheet, write_decisions
+from whybox.report.decisions import Crowd, CrowdSheet, make_crowd_sheet, rows_on_page, write_decisions
 from whybox.rule import Decision, Rule
 from whybox.specs import format_spec
 from whybox.types import Detections, HeatMaps
@@ -46,6 +46,7 @@ class Decisions:
         map_rows: (m,) rows of `found` that have a map: those of the first pairs.
         maps: m ODAM maps of the class logits, which ODAM-NMS compares; for other rules they illustrate. None: no map was drawn.
         cosines: The cosine of the maps of each of the first pairs.
+        shapes: The candidates of `page_rows` with masks, keypoints or corners, where the model gives such.
     """
 
     image: Tensor
@@ -63,6 +64,7 @@ class Decisions:
     map_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     maps: HeatMaps | None = None
     cosines: tuple[float, ...] = ()
+    shapes: Detections | None = None
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(pair.outcome for pair in self.pairs).items())
@@ -137,6 +139,14 @@ class Decisions:
         """
         return save_decisions([self.sheet()], [self.to_dict()], Path(directory))
 
+    @property
+    def page_rows(self) -> list[int]:
+        """Rows of `found` that the page shows."""
+        return rows_on_page(self.kept.tolist(), self._page_pairs())
+
+    def _page_pairs(self) -> tuple[Decision, ...]:
+        return self.pairs[: len(self.cosines)] if self.maps is not None else self.pairs[:MOST_PAIRS]
+
     def _crowd(self) -> Crowd:
         return Crowd(
             name=self.name,
@@ -149,7 +159,7 @@ class Decisions:
             names=self.names,
             kept=self.kept.tolist(),
             scores=self.scores.tolist(),
-            pairs=self.pairs[: len(self.cosines)] if self.maps is not None else self.pairs[:MOST_PAIRS],
+            pairs=self._page_pairs(),
             pair_count=len(self.pairs),
             differ_count=sum(pair.differs for pair in self.pairs),
             map_rows=self.map_rows.tolist(),
@@ -157,6 +167,7 @@ class Decisions:
             cosines=self.cosines,
             greedy_iou=self.greedy_iou,
             greedy_kept=self.greedy_kept,
+            shapes=self.shapes,
         )
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
-from whybox.report.match import PER_TEXT, distinct_words
+from whybox.report.match import PER_TEXT
+from whybox.report.texts import distinct_words
 from whybox.types import Detections, HeatMaps, rows_of
 
 

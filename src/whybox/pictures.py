@@ -87,7 +87,10 @@ def match_of(explained: Explained) -> Match:
 def photo_of(explanations: Sequence[Explained]) -> Photo:
     """A photo for the page from explanations of the same detections of one image, one layer per explanation."""
     first = explanations[0]
-    layers = [Layer(each.maps.method, each.maps.target, each.maps, each.seconds.get("maps", 0.0)) for each in explanations]
+    layers = [
+        Layer(each.maps.method, each.maps.target, each.maps, each.seconds.get("maps", 0.0), each.token_maps)
+        for each in explanations
+    ]
     seconds = {name: value for name, value in first.seconds.items() if name != "maps"}
     facts = (first.name, first.image, first.detections, first.names, layers, first.notes, first.model, seconds)
     return Photo(*facts, first.keypoints)

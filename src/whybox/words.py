@@ -30,7 +30,7 @@ def check_words(method: Any, model: Model, target: str | Target, *, words: bool,
     """
     if not (words or single_words):
         return
-    if grounding(model) is not None:
+    if model.kind == "prompted detector":
         _check_grounding(model, target, single_words)
         return
     if not _reads_texts(model):
@@ -44,10 +44,15 @@ def check_words(method: Any, model: Model, target: str | Target, *, words: bool,
 
 
 def _check_grounding(model: Model, target: str | Target, single_words: bool) -> None:
+    """Of a prompted detector."""
     if single_words:
         raise WhyboxError(f"{model.name} finds boxes: ask about single words as texts, text=['red', 'ball'], or words=True")
     if target == COMBINED:
         raise WhyboxError("words are explained for one target at a time: score, logit, x1, y1, x2, y2, contrast:NAME")
+    if grounding(model) is None:
+        raise WhyboxError(
+            f"{model.name} does not say which words made a box: leave words out, or give a plain module tokens= and embeddings="
+        )
 
 
 def explain_tokens(method: TextMethod, model: Model, trace: Trace, detections: Detections, target: str | Target) -> TokenMaps:

@@ -29,6 +29,23 @@ def test_boxes_are_explained_for_phrases(whybox, grounding, pictures):
     assert len(read) == 2
 
 
+def test_the_words_of_each_box_in_text_and_json_and_on_the_page(whybox, grounding, pictures):
+    ask = ("explain", "one.png", "--model", grounding, *TEXT, "--score-threshold", "0", "--top", "1", "--words")
+    code, out, err = whybox(*ask, "--out", "out")
+    assert (code, err) == (0, "")
+    read = Explanation.load(pictures / "out")
+    (words,) = read.words
+    assert f"    words: {', '.join(f'{word} {weight:+.3g}' for word, weight in words)}\n" in out
+    code, out, _ = whybox(*ask, "--target", "score,x1", "--out", "both", "--json")
+    assert code == 0
+    score, side = json.loads(out)["images"][0]["explanations"]
+    assert [word for word, _ in side["detections"][0]["words"]] == read.names[0].split()
+    assert [weight for _, weight in score["detections"][0]["words"]] == pytest.approx([weight for _, weight in words])
+    page = (pictures / "both" / "index.html").read_text()
+    assert '"texts":[[{"text":"a","weight":' in page
+    assert whybox(*ask, "--target", "combined", "--out", "none")[2].startswith("whybox: words are explained for one target")
+
+
 def test_several_texts_a_contrast_and_a_missed_object(whybox, grounding, pictures):
     texts = ("--text", "a red ball", "--text", "a big blue dog")
     why = ("--target", "contrast:a red ball", "--box", "10,10,40,40", "--label", "a big blue dog")

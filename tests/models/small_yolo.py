@@ -120,7 +120,7 @@ class OBB(_WithMore):
 
 
 class YOLOEDetect(Detect):
-    """A head that reads prompts."""
+    """A head that reads prompts, here none."""
 
 
 class Classify(_OfUltralytics, nn.Module):

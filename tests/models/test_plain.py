@@ -8,7 +8,8 @@ from whybox.errors import GradientError, UnknownNameError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model
 from whybox.models.plain._box_form import doubt_about
-from whybox.models.plain.family import Plain, Preparation, Suppression, matches, wrap
+from whybox.models.plain._detector import Plain, Preparation, Suppression
+from whybox.models.plain.family import matches, wrap
 from whybox.types import Candidates, Detections
 
 STRIDES = (8, 16)

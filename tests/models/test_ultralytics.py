@@ -21,6 +21,7 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 needs_package = pytest.mark.skipif(find_spec("ultralytics") is None, reason="ultralytics is not installed")
 DETECTORS = ["yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n"]
 TWO_BRANCHES = ["yolov10n", "yolo26n"]
+TEXTS = ["a bottle", "a can", "a red ball"]
 
 
 def picture(height=75, width=106):
@@ -67,12 +68,20 @@ def test_the_network_inside_yolo_is_taken_and_yolo_left_alone():
         whybox.load(wrapper)
 
 
-@pytest.mark.parametrize(
-    ("head", "said"), [(YOLOEDetect, "YOLOEDetect, reads texts"), (Classify, "is no detector: its head is Classify")]
-)
-def test_other_heads_are_refused(head, said):
-    with pytest.raises(WhyboxError, match=said):
-        whybox.load(BaseModel(head=head))
+def test_other_heads_are_refused():
+    with pytest.raises(WhyboxError, match="is no detector: its head is Classify"):
+        whybox.load(BaseModel(head=Classify))
+
+
+def test_a_head_that_reads_prompts_needs_them():
+    network = BaseModel(head=YOLOEDetect)
+    with pytest.raises(WhyboxError, match=r"has no classes yet: call set_classes\(\['a bottle', 'a can'\]\) of its YOLOE"):
+        whybox.load(network)
+    network.pe = torch.zeros(1, 3, 8)
+    assert whybox.load(network).classes == ["cat", "dog", "bird"]
+    network.model[-1].lrpc = nn.ModuleList()
+    with pytest.raises(WhyboxError, match="without prompts is not supported: load the one that reads texts"):
+        whybox.load(network)
 
 
 def test_an_old_release_is_refused():
@@ -207,9 +216,12 @@ def yolo(name):
                 part[-1].bias.normal_(2.0 if boxes and head.reg_max == 1 else 0.0 if boxes else -1.0, 0.5)
                 if not boxes:
                     part[-1].weight.normal_(0, 0.15)
-        for part in head.cv4 if name.endswith("world") else ():
+        for part in head.cv4 if name.endswith("world") or name.startswith("yoloe") else ():
             part.bias.fill_(-2.0)
             part.logit_scale.fill_(2.5)
+    if name.startswith("yoloe"):
+        with torch.inference_mode():  # as `set_classes` runs the text encoder, which is not in the package
+            built.model.set_classes(TEXTS, torch.randn(1, len(TEXTS), head.embed))
     return built
 
 
@@ -250,7 +262,7 @@ def assert_same(found, boxes, xyxy=None, within=0.02):
 
 
 @needs_package
-@pytest.mark.parametrize("name", [*DETECTORS, "yolo11n-pose", "yolov8n-world"])
+@pytest.mark.parametrize("name", [*DETECTORS, "yolo11n-pose", "yolov8n-world", "yoloe-11n"])
 def test_detections_are_those_of_predict(name):
     built = yolo(name)
     for image, options in ((picture(), {}), (picture(96, 128), {}), (picture(140, 60), {"rect": False})):
@@ -265,10 +277,24 @@ def with_masks(name):
     built = yolo(name)
     head = built.model.model[-1]
     with torch.no_grad():
-        for branch in ("cv4", "one2one_cv4"):
+        for branch in ("cv5",) if name.startswith("yoloe") else ("cv4", "one2one_cv4"):
             for part in getattr(head, branch, None) or ():
                 part[-1].weight.normal_(0, 0.3)
     return built
+
+
+@needs_package
+def test_yoloe_is_explained_for_the_classes_that_were_set():
+    model = whybox.load(yolo("yoloe-11n"), size=128)
+    assert model.classes == TEXTS
+    trace = whybox.trace(model, picture())
+    auto, exact = (whybox.explain(model, trace, route=route, top=3, target="logit") for route in ("auto", "exact"))
+    assert set(auto.maps.routes) == {"windows"}
+    for one, other in zip(auto.maps.native, exact.maps.native, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max()))
+    rival = next(text for text in TEXTS if text != auto.names[0])
+    contrast = whybox.explain(model, trace, target=f"contrast:{rival}", detections=auto.detections[:1])
+    assert contrast.maps.native[0].max() > 0
 
 
 @needs_package
@@ -282,7 +308,7 @@ def test_results_of_predict_are_explained():
 
 
 @needs_package
-@pytest.mark.parametrize(("name", "options"), [("yolo11n-seg", {}), ("yolo26n-seg", {"end2end": True})])
+@pytest.mark.parametrize(("name", "options"), [("yolo11n-seg", {}), ("yolo26n-seg", {"end2end": True}), ("yoloe-11n-seg", {})])
 def test_masks_are_those_of_predict(name, options):
     """In an image that is padded, but not resized: then a mask of the canvas is one of the image."""
     built, image = with_masks(name), picture(72, 128)

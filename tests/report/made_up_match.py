@@ -6,7 +6,8 @@ import torch
 
 from whybox.attention import Text, TokenMaps
 from whybox.frame import Frame
-from whybox.report.match import Asked, Match, distinct_words
+from whybox.report.match import Asked, Match
+from whybox.report.texts import distinct_words
 from whybox.types import HeatMaps
 
 CROPPED = Frame(image=(90, 120), resized=(48, 64), network=(48, 48), offset=(0, -8))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,3 +104,14 @@ def test_what_does_not_fit_together_is_refused():
         made_up_crowd(map_rows=[0])
     with pytest.raises(ValueError, match="at least one image"):
         write_decisions([])
+
+
+def test_shapes_are_stored_for_what_is_shown():
+    crowd = made_up_crowd()
+    shapes = replace(crowd.found[crowd.rows], corners=torch.arange(24.0).reshape(3, 4, 2), keypoints=torch.zeros(3, 17, 3))
+    told = body(replace(crowd, shapes=shapes))
+    assert [box["corners"] for box in told["boxes"]] == shapes.corners.tolist()
+    assert (len(told["boxes"][0]["points"]), len(told["limbs"])) == (17, 16)
+    assert (body(crowd)["limbs"], "corners" in body(crowd)["boxes"][0]) == ([], False)
+    with pytest.raises(ValueError, match="3 candidates on the page need as many shapes, got 6"):
+        replace(crowd, shapes=crowd.found)

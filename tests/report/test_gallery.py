@@ -3,6 +3,7 @@
 import math
 import re
 from base64 import b64decode
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from report.test_page import HOSTILE, Parts
 from whybox.frame import Frame
 from whybox.report.gallery import WIDTH, Tally, View, close_up, make_card, write_gallery
-from whybox.types import HeatMaps
+from whybox.types import Detections, HeatMaps
 
 SIZE = (90, 120)
 TALLIES = [Tally("background", "there is no object", 3, 0.02), Tally("missed", "not found", 0, math.nan)]
@@ -136,3 +137,31 @@ def test_no_errors_at_all():
     page = write_gallery([], [Tally("background", "", 0, 0.0)], title="0 errors", facts="f")
     assert "No error to show." in page
     assert "</html>" in page
+
+
+def test_masks_keypoints_and_turned_boxes_are_drawn_as_paths():
+    one = Detections(torch.tensor([[45.0, 30, 80, 60]]), torch.ones(1), torch.zeros(1).long(), torch.zeros(1).long())
+    mask = torch.zeros(1, *SIZE, dtype=torch.bool)
+    mask[0, 30:50, 50:70] = True
+    corners = torch.tensor([[[60.0, 30], [80, 45], [60, 60], [45, 45]]])
+    left, top, *_ = close_up([(45, 30, 80, 60)], SIZE)
+
+    def picture(**shape):
+        views = [View("why cat", spot(4, 6), one.boxes[0], shape=replace(one, **shape))]
+        return card(views, truth=None).pictures[0]
+
+    turned = picture(corners=corners)
+    assert turned.box is None
+    numbers = [float(number) for number in re.findall(r"[\d.]+", turned.lines)]
+    assert numbers == pytest.approx([side for x, y in [*corners[0].tolist(), [60, 30]] for side in (x - left, y - top)], abs=0.06)
+    masked = picture(masks=mask)
+    assert masked.box is not None
+    assert masked.lines.count("M") == 1
+    points = picture(keypoints=torch.tensor([[[50.0, 40, 1], [60, 45, 1]]]))
+    assert points.dots == f"M{50 - left:.1f} {40 - top:.1f}h0M{60 - left:.1f} {45 - top:.1f}h0"
+    assert points.lines == picture().dots == ""
+    page = write_gallery(
+        [card([View("a", None, one.boxes[0], shape=replace(one, corners=corners))])], TALLIES, title="t", facts="f"
+    )
+    assert '<path class="found" d="M' in page
+    assert '<rect class="found"' not in page

@@ -13,8 +13,9 @@ from report.made_up_match import CROPPED, TEXTS, made_up_asked, made_up_match, m
 from report.test_page import HOSTILE, Parts
 from whybox.attention import Text, TokenMaps
 from whybox.frame import Frame
-from whybox.report.match import Asked, alone, distinct_words, write_match
+from whybox.report.match import Asked, write_match
 from whybox.report.page import LONGEST_MAP
+from whybox.report.texts import alone, distinct_words
 from whybox.types import HeatMaps
 
 

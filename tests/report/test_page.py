@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from report.made_up import FRAME, made_up_detections, made_up_maps
+from whybox.attention import Text, TokenMaps
 from whybox.report.overlay import at_size
-from whybox.report.page import LONGEST_MAP, Layer, Photo, make_sheet, map_on_image, words_of, write_page
+from whybox.report.page import LONGEST_MAP, Layer, Photo, make_sheet, map_on_image, write_page
+from whybox.report.wording import words_of
 from whybox.types import Detections, HeatMaps
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\u2028'\""
@@ -88,6 +90,18 @@ def test_only_the_combinations_that_are_there(photo):
     assert stored["layers"][1]["words"]["side"] == "left"
     assert stored["layers"][0]["options"] == "sigma 0.1"
     assert stored["layers"][0]["seconds"] == 0.5
+
+
+def test_the_words_of_each_detections_text(photo):
+    texts = [Text("a red ball", ("a", "red", "ball"), ((0, 1), (2, 5), (6, 10)))] * 2
+    tokens = TokenMaps((torch.tensor([1.0, 2.0, -1.0]), torch.zeros(3)), tuple(texts), "input_x_gradient")
+    layer = replace(photo(count=2, targets=("score",)).layers[0], tokens=tokens)
+    (stored,) = Parts(write_page([photo(count=2, layers=[layer, replace(layer, target="x1", tokens=None)])])).photos()
+    pieces, silent = stored["layers"][0]["texts"]
+    assert "".join(piece["text"] for piece in pieces) == "a red ball"
+    assert [piece["share"] for piece in pieces if "weight" in piece] == [0.25, 0.5, -0.25]
+    assert [piece["share"] for piece in silent if "weight" in piece] == [0, 0, 0]
+    assert stored["layers"][1]["texts"] == []
 
 
 def test_stored_maps_are_the_maps_on_the_image(photo):

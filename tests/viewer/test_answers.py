@@ -88,8 +88,9 @@ def test_texts_their_maps_and_their_words(asking, pictures):
     expected = whybox.explain(model, pictures[0], text=texts, words=True)
     assert [row["name"] for row in photo["detections"]] == texts
     assert [row["score"] for row in photo["detections"]] == pytest.approx(expected.detections.scores.tolist(), rel=1e-4)
-    assert [word for word, _ in layer["tokens"][0]] == [word for word, _ in expected.words[1]]
-    values = torch.tensor([value for _, value in layer["tokens"][0]])
+    words = [piece for piece in layer["texts"][0] if "weight" in piece]
+    assert [word["text"] for word in words] == [word for word, _ in expected.words[1]]
+    values = torch.tensor([word["weight"] for word in words])
     assert torch.allclose(values, torch.tensor([value for _, value in expected.words[1]]), rtol=1e-3, atol=1e-5)
     # Other texts, without another pass over the image.
     before = len(asking.desk.traces)

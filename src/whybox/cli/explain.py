@@ -19,6 +19,7 @@ def explain(
     ] = None,
     target: Annotated[str | None, typer.Option(help="Comma-separated targets, see `whybox targets`. Default: score.")] = None,
     text: Texts = None,
+    words: Annotated[bool, typer.Option("--words", help="Also weigh the words of the texts: which made each box.")] = False,
     out: Annotated[Path | None, typer.Option(help="A new folder. Default: whybox-IMAGE.")] = None,
     score_threshold: Threshold = 0.3,
     top: Top = 100,
@@ -58,6 +59,7 @@ def explain(
         layer=layers[0] if len(layers) == 1 else layers or None,
         options=settings,
         texts=tuple(text or ()),
+        words=words,
     )
     # Refused now, before the model is loaded.
     check_new_folder(folder)

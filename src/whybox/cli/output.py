@@ -78,12 +78,23 @@ def print_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
         total = count * len(kept.explanations)
         maps = f"{total} map{'s' * (total != 1)} in {seconds:.2f} s" if total else "nothing to explain"
         print(f"{kept.image}: {_count(count)}, {maps}")
-        for row in first["detections"]:
-            print(_row(row))
+        for index, row in enumerate(first["detections"]):
+            print("\n".join([_row(row), *_words(kept.explanations, index)]))
     if outcome.page is not None:
         print(f"page: {outcome.page.resolve().as_uri()}")
     if outcome.match is not None:
         print(f"page for texts: {outcome.match.resolve().as_uri()}")
+
+
+def _words(explanations: Sequence[Mapping[str, Any]], index: int) -> list[str]:
+    """A line with the words' weights from each explanation of a detection that holds them."""
+    lines = []
+    for explanation in explanations:
+        words = explanation["detections"][index].get("words")
+        if words:
+            of = f" ({explanation['method']}, {explanation['target']})" if len(explanations) > 1 else ""
+            lines.append(f"    words{of}: {', '.join(f'{word} {weight:+.3g}' for word, weight in words)}")
+    return lines
 
 
 def _outcome(outcome: "Outcome", folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 (() => {
   const { bytes, make, write, unfold, paint, paintBar } = heat;
+  const { draw, place } = shapes;
   const find = (id) => document.getElementById(id);
   const page = JSON.parse(find("page").textContent);
   const bodies = [...document.querySelectorAll("script.photo")];
@@ -8,13 +9,6 @@
   let photo = null;
   let settled = null;
 
-  function draw(tag, attributes) {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    return node;
-  }
-
-  const place = ([x1, y1, x2, y2]) => ({ x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) });
   const two = (value) => (value === null ? "–" : value.toFixed(2));
   const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 
@@ -44,7 +38,7 @@
     const mine = pairsOf(index).length;
     const label = `${found.name}, score ${two(found.score)}, ${count(mine, "pair")}`;
     const group = draw("g", { tabindex: 0, role: "button", "aria-label": label, class: mine ? "" : "alone" });
-    group.append(draw("rect", { ...place(found.box), class: "seam" }), draw("rect", { ...place(found.box), class: "line" }));
+    group.append(...shapes.nodes(found, photo.limbs, ["seam", "line"]));
     group.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === " ") {
         event.preventDefault();
@@ -64,7 +58,7 @@
       group.classList.toggle("on", i === first);
       group.setAttribute("aria-pressed", String(i === first));
     });
-    if (second !== null) boxes.append(draw("rect", { ...place(photo.boxes[second].box), class: "partner" }));
+    if (second !== null) boxes.append(...shapes.nodes(photo.boxes[second], photo.limbs, ["partner"]));
   }
 
   /** The chosen box and the one that it is compared with. */
@@ -157,10 +151,9 @@
     const svg = frame.querySelector("svg");
     svg.setAttribute("viewBox", [view.x * photo.width, view.y * photo.height, view.w * photo.width, view.h * photo.height].join(" "));
     svg.setAttribute("preserveAspectRatio", "none");
-    const [mine, theirs] = [place(photo.boxes[own].box), place(photo.boxes[other].box)];
     svg.replaceChildren(
-      draw("rect", { ...theirs, class: "other-seam" }), draw("rect", { ...theirs, class: "other" }),
-      draw("rect", { ...mine, class: "seam" }), draw("rect", { ...mine, class: "own" }),
+      ...shapes.nodes(photo.boxes[other], photo.limbs, ["other-seam", "other"]),
+      ...shapes.nodes(photo.boxes[own], photo.limbs, ["seam", "own"]),
     );
   }
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from whybox.report.document import data_url, render, script_json
 from whybox.report.overlay import POSITIVE, SIGNED, color_table, fit, is_signed, picture_of
-from whybox.report.page import LONGEST_PHOTO, LONGEST_THUMB, encode_map, to_base64
+from whybox.report.page import LONGEST_PHOTO, LONGEST_THUMB, encode_map, encode_shape, to_base64
+from whybox.report.shapes import limbs_of
 from whybox.rule import Decision
 from whybox.types import Detections, HeatMaps
 
@@ -42,6 +43,7 @@ class Crowd:
         cosines: The cosine of the maps of each pair, or ().
         greedy_iou: The IoU threshold of the greedy NMS that the rule is compared with.
         greedy_kept: How many of the candidates it would keep.
+        shapes: The candidates `rows` with masks, keypoints or corners; None: they have none.
     """
 
     name: str
@@ -62,12 +64,30 @@ class Crowd:
     cosines: Sequence[float] = field(default=())
     greedy_iou: float = 0.5
     greedy_kept: int = 0
+    shapes: Detections | None = None
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.found) or len(self.kept) != len(self.scores):
             raise ValueError("candidates need as many names, and kept ones as many scores")
         if len(self.map_rows) != (0 if self.maps is None else len(self.maps)) or len(self.cosines) not in (0, len(self.pairs)):
             raise ValueError("maps need as many rows, and pairs as many cosines or none")
+        if self.shapes is not None and len(self.shapes) != len(self.rows):
+            raise ValueError(f"{len(self.rows)} candidates on the page need as many shapes, got {len(self.shapes)}")
+
+    @property
+    def rows(self) -> list[int]:
+        """The candidates on the page, kept ones first."""
+        return rows_on_page(self.kept, self.pairs)
+
+
+def rows_on_page(kept: Sequence[int], pairs: Sequence[Decision]) -> list[int]:
+    """The candidates that a page shows, kept ones first; others that no pair is about stay away: there may be thousands.
+
+    Args:
+        kept: Rows of the kept ones.
+        pairs: The decisions that are shown.
+    """
+    return list(dict.fromkeys([*kept, *(row for pair in pairs for row in (pair.kept, pair.other))]))
 
 
 class CrowdSheet(NamedTuple):
@@ -107,7 +127,7 @@ def write_decisions(sheets: Sequence[CrowdSheet], *, remark: str = "") -> str:
         "decisions.html",
         styles="decisions.css",
         script="decisions.js",
-        title=f"{title} · {sheets[0].title} · whybox",
+        title=f"{title} · {sheets[0].title}",
         remark=remark,
         page=script_json(settings),
         # Escaped already, by `script_json`: escaped twice, it would be no JSON.
@@ -125,9 +145,7 @@ def make_crowd_sheet(crowd: Crowd) -> CrowdSheet:
         The encoded image.
     """
     size = (crowd.image.shape[-2], crowd.image.shape[-1])
-    # Candidates that no shown pair is about stay away: there may be thousands.
-    rows = list(dict.fromkeys([*crowd.kept, *(row for pair in crowd.pairs for row in (pair.kept, pair.other))]))
-    place = {row: index for index, row in enumerate(rows)}
+    place = {row: index for index, row in enumerate(crowd.rows)}
     maps = [] if crowd.maps is None else [encode_map(crowd.maps[i], LONGEST_MAP) for i in range(len(crowd.maps))]
     low = min((entry["low"] for entry in maps), default=0.0)
     high = max((entry["high"] for entry in maps), default=0.0)
@@ -140,7 +158,8 @@ def make_crowd_sheet(crowd: Crowd) -> CrowdSheet:
         "rule": crowd.title,
         "compared": crowd.compared,
         "settings": [list(setting) for setting in crowd.settings],
-        "boxes": _boxes(crowd, rows),
+        "boxes": _boxes(crowd),
+        "limbs": [] if crowd.shapes is None else [list(pair) for pair in limbs_of(crowd.shapes)],
         "kept": len(crowd.kept),
         "pairs": [_pair(crowd, index, place) for index in range(len(crowd.pairs))],
         "pair_count": crowd.pair_count,
@@ -156,9 +175,10 @@ def make_crowd_sheet(crowd: Crowd) -> CrowdSheet:
     return CrowdSheet(crowd.name, thumb, script_json(body), crowd.title)
 
 
-def _boxes(crowd: Crowd, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """The candidates `rows`, the kept ones first."""
-    boxes, before = crowd.found.boxes[list(rows)].tolist(), crowd.found.scores[list(rows)].tolist()
+def _boxes(crowd: Crowd) -> list[dict[str, Any]]:
+    """The candidates on the page."""
+    rows = crowd.rows
+    boxes, before = crowd.found.boxes[rows].tolist(), crowd.found.scores[rows].tolist()
     after = dict(zip(crowd.kept, crowd.scores, strict=True))
     map_of = {row: index for index, row in enumerate(crowd.map_rows)}
     return [
@@ -169,8 +189,9 @@ def _boxes(crowd: Crowd, rows: Sequence[int]) -> list[dict[str, Any]]:
             # Where a rule lowers scores; not where half precision rounds.
             "lowered": after[row] if row in after and score - after[row] > 0.0005 else None,
             "map": map_of.get(row),
+            **({} if crowd.shapes is None else encode_shape(crowd.shapes, place)),
         }
-        for row, box, score in zip(rows, boxes, before, strict=True)
+        for place, (row, box, score) in enumerate(zip(rows, boxes, before, strict=True))
     ]
 
 

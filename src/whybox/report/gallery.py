@@ -8,7 +8,8 @@ from torch import Tensor
 
 from whybox.report.document import data_url, render
 from whybox.report.overlay import overlay, picture_of
-from whybox.types import HeatMaps
+from whybox.report.shapes import path_of, strokes_of
+from whybox.types import Detections, HeatMaps
 
 WIDTH = 400
 """Width in pixels of a card's picture: a hundred cards took 2.5 MB on blood smears, 5.2 MB on the noisier generated scenes."""
@@ -29,6 +30,7 @@ class View:
         box: A detection's box (4,) xyxy in image pixels.
         side: The edge to mark: "x1", "y1", "x2", "y2", or "".
         other: The box that it was compared with (4,) xyxy in image pixels, or None.
+        shape: The detection, whose mask, keypoints or turned box are drawn.
     """
 
     label: str
@@ -36,6 +38,7 @@ class View:
     box: Tensor | None = None
     side: str = ""
     other: Tensor | None = None
+    shape: Detections | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Picture:
         edge: The marked edge (x1, y1, x2, y2), in the crop's image pixels.
         peak_outside: Whether the map's strongest value lies outside the crop.
         other: The box that it was compared with, in the crop's image pixels.
+        lines: The detection's mask, turned box and limbs as an SVG path in the crop's image pixels, or "".
+        dots: Its keypoints, or "".
     """
 
     label: str
@@ -57,6 +62,8 @@ class Picture:
     edge: Box | None
     peak_outside: bool
     other: Box | None = None
+    lines: str = ""
+    dots: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,13 +200,16 @@ def close_up(boxes: Sequence[Box], size: tuple[int, int]) -> Box:
 
 def _picture(view: View, whole: Image.Image, cut: Box, scale: float) -> Picture:
     drawn = None if view.maps is None else overlay(whole, view.maps)
+    lines, dots, turned = ([], [], False) if view.shape is None else strokes_of(view.shape, 0)
     return Picture(
         label=view.label,
         heat="" if drawn is None else _cut(drawn, cut, scale),
-        box=None if view.box is None else _moved(_numbers(view.box), cut),
+        box=None if view.box is None or turned else _moved(_numbers(view.box), cut),
         edge=None if view.box is None or not view.side else _edge(_moved(_numbers(view.box), cut), view.side),
         peak_outside=view.maps is not None and _peaks_outside(view.maps, cut),
         other=None if view.other is None else _moved(_numbers(view.other), cut),
+        lines=path_of(lines, cut),
+        dots=path_of([[dot] for dot in dots], cut),
     )
 
 

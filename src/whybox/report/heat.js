@@ -90,5 +90,37 @@ const heat = (() => {
     context.putImageData(strip, 0, 0);
   }
 
-  return { bytes, make, write, writeTime, unfold, paint, paintBar };
+  const writeShare = (share) => `${Math.round(share * 100)} %`.replace("-", "−");
+
+  /** A word's weight in its text, in words. */
+  function weigh(word) {
+    const parts = word.tokens.map(([token, value]) => `“${token}” ${write(value)}`);
+    const tokens = parts.length > 1 ? ` (${parts.join(" + ")})` : "";
+    return `Weight of this word in the text: ${write(word.weight)}${tokens}, ${writeShare(word.share)} of all words.`;
+  }
+
+  /** A word over its share of the text's weight. */
+  function layWord(tag, word) {
+    const node = make(tag, { className: "word", title: weigh(word) }, word.text);
+    node.append(make("small", { textContent: writeShare(word.share).replace(" %", "") }));
+    node.classList.toggle("against", word.weight < 0);
+    return node;
+  }
+
+  /** Color a word by its weight; `most` has the full color. */
+  function tint(node, word, most) {
+    node.style.setProperty("--weight", most ? (0.62 * Math.abs(word.weight)) / most : 0);
+  }
+
+  const wordsOf = (pieces) => pieces.filter((piece) => "weight" in piece);
+
+  /** A text from its pieces: lay makes a node of a word. */
+  function layText(pieces, lay) {
+    return pieces.map((piece) => {
+      if ("weight" in piece) return lay(piece);
+      return piece.cut ? make("s", { textContent: piece.text, title: "Truncated: not part of the model's input." }) : piece.text;
+    });
+  }
+
+  return { bytes, make, write, writeTime, unfold, paint, paintBar, writeShare, weigh, layWord, tint, wordsOf, layText };
 })();

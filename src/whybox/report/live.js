@@ -324,7 +324,6 @@
     find("threshold-value").textContent = view.state.threshold === null ? "" : view.state.threshold.toFixed(2);
     const index = view.active();
     const one = view.layer();
-    showWords(index, one);
     showAdvice(index);
     showBeside();
     clearTimeout(soon);
@@ -374,7 +373,7 @@
       one.maps[index] = told.maps[at];
       const found = photo.detections[index];
       (one.notes ??= [])[index] = told.notes[at];
-      if (told.tokens[at]) (found.tokens ??= {})[`${one.method} ${one.target}`] = told.tokens[at];
+      if (told.texts[at]) (one.texts ??= [])[index] = told.texts[at];
     });
     const there = one.maps.filter(Boolean);
     const [low, high] = [Math.min(...there.map((map) => map.low)), Math.max(...there.map((map) => map.high))];
@@ -384,18 +383,6 @@
     if (photo !== view.photo()) return;
     if (there.length === rows.length) view.laySheet();
     view.show();
-  }
-
-  function showWords(index, one) {
-    const pairs = index === null || !one ? null : view.photo().detections[index].tokens?.[`${one.method} ${one.target}`];
-    find("words").hidden = !pairs;
-    const most = Math.max(...(pairs ?? []).map(([, value]) => Math.abs(value)), 1e-30);
-    find("words").replaceChildren(...(pairs ?? []).map(([word, value]) => {
-      const span = make("span", { textContent: word, title: heat.write(value) });
-      span.style.setProperty("--share", `${Math.round((Math.abs(value) / most) * 100)}%`);
-      span.classList.toggle("against", value < 0);
-      return span;
-    }));
   }
 
   // ---- boxes that the reader draws ------------------------------------------------------------------------------
@@ -414,13 +401,13 @@
 
   function showDraft() {
     const photo = view.photo();
-    draft ??= view.draw("svg", { id: "draft", preserveAspectRatio: "none", "aria-hidden": "true" });
+    draft ??= shapes.draw("svg", { id: "draft", preserveAspectRatio: "none", "aria-hidden": "true" });
     if (!draft.isConnected) find("stage").append(draft);
     draft.replaceChildren();
     const [x1, y1, x2, y2] = corners().map((input) => Number(input.value));
     if (!find("drawing").open || !photo || !(x2 > x1 && y2 > y1)) return;
     draft.setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
-    draft.append(view.draw("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
+    draft.append(shapes.draw("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
   }
 
   function drawOn(stage) {
@@ -556,9 +543,7 @@
     else {
       const map = beside.layer.maps[pair.second];
       paint(canvas, map, { x: 0, y: 0, w: 1, h: 1 }, view.scaleOf(beside.layer, map));
-      const [x1, y1, x2, y2] = beside.detections[pair.second].box;
-      const place = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
-      find("beside-boxes").append(view.draw("rect", { ...place, class: "seam" }), view.draw("rect", { ...place, class: "line" }));
+      find("beside-boxes").append(...shapes.nodes(beside.detections[pair.second], photo.limbs, ["seam", "line"]));
       const alike = pair.correlation === null ? "" : `, correlation of the maps ${number(pair.correlation)}`;
       find("beside-says").textContent = pair.first === null
         ? `${asked.model} does not find this ${pair.name}.`

@@ -15,4 +15,4 @@ def live_style() -> str:
 
 def live_script() -> str:
     """Its script."""
-    return texts_of("heat.js", "view.js", "live.js")
+    return texts_of("heat.js", "shapes.js", "view.js", "live.js")

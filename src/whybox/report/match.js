@@ -1,5 +1,5 @@
 (() => {
-  const { bytes, make, write, writeTime, paint, paintBar } = heat;
+  const { bytes, make, write, writeTime, paint, paintBar, writeShare, weigh, tint } = heat;
   const find = (id) => document.getElementById(id);
   const page = JSON.parse(find("page").textContent);
   const match = JSON.parse(find("match").textContent);
@@ -21,10 +21,9 @@
   const cropped = seen.w < 0.999 || seen.h < 0.999;
 
   const writeScore = (score) => (score === null ? "–" : score.toFixed(3).replace("-", "−"));
-  const writeShare = (share) => `${Math.round(share * 100)} %`.replace("-", "−");
   /** What is nothing beside the range is written as 0. */
   const writeEnd = (value, { low, high }) => write(Math.abs(value) < 1e-6 * (high - low) ? 0 : value);
-  const wordsOf = (text) => text.pieces.filter((piece) => "weight" in piece);
+  const wordsOf = (text) => heat.wordsOf(text.pieces);
 
   for (const one of [...match.texts, ...match.words]) one.map.values = bytes(one.map.data);
 
@@ -101,12 +100,6 @@
 
   const shorten = (text) => (text.length > 140 ? `${text.slice(0, 139)}…` : text);
 
-  function weigh(word) {
-    const parts = word.tokens.map(([token, value]) => `“${token}” ${write(value)}`);
-    const tokens = parts.length > 1 ? ` (${parts.join(" + ")})` : "";
-    return `Weight of this word in the text: ${write(word.weight)}${tokens}, ${writeShare(word.share)} of all words.`;
-  }
-
   function meaning(map) {
     if (map.low === 0 && map.high === 0) return "This map is zero everywhere: the method found no evidence for it.";
     if (map.high === map.low) return "This map has the same value everywhere.";
@@ -174,13 +167,8 @@
   }
 
   function layText(text, index) {
-    const said = make("p", { className: "said", dir: "auto" });
     let count = 0;
-    for (const piece of text.pieces) {
-      if ("weight" in piece) said.append(layWord(piece, index, count++));
-      else if (piece.cut) said.append(make("s", { textContent: piece.text, title: "Truncated: not part of the model's input." }));
-      else said.append(piece.text);
-    }
+    const said = make("p", { className: "said", dir: "auto" }, ...heat.layText(text.pieces, (word) => layWord(word, index, count++)));
     const numbers = make("button", { type: "button", className: "pick" }, ...layNumbers(text));
     numbers.setAttribute("aria-label", `${text.name}: ${match.score} ${writeScore(text.score)}, peak ${write(text.peak)}`);
     numbers.addEventListener("click", () => set({ text: index, word: null, peek: null }));
@@ -205,8 +193,8 @@
   }
 
   function layWord(word, text, place) {
-    const button = make("button", { type: "button", className: "word", title: weigh(word) }, word.text);
-    button.append(make("small", { textContent: writeShare(word.share).replace(" %", "") }));
+    const button = heat.layWord("button", word);
+    button.type = "button";
     button.setAttribute("aria-label", `${word.text}, weight ${write(word.weight)}, ${writeShare(word.share)}`);
     const choice = { text, word: place };
     const leave = () => set({ peek: null });
@@ -233,10 +221,7 @@
       row.classList.toggle("held", many && i === state.text);
       row.querySelector(".pick").setAttribute("aria-pressed", String(i === state.text && state.word === null));
       row.querySelectorAll(".word").forEach((button, place) => {
-        const { weight } = wordsOf(match.texts[i])[place];
-        const whole = state.own ? weights[i] : most;
-        button.style.setProperty("--weight", whole ? (0.62 * Math.abs(weight)) / whole : 0);
-        button.classList.toggle("against", weight < 0);
+        tint(button, wordsOf(match.texts[i])[place], state.own ? weights[i] : most);
         button.classList.toggle("on", i === choice.text && place === choice.word);
         button.setAttribute("aria-pressed", String(i === state.text && place === state.word));
       });

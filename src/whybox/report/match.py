@@ -14,10 +14,8 @@ from whybox.attention import Text, TokenMaps
 from whybox.report.document import data_url, render, script_json
 from whybox.report.overlay import POSITIVE, SIGNED, color_table, fit, is_signed, picture_of, value_range
 from whybox.report.page import LONGEST_MAP, LONGEST_PHOTO
+from whybox.report.texts import encode_text
 from whybox.types import HeatMaps
-
-AT_EDGES = "\"'`.,;:!?()[]{}<>«»“”„‘’…"
-"""Punctuation that is removed around a word before it is matched alone."""
 
 
 @dataclass(frozen=True)
@@ -78,30 +76,6 @@ class Match:
                 raise ValueError(f"{count} texts or classes need as many texts, weights and notes, or none")
 
 
-def alone(word: str) -> str:
-    """The form in which a word is matched alone.
-
-    Args:
-        word: A word of a text.
-
-    Returns:
-        The word without the punctuation around it, unless there is nothing else.
-    """
-    return word.strip(AT_EDGES) or word
-
-
-def distinct_words(texts: Sequence[Text]) -> list[str]:
-    """The words of all texts in the form in which they are matched alone, each once.
-
-    Args:
-        texts: The texts.
-
-    Returns:
-        The words, in the order of their first occurrence.
-    """
-    return list(dict.fromkeys(alone(word) for text in texts for word in text.words))
-
-
 def write_match(match: Match) -> str:
     """Render the page.
 
@@ -120,7 +94,7 @@ def write_match(match: Match) -> str:
         "match.html",
         styles="match.css",
         script="match.js",
-        title=f"{match.name} · whybox",
+        title=match.name,
         page=script_json(settings),
         match=script_json(_body(match)),
     )
@@ -166,51 +140,12 @@ def _text(match: Match, index: int) -> dict[str, Any]:
     row["note"] = match.notes[index] if match.notes else ""
     row["explained"] = _explained(match.asked.maps.options, index)
     text = match.texts[index] if match.texts else Text(row["name"], (), ())
-    row["pieces"] = _pieces(text, match.tokens, index, {} if match.words is None else _places(match.words.names))
+    row["pieces"] = encode_text(text, match.tokens, index, {} if match.words is None else _places(match.words.names))
     return row
 
 
 def _places(names: Sequence[str]) -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
-
-
-def _pieces(text: Text, tokens: TokenMaps | None, index: int, places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The text from its first character to its last, in pieces: words with their weights, what was cut, what is between.
-    alone: the word's place among the words asked alone."""
-    words = [] if tokens is None else _words(text, tokens, index, places)
-    marks = [(start, end, word) for (start, end), word in zip(text.word_spans(), words, strict=False)]
-    if text.cut:
-        marks.append((*_cut_span(text), {"cut": True}))
-    pieces: list[dict[str, Any]] = []
-    at = 0
-    for start, end, what in sorted(marks, key=lambda mark: mark[:2]):
-        # Spans may overlap: a piece never starts before the end of the last one, so that the pieces join to the text.
-        pieces += [{"text": text.text[at : max(start, at)]}, {"text": text.text[max(start, at) : end], **what}]
-        at = max(at, end)
-    return [piece for piece in [*pieces, {"text": text.text[at:]}] if piece["text"]]
-
-
-def _cut_span(text: Text) -> tuple[int, int]:
-    """The characters of the part that did not fit: at the end or, for tokenizers that keep the end, at the start."""
-    # The last occurrence: a text may repeat words that were cut.
-    start = text.text.rfind(text.cut)
-    return (0, len(text.cut)) if any(begin >= start for begin, _ in text.spans) else (start, start + len(text.cut))
-
-
-def _words(text: Text, tokens: TokenMaps, index: int, places: Mapping[str, int]) -> list[dict[str, Any]]:
-    # JSON has no NaN, and a word without a weight has no color either.
-    weights = torch.nan_to_num(tokens.word_values(index).detach().cpu().float())
-    whole = float(weights.abs().sum())
-    pairs = list(zip(text.word_of(), text.tokens, tokens.values[index].tolist(), strict=True))
-    return [
-        {
-            "weight": weight,
-            "share": weight / whole if whole else 0.0,
-            "tokens": [[token, _number(value)] for owner, token, value in pairs if owner == place],
-            "alone": places.get(alone(word)),
-        }
-        for place, (word, weight) in enumerate(zip(text.words, weights.tolist(), strict=True))
-    ]
 
 
 def _map(maps: HeatMaps) -> dict[str, Any]:

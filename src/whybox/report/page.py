@@ -11,6 +11,7 @@ from markupsafe import Markup
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from whybox.attention import TokenMaps
 from whybox.frame import Size
 from whybox.report.document import data_url, render, script_json
 from whybox.report.overlay import (
@@ -24,6 +25,8 @@ from whybox.report.overlay import (
     value_range,
 )
 from whybox.report.shapes import limbs_of, outlines
+from whybox.report.texts import encode_text
+from whybox.report.wording import SILENT, words_of
 from whybox.types import Detections, HeatMaps
 
 LONGEST_PHOTO = 1400
@@ -31,85 +34,6 @@ LONGEST_THUMB = 180
 LONGEST_MAP = 168
 """The largest longer sides in pixels: thirty detections with six targets stay below five megabytes, and the finest level
 that pyramid detectors explain, 8 pixels per cell of a canvas 1333 pixels wide, keeps its resolution."""
-
-
-class Words(NamedTuple):
-    """How the page words a target.
-
-    Attributes:
-        label: Its name.
-        question: What the map answers, with {name} for the detection.
-        meaning: What bright places mean.
-        side: The edge of the box that it is about, or "".
-    """
-
-    label: str
-    question: str
-    meaning: str = ""
-    side: str = ""
-
-
-def _edge(side: str, symbol: str, way: str) -> Words:
-    question = f"Why does the {side} edge of {{name}} lie here?"
-    return Words(f"{side.capitalize()} edge ({symbol})", question, f"Brighter: what moves this edge {way}.", side)
-
-
-def _distance(side: str, symbol: str) -> Words:
-    question = f"Why does {{name}} reach so far to the {side}?"
-    return Words(f"{side.capitalize()} distance ({symbol})", question, "Brighter: what makes the box larger here.", side)
-
-
-TARGETS: dict[str, Words] = {
-    "score": Words("Class score", "Why {name}?", "Brighter: what raises the score of this class for this box."),
-    "logit": Words("Class logit", "Why {name}?", "Brighter: what raises the logit of this class for this box."),
-    "x1": _edge("left", "x1", "to the right"),
-    "y1": _edge("top", "y1", "down"),
-    "x2": _edge("right", "x2", "to the right"),
-    "y2": _edge("bottom", "y2", "down"),
-    "l": _distance("left", "l"),
-    "t": _distance("top", "t"),
-    "r": _distance("right", "r"),
-    "b": _distance("bottom", "b"),
-    "against": Words("Against the class", "What speaks against {name}?", "Brighter: what lowers the logit of the class."),
-    "mask": Words("Mask", "Why this mask of {name}?", "Brighter: what raises the logits inside the mask."),
-    "mask:inside": Words("Mask inside", "Why is this {name}?", "Brighter: what raises the logits away from the edge."),
-    "mask:edge": Words("Mask edge", "Why does the mask of {name} end here?", "Brighter: what moves the edge outwards."),
-    "angle": Words("Angle", "Why is {name} turned like this?", "Brighter: what turns the box clockwise."),
-    "combined": Words("Class and edges", "Where does {name} come from?", "Brighter: what class or edges depend on most."),
-}
-CONTRAST, KEYPOINT, CORNER = "contrast:", "keypoint:", "corner:"
-_WAYS = {"x": "to the right", "y": "down"}
-
-SILENT = Words("", "Why {name}?")
-
-
-def words_of(target: str) -> Words:
-    """How the page words a target.
-
-    Args:
-        target: The target's name.
-
-    Returns:
-        Its words; a name without its own words is shown as it is.
-    """
-    if target in TARGETS:
-        return TARGETS[target]
-    if target.startswith(CONTRAST):
-        other = target.removeprefix(CONTRAST)
-        return Words(f"Not {other}", f"Why {{name}} and not {other}?", "Brighter: what tells the two classes apart.")
-    if target.startswith((KEYPOINT, CORNER)):
-        return _point(target)
-    return Words(target, f"What makes the {target} of {{name}}?", f"Brighter: what raises {target}.")
-
-
-def _point(target: str) -> Words:
-    """Of a keypoint or a corner: "keypoint:left_wrist", "keypoint:left_wrist:x", "corner:0:y"."""
-    kind, name, axis = [*target.split(":"), "", ""][:3]
-    point = f"corner {name}" if f"{kind}:" == CORNER else f"the {name.replace('_', ' ')}"
-    title = point.removeprefix("the ").capitalize()
-    if axis not in _WAYS:
-        return Words(title, f"Why {point} of {{name}}?", f"Brighter: what raises the score of {point}.")
-    return Words(f"{title} ({axis})", f"Why is {point} of {{name}} here?", f"Brighter: what moves {point} {_WAYS[axis]}.")
 
 
 ROUTES = {
@@ -128,12 +52,14 @@ class Layer:
         target: The target's name.
         maps: One map per detection.
         seconds: What they took; 0 where it is not known.
+        tokens: What the words of each detection's text weigh, or None.
     """
 
     method: str
     target: str
     maps: HeatMaps
     seconds: float = 0.0
+    tokens: TokenMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +133,7 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
         "page.html",
         styles="page.css",
         script="page.js",
-        title=f"{title} · whybox",
+        title=title,
         remark=remark,
         page=script_json(page_settings()),
         # Escaped already, by `script_json`: escaped twice, it would be no JSON.
@@ -266,7 +192,7 @@ def encode_detections(detections: Detections, names: Sequence[str], notes: Seque
     return [
         # A side that is NaN becomes 0: the script computes with boxes.
         {"name": name, "score": _number(score), "box": [_number(side) or 0.0 for side in box], "note": note}
-        | _shape(detections, index)
+        | encode_shape(detections, index)
         for index, (name, score, box, note) in enumerate(rows)
     ]
 
@@ -284,8 +210,16 @@ def encode_shapes(detections: Detections, keypoints: Sequence[str] = ()) -> dict
     return {"keypoints": list(keypoints), "limbs": [list(pair) for pair in limbs_of(detections)]}
 
 
-def _shape(found: Detections, index: int) -> dict[str, Any]:
-    """What a detection is drawn as beside its box."""
+def encode_shape(found: Detections, index: int) -> dict[str, Any]:
+    """What a detection is drawn as beside its box.
+
+    Args:
+        found: Some detections.
+        index: Which of them.
+
+    Returns:
+        Entries of the detection's dict, ready for JSON.
+    """
     shape: dict[str, Any] = {}
     if found.masks is not None:
         shape["outlines"] = outlines(found.masks[index])
@@ -319,7 +253,13 @@ def encode_layer(layer: Layer) -> dict[str, Any]:
         "low": low,
         "high": high,
         "maps": maps,
+        "texts": _texts(layer.tokens),
     }
+
+
+def _texts(tokens: TokenMaps | None) -> list[list[dict[str, Any]]]:
+    """The detections' texts in pieces; none where their words have no weights."""
+    return [] if tokens is None else [encode_text(text, tokens, i, {}) for i, text in enumerate(tokens.texts)]
 
 
 def encode_map(maps: HeatMaps, longest: int = LONGEST_MAP) -> dict[str, Any]:

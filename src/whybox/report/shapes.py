@@ -1,7 +1,7 @@
 """What detections are drawn as beside boxes: outlines of masks, keypoints with a person's limbs, and turned boxes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +66,40 @@ def limbs_of(detections: Detections) -> Sequence[tuple[int, int]]:
     return LIMBS if points is not None and points.shape[1] == PERSON else ()
 
 
+class Strokes(NamedTuple):
+    """A detection's shape as lines and dots, in pixels of the image.
+
+    Attributes:
+        lines: Points xy each; closed ones end where they begin.
+        dots: Keypoints.
+        turned: Whether the box is turned: its lines stand for the upright one.
+    """
+
+    lines: list[Ring]
+    dots: Ring
+    turned: bool
+
+
+def strokes_of(detections: Detections, index: int) -> Strokes:
+    """The outlines of a detection's mask, its turned box, its keypoints and the limbs between them.
+
+    Args:
+        detections: Some detections.
+        index: Which of them.
+    """
+    rings = [] if detections.masks is None else outlines(detections.masks[index])
+    if detections.corners is not None:
+        rings = [*rings, _numbers(detections.corners[index])]
+    dots = [] if detections.keypoints is None else _numbers(detections.keypoints[index, :, :2])
+    limbs = [[dots[a], dots[b]] for a, b in limbs_of(detections)]
+    return Strokes([*([*ring, ring[0]] for ring in rings), *limbs], dots, detections.corners is not None)
+
+
+def _numbers(points: Tensor) -> Ring:
+    numbers: Ring = torch.nan_to_num(points.detach().cpu().float()).tolist()
+    return numbers
+
+
 def draw_shape(picture: Image.Image, detections: Detections, index: int, image: Size, ink: Any, shade: Any) -> bool:
     """Draw a detection's mask, keypoints and turned box on a picture.
 
@@ -82,24 +116,27 @@ def draw_shape(picture: Image.Image, detections: Detections, index: int, image: 
     """
     to_picture = Frame(image, (picture.height, picture.width), (picture.height, picture.width))
 
-    def place(points: Tensor) -> Ring:
-        placed: Ring = to_picture.points_to_network(torch.nan_to_num(points.detach().cpu().float())).tolist()
-        return placed
+    def place(points: Ring) -> list[tuple[float, float]]:
+        return [(x, y) for x, y in to_picture.points_to_network(torch.tensor(points).reshape(-1, 2)).tolist()]
 
     pen, line = ImageDraw.Draw(picture), max(2, round(max(picture.size) / 400))
-    strokes: list[Ring] = []
-    if detections.masks is not None:
-        rings = [place(torch.tensor(ring)) for ring in outlines(detections.masks[index])]
-        strokes += [[*ring, ring[0]] for ring in rings]
-    if detections.corners is not None:
-        corners = place(detections.corners[index])
-        strokes.append([*corners, corners[0]])
-    dots = [] if detections.keypoints is None else place(detections.keypoints[index, :, :2])
-    strokes += [[dots[a], dots[b]] for a, b in limbs_of(detections)]
+    lines, dots, turned = strokes_of(detections, index)
+    placed = [place(stroke) for stroke in lines]
     for color, width in ((shade, line + 2), (ink, line)):
-        for stroke in strokes:
-            pen.line([(x, y) for x, y in stroke], fill=color, width=width, joint="curve")
-        for x, y in dots:
+        for stroke in placed:
+            pen.line(stroke, fill=color, width=width, joint="curve")
+        for x, y in place(dots):
             reach = 0.9 * width
             pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=color)
-    return detections.corners is not None
+    return turned
+
+
+def path_of(lines: Sequence[Ring], origin: Sequence[float]) -> str:
+    """Lines as an SVG path, "" for none; a line of one point is a dot where its ends are round.
+
+    Args:
+        lines: Points xy each, in pixels of the image.
+        origin: (x, y) of the path's own origin.
+    """
+    moved = [[f"{x - origin[0]:.1f} {y - origin[1]:.1f}" for x, y in line] for line in lines]
+    return "".join(f"M{line[0]}" + ("h0" if len(line) == 1 else f"L{'L'.join(line[1:])}") for line in moved)

@@ -6,7 +6,8 @@
  * source.turn(target): explain another target; by default the next one that is there.
  */
 const makeView = (page, source) => {
-  const { bytes, make, write, writeTime, unfold, paint, paintBar } = heat;
+  const { bytes, make, write, writeTime, unfold, paint, paintBar, layWord, layText, tint } = heat;
+  const { draw, closed, stroke, dot } = shapes;
   const find = (id) => document.getElementById(id);
   const tables = { positive: bytes(page.positive), signed: bytes(page.signed) };
   const state = { pinned: 0, peek: null, target: null, method: null, place: "", own: true, opacity: 0.85, threshold: null };
@@ -14,12 +15,6 @@ const makeView = (page, source) => {
   let settled = null;
 
   // ---- small pieces ---------------------------------------------------------------------------------------------
-
-  function draw(tag, attributes) {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    return node;
-  }
 
   const writeScore = (score) => (score === null ? "–" : score.toFixed(2));
   const wordsOf = (target) => photo.layers.find((one) => one.target === target)?.words ?? page.silent;
@@ -79,11 +74,7 @@ const makeView = (page, source) => {
     find("boxes").replaceChildren(...photo.detections.map(drawBox));
   }
 
-  const closed = (ring) => `M${ring.map(([x, y]) => `${x} ${y}`).join("L")}Z`;
-  const stroke = ([x1, y1], [x2, y2]) => `M${x1} ${y1}L${x2} ${y2}`;
-  /** A line without length, which round ends make a dot of the same size at every scale. */
-  const dot = ([x, y]) => `M${x} ${y}h0`;
-  const limbs = (found) => (found.points ? photo.limbs.map((pair) => pair.map((i) => found.points[i])) : []);
+  const limbs = (found) => shapes.limbs(found, photo.limbs);
 
   /** The keypoint or the corner that a target is about, "keypoint:nose:x" or "corner:0:y"; else undefined. */
   function pointOf(target, found) {
@@ -93,17 +84,8 @@ const makeView = (page, source) => {
   }
 
   function drawBox(found, index) {
-    const [x1, y1, x2, y2] = found.box;
-    const place = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
     const group = draw("g", { tabindex: 0, role: "button", "aria-label": `${found.name}, score ${writeScore(found.score)}` });
-    // A turned box stands for the upright one around it.
-    const box = found.corners ? ["path", { d: closed(found.corners) }] : ["rect", place];
-    for (const style of ["seam", "line"]) group.append(draw(box[0], { ...box[1], class: style }));
-    const shape = [...(found.outlines ?? []).map(closed), ...limbs(found).map(([a, b]) => stroke(a, b))].join("");
-    if (shape) for (const style of ["seam", "line"]) group.append(draw("path", { d: shape, class: style }));
-    for (const style of ["seam", "line"]) {
-      for (const point of found.points ?? []) group.append(draw("path", { d: dot(point), class: `${style} dot` }));
-    }
+    group.append(...shapes.nodes(found, photo.limbs, ["seam", "line"]));
     group.addEventListener("focus", () => group.matches(":focus-visible") && set({ peek: index }));
     group.addEventListener("blur", () => set({ peek: null }));
     group.addEventListener("keydown", (event) => {
@@ -202,6 +184,21 @@ const makeView = (page, source) => {
     return one.signed ? `${sentence.replace("Brighter", "Red")} Blue: the opposite.` : sentence;
   }
 
+  const heaviest = (pieces) => Math.max(0, ...heat.wordsOf(pieces).map((word) => Math.abs(word.weight)));
+
+  /** What the words of the detection's text weigh. */
+  function showWords() {
+    const texts = layer()?.texts ?? [];
+    const pieces = texts[active()] ?? [];
+    find("words").hidden = !pieces.length;
+    const most = heaviest(state.own ? pieces : texts.flat().filter(Boolean));
+    find("words").querySelector(".said").replaceChildren(...layText(pieces, (word) => {
+      const node = layWord("span", word);
+      tint(node, word, most);
+      return node;
+    }));
+  }
+
   function showLegend() {
     const one = layer();
     const index = active();
@@ -258,6 +255,8 @@ const makeView = (page, source) => {
       if (map.layer) rows.push(["Layer", map.layer]);
       if (map.route) rows.push(["Gradient", page.routes[map.route] || map.route]);
     }
+    const words = heat.wordsOf(one?.texts?.[index] ?? []);
+    if (words.length) rows.push(["Words", words.map((word) => `${word.text} ${write(word.weight)}`).join(", ")]);
     if (one?.options) rows.push(["Options", one.options]);
     const times = Object.entries(photo.seconds).map(([name, seconds]) => `${name} ${writeTime(seconds)}`);
     if (one?.seconds) times.push(`these maps ${writeTime(one.seconds)}`);
@@ -462,6 +461,7 @@ const makeView = (page, source) => {
     markChoices();
     markList();
     ask();
+    showWords();
     showLegend();
     showFacts();
     paintSheet();
@@ -566,5 +566,5 @@ const makeView = (page, source) => {
 
   document.documentElement.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   listen();
-  return { open, refresh, show, laySheet, set, state, reveal, active, layer, mapOf, scaleOf, shown, draw, writeScore, photo: () => photo };
+  return { open, refresh, show, laySheet, set, state, reveal, active, layer, mapOf, scaleOf, shown, writeScore, photo: () => photo };
 };

@@ -23,7 +23,8 @@ from whybox.model import Model
 from whybox.network_state import exclusive
 from whybox.pictures import page_of, photo_of
 from whybox.prompting import answered, prompted
-from whybox.report.page import Layer, encode_detections, encode_layer, encode_shapes, page_settings, words_of, write_page
+from whybox.report.page import Layer, encode_detections, encode_layer, encode_shapes, page_settings, write_page
+from whybox.report.wording import words_of
 from whybox.selection import choose
 from whybox.specs import split_spec
 from whybox.targets import COMBINED, TARGETS
@@ -116,10 +117,10 @@ class Desk:
         seen = self._see(ask, self._model(ask))
         explanation = self._explain(seen, ask, job)
         maps = explanation.maps
-        encoded = encode_layer(Layer(maps.method, maps.target, maps, explanation.seconds.get("maps", 0.0)))
-        found = [list(pairs) for pairs in explanation.words] if explanation.token_maps is not None else []
+        seconds = explanation.seconds.get("maps", 0.0)
+        encoded = encode_layer(Layer(maps.method, maps.target, maps, seconds, explanation.token_maps))
         encoded["words"] = _words(seen.model, ask.target)
-        return {**encoded, "title": maps.method_title or maps.method, "notes": list(explanation.notes), "tokens": found}
+        return {**encoded, "title": maps.method_title or maps.method, "notes": list(explanation.notes)}
 
     def miss(self, ask: Ask, job: Job) -> dict[str, Any]:
         """The best candidate for a box that the user drew, why its score is low, and which class leads there."""

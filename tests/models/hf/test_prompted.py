@@ -264,6 +264,11 @@ def test_the_shares_add_up_to_the_derivative_by_scaling_the_words(family, pictur
     assert float(shares.sum()) == pytest.approx(expected, rel=2e-2, abs=1e-4 * float(shares.abs().max()) + 1e-9)
 
 
+def test_of_boxes_that_do_not_depend_on_the_texts_the_words_weigh_nothing(picture):
+    result = whybox.explain(loaded("owlvit"), picture, target="x1", score_threshold=0, top=2, words=True)
+    assert [weight for words in result.words for _, weight in words] == [0] * sum(len(name.split()) for name in result.names)
+
+
 def test_words_are_saved(family, picture, tmp_path):
     result = whybox.explain(loaded(family), picture, score_threshold=0, top=2, words=True)
     read = whybox.Explanation.load(result.save(tmp_path / "out"))

@@ -327,25 +327,6 @@ READERS: dict[str, type[Reader]] = {
 """By the name of the package in transformers.models."""
 
 
-@contextmanager
-def token_leaf(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, the module's first output is a leaf that gradients can be taken at; the list then holds it."""
-    leaves: list[Tensor] = []
-
-    def cut(part: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        if leaves:
-            return None
-        leaves.append(output.detach().clone().requires_grad_())
-        # A clone, because an in-place operation on the output would overwrite the recorded values.
-        return leaves[0].clone()
-
-    handle = module.register_forward_hook(cut)
-    try:
-        yield leaves
-    finally:
-        handle.remove()
-
-
 def _context(embeddings: Any) -> int:
     """The number of tokens that a text encoder of CLIP's kind reads."""
     return int(embeddings.position_embedding.num_embeddings)

@@ -13,15 +13,15 @@ from whybox.attention import GroundingModel, Text
 from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Frame, Size
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, same_rows, token_layer
+from whybox.models._token_values import token_leaf, token_values
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._image_queries import ImageQueryReader
 from whybox.models.hf._images import check_processor, processed
-from whybox.models.hf._prompts import READERS, OwlReader, Prompt, Reader, token_leaf
+from whybox.models.hf._prompts import READERS, OwlReader, Prompt, Reader
 from whybox.models.hf._texts import check_tokenizer
 from whybox.network_state import device_of, exclusive
-from whybox.ops.gradients import check_connected, gradients_on, recording, twice_differentiable
+from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen
-from whybox.ops.transformer import widened
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Target, Trace
 
@@ -213,23 +213,8 @@ class HuggingFacePrompted(GroundingModel):
             (tokens,) = leaves
             rows = same_rows(live, trace.candidates, detections.source)
             narrowed = trace.rows(live[rows.clone()], detections)
-            return [self._values_of(target(narrowed), tokens, detections, prompt) for target in targets]
-
-    @staticmethod
-    def _values_of(values: Tensor, tokens: Tensor, detections: Detections, prompt: Prompt) -> tuple[Tensor, ...]:
-        """The values (L,) of each detection's own tokens, of targets (N,) and all tokens (T,N,C)."""
-        if not len(values):
-            return ()
-        check_connected(values, "the texts")
-        shares = []
-        for value, label in zip(values, detections.labels.tolist(), strict=True):
-            # A target that does not depend on the texts has no gradient there.
-            (gradient,) = torch.autograd.grad(value, tokens, retain_graph=True, materialize_grads=True)
-            row, places = prompt.places[label]
-            # Widened: the channels' products of half-precision networks cancel.
-            products = widened(gradient[row]) * widened(tokens[row].detach())
-            shares.append(products.sum(-1)[places.to(tokens.device)])
-        return tuple(shares)
+            places = [prompt.places[label] for label in detections.labels.tolist()]
+            return [token_values(target(narrowed), tokens, places) for target in targets]
 
     def _needed(self) -> Prompt:
         if self._prompt is None:

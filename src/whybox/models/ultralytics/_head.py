@@ -17,22 +17,26 @@ from whybox.types import MaskLogits
 
 DECODER = "RTDETRDecoder"
 """The class of RT-DETR's head."""
-TURNED, MASKS, KEYPOINTS = "OBB", "Segment", "Pose"
+TURNED, MASKS, KEYPOINTS = "OBB", ("Segment", "YOLOESegment"), "Pose"
 """The classes of the heads that draw turned boxes, masks and keypoints."""
-GIVES = {TURNED: "corners", MASKS: "masks", KEYPOINTS: "keypoints"}
+_GIVES: dict[str | tuple[str, ...], str] = {TURNED: "corners", MASKS: "masks", KEYPOINTS: "keypoints"}
+_PROMPTED = "YOLOEDetect"
+"""The class of YOLOE's heads, which read embeddings of texts or pictures."""
 _GRID = ("shape", "shapes", "anchors", "strides", "valid_mask")
 """What a head keeps of its last pass: the cells' centers and strides, for an input of the same shape."""
 _READ = ("boxes", "scores", "feats")
 """Raw outputs of a head: (1,4*bins,M), (1,K,M), and its input, a map a level."""
-_REFUSED = {
-    "YOLOEDetect": "reads texts or pictures as prompts",
-}
-"""Heads that are not read, by the names of their classes, with what they do."""
 
 
-def is_one(value: object, name: str) -> bool:
-    """Whether an object's class is ultralytics' class of that name, or derived from it."""
-    return any(kind.__name__ == name and kind.__module__.split(".")[0] == "ultralytics" for kind in type(value).__mro__)
+def is_one(value: object, name: str | tuple[str, ...]) -> bool:
+    """Whether an object's class is ultralytics' class of that name, or of one of them, or derived from it."""
+    names = (name,) if isinstance(name, str) else name
+    return any(kind.__name__ in names and kind.__module__.split(".")[0] == "ultralytics" for kind in type(value).__mro__)
+
+
+def beside_boxes(head: Any) -> frozenset[str]:
+    """What a head gives beside boxes: "masks", "keypoints" or "corners"."""
+    return frozenset(part for kind, part in _GIVES.items() if is_one(head, kind))
 
 
 def find_head(network: Any) -> Any:
@@ -43,16 +47,23 @@ def find_head(network: Any) -> Any:
     """
     head = network.model[-1]
     kind = f"ultralytics' {type(network).__name__}"
-    for name, reason in _REFUSED.items():
-        if is_one(head, name):
-            raise WhyboxError(f"{kind} is not supported: its head, {type(head).__name__}, {reason}")
     if is_one(head, DECODER):
         return head
+    if is_one(head, _PROMPTED):
+        _check_prompt(network, head, kind)
     if not is_one(head, "Detect"):
         raise WhyboxError(f"{kind} is no detector: its head is {type(head).__name__}")
     if not hasattr(head, "forward_head"):
         raise WhyboxError("this release of ultralytics is too old: its heads are read from 8.4 on")
     return head
+
+
+def _check_prompt(network: Any, head: Any, kind: str) -> None:
+    """Refuse a YOLOE that has no classes yet, or has them without a prompt: that head drops places, which maps need."""
+    if hasattr(head, "lrpc"):
+        raise WhyboxError(f"{kind} without prompts is not supported: load the one that reads texts, and call set_classes")
+    if getattr(network, "pe", None) is None:
+        raise WhyboxError(f"{kind} has no classes yet: call set_classes(['a bottle', 'a can']) of its YOLOE, then whybox.load")
 
 
 def input_paths(head: Any) -> list[str]:

@@ -11,14 +11,14 @@ from whybox.frame import Frame, Size
 from whybox.models._keypoints import keypoint_names
 from whybox.models._layers import Layer
 from whybox.models._masks import masks_on_image
+from whybox.models.plain._detector import Plain
 from whybox.models.plain._suppression import Suppression
-from whybox.models.plain.family import Plain
 from whybox.models.ultralytics._detections import ranked, suppressed
 from whybox.models.ultralytics._head import (
-    GIVES,
     KEYPOINTS,
     MASKS,
     attached,
+    beside_boxes,
     find_head,
     input_paths,
     is_one,
@@ -96,7 +96,7 @@ class Yolo(Ultralytics):
     "input".
 
     Args:
-        network: A DetectionModel, SegmentationModel, PoseModel, OBBModel or WorldModel.
+        network: A DetectionModel, SegmentationModel, PoseModel, OBBModel or WorldModel, or a YOLOEModel whose classes are set.
         name: For reports; None: the name of its file.
         classes: Names of the score columns; None: the network's own, unless they are mere numbers.
         size: `imgsz` of predict; None: the network's own.
@@ -137,7 +137,7 @@ class Yolo(Ultralytics):
     @property
     def gives(self) -> frozenset[str]:  # type: ignore[override]
         """What every network gives, and masks, keypoints or corners, as its head says."""
-        return frozenset({"candidates", "features", "input", *(part for kind, part in GIVES.items() if is_one(self.head, kind))})
+        return frozenset({"candidates", "features", "input", *beside_boxes(self.head)})
 
     @property
     def keypoints(self) -> Sequence[str]:  # type: ignore[override]

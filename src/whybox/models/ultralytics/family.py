@@ -1,4 +1,4 @@
-"""Ultralytics' detectors: YOLO networks, the boxes of those for other tasks, YOLO-World, and RT-DETR."""
+"""Ultralytics' detectors: YOLO networks, the boxes of those for other tasks, YOLO-World, YOLOE, and RT-DETR."""
 
 import sys
 from contextlib import redirect_stdout

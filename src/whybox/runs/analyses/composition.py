@@ -15,7 +15,7 @@ from whybox.data.captions import WHERE
 from whybox.data.scenes import HELD_OUT_SEED, Scene, draw_scene
 from whybox.ops.similarity import pearson
 from whybox.report.analysis import Measure
-from whybox.report.match import alone
+from whybox.report.texts import alone
 from whybox.runs.analyses.asking import CUT, Answers, Observation, Question, Study
 
 BETWEEN = re.compile(r", | and | left of | right of | in front of | behind ")

@@ -15,7 +15,7 @@ from whybox.data.scenes import CLASSES, HELD_OUT_SEED, Scene, draw_scene
 from whybox.errors import WhyboxError
 from whybox.files import one_line
 from whybox.report.analysis import Measure
-from whybox.report.match import alone
+from whybox.report.texts import alone
 from whybox.runs.analyses.asking import CUT, Answers, Observation, Question, Study
 from whybox.runs.statistics import DRAWS, LEVEL
 

@@ -188,7 +188,7 @@ def _change(image: str, explained: Sequence[Explanation], pair: Pair) -> Change:
 
 def _card(change: Change, explained: Sequence[Explanation], pair: Pair, names: Sequence[str]) -> Card:
     views = [
-        View(f"{name}, {score:.2f}", each.maps[row], each.detections.boxes[row])
+        View(f"{name}, {score:.2f}", each.maps[row], each.detections.boxes[row], shape=each.detections[row])
         for name, each, row, score in zip(names, explained, (pair.first, pair.second), (change.before, change.after), strict=True)
         if row is not None
     ]

@@ -21,6 +21,7 @@ from whybox.prompting import prompted
 from whybox.report.page import Sheet, make_sheet, write_page
 from whybox.targets import class_index
 from whybox.types import Detections, Trace
+from whybox.words import check_words
 
 MOST_ON_PAGE = 40
 """Maximum number of images on the common page: a browser opens larger files only slowly."""
@@ -44,6 +45,7 @@ class Question:
         layer: A layer's name, or several; None: the model's default.
         options: Options of the methods; a method gets those that it has.
         texts: The texts for a model that takes texts.
+        words: Whether what the words of each text weigh is computed, too.
     """
 
     methods: tuple[str, ...] = ()
@@ -57,6 +59,7 @@ class Question:
     layer: str | tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
+    words: bool = False
 
     def __post_init__(self) -> None:
         if self.boxes and self.classes:
@@ -207,6 +210,7 @@ def explain_image(
                 route=question.route,
                 layer=question.layer,
                 name=Path(name).name,
+                words=question.words,
                 **options,
             )
             explanations.append(replace(explanation, seconds={**explanation.seconds, "trace": seconds}))
@@ -313,9 +317,10 @@ def _takes(method: str) -> set[str]:
 def _check_methods(model: Model, question: Question) -> None:
     """Refuse methods, options, targets and classes that cannot work before the first image is read."""
     for method in question.methods:
-        api.make_method(method, model, route=question.route, layer=question.layer, **_options_of(method, question))
+        made = api.make_method(method, model, route=question.route, layer=question.layer, **_options_of(method, question))
         for target in question.targets:
             api.check_target(method, target)
+            check_words(made, model, target, words=question.words, single_words=False)
     for name in question.classes:
         class_index(name, model.classes)
 

@@ -16,6 +16,7 @@ from whybox import api
 from whybox.accuracy.tide import KINDS, MISSED
 from whybox.duplicates import map_vectors
 from whybox.errors import FATAL, reason_of
+from whybox.explanation import Explanation
 from whybox.files import new_folder
 from whybox.model import Model
 from whybox.progress import OnProgress, OnWarning, no_progress
@@ -24,7 +25,7 @@ from whybox.rule import Decision, cosine
 from whybox.runs.mistakes.mistake import Mistake, choose
 from whybox.runs.mistakes.search import Errors, of_image, rounded
 from whybox.truth import DataSet
-from whybox.types import Detections, HeatMaps, Trace
+from whybox.types import Detections, Trace
 
 PAGE = "index.html"
 
@@ -100,19 +101,21 @@ def _cards(
 def _explain(model: Model, method: Any, trace: Trace, mistakes: Sequence[Mistake]) -> list[tuple[Mistake, list[View]]]:
     """The maps of one image's mistakes, with one call per target."""
     requests = [(mistake, *request) for mistake in mistakes for request in mistake.targets()]
-    maps: dict[int, HeatMaps] = {}
+    explained: dict[int, Explanation] = {}
     # One call per target and not per mistake, so that its detections are explained in batches.
     for target in dict.fromkeys(_target(method, wanted) for _, _, wanted, _ in requests):
         rows = [i for i, (_, _, wanted, _) in enumerate(requests) if _target(method, wanted) == target]
         detections = _together([requests[i][1] for i in rows], trace)
-        explained = api.explain(model, trace, method=method, target=target, detections=detections)
-        maps |= {i: explained.maps[place] for place, i in enumerate(rows)}
+        result = api.explain(model, trace, method=method, target=target, detections=detections)
+        explained |= {i: result[place] for place, i in enumerate(rows)}
     views = defaultdict(list)
     for i, (mistake, found, wanted, label) in enumerate(requests):
         side = mistake.worst_side[0]
         # The other box of a pair, on the map of each.
         other = None if mistake.rival is None else (mistake.found if found is mistake.rival else mistake.rival).boxes[0]
-        views[id(mistake)].append(View(_label(label, method, wanted), maps[i], found.boxes[0], side, other))
+        views[id(mistake)].append(
+            View(_label(label, method, wanted), explained[i].maps, found.boxes[0], side, other, explained[i].detections)
+        )
     return [(mistake, views[id(mistake)] or [View("no candidate")]) for mistake in mistakes]
 
 
