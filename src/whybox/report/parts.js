@@ -1,11 +1,10 @@
 /** Parts of the page in scripts beside it, of which those that were used last are kept: a page from disk may fetch nothing else. */
-const makeParts = (folder, most) => {
-  const kept = new Map();
+const makeParts = (() => {
   const waiting = new Map();
   // What the scripts call.
   window.whyboxParts = (name, parts) => waiting.get(name)?.(parts);
 
-  const load = (name) =>
+  const load = (folder, name) =>
     new Promise((take, fail) => {
       const script = document.createElement("script");
       waiting.set(name, take);
@@ -20,19 +19,22 @@ const makeParts = (folder, most) => {
       document.head.append(script);
     });
 
-  /** Part number `index` of a stem whose scripts hold `each` parts. */
-  return async (stem, each, index) => {
-    const name = `${stem}-${Math.floor(index / each)}`;
-    const found = kept.get(name) ?? load(name);
-    kept.delete(name);
-    kept.set(name, found);
-    if (kept.size > most) kept.delete(kept.keys().next().value);
-    try {
-      return (await found)[index % each];
-    } catch (error) {
-      // So that it is tried again.
+  return (folder, most) => {
+    const kept = new Map();
+    /** Part number `index` of a stem whose scripts hold `each` parts. */
+    return async (stem, each, index) => {
+      const name = `${stem}-${Math.floor(index / each)}`;
+      const found = kept.get(name) ?? load(folder, name);
       kept.delete(name);
-      throw error;
-    }
+      kept.set(name, found);
+      if (kept.size > most) kept.delete(kept.keys().next().value);
+      try {
+        return (await found)[index % each];
+      } catch (error) {
+        // So that it is tried again.
+        kept.delete(name);
+        throw error;
+      }
+    };
   };
-};
+})();
