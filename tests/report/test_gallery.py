@@ -127,7 +127,9 @@ def test_nothing_is_fetched(tmp_path):
 
 def test_hostile_names_stay_text(tmp_path):
     hostile = card([View(HOSTILE, spot(4, 6))], title=HOSTILE, sentence=HOSTILE, note=HOSTILE, name=HOSTILE, classes=(HOSTILE,))
-    page = write_gallery([hostile], [Tally("background", HOSTILE, 1, 0.0)], title=HOSTILE, facts=HOSTILE, folder=tmp_path, remarks=[HOSTILE])
+    page = write_gallery(
+        [hostile], [Tally("background", HOSTILE, 1, 0.0)], title=HOSTILE, facts=HOSTILE, folder=tmp_path, remarks=[HOSTILE]
+    )
     parts = Parts(page)
     assert parts.tags.count("script") == 1
     assert not any(value.startswith("x") for tag, name, value in parts.attributes if (tag, name) == ("img", "src"))
@@ -156,5 +158,7 @@ def test_many_cards_lie_beside_the_page_and_are_known_to_it(tmp_path, monkeypatc
     last = json.loads(text[text.index("[") : text.rindex("]") + 1])[1]
     parts = Parts(last)
     assert parts.tags.count("li") == 1
-    assert not {"script", "img"} & {tag for tag, name, value in parts.attributes if value.startswith("x") or name.startswith("on")}
+    assert not {"script", "img"} & {
+        tag for tag, name, value in parts.attributes if value.startswith("x") or name.startswith("on")
+    }
     assert "script" not in parts.tags

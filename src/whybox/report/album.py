@@ -1,4 +1,4 @@
-"""The page of more images than one file should hold: each image lies in a script beside it, and is loaded when it is looked at."""
+"""The page of more images than one file should hold: each lies in a script beside it, and is loaded when it is looked at."""
 
 from pathlib import Path
 from types import TracebackType

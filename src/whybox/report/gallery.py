@@ -318,7 +318,11 @@ def _write_beside(cards: Sequence[Card], numbers: Mapping[str, int], folder: Pat
         for number, card in enumerate(cards, 1):
             parts.add(script_json(fill("card.html", card=card, number=number, numbers=numbers)))
     rows = [
-        [card.kind, [numbers[name] for name in card.classes], " ".join((card.title, card.sentence, card.decision, card.note, card.image))]
+        [
+            card.kind,
+            [numbers[name] for name in card.classes],
+            " ".join((card.title, card.sentence, card.decision, card.note, card.image)),
+        ]
         for card in cards
     ]
     return {"folder": BESIDE, "each": PER_PART, "step": PER_PAGE, "cards": rows}

@@ -21,6 +21,7 @@ from whybox.explanation import Explanation
 from whybox.method_choice import make_method
 from whybox.model import Model
 from whybox.network_state import exclusive
+from whybox.ops.kept_pass import KeptPass, keeping
 from whybox.pictures import page_of, photo_of
 from whybox.prompting import answered, prompted
 from whybox.report.page import Layer, encode_detections, encode_layer, encode_shapes, page_settings, words_of, write_page
@@ -80,6 +81,7 @@ class Desk:
         self.models, self.images, self.texts = dict(models), images, tuple(texts)
         self.traces: Kept[Seen] = Kept(most_bytes)
         self._prompted: dict[Any, Model] = {}
+        self._graph = KeptPass()
 
     def start(self) -> dict[str, Any]:
         """What the page has to know before it shows an image."""
@@ -222,7 +224,7 @@ class Desk:
         kind: Any = registry.named("method", split_spec(ask.method)[0], registry.methods())[1]
         options = {"progress": job.progress} if _reports(kind) else {}
         method = make_method(ask.method, seen.model, layer=ask.layer, **options)
-        with cancellable(job):
+        with cancellable(job), keeping(self._graph):
             return api.explain(
                 seen.model,
                 seen.trace,
