@@ -136,7 +136,7 @@ def test_the_page_of_many_errors(look, narrow, tmp_path, monkeypatch):
     expect(page.locator(".file")).to_have_text(["77.jpg"])
     page.fill("#search", "")
     page.get_by_role("radio", name="missed").check()
-    expect(page.locator("#shown")).to_contain_text("50 shown")
+    expect(page.locator("#shown")).to_contain_text("50 found")
     expect(page.locator(".file").first).to_have_text("1.jpg")
     narrow(page)
     (tmp_path / "cards" / "cards-1.js").unlink()

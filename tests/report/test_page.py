@@ -14,7 +14,8 @@ from PIL import Image
 
 from report.made_up import FRAME, made_up_detections, made_up_maps
 from whybox.report.overlay import at_size
-from whybox.report.page import LONGEST_MAP, Layer, Photo, make_sheet, map_on_image, words_of, write_page
+from whybox.report.page import LONGEST_MAP, Layer, Photo, make_sheet, map_on_image, write_page
+from whybox.report.target_words import words_of
 from whybox.types import Detections, HeatMaps
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\u2028'\""

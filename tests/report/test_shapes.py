@@ -13,8 +13,9 @@ from pycocotools.mask import decode
 from report.made_up import made_up_detections, made_up_maps
 from whybox.explanation import Explanation
 from whybox.pictures import photo_of
-from whybox.report.page import make_sheet, words_of
+from whybox.report.page import make_sheet
 from whybox.report.shapes import draw_shape, limbs_of, outlines
+from whybox.report.target_words import words_of
 
 
 def found_with_shapes():

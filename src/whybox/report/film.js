@@ -1,8 +1,8 @@
 /**
  * The strip of images, of which only those in sight have a button, and the search in their names.
  *
- * images: {id, name}, and a `mark` to show on its picture where there is one. source.thumb(image): the address of its small picture, or a promise of it.
- * source.open(id): called with the image that was chosen.
+ * images: {id, name}, and a `mark` to show on its picture where there is one. source.thumb(image): the address of its small
+ * picture, or a promise of it. source.open(id): called with the image that was chosen.
  */
 const makeFilm = (images, source) => {
   const { make } = heat;
@@ -19,9 +19,12 @@ const makeFilm = (images, source) => {
     listed = words.length ? images.filter(({ name }) => words.every((word) => name.toLowerCase().includes(word))) : images;
     find("found").textContent = words.length ? `${listed.length} of ${images.length}` : `${images.length} images`;
     find("rail").style.width = `${Math.max(1, listed.length) * WIDE}px`;
+    const focused = [...buttons].find(([, button]) => button === document.activeElement)?.[0];
     buttons.clear();
     find("rail").replaceChildren();
     fill();
+    // Whoever goes through the strip by keyboard stays where they are while its order changes.
+    buttons.get(focused)?.focus({ preventScroll: true });
   }
 
   /** Buttons for the images that can be seen, and a few beside them. */

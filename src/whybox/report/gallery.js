@@ -55,7 +55,7 @@
       return;
     }
     if (mine !== turn) return;
-    find("shown").textContent = fits.length ? `${fits.length} shown, ${list.dataset.order}` : "none of these";
+    find("shown").textContent = fits.length ? `${fits.length} ${index ? "found" : "shown"}, ${list.dataset.order}` : "none of these";
     for (const turner of all(".turner")) {
       turner.hidden = fits.length <= step;
       turner.querySelector(".at").textContent = `${from + 1}–${Math.min(from + step, fits.length)} of ${fits.length}`;

@@ -24,7 +24,8 @@ from whybox.network_state import exclusive
 from whybox.ops.kept_pass import KeptPass, keeping
 from whybox.pictures import page_of, photo_of
 from whybox.prompting import answered, prompted
-from whybox.report.page import Layer, encode_detections, encode_layer, encode_shapes, page_settings, words_of, write_page
+from whybox.report.page import Layer, encode_detections, encode_layer, encode_shapes, page_settings, write_page
+from whybox.report.target_words import words_of
 from whybox.selection import choose
 from whybox.specs import split_spec
 from whybox.targets import COMBINED, TARGETS
