@@ -1,5 +1,6 @@
 """Two models' detections of one image: which belong together, how their scores differ, and how alike their maps are."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,11 @@ SAME_OBJECT = 0.5
 """From this IoU on, two detections of one class may be of one object."""
 CELLS = 64
 """Maps are compared as means over a grid with this many cells along the image's longer side."""
+KINDS = {
+    "lost": "found before, and not after",
+    "new": "found after, and not before",
+    "kept": "found by both: its score or its map has moved",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,38 @@ class Pair:
     second: int | None
     iou: float = float("nan")
     correlation: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Change:
+    """An object as the two models see it.
+
+    Attributes:
+        image: The image's name.
+        kind: One of `KINDS`.
+        name: The class.
+        before: The first model's score; NaN where it did not find it.
+        after: The second model's score; NaN where it did not find it.
+        iou: Of the two boxes.
+        correlation: Pearson's, of the two maps.
+    """
+
+    image: str
+    kind: str
+    name: str
+    before: float
+    after: float
+    iou: float
+    correlation: float
+
+    @property
+    def size(self) -> float:
+        """How large the change is: 2 and the score where one model alone found it, else what the scores and the correlation of
+        the maps have lost."""
+        if self.kind != "kept":
+            return 2 + (self.after if self.kind == "new" else self.before)
+        unlike = 0.0 if math.isnan(self.correlation) else 1 - self.correlation
+        return abs(self.after - self.before) + unlike
 
 
 def match_detections(first: Detections, second: Detections, names: tuple[Sequence[str], Sequence[str]]) -> list[Pair]:
@@ -74,6 +112,31 @@ def compare_explained(first: Explained, second: Explained) -> list[Pair]:
         pair if pair.first is None or pair.second is None else Pair(pair.first, pair.second, pair.iou, next(values))
         for pair in pairs
     ]
+
+
+def changes_of(image: str, first: Explained, second: Explained) -> list[tuple[Pair, Change]]:
+    """What two models see differently in an image.
+
+    Args:
+        image: The image's name.
+        first: The first model's explanation.
+        second: The second model's, with the same method and target.
+
+    Returns:
+        Each matched pair with what it says, the largest change first.
+    """
+    changes = [(pair, _change(image, (first, second), pair)) for pair in compare_explained(first, second)]
+    return sorted(changes, key=lambda entry: -entry[1].size)
+
+
+def _change(image: str, explained: tuple[Explained, Explained], pair: Pair) -> Change:
+    before, after = (
+        math.nan if row is None else float(each.detections.scores[row])
+        for each, row in zip(explained, (pair.first, pair.second), strict=True)
+    )
+    kind = "new" if pair.first is None else "lost" if pair.second is None else "kept"
+    name = explained[1].names[pair.second or 0] if pair.first is None else explained[0].names[pair.first]
+    return Change(image, kind, name, before, after, pair.iou, pair.correlation)
 
 
 def _cells(explained: Explained, rows: Sequence[int]) -> Tensor:

@@ -289,10 +289,11 @@ def _code(code: CodeType) -> Any:
 
 def _numbers(found: Mapping[int, torch.Tensor]) -> tuple[Any, ...]:
     """The tensors' versions, and a checksum for each device and kind of number."""
-    # Offloaded weights lie on "meta" and are other tensors after every pass: only their shapes can be compared.
-    versions = tuple(_version(tensor) for tensor in found.values())
     groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
-    with torch.inference_mode(False), torch.no_grad():
+    # Under somebody's TorchFunctionMode every look at a tensor would be a call of it, which takes longer than all the rest.
+    with torch.inference_mode(False), torch.no_grad(), torch._C.DisableTorchFunction():
+        # Offloaded weights lie on "meta" and are other tensors after every pass: only their shapes can be compared.
+        versions = tuple(_version(tensor) for tensor in found.values())
         for tensor in found.values():
             if tensor.numel() and tensor.device.type != "meta" and tensor.layout is torch.strided and not tensor.is_quantized:
                 groups.setdefault((tensor.device, tensor.dtype), []).append(_sample(tensor.detach()))

@@ -1,14 +1,18 @@
 """The viewer, clicked through in a real browser: its console stays empty, and no request leaves the page."""
 
 import json
+import re
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 from PIL import Image
 
 import whybox
 from whybox.data.scenes import draw_scene
 from whybox.viewer.view import viewing
+
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 
 MANY = 10_000
 
@@ -26,8 +30,11 @@ class Scenes:
 
 @pytest.fixture(scope="module")
 def address(browser):
-    scenes = whybox.load("whybox/scenes")
-    with viewing({"before": scenes, "after": scenes, "clip": whybox.load("whybox/scenes-clip")}, Scenes()) as served:
+    scenes, after = whybox.load("whybox/scenes"), whybox.load("whybox/scenes")
+    with torch.no_grad():
+        # The class "house" is no longer found.
+        after.network.head.classification_head.cls_logits.bias[4] = -20
+    with viewing({"before": scenes, "after": after, "clip": whybox.load("whybox/scenes-clip")}, Scenes()) as served:
         yield served
 
 
@@ -50,8 +57,6 @@ def page(browser, address):
 
 def says(page, place, words):
     """Wait until an element's text holds some words."""
-    from playwright.sync_api import expect
-
     expect(page.locator(place)).to_contain_text(words, timeout=60_000)
 
 
@@ -134,6 +139,30 @@ def test_texts_and_two_models_side_by_side(page):
     words = page.locator("#words .word").evaluate_all("nodes => nodes.map((node) => node.firstChild.textContent)")
     assert words == ["a", "red", "car"]
     assert page.locator("#list b").all_inner_texts() == ["a red car", "a dog"]
+
+
+def test_the_biggest_changes_of_two_models_come_first(page):
+    page.select_option("#pick-other", "after")
+    page.click("#changes-first")
+    expect(page.locator("#changes-says")).to_have_text(re.compile(rf"^([3-9]|\d\d+) of {MANY} compared"), timeout=60_000)
+    page.click("#changes-stop")
+    says(page, "#changes-stop", "Go on")
+    stopped = page.inner_text("#changes-says")
+    marks = [float(mark) for mark in page.locator("#rail em").all_inner_texts()]
+    assert len(marks) >= 3
+    assert marks == sorted(marks, reverse=True)
+    assert marks[0] > 2 > marks[-1]
+    first = page.locator("#rail button").first.get_attribute("title")
+    page.click("#rail button")
+    says(page, "#photo-name", first)
+    says(page, "#pairs", "house")
+    assert page.inner_text("#changes-says") == stopped
+    page.click("#changes-stop")
+    expect(page.locator("#changes-says")).not_to_have_text(stopped, timeout=60_000)
+    page.click("#changes-first")
+    assert page.locator("#rail em").count() == 0
+    assert page.locator("#rail button").first.get_attribute("title") == "mixed-0.png"
+    assert page.inner_text("#changes-says") == ""
 
 
 def test_pictures_are_added_and_what_is_seen_is_taken_away(page, tmp_path):

@@ -1,5 +1,6 @@
 """The page of mistakes: cuts, boxes and maps where they belong, nothing fetched, safe with any name."""
 
+import json
 import math
 import re
 from base64 import b64decode
@@ -13,6 +14,7 @@ from PIL import Image
 
 from report.test_page import HOSTILE, Parts
 from whybox.frame import Frame
+from whybox.report import gallery
 from whybox.report.gallery import WIDTH, Tally, View, close_up, make_card, write_gallery
 from whybox.types import Detections, HeatMaps
 
@@ -78,21 +80,21 @@ def test_the_map_is_bright_where_its_spot_is():
     assert changed[:60, :60].max() < 20
 
 
-def test_a_peak_outside_the_cut_is_told():
+def test_a_peak_outside_the_cut_is_told(tmp_path):
     box = torch.tensor([45.0, 30, 80, 60])
     assert not card().pictures[0].peak_outside
     assert card([View("why", spot(0, 0), box)]).pictures[0].peak_outside
     assert card([View("why", spot(0, 0, -1.0), box)]).pictures[0].peak_outside
     assert not card([View("why", spot(0, 0, 0.0), box)]).pictures[0].peak_outside
-    page = write_gallery([card([View("why", spot(0, 0), box)])], TALLIES, title="t", facts="f")
+    page = write_gallery([card([View("why", spot(0, 0), box)])], TALLIES, title="t", facts="f", folder=tmp_path)
     assert "peak outside this crop" in page
 
 
-def test_a_card_without_map_or_truth():
-    page = write_gallery([card([View("no candidate")])], TALLIES, title="t", facts="f")
+def test_a_card_without_map_or_truth(tmp_path):
+    page = write_gallery([card([View("no candidate")])], TALLIES, title="t", facts="f", folder=tmp_path)
     assert '<img class="heat"' not in page
     assert page.count('<rect class="truth"') == 1
-    assert '<rect class="truth"' not in write_gallery([card(truth=None)], TALLIES, title="t", facts="f")
+    assert '<rect class="truth"' not in write_gallery([card(truth=None)], TALLIES, title="t", facts="f", folder=tmp_path)
 
 
 def test_large_and_odd_images_stay_small():
@@ -104,8 +106,8 @@ def test_large_and_odd_images_stay_small():
     assert min(pixels(tiny.plain).shape[:2]) >= 1
 
 
-def test_counts_gains_and_filters():
-    page = write_gallery([card(), card(classes=("cat", "dog"))], TALLIES, title="3 errors", facts="model")
+def test_counts_gains_and_filters(tmp_path):
+    page = write_gallery([card(), card(classes=("cat", "dog"))], TALLIES, title="3 errors", facts="model", folder=tmp_path)
     assert "<output>3</output>" in page
     assert "<output>+2.0</output>" in page
     assert page.count("<output>+") == 1
@@ -114,8 +116,8 @@ def test_counts_gains_and_filters():
     assert re.findall(r'<option value="(\d*)">(\w+)', page) == [("", "all"), ("0", "cat"), ("1", "dog")]
 
 
-def test_nothing_is_fetched():
-    page = write_gallery([card(), card()], TALLIES, title="t", facts="f", remarks=["one"])
+def test_nothing_is_fetched(tmp_path):
+    page = write_gallery([card(), card()], TALLIES, title="t", facts="f", folder=tmp_path, remarks=["one"])
     for tag, name, value in Parts(page).attributes:
         if name in ("src", "href", "srcset", "data", "action"):
             assert value.startswith("data:"), (tag, name, value[:60])
@@ -124,22 +126,24 @@ def test_nothing_is_fetched():
     assert "default-src 'none'; img-src data:;" in page
 
 
-def test_hostile_names_stay_text():
+def test_hostile_names_stay_text(tmp_path):
     hostile = card([View(HOSTILE, spot(4, 6))], title=HOSTILE, sentence=HOSTILE, note=HOSTILE, name=HOSTILE, classes=(HOSTILE,))
-    page = write_gallery([hostile], [Tally("background", HOSTILE, 1, 0.0)], title=HOSTILE, facts=HOSTILE, remarks=[HOSTILE])
+    page = write_gallery(
+        [hostile], [Tally("background", HOSTILE, 1, 0.0)], title=HOSTILE, facts=HOSTILE, folder=tmp_path, remarks=[HOSTILE]
+    )
     parts = Parts(page)
     assert parts.tags.count("script") == 1
     assert not any(value.startswith("x") for tag, name, value in parts.attributes if (tag, name) == ("img", "src"))
     assert not any(name.startswith("on") for _, name, _ in parts.attributes)
 
 
-def test_no_errors_at_all():
-    page = write_gallery([], [Tally("background", "", 0, 0.0)], title="0 errors", facts="f")
+def test_no_errors_at_all(tmp_path):
+    page = write_gallery([], [Tally("background", "", 0, 0.0)], title="0 errors", facts="f", folder=tmp_path)
     assert "No error to show." in page
     assert "</html>" in page
 
 
-def test_masks_keypoints_and_turned_boxes_are_drawn_as_paths():
+def test_masks_keypoints_and_turned_boxes_are_drawn_as_paths(tmp_path):
     one = Detections(torch.tensor([[45.0, 30, 80, 60]]), torch.ones(1), torch.zeros(1).long(), torch.zeros(1).long())
     mask = torch.zeros(1, *SIZE, dtype=torch.bool)
     mask[0, 30:50, 50:70] = True
@@ -160,8 +164,29 @@ def test_masks_keypoints_and_turned_boxes_are_drawn_as_paths():
     points = picture(keypoints=torch.tensor([[[50.0, 40, 1], [60, 45, 1]]]))
     assert points.dots == f"M{50 - left:.1f} {40 - top:.1f}h0M{60 - left:.1f} {45 - top:.1f}h0"
     assert points.lines == picture().dots == ""
-    page = write_gallery(
-        [card([View("a", None, one.boxes[0], shape=replace(one, corners=corners))])], TALLIES, title="t", facts="f"
-    )
+    cards = [card([View("a", None, one.boxes[0], shape=replace(one, corners=corners))])]
+    page = write_gallery(cards, TALLIES, title="t", facts="f", folder=tmp_path)
     assert '<path class="found" d="M' in page
     assert '<rect class="found"' not in page
+
+
+def test_many_cards_lie_beside_the_page_and_are_known_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "MOST_IN_FILE", 9)
+    hostile = card(title=HOSTILE, sentence=HOSTILE, note=HOSTILE, name=HOSTILE, classes=(HOSTILE, "cat"))
+    cards = [card(name=f"{i}.jpg") for i in range(9)]
+    assert "one file" in write_gallery(cards, TALLIES, title="t", facts="f", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    page = Parts(write_gallery([*cards, hostile], TALLIES, title="t", facts="f", folder=tmp_path))
+    known = json.loads(dict(page.scripts)["index"])["cards"]
+    assert (len(known), known[3]) == (10, ["background", [1], "cat Nothing is here.   3.jpg"])
+    assert page.tags.count("li") == 0
+    assert sorted(path.name for path in (tmp_path / "cards").iterdir()) == ["cards-0.js", "cards-1.js"]
+    text = (tmp_path / "cards" / "cards-1.js").read_text()
+    assert text.startswith('whyboxParts("cards-1",[')
+    last = json.loads(text[text.index("[") : text.rindex("]") + 1])[1]
+    parts = Parts(last)
+    assert parts.tags.count("li") == 1
+    assert not {"script", "img"} & {
+        tag for tag, name, value in parts.attributes if value.startswith("x") or name.startswith("on")
+    }
+    assert "script" not in parts.tags

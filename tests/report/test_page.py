@@ -163,7 +163,7 @@ def test_coarse_maps_keep_about_their_own_cells(photo):
 def test_any_name_is_only_text(photo):
     page = write_page([photo(names=(HOSTILE, HOSTILE), name=HOSTILE, model=HOSTILE, notes=[HOSTILE] * 3), photo()])
     parts = Parts(page)
-    assert len(parts.scripts) == 4
+    assert len(parts.scripts) == 5
     assert "alert(1)" not in parts.scripts[-1][1]
     assert not [name for _, name, _ in parts.attributes if name.startswith("on")]
     first = parts.photos()[0]
@@ -186,9 +186,10 @@ def test_no_detection_is_a_page_too(photo):
 def test_several_images_have_a_chooser_and_one_has_none(photo):
     page = write_page([photo(name=f"{i}.jpg") for i in range(3)], remark="2 more are elsewhere")
     assert len(Parts(page).photos()) == 3
-    assert page.count("data-photo=") == 3
+    images = json.loads(dict(Parts(page).scripts)["images"])["images"]
+    assert [name for name, _ in images] == ["0.jpg", "1.jpg", "2.jpg"]
     assert "2 more are elsewhere" in page
-    assert "data-photo=" not in write_page([photo()])
+    assert 'id="film"' not in write_page([photo()])
     with pytest.raises(ValueError, match="at least one"):
         write_page([])
 

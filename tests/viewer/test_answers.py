@@ -9,6 +9,7 @@ import torch
 import whybox
 from report.test_page import Parts, decode
 from viewer.asking import Asking, desk_of
+from whybox.drift import changes_of
 from whybox.report.overlay import at_size
 from whybox.viewer.desk import FLOOR
 from whybox.web.uploads import FORMATS
@@ -106,6 +107,23 @@ def test_a_model_beside_itself(detector, pictures, worker):
     for pair in told["pairs"]:
         assert pair["first"] is not None
         assert (pair["iou"], pair["correlation"]) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_the_largest_change_of_an_image_is_that_of_whybox_drift(detector, pictures, worker):
+    after = whybox.load("whybox/scenes")
+    with torch.no_grad():
+        # The class "tree", which is in the first picture alone, is no longer found.
+        after.network.head.classification_head.cls_logits.bias[3] = -20
+    asking = Asking(desk_of({"scenes": detector, "after": after}, *pictures), worker)
+    question = {"other": "after", "method": "odam", "target": "score", "threshold": 0.5}
+    explained = [whybox.explain(model, pictures[0], score_threshold=0.5) for model in (detector, after)]
+    expected = changes_of("", *explained)[0][1]
+    status, told = asking.ask("change", **question)
+    assert (status, told["size"]) == (200, pytest.approx(expected.size, abs=1e-4))
+    assert expected.kind == "lost"
+    assert asking.ask("change", **{**question, "image": "1"})[1]["size"] < 1
+    # A walk over a folder pushes out nothing that somebody looks at.
+    assert len(asking.desk.traces) == 0
 
 
 def test_what_is_taken_away(asking, detector, pictures):

@@ -28,8 +28,9 @@ def drift(
     """Compare two models on images: what one alone finds, and how scores and maps of the others moved, largest changes first."""
     folder = out or free_folder("whybox-drift")
 
+    from whybox.drift import KINDS
     from whybox.files import check_new_folder
-    from whybox.runs.drifts.drift import KINDS, PAGE, find_drift
+    from whybox.runs.drifts.drift import PAGE, find_drift
     from whybox.viewer.images import open_images
 
     # Refused now, before the models are loaded.

@@ -27,8 +27,20 @@ def render(template: str, *, styles: str, script: str, **values: Any) -> str:
         The page as HTML.
     """
     # Style and script are files of this package, so they are not escaped.
-    page = _environment().get_template(template)
-    return str(page.render(css=Markup(_text(styles)), js=Markup(_text(script)), version=version_of("whybox"), **values))
+    return fill(template, css=Markup(_text(styles)), js=Markup(_text(script)), version=version_of("whybox"), **values)
+
+
+def fill(template: str, **values: Any) -> str:
+    """Render a file of this folder, which may be a part of a page.
+
+    Args:
+        template: The Jinja template.
+        **values: Its values; text among them is escaped.
+
+    Returns:
+        HTML.
+    """
+    return str(_environment().get_template(template).render(**values))
 
 
 def data_url(picture: Image.Image, quality: int = 82) -> str:

@@ -1,13 +1,19 @@
-"""The page of a detector's errors: their number by type, and a card with heat maps for each. Nothing is fetched."""
+"""The page of a detector's errors: their number by type, and a card with heat maps for each. Nothing is fetched.
 
-from collections.abc import Sequence
+The cards of a large page lie in scripts beside it, and are loaded when the reader comes to them.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from whybox.report.document import data_url, render
+from whybox.report.document import data_url, fill, render, script_json
 from whybox.report.overlay import overlay, picture_of
+from whybox.report.parts import Parts
 from whybox.report.shapes import path_of, strokes_of
 from whybox.types import Detections, HeatMaps
 
@@ -16,6 +22,13 @@ WIDTH = 400
 LONGEST_DRAWN = 2400
 """The largest longer side in pixels to which an image is enlarged before a card's part is cropped."""
 QUALITY = 78
+MOST_IN_FILE = 300
+"""Cards that the page itself holds, in at most 15 MB; the cards of a larger one lie beside it."""
+PER_PART = 8
+"""Cards in a script: those of one page of a filtered list are all over the scripts, and a script is loaded as a whole."""
+PER_PAGE = 48
+BESIDE = "cards"
+"""The folder beside the page."""
 
 Box = tuple[float, float, float, float]
 
@@ -252,6 +265,7 @@ def write_gallery(
     *,
     title: str,
     facts: str,
+    folder: Path,
     remarks: Sequence[str] = (),
     kinds: str = "error type",
     order: str = "highest scores first",
@@ -264,6 +278,7 @@ def write_gallery(
         tallies: The number of errors of each type.
         title: The heading.
         facts: A line on model, data and settings.
+        folder: Where the page will lie: more than `MOST_IN_FILE` cards are written into a folder in it.
         remarks: Further lines.
         kinds: What the cards are counted by.
         order: The order of the cards, in words.
@@ -273,6 +288,9 @@ def write_gallery(
         The page as HTML.
     """
     classes = sorted({name for card in cards for name in card.classes})
+    # By number: a name with a space in it would be two words in the attribute that the script searches.
+    numbers = {name: number for number, name in enumerate(classes)}
+    index = _write_beside(cards, numbers, folder / BESIDE) if len(cards) > MOST_IN_FILE else None
     return render(
         "gallery.html",
         styles="gallery.css",
@@ -280,7 +298,9 @@ def write_gallery(
         title=title,
         facts=facts,
         remarks=remarks,
-        cards=cards,
+        cards=[] if index else cards,
+        index=None if index is None else script_json(index),
+        beside=BESIDE if index else "",
         classes=classes,
         kinds=kinds,
         order=order,
@@ -289,11 +309,30 @@ def write_gallery(
         truths=any(card.truth for card in cards),
         edges=any(picture.edge for card in cards for picture in card.pictures),
         pairs=any(picture.other for card in cards for picture in card.pictures),
-        # By number: a name with a space in it would be two words in the attribute that the script searches.
-        numbers={name: number for number, name in enumerate(classes)},
+        numbers=numbers,
         tallies=tallies,
         most=max((tally.count for tally in tallies), default=0) or 1,
         # NaN differs from itself: gains that are not known are left out.
         largest=max((tally.gain for tally in tallies if tally.gain == tally.gain), default=0.0) or 1.0,
         shown={tally.kind: sum(card.kind == tally.kind for card in cards) for tally in tallies},
     )
+
+
+def _write_beside(cards: Sequence[Card], numbers: Mapping[str, int], folder: Path) -> dict[str, Any]:
+    """Write the cards into scripts.
+
+    Returns:
+        What the page has to know of them: enough to filter and to search, without loading one.
+    """
+    with Parts(folder, "cards", PER_PART) as parts:
+        for number, card in enumerate(cards, 1):
+            parts.add(script_json(fill("card.html", card=card, number=number, numbers=numbers)))
+    rows = [
+        [
+            card.kind,
+            [numbers[name] for name in card.classes],
+            " ".join((card.title, card.sentence, card.decision, card.note, card.image)),
+        ]
+        for card in cards
+    ]
+    return {"folder": BESIDE, "each": PER_PART, "step": PER_PAGE, "cards": rows}

@@ -5,7 +5,7 @@
   const start = await (await fetch("api/start")).json();
   const models = new Map(start.models.map((model) => [model.name, model]));
   const asked = { image: null, model: start.models[0].name, other: "", texts: start.texts };
-  const view = makeView(start.page, { move, turn: (target) => choose({ target }), changed });
+  const view = makeView(start.page, { move: (by) => film.move(by), turn: (target) => choose({ target }), changed });
 
   // ---- asking ---------------------------------------------------------------------------------------------------
 
@@ -71,67 +71,17 @@
 
   // ---- images ---------------------------------------------------------------------------------------------------
 
-  const WIDE = 122;
   /** The timer of the next question about maps. */
   let soon = null;
   const images = start.names.map((name, index) => ({ id: String(index), name }));
-  let listed = images;
-  const buttons = new Map();
+  const film = makeFilm(images, { thumb: ({ id }) => `thumb/${id}`, open: openImage });
+  const changes = makeChanges({ ask, trouble, settings: compared, images: () => images, order: (order) => film.lay(order ?? images) });
 
-  function layFilm() {
-    const words = find("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-    listed = words.length ? images.filter(({ name }) => words.every((word) => name.toLowerCase().includes(word))) : images;
-    find("found").textContent = words.length ? `${listed.length} of ${images.length}` : `${images.length} images`;
-    find("rail").style.width = `${Math.max(1, listed.length) * WIDE}px`;
-    buttons.clear();
-    find("rail").replaceChildren();
-    fillFilm();
-  }
-
-  /** Buttons for the images that can be seen, and a few beside them. */
-  function fillFilm() {
-    const film = find("film");
-    const first = Math.max(0, Math.floor(film.scrollLeft / WIDE) - 4);
-    const near = listed.slice(first, first + Math.ceil(film.clientWidth / WIDE) + 8);
-    const ids = new Set(near.map(({ id }) => id));
-    for (const [id, button] of buttons) {
-      if (ids.has(id)) continue;
-      button.remove();
-      buttons.delete(id);
-    }
-    near.forEach((image, i) => {
-      if (!buttons.has(image.id)) buttons.set(image.id, layThumb(image, first + i));
-    });
-    for (const [id, button] of buttons) button.setAttribute("aria-current", String(id === asked.image));
-  }
-
-  function layThumb({ id, name }, place) {
-    const picture = make("img", { alt: "", src: `thumb/${id}` });
-    picture.addEventListener("error", () => picture.classList.add("broken"));
-    const button = make("button", { type: "button", title: name }, picture, make("span", { textContent: name }));
-    button.style.left = `${place * WIDE}px`;
-    button.addEventListener("click", () => openImage(id));
-    // In the order of the images, so that Tab goes through them as they lie.
-    const after = [...find("rail").children].find((other) => parseFloat(other.style.left) > place * WIDE);
-    find("rail").insertBefore(button, after ?? null);
-    return button;
-  }
-
-  function revealThumb() {
-    const place = listed.findIndex(({ id }) => id === asked.image);
-    const film = find("film");
-    if (place >= 0) {
-      const [left, right] = [place * WIDE, (place + 1) * WIDE];
-      film.scrollLeft += Math.min(0, left - film.scrollLeft) + Math.max(0, right - film.scrollLeft - film.clientWidth);
-    }
-    fillFilm();
-  }
-
-  function move(by) {
-    if (!listed.length) return;
-    const at = listed.findIndex(({ id }) => id === asked.image);
-    const next = at < 0 ? (by > 0 ? 0 : listed.length - 1) : (at + by + listed.length) % listed.length;
-    openImage(listed[next].id);
+  /** What two models are compared by over all images. */
+  function compared() {
+    const { model, other, texts } = asked;
+    const { method, target, threshold } = view.state;
+    return { model, other, texts, method, target, threshold: threshold ?? 0 };
   }
 
   /** Photos with their maps, those that were looked at last. */
@@ -145,7 +95,7 @@
   async function openImage(id) {
     asked.image = id;
     clearTimeout(soon);
-    revealThumb();
+    film.show(id);
     history.replaceState(null, "", `#${id}`);
     const key = photoKey();
     let photo = photos.get(key);
@@ -180,7 +130,8 @@
       if (!answer.ok) throw new Error(told.error);
       images.unshift({ id: told.image, name: told.name });
       find("search").value = "";
-      layFilm();
+      changes.leave(asked.other);
+      film.lay();
       await openImage(told.image);
     } catch (error) {
       trouble(error);
@@ -272,6 +223,7 @@
     if (!others.includes(asked.other)) asked.other = "";
     find("pick-other").replaceChildren(option("", "none"), ...others.map((name) => option(name)));
     find("pick-other").value = asked.other;
+    changes.leave(asked.other);
     find("pick-method").replaceChildren(...model().methods.map(({ name, title }) => option(name, title)));
     find("pick-layer").replaceChildren(option("", "the model's own choice"), ...model().layers.map((name) => option(name)));
     find("asking").hidden = !model().takes_text;
@@ -493,10 +445,8 @@
   }
 
   async function compare(key) {
-    const { image, model, other, texts } = asked;
-    const { method, target, threshold } = view.state;
     try {
-      const told = await ask("compare", { image, model, other, texts, method, target, threshold: threshold ?? 0 });
+      const told = await ask("compare", { image: asked.image, ...compared() });
       if (key !== besideKey) return;
       beside = told;
       for (const map of told.layer.maps) map.values = unfold(map);
@@ -581,10 +531,6 @@
   const again = () => asked.image !== null && openImage(asked.image);
 
   function listen() {
-    find("search").addEventListener("input", layFilm);
-    find("search").addEventListener("keydown", (event) => event.key === "Enter" && listed.length && openImage(listed[0].id));
-    find("film").addEventListener("scroll", fillFilm, { passive: true });
-    new ResizeObserver(fillFilm).observe(find("film"));
     find("upload").addEventListener("change", (event) => {
       upload(event.target.files[0]);
       event.target.value = "";
@@ -599,6 +545,7 @@
     });
     find("pick-other").addEventListener("change", (event) => {
       asked.other = event.target.value;
+      changes.leave(asked.other);
       if (view.photo()) view.show();
     });
     find("pick-target").addEventListener("change", ({ target: { value } }) => choose({ target: value === CONTRAST ? CONTRAST + another() : value }));
@@ -637,17 +584,10 @@
 
   function key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input, select, textarea")) return;
-    const moves = {
-      "/": () => find("search").focus(),
-      b: () => {
-        if (find("drawing").hidden) return;
-        find("drawing").open = true;
-        corners()[0].focus();
-      },
-    };
-    if (!moves[event.key]) return;
+    if (event.key !== "b" || find("drawing").hidden) return;
     event.preventDefault();
-    moves[event.key]();
+    find("drawing").open = true;
+    corners()[0].focus();
   }
 
   find("threshold").min = String(start.floor);
@@ -655,7 +595,6 @@
   layModels();
   drawOn(find("stage"));
   listen();
-  layFilm();
   const wanted = decodeURIComponent(location.hash.slice(1));
   const first = images.some(({ id }) => id === wanted) ? wanted : images[0]?.id;
   if (first !== undefined) openImage(first);

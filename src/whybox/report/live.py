@@ -5,7 +5,7 @@ from whybox.report.document import render, texts_of
 
 def live_page() -> str:
     """The page as HTML; it takes its style and its script from "live.css" and "live.js" beside it."""
-    return render("live.html", styles="page.css", script="heat.js", live=True, photos=(), remark="")
+    return render("live.html", styles="page.css", script="heat.js", live=True, images=None, remark="")
 
 
 def live_style() -> str:
@@ -15,4 +15,4 @@ def live_style() -> str:
 
 def live_script() -> str:
     """Its script."""
-    return texts_of("heat.js", "shapes.js", "view.js", "live.js")
+    return texts_of("heat.js", "shapes.js", "view.js", "film.js", "changes.js", "live.js")

@@ -1,20 +1,26 @@
-/** The static page: its images stand in it. */
+/** The static page: its images stand in it, or in scripts beside it. */
 (() => {
-  const settings = JSON.parse(document.getElementById("page").textContent);
+  const read = (id) => JSON.parse(document.getElementById(id)?.textContent ?? "null");
+  const told = read("images");
   const bodies = [...document.querySelectorAll("script.photo")];
-  const film = document.getElementById("film");
-  const buttons = film ? [...film.querySelectorAll("button")] : [];
-  const several = bodies.length > 1;
-  const view = makeView(settings, { move: several ? (by) => open((here + by + bodies.length) % bodies.length) : null });
-  let here = 0;
+  const photos = told?.folder ? makeParts(told.folder, 24) : null;
+  const thumbs = told?.folder ? makeParts(told.folder, 24) : null;
+  const images = told?.images.map(([name, thumb], index) => ({ id: String(index), name, thumb }));
+  const film = images ? makeFilm(images, { thumb: (image) => image.thumb ?? thumbs("thumbs", told.each, Number(image.id)), open }) : null;
+  const view = makeView(read("page"), { move: film?.move });
+  let wanted = null;
 
-  function open(index) {
-    here = index;
-    view.open(JSON.parse(bodies[index].textContent));
-    buttons.forEach((button, i) => button.setAttribute("aria-current", String(i === index)));
-    if (film) view.reveal(film, buttons[index]);
+  async function open(id) {
+    wanted = id;
+    film?.show(id);
+    try {
+      const photo = photos ? await photos("image", 1, Number(id)) : JSON.parse(bodies[Number(id)].textContent);
+      // Meanwhile another one was chosen.
+      if (wanted === id) view.open(photo);
+    } catch (error) {
+      document.getElementById("meaning").textContent = error.message;
+    }
   }
 
-  buttons.forEach((button, i) => button.addEventListener("click", () => open(i)));
-  open(0);
+  open("0");
 })();

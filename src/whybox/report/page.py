@@ -129,6 +129,25 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
     if not sheets:
         raise ValueError("a page needs at least one photo")
     title = title or (sheets[0].name if len(sheets) == 1 else f"{len(sheets)} images")
+    images = {"images": [[sheet.name, sheet.thumb] for sheet in sheets]} if len(sheets) > 1 else None
+    return render_page(title, images, [sheet.body for sheet in sheets], remark=remark)
+
+
+def render_page(
+    title: str, images: Mapping[str, Any] | None, bodies: Sequence[str] = (), *, beside: str = "", remark: str = ""
+) -> str:
+    """Render the page around images that are made ready.
+
+    Args:
+        title: The heading.
+        images: What the strip of images shows; None where there is a single one.
+        bodies: The images, as in `Sheet`; none where they lie in the folder `beside`.
+        beside: A folder's name.
+        remark: A line above the first image.
+
+    Returns:
+        The page as HTML.
+    """
     return render(
         "page.html",
         styles="page.css",
@@ -136,8 +155,10 @@ def write_page(photos: Iterable[Photo | Sheet], *, title: str = "", remark: str 
         title=title,
         remark=remark,
         page=script_json(page_settings()),
+        images=None if images is None else script_json(images),
         # Escaped already, by `script_json`: escaped twice, it would be no JSON.
-        photos=[{"name": sheet.name, "thumb": sheet.thumb, "body": Markup(sheet.body)} for sheet in sheets],
+        bodies=[Markup(body) for body in bodies],
+        beside=beside,
     )
 
 

@@ -14,13 +14,14 @@ from whybox import api, registry
 from whybox.attention import grounding
 from whybox.catalog import list_targets
 from whybox.data.images import read_image
-from whybox.drift import compare_explained
+from whybox.drift import changes_of
 from whybox.errors import WhyboxError
 from whybox.explained import class_name
 from whybox.explanation import Explanation
 from whybox.method_choice import make_method
 from whybox.model import Model
 from whybox.network_state import exclusive
+from whybox.ops.kept_pass import KeptPass, keeping
 from whybox.pictures import page_of, photo_of
 from whybox.prompting import answered, prompted
 from whybox.report.page import Layer, encode_detections, encode_layer, encode_shapes, page_settings, write_page
@@ -81,6 +82,7 @@ class Desk:
         self.models, self.images, self.texts = dict(models), images, tuple(texts)
         self.traces: Kept[Seen] = Kept(most_bytes)
         self._prompted: dict[Any, Model] = {}
+        self._graph = KeptPass()
 
     def start(self) -> dict[str, Any]:
         """What the page has to know before it shows an image."""
@@ -135,36 +137,31 @@ class Desk:
 
     def compare(self, ask: Ask, job: Job) -> dict[str, Any]:
         """Both models' detections of an image, matched, with the correlation of their maps; the largest changes first."""
-        seen = [self._see(ask, self._model(ask, name), name) for name in (ask.model, ask.other)]
-        methods = [make_method(ask.method, each.model, layer=None) for each in seen]
-        chosen = [each.detections.scores >= ask.threshold for each in seen]
-        rows = [keep.nonzero()[:, 0].tolist() for keep in chosen]
-        explained = []
-        for i, each in enumerate(seen):
-            job.progress(i, 2)
-            explained.append(
-                api.explain(each.model, each.trace, method=methods[i], target=ask.target, detections=each.detections[chosen[i]])
-            )
-        pairs = compare_explained(*explained)
-        layer = Layer(ask.method, ask.target, explained[1].maps)
-        told = [
+        first, second = self._both(ask, job)
+        # The page counts all detections that it knows, those below the threshold included.
+        rows = (self._see(ask, self._model(ask)).detections.scores >= ask.threshold).nonzero()[:, 0].tolist()
+        pairs = [
             {
-                "first": None if pair.first is None else rows[0][pair.first],
+                "first": None if pair.first is None else rows[pair.first],
                 "second": pair.second,
-                "name": _name_of(explained, pair.first, pair.second),
+                "name": change.name,
                 "iou": pair.iou,
                 "correlation": pair.correlation,
-                "scores": [_score(explained[0], pair.first), _score(explained[1], pair.second)],
+                "scores": [change.before, change.after],
             }
-            for pair in pairs
+            for pair, change in changes_of("", first, second)
         ]
-        names = explained[1].names
         return {
             "model": ask.other,
-            "detections": encode_detections(explained[1].detections, names),
-            "layer": encode_layer(layer),
-            "pairs": sorted(told, key=_change, reverse=True),
+            "detections": encode_detections(second.detections, second.names),
+            "layer": encode_layer(Layer(ask.method, ask.target, second.maps)),
+            "pairs": pairs,
         }
+
+    def change(self, ask: Ask, job: Job) -> dict[str, Any]:
+        """The largest change of an image between two models; 0 where neither finds anything."""
+        changes = [change for _, change in changes_of("", *self._both(ask, job, keep=False))]
+        return {"size": changes[0].size if changes else 0.0, "count": len(changes)}
 
     def take(self, ask: Ask, job: Job) -> dict[str, Any]:
         """What was looked at, to take away: the static page as text, or the numbers of the last method and target."""
@@ -177,6 +174,18 @@ class Desk:
             return {"content": explanations[-1].to_dict()}
         whole = seen.model.whole_image
         return {"content": page_of(explanations[-1]) if whole else write_page([photo_of(explanations)])}
+
+    def _both(self, ask: Ask, job: Job, *, keep: bool = True) -> tuple[Explanation, Explanation]:
+        """Two models' explanations of an image, by one method for one target."""
+        seen = [self._see(ask, self._model(ask, name), name, keep=keep) for name in (ask.model, ask.other)]
+        methods = [make_method(ask.method, each.model, layer=None) for each in seen]
+        explained = []
+        for i, (each, method) in enumerate(zip(seen, methods, strict=True)):
+            job.progress(i, 2)
+            found = each.detections[each.detections.scores >= ask.threshold]
+            with cancellable(job):
+                explained.append(api.explain(each.model, each.trace, method=method, target=ask.target, detections=found))
+        return explained[0], explained[1]
 
     def _model(self, ask: Ask, name: str | None = None) -> Model:
         wanted = ask.model if name is None else name
@@ -194,8 +203,8 @@ class Desk:
                 del self._prompted[next(iter(self._prompted))]
         return self._prompted[key]
 
-    def _see(self, ask: Ask, model: Model, name: str | None = None) -> Seen:
-        """The image's pass through the model, kept or made."""
+    def _see(self, ask: Ask, model: Model, name: str | None = None, *, keep: bool = True) -> Seen:
+        """The image's pass through the model, made or taken from those that are kept."""
         called = name or ask.model
         asked = self._prompt(called, model, ask.texts if model.takes_text else ())
         # An image-text model encodes an image once for all texts.
@@ -207,14 +216,16 @@ class Desk:
             started = time.perf_counter()
             trace = api.trace(asked, source)
             seen = _seen(asked, trace, shown, time.perf_counter() - started)
-            self.traces.put(key, seen, tensor_bytes(trace))
+            # A walk over a folder would push out what somebody looks at.
+            if keep:
+                self.traces.put(key, seen, tensor_bytes(trace))
         return seen if seen.model is asked else _seen(asked, answered(asked, seen.trace), seen.name, seen.seconds)
 
     def _explain(self, seen: Seen, ask: Ask, job: Job) -> Explanation:
         kind: Any = registry.named("method", split_spec(ask.method)[0], registry.methods())[1]
         options = {"progress": job.progress} if _reports(kind) else {}
         method = make_method(ask.method, seen.model, layer=ask.layer, **options)
-        with cancellable(job):
+        with cancellable(job), keeping(self._graph):
             return api.explain(
                 seen.model,
                 seen.trace,
@@ -326,21 +337,3 @@ def _has_words(method: Any, model: Model, target: str) -> bool:
     if grounding(model) is not None:
         return target != COMBINED
     return api.draws_words(method, model)
-
-
-def _name_of(explained: Sequence[Explanation], first: int | None, second: int | None) -> str:
-    return explained[1].names[second or 0] if first is None else explained[0].names[first]
-
-
-def _score(explained: Explanation, row: int | None) -> float | None:
-    return None if row is None else float(explained.detections.scores[row])
-
-
-def _change(pair: Mapping[str, Any]) -> float:
-    """How much a pair differs: what one model alone found by its score, others by their maps and scores."""
-    first, second = pair["scores"]
-    if first is None or second is None:
-        return 2 + float(first or second or 0)
-    correlation = pair["correlation"]
-    unlike = 1 - correlation if correlation == correlation else 0.0
-    return float(unlike + abs(first - second))

@@ -51,6 +51,7 @@ def routes_of(desk: Desk, worker: Worker) -> "list[Route]":
         "map": desk.draw,
         "missed": desk.miss,
         "compare": desk.compare,
+        "change": desk.change,
         "export": desk.take,
     }
     return [

@@ -1,5 +1,6 @@
 """A run over several images, where the command line does not reach: many images, a full disk in the middle."""
 
+import json
 import os
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from methods.small_clip import load_small, make_clip
 from models import hf_models
+from report.test_page import Parts
 from whybox import api, zoo
 from whybox.errors import WhyboxError
 from whybox.explanation import Explanation
@@ -56,14 +58,31 @@ def test_the_best_are_taken_in_the_models_order(model):
     assert torch.equal(best.scores.sort(descending=True).values, everything.scores.sort(descending=True).values[:3])
 
 
-def test_what_does_not_fit_the_page_is_told(model, tmp_path, monkeypatch):
+def test_more_images_than_a_file_should_hold_lie_beside_the_page(model, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MOST_ON_PAGE", 2)
-    outcome = explain_images(model, sources(3), ASKED, tmp_path / "out")
-    page = outcome.page.read_text()
-    assert page.count("data-photo=") == 2
-    assert "1 more image is in the folders" in page
-    assert len(outcome.kept) == 3
-    assert all((kept.folder / "index.html").is_file() for kept in outcome.kept)
+    named = [*sources(2), ("bad.png", tmp_path / "bad.png"), ("pages.png", sources(1)[0][1])]
+    outcome = explain_images(model, named, ASKED, tmp_path / "out")
+    known = json.loads(dict(Parts(outcome.page.read_text()).scripts)["images"])
+    assert known["images"] == [["0.png"], ["1.png"], ["pages.png"]]
+    assert "Not explained: bad.png." in outcome.page.read_text()
+    beside = tmp_path / "out" / known["folder"]
+    assert sorted(os.listdir(beside)) == ["image-0.js", "image-1.js", "image-2.js", "thumbs-0.js"]
+    body = (beside / "image-1.js").read_text().removeprefix('whyboxParts("image-1",[').removesuffix("]);\n")
+    assert body == Parts((tmp_path / "out" / "1" / "index.html").read_text()).scripts[1][1].strip()
+    assert (beside / "thumbs-0.js").read_text().count("data:image/jpeg") == 3
+    assert sorted(os.listdir(tmp_path / "out")) == ["0", "1", "index.html", "pages", "pages-2"]
+
+
+def test_a_large_page_that_is_interrupted_leaves_nothing_but_whole_images(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MOST_ON_PAGE", 2)
+
+    def stop(name, part):
+        if name == "2.png":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        explain_images(model, sources(3), ASKED, tmp_path / "out", on_progress=stop)
+    assert sorted(os.listdir(tmp_path / "out")) == ["0", "1"]
 
 
 def test_a_disk_that_fills_up_in_the_middle_keeps_what_is_whole(model, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from whybox.models.hf._images import processed
 from whybox.network_state import device_of, exclusive
 from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
+from whybox.ops.kept_pass import kept_or_made
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, MaskLogits, Trace
 
@@ -270,18 +271,20 @@ class HuggingFaceDetection(AttentionModel):
         wanted = layer or self.layers[0]
         known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
         name = module_path(wanted)
-        # The stored output of the backbone has no graph: with it a loss on maps could not reach the backbone's weights.
-        shortcut = nullcontext() if trace.differentiable else self._without_backbone(name, known)
-        # The hook on the backbone, too: it would act in another thread's pass.
-        with exclusive(self.network), shortcut:
-            weights = trace.differentiable
-            live, layers = self._run(
-                trace.image, name, gradients=True, weights=weights, grids=known.grids, masks=branch == "mask"
-            )
+        live, layers = kept_or_made(known, (name, branch, trace.differentiable), lambda: self._live(trace, known, name, branch))
         # A network that uses several stages returns them all under this name; the last one is the default.
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
         yield from exact_pullbacks(live, replace(detections, source=rows), layers, branch=branch)
+
+    def _live(self, trace: Trace, known: "_State", name: str, branch: str) -> tuple[Trace, list[Layer]]:
+        """The pass again, with its graph from a layer on."""
+        weights = trace.differentiable
+        # The stored output of the backbone has no graph: with it a loss on maps could not reach the backbone's weights.
+        shortcut = nullcontext() if weights else self._without_backbone(name, known)
+        # The hook on the backbone, too: it would act in another thread's pass.
+        with exclusive(self.network), shortcut:
+            return self._run(trace.image, name, gradients=True, weights=weights, grids=known.grids, masks=branch == "mask")
 
     def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
         """The trace restricted to the detections, with its graph, and all attention maps in that graph, in layer order.

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from whybox import api
 from whybox.data.images import ImageSource
-from whybox.drift import Pair, compare_explained
+from whybox.drift import KINDS, Change, Pair, changes_of
 from whybox.errors import FATAL, WhyboxError
 from whybox.explanation import Explanation
 from whybox.files import json_text, new_folder
@@ -17,11 +17,6 @@ from whybox.progress import OnProgress, OnWarning, no_progress, no_warning
 from whybox.report.gallery import Card, Tally, View, make_card, write_gallery
 
 PAGE = "index.html"
-KINDS = {
-    "lost": "found before, and not after",
-    "new": "found after, and not before",
-    "kept": "found by both: its score or its map has moved",
-}
 
 
 class Images(Protocol):
@@ -36,38 +31,6 @@ class Images(Protocol):
     def source(self, index: int) -> ImageSource:
         """What `read_image` reads."""
         ...
-
-
-@dataclass(frozen=True)
-class Change:
-    """An object as the two models see it.
-
-    Attributes:
-        image: The image's name.
-        kind: One of `KINDS`.
-        name: The class.
-        before: The first model's score; NaN where it did not find it.
-        after: The second model's score; NaN where it did not find it.
-        iou: Of the two boxes.
-        correlation: Pearson's, of the two maps.
-    """
-
-    image: str
-    kind: str
-    name: str
-    before: float
-    after: float
-    iou: float
-    correlation: float
-
-    @property
-    def size(self) -> float:
-        """How large the change is: 2 and the score where one model alone found it, else what the scores and the correlation of
-        the maps have lost."""
-        if self.kind != "kept":
-            return 2 + (self.after if self.kind == "new" else self.before)
-        unlike = 0.0 if math.isnan(self.correlation) else 1 - self.correlation
-        return abs(self.after - self.before) + unlike
 
 
 @dataclass(frozen=True)
@@ -160,8 +123,7 @@ def find_drift(
                 failed.append((name, str(error)))
                 on_warning(str(error) if name in str(error) else f"{name}: {error}")
             else:
-                for pair in compare_explained(*explained):
-                    change = _change(name, explained, pair)
+                for pair, change in changes_of(name, *explained):
                     changes.append(change)
                     # A card is a picture: only those are made that may come onto the page.
                     if len(cards) < top or change.size > cards[-1][0]:
@@ -172,18 +134,8 @@ def find_drift(
         changes.sort(key=lambda change: -change.size)
         drift = Drift(out, count - len(failed), tuple(changes), tuple(failed))
         (draft / "drift.json").write_text(json_text({"models": list(models), **settings, **drift.as_dict()}), encoding="utf-8")
-        (draft / PAGE).write_text(_page(drift, [card for _, card in cards], list(models), settings), encoding="utf-8")
+        (draft / PAGE).write_text(_page(drift, [card for _, card in cards], list(models), settings, draft), encoding="utf-8")
     return drift
-
-
-def _change(image: str, explained: Sequence[Explanation], pair: Pair) -> Change:
-    scores = [
-        math.nan if row is None else float(each.detections.scores[row])
-        for each, row in zip(explained, (pair.first, pair.second), strict=True)
-    ]
-    kind = "new" if pair.first is None else "lost" if pair.second is None else "kept"
-    name = explained[1].names[pair.second or 0] if pair.first is None else explained[0].names[pair.first]
-    return Change(image, kind, name, scores[0], scores[1], pair.iou, pair.correlation)
 
 
 def _card(change: Change, explained: Sequence[Explanation], pair: Pair, names: Sequence[str]) -> Card:
@@ -206,7 +158,7 @@ def _card(change: Change, explained: Sequence[Explanation], pair: Pair, names: S
     )
 
 
-def _page(drift: Drift, cards: Sequence[Card], names: Sequence[str], settings: Mapping[str, Any]) -> str:
+def _page(drift: Drift, cards: Sequence[Card], names: Sequence[str], settings: Mapping[str, Any], folder: Path) -> str:
     tallies = [Tally(kind, meaning, drift.counts[kind], math.nan) for kind, meaning in KINDS.items()]
     remarks = []
     if not math.isnan(drift.correlation):
@@ -218,4 +170,4 @@ def _page(drift: Drift, cards: Sequence[Card], names: Sequence[str], settings: M
     many = f"{drift.images} image{'s' * (drift.images != 1)}"
     facts = f"{names[0]}, then {names[1]} · {many} · {settings['method']}, {settings['target']}"
     words = {"kinds": "kind of change", "order": "largest changes first", "empty": "Neither model finds anything."}
-    return write_gallery(cards, tallies, title="What has changed", facts=facts, remarks=remarks, **words)
+    return write_gallery(cards, tallies, title="What has changed", facts=facts, folder=folder, remarks=remarks, **words)

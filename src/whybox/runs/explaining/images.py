@@ -1,7 +1,8 @@
 """Explanation of several images with one model, each into its own folder, with one page for all."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,23 @@ from whybox.data.images import ImageSource
 from whybox.errors import FATAL, WhyboxError
 from whybox.explained import class_name
 from whybox.explanation import Explanation
-from whybox.files import check_new_folder, file_stem, new_file, new_folder
+from whybox.files import check_new_folder, file_stem, new_folder, write_whole
 from whybox.model import Model
 from whybox.pictures import photo_of
 from whybox.progress import OnProgress, OnWarning, no_progress, no_warning
 from whybox.prompting import prompted
+from whybox.report.album import Album
 from whybox.report.page import Sheet, make_sheet, write_page
 from whybox.targets import class_index
 from whybox.types import Detections, Trace
 from whybox.words import check_words
 
 MOST_ON_PAGE = 40
-"""Maximum number of images on the common page: a browser opens larger files only slowly."""
+"""Maximum number of images in the common page's file, which a browser has to read as a whole; more lie in a folder beside it."""
 
 INDEX = "index.html"
+BESIDE = "pages"
+"""That folder."""
 
 
 @dataclass(frozen=True)
@@ -153,24 +157,20 @@ def explain_images(
     folders = _folders(out, [name for name, _ in sources])
     kept: list[Kept] = []
     failed: list[tuple[str, str]] = []
-    sheets: list[Sheet] = []
-    for (name, source), folder in zip(sources, folders, strict=True):
-        try:
-            explanations = explain_image(model, source, name, question, on_progress=on_progress)
-        # Before the others, because these are WhyboxErrors, too: the next image would fail alike.
-        except FATAL:
-            raise
-        except WhyboxError as error:
-            failed.append((name, str(error)))
-            on_warning(str(error) if name in str(error) else f"{name}: {error}")
-            continue
-        keep(explanations, folder)
-        kept.append(Kept(name, folder, tuple(explanation.to_dict() for explanation in explanations)))
-        # A single image's own page is the page.
-        if len(sources) > 1 and len(sheets) < MOST_ON_PAGE:
-            sheets.append(make_sheet(photo_of(explanations)))
-    if sheets:
-        _write_index(out / INDEX, sheets, len(kept) - len(sheets), [name for name, _ in failed])
+    with _common_page(out, len(sources), failed) as add:
+        for (name, source), folder in zip(sources, folders, strict=True):
+            try:
+                explanations = explain_image(model, source, name, question, on_progress=on_progress)
+            # Before the others, because these are WhyboxErrors, too: the next image would fail alike.
+            except FATAL:
+                raise
+            except WhyboxError as error:
+                failed.append((name, str(error)))
+                on_warning(str(error) if name in str(error) else f"{name}: {error}")
+                continue
+            keep(explanations, folder)
+            kept.append(Kept(name, folder, tuple(explanation.to_dict() for explanation in explanations)))
+            add(explanations)
     return Outcome(out / INDEX if kept else None, tuple(kept), tuple(failed))
 
 
@@ -329,7 +329,7 @@ def _folders(out: Path, names: Sequence[str]) -> list[Path]:
     """A folder for each image: `out` for a single one; for several, distinct folders inside it, named after the files."""
     if len(names) == 1:
         return [out]
-    used: dict[str, int] = {}
+    used = {BESIDE: 1}
     folders = []
     for name in names:
         # Images of different folders may have the same name.
@@ -339,9 +339,25 @@ def _folders(out: Path, names: Sequence[str]) -> list[Path]:
     return folders
 
 
-def _write_index(path: Path, sheets: Sequence[Sheet], left: int, failed: Sequence[str]) -> None:
-    more = "1 more image is" if left == 1 else f"{left} more images are"
-    remarks = [f"{more} in the folders beside this file, each with its own page."] if left else []
-    remarks += [f"Not explained: {', '.join(Path(name).name for name in failed)}."] if failed else []
-    with new_file(path) as draft:
-        draft.write_text(write_page(sheets, remark=" ".join(remarks)), encoding="utf-8")
+@contextmanager
+def _common_page(out: Path, count: int, failed: Sequence[tuple[str, str]]) -> Iterator[Callable[[Sequence[Explanation]], None]]:
+    """Take the explanations of image after image; the page of them all is written at the end."""
+    if count == 1:
+        # A single image's own page is the page.
+        yield lambda explanations: None
+    elif count <= MOST_ON_PAGE:
+        sheets: list[Sheet] = []
+        yield lambda explanations: sheets.append(make_sheet(photo_of(explanations)))
+        if sheets:
+            write_whole(out / INDEX, write_page(sheets, remark=_remark(failed)))
+    else:
+        with new_folder(out / BESIDE) as draft, Album(draft) as album:
+            yield lambda explanations: album.add(make_sheet(photo_of(explanations)))
+        if album.names:
+            write_whole(out / INDEX, album.page(BESIDE, remark=_remark(failed)))
+        else:
+            (out / BESIDE).rmdir()
+
+
+def _remark(failed: Sequence[tuple[str, str]]) -> str:
+    return f"Not explained: {', '.join(Path(name).name for name, _ in failed)}." if failed else ""

@@ -53,7 +53,7 @@ def keep_errors(
         errors = replace(errors, failed=errors.failed + tuple((name, reason) for name, reason in failed if name not in known))
         (draft / "errors.json").write_text(json.dumps(errors.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
         _write_counts(draft / "counts.csv", errors)
-        (draft / PAGE).write_text(_page(errors, cards), encoding="utf-8")
+        (draft / PAGE).write_text(_page(errors, cards, draft), encoding="utf-8")
     return errors
 
 
@@ -178,7 +178,7 @@ def _decided(decision: Decision) -> str:
     return f"{'Removed' if decision.outcome == 'removed' else 'Kept'}: {decision.why}."
 
 
-def _page(errors: Errors, cards: Sequence[Card]) -> str:
+def _page(errors: Errors, cards: Sequence[Card], folder: Path) -> str:
     counts = errors.counts
     tallies = [Tally(kind, meaning, counts[kind], errors.gains[kind]) for kind, meaning in KINDS.items()]
     total = len(errors.mistakes)
@@ -193,7 +193,7 @@ def _page(errors: Errors, cards: Sequence[Card]) -> str:
     if errors.failed:
         remarks.append(f"Images that failed: {', '.join(name for name, _ in errors.failed)}.")
     facts = f"{errors.model} · {errors.data} · {_count(errors.images, 'image')} · {errors.search.method}"
-    return write_gallery(cards, tallies, title=f"{_count(total, 'error')}", facts=facts, remarks=remarks)
+    return write_gallery(cards, tallies, title=f"{_count(total, 'error')}", facts=facts, folder=folder, remarks=remarks)
 
 
 def _count(number: int, word: str) -> str:
