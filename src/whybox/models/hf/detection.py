@@ -281,7 +281,7 @@ class HuggingFaceDetection(AttentionModel):
         # A network that uses several stages returns them all under this name; the last one is the default.
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
-        yield from exact_pullbacks(live, replace(detections, source=rows), layers, branch=branch)
+        yield from exact_pullbacks(live, replace(detections, source=rows), layers, branch=branch, batched=True)
 
     def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
         """The trace restricted to the detections, with its graph, and all attention maps in that graph, in layer order.

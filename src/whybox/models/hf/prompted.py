@@ -196,7 +196,7 @@ class HuggingFacePrompted(GroundingModel):
         # A network that uses several stages returns them all under this name; the last one is the default.
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
-        yield from exact_pullbacks(live, replace(detections, source=rows), layers)
+        yield from exact_pullbacks(live, replace(detections, source=rows), layers, batched=True)
 
     def token_values(self, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[tuple[Tensor, ...]]:
         """Gradient x input at the token embeddings that enter the text encoder's first layer, summed over the channels.
