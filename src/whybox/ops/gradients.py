@@ -121,7 +121,7 @@ def _in_batches(values: Tensor, features: Sequence[Tensor]) -> _Found | None:
     try:
         chunks = [
             torch.autograd.grad(values, features, chunk, retain_graph=True, allow_unused=True, is_grads_batched=True)
-            for chunk in seeds.split(step)
+            for chunk in torch.split(seeds, step)
         ]
     except RuntimeError:
         # A kernel or a hook in the network that takes one gradient at a time; or a batch that memory does not hold.

@@ -184,7 +184,7 @@ class HuggingFacePrompted(GroundingModel):
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
-        """Pullbacks to the features by autograd: another forward pass, and one backward pass per detection."""
+        """By autograd: another forward pass, and backward passes, which detections share where that pays."""
         if route not in ("auto", "exact"):
             raise unknown("route", route, ("auto", "exact"))
         if not len(detections):
