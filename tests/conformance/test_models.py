@@ -106,7 +106,7 @@ def test_default_and_exact_routes_agree_on_direction(model):
 def test_a_gradient_does_not_depend_on_what_else_is_explained(model):
     """The exact route of many detections, however they share passes, is one backward pass each."""
     trace = model.trace(image())
-    found = few(trace, 5)
+    found = few(trace, 3)
     together = gradients(model, trace, found, ClassScore(), "exact")
     for rows, part in together:
         for row, gradient in zip(rows.tolist(), part.gradient, strict=True):

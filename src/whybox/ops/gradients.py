@@ -12,7 +12,7 @@ from whybox.errors import GradientError
 
 _AT_ONCE = {"cpu": 2**22}
 """Numbers in the largest gradient of a batched backward pass. On a CPU, past 16 MiB, it falls out of the cache: rows of RT-DETR's
-neck, 13 MiB each, take 1.3 times as long by sixteens as one by one; elsewhere every launch counts, and memory is the limit."""
+neck, 13 MiB each, take 1.4 times as long by sixteens as one by one; elsewhere every launch counts, and memory is the limit."""
 _AT_ONCE_ELSEWHERE = 2**26
 
 
