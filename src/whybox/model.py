@@ -295,3 +295,12 @@ class PromptedModel(Protocol):
         """A trace, possibly made with other prompts, with its candidates for this model's texts. Where texts and image meet
         only at the end (dual encoders), the image is not encoded again."""
         ...
+
+
+@runtime_checkable
+class ImagePromptedModel(Protocol):
+    """A model that also takes images of what it is to look for."""
+
+    def prompt_with_images(self, images: Sequence[Tensor], names: Sequence[str]) -> Model:
+        """The same network, prompted with K images (3,h,w) in 0..1; their names are the classes."""
+        ...

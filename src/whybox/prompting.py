@@ -9,7 +9,7 @@ from torch import Tensor
 from whybox.attention import GroundingModel, ImageTextModel, Text, TextEmbedding, grounding
 from whybox.data.images import read_image
 from whybox.errors import WhyboxError
-from whybox.model import Model, PromptedModel
+from whybox.model import ImagePromptedModel, Model, PromptedModel
 from whybox.types import Detections, Trace
 
 TextPrompt = str | Tensor | Image.Image | Mapping[str, Any] | Sequence[str | Tensor | Image.Image]
@@ -41,9 +41,9 @@ def prompted(model: Model, text: Any) -> Model:
     if not isinstance(model, PromptedModel) or not model.takes_text:
         raise WhyboxError(f"{model.name} reads no text; leave text out, or load an image-text model such as CLIP")
     if images := _images(text):
-        if not hasattr(model, "prompt_with_images"):
+        if not isinstance(model, ImagePromptedModel):
             raise WhyboxError(f"{model.name} is asked with texts; images of what is looked for are for OWL-ViT and OWLv2")
-        return model.prompt_with_images([read_image(image) for image in images.values()], list(images))  # type: ignore[no-any-return]
+        return model.prompt_with_images([read_image(image) for image in images.values()], list(images))
     texts = _checked(text)
     if any(isinstance(entry, TextEmbedding) for entry in texts) and model.kind != "image-text":
         raise WhyboxError(f"{model.name} reads its texts together with the image, and takes no embedding: give the text itself")

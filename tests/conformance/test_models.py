@@ -103,6 +103,17 @@ def test_default_and_exact_routes_agree_on_direction(model):
         assert torch.nn.functional.cosine_similarity(one, other, 0) > 0.95 or not (one.any() or other.any())
 
 
+def test_a_gradient_does_not_depend_on_what_else_is_explained(model):
+    """The exact route of many detections, however they share passes, is one backward pass each."""
+    trace = model.trace(image())
+    found = few(trace, 3)
+    together = gradients(model, trace, found, ClassScore(), "exact")
+    for rows, part in together:
+        for row, gradient in zip(rows.tolist(), part.gradient, strict=True):
+            ((_, alone),) = gradients(model, trace, found[[row]], ClassScore(), "exact")
+            torch.testing.assert_close(gradient, alone.gradient[0], rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+
+
 def test_the_module_is_left_as_it_was_also_after_an_exception(model):
     net = model.network
     modes = [part.training for part in net.modules()]

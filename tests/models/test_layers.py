@@ -85,3 +85,13 @@ def test_rows_are_followed_through_a_changed_order():
     assert torch.equal(same_rows(before, before, source), source)
     with pytest.raises(GradientError, match="different candidates"):
         same_rows(candidates(boxes + 50, 1 - scores), before, source)
+
+
+def test_levels_of_tokens_in_one_tensor_are_told_apart():
+    tokens = torch.ones(1, 20, 2, requires_grad=True)
+    layers = [token_layer("encoder[0]", tokens, (16, 16), (4, 4), 0), token_layer("encoder[1]", tokens, (16, 16), (2, 2), 16)]
+    scores = torch.stack([tokens[:, 16:].sum(), tokens[:, :16].sum()])[:, None]
+    found = Detections(torch.zeros(2, 4), scores[:, 0].detach(), torch.zeros(2).long(), torch.arange(2))
+    for batched in (False, True):
+        chosen = strongest_layers(candidates(torch.zeros(2, 4), scores), found, layers, batched=batched)
+        assert chosen.tolist() == [1, 0]

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from whybox.errors import GradientError
+from whybox.ops import gradients
 from whybox.ops.gradients import chunk_rows, level_gradients, row_gradients
 
 
@@ -58,3 +59,35 @@ def test_chunks_hold_every_row_once_and_stay_under_the_limit():
     assert torch.equal(torch.cat(chunks), rows)
     assert [len(chunk) for chunk in chunk_rows(rows, 1000, limit=100)] == [1] * 10
     assert list(chunk_rows(rows[:0], 30)) == []
+
+
+class Doubled(torch.autograd.Function):
+    """It looks into its gradient, as compiled kernels do."""
+
+    @staticmethod
+    def forward(ctx, values):
+        return 2 * values
+
+    @staticmethod
+    def backward(ctx, gradient):
+        assert gradient.data_ptr()
+        return 2 * gradient
+
+
+@pytest.mark.parametrize(("part", "expected"), [(torch.nn.Identity(), 3), (Doubled.apply, 7)], ids=["batched", "one by one"])
+def test_rows_in_batches_are_those_of_one_backward_pass_each(part, expected, monkeypatch):
+    """Also where they are chunked, and where some operation takes no batch."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.GroupNorm(2, 4), torch.nn.GELU())
+    net.requires_grad_(False)
+    near, far = torch.randn(1, 3, 4, 5, requires_grad=True), torch.randn(2, requires_grad=True)
+    passes = []
+    values = part(net(near)).flatten()[:7]
+    near.register_hook(lambda gradient: passes.append(1))
+    one_by_one = level_gradients(values, [near, far])
+    assert len(passes) == 7
+    monkeypatch.setattr(gradients, "_AT_ONCE", {"cpu": 3 * 80})
+    batched = level_gradients(values, [near, far], batched=True)
+    assert len(passes) == 7 + expected
+    for one, other in zip(batched, one_by_one, strict=True):
+        torch.testing.assert_close(one, other)

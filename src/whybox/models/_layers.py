@@ -49,9 +49,9 @@ class Layer:
         """The layer as a trace stores it."""
         return FeatureMap(self.features(graph=graph), self.stride, self.name)
 
-    def gradient(self, values: Tensor, *, create_graph: bool = False) -> Tensor:
-        """dY/dA for values (n,) -> (n,C,h,w)."""
-        rows = row_gradients(values, self.tensor, name=f"layer {self.name!r}", create_graph=create_graph)
+    def gradient(self, values: Tensor, *, create_graph: bool = False, batched: bool = False) -> Tensor:
+        """dY/dA for values (n,) -> (n,C,h,w). batched: see `row_gradients`."""
+        rows = row_gradients(values, self.tensor, name=f"layer {self.name!r}", create_graph=create_graph, batched=batched)
         return self.arrange(rows[:, 0])
 
 
@@ -100,7 +100,13 @@ def module_path(layer: str) -> str:
 
 
 def exact_pullbacks(
-    live: Trace, detections: Detections, layers: Sequence[Layer], chosen: Tensor | None = None, branch: str = ""
+    live: Trace,
+    detections: Detections,
+    layers: Sequence[Layer],
+    chosen: Tensor | None = None,
+    branch: str = "",
+    *,
+    batched: bool = False,
 ) -> Iterator[DensePullback]:
     """The general route: autograd from a trace whose candidates keep their graph down to the layers.
 
@@ -111,11 +117,12 @@ def exact_pullbacks(
         chosen: (N,) index into `layers`; None: for each detection the layer where its score's sum |gradient o features| is
             largest, at the cost of one more backward pass per detection if there are several layers.
         branch: "mask" or "keypoint": by the mean logit of its mask, or by its keypoints' scores.
+        batched: Whether detections may share a backward pass: for networks whose operations are known to have a batched one.
     """
     if not len(detections):
         return
     if chosen is None:
-        chosen = strongest_layers(live.candidates, detections, layers, leading_values(live, detections, branch))
+        chosen = strongest_layers(live.candidates, detections, layers, leading_values(live, detections, branch), batched=batched)
     for i, layer in enumerate(layers):
         for rows in chunk_rows((chosen == i).nonzero()[:, 0], layer.tensor.numel()):
             with gradients_on():
@@ -123,26 +130,34 @@ def exact_pullbacks(
                 # A clone, because autograd cannot save an index that is an inference tensor.
                 trace = live.rows(live.candidates[part.source.clone()], part)
                 features = layer.features(graph=live.differentiable)
-            backward = partial(layer.gradient, create_graph=live.differentiable)
+            backward = partial(layer.gradient, create_graph=live.differentiable, batched=batched)
             yield DensePullback(rows, trace, "exact", layer.stride, features, backward, layer.name)
 
 
 def strongest_layers(
-    candidates: Candidates, detections: Detections, layers: Sequence[Layer], values: Tensor | None = None
+    candidates: Candidates,
+    detections: Detections,
+    layers: Sequence[Layer],
+    values: Tensor | None = None,
+    *,
+    batched: bool = False,
 ) -> Tensor:
     """(n,) for each detection the layer where its score's sum |dY/dA o A| is largest; or that of the values (n,), where given."""
     if len(layers) == 1:
         return torch.zeros_like(detections.source)
-    tensors = [layer.tensor for layer in layers]
+    # Levels of tokens share one tensor.
+    tensors = {id(layer.tensor): layer.tensor for layer in layers}
     name = "layers " + " or ".join(repr(layer.name) for layer in layers)
     strengths = []
     with gradients_on():
         if values is None:
             values = candidates.scores[detections.source.clone(), detections.labels.clone()]
-        for value in values:
-            pairs = zip(level_gradients(value[None], tensors, name=name), tensors, strict=True)
-            strengths.append(torch.stack([(gradient * tensor.detach()).abs().sum() for gradient, tensor in pairs]))
-    return torch.stack(strengths).argmax(1)
+        for rows in chunk_rows(torch.arange(len(values)), sum(tensor.numel() for tensor in tensors.values())):
+            given = level_gradients(values[rows], list(tensors.values()), name=name, batched=batched)
+            gradients = dict(zip(tensors, given, strict=True))
+            products = [layer.arrange(gradients[id(layer.tensor)][:, 0]) * layer.features() for layer in layers]
+            strengths.append(torch.stack([terms.abs().sum((1, 2, 3)) for terms in products], 1))
+    return torch.cat(strengths).argmax(1)
 
 
 def leading_values(live: Trace, detections: Detections, branch: str) -> Tensor | None:

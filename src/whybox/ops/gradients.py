@@ -2,12 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whybox.errors import GradientError
+
+_AT_ONCE = {"cpu": 2**22}
+"""Numbers in the largest gradient of a batched backward pass. On a CPU, past 16 MiB, it falls out of the cache: rows of RT-DETR's
+neck, 13 MiB each, take 1.4 times as long by sixteens as one by one; elsewhere every launch counts, and memory is the limit."""
+_AT_ONCE_ELSEWHERE = 2**26
 
 
 @contextmanager
@@ -41,7 +47,9 @@ def root(values: Tensor, differentiable: bool) -> Tensor:
     return values.detach().requires_grad_()
 
 
-def row_gradients(values: Tensor, features: Tensor, *, name: str = "the features", create_graph: bool = False) -> Tensor:
+def row_gradients(
+    values: Tensor, features: Tensor, *, name: str = "the features", create_graph: bool = False, batched: bool = False
+) -> Tensor:
     """dY_i/dA for every value. The graph is retained for further calls.
 
     Args:
@@ -49,6 +57,7 @@ def row_gradients(values: Tensor, features: Tensor, *, name: str = "the features
         features: A, of any shape.
         name: What errors call the features.
         create_graph: Whether the gradient can itself be differentiated.
+        batched: Whether several rows may share a backward pass, where every operation has a batched one.
 
     Returns:
         (n, *features.shape)
@@ -56,11 +65,16 @@ def row_gradients(values: Tensor, features: Tensor, *, name: str = "the features
     Raises:
         GradientError: No value depends on the features.
     """
-    return level_gradients(values, [features], name=name, create_graph=create_graph)[0]
+    return level_gradients(values, [features], name=name, create_graph=create_graph, batched=batched)[0]
 
 
 def level_gradients(
-    values: Tensor, features: Sequence[Tensor], *, name: str = "the features", create_graph: bool = False
+    values: Tensor,
+    features: Sequence[Tensor],
+    *,
+    name: str = "the features",
+    create_graph: bool = False,
+    batched: bool = False,
 ) -> tuple[Tensor, ...]:
     """dY_i/dA of several feature tensors at once, as `row_gradients`: one (n, *shape) each; zero where Y_i does not depend on
     one of them."""
@@ -68,18 +82,66 @@ def level_gradients(
         return tuple(tensor.new_zeros((0, *tensor.shape)) for tensor in features)
     check_connected(values, name)
     with gradients_on():
-        rows = [
-            # allow_unused: a level of a pyramid that a value does not depend on must not stop the others.
-            torch.autograd.grad(value, features, retain_graph=True, create_graph=create_graph, allow_unused=True)
-            for value in values
-        ]
-    if all(gradient is None for row in rows for gradient in row):
+        found = _in_batches(values, features) if batched and not create_graph else None
+        if found is None:
+            found = _one_by_one(values, features, create_graph)
+    if all(gradient is None for gradient in found):
         raise _not_connected(name)
-    columns = zip(*rows, strict=True)
     return tuple(
-        torch.stack([torch.zeros_like(tensor) if gradient is None else gradient for gradient in column])
-        for tensor, column in zip(features, columns, strict=True)
+        tensor.new_zeros((len(values), *tensor.shape)) if gradient is None else gradient
+        for tensor, gradient in zip(features, found, strict=True)
     )
+
+
+_Found = tuple[Tensor | None, ...]
+"""The gradients (n, *shape) of several tensors; None for one that no value depends on."""
+
+
+def _one_by_one(values: Tensor, features: Sequence[Tensor], create_graph: bool) -> _Found:
+    rows = [
+        # allow_unused: a level of a pyramid that a value does not depend on must not stop the others.
+        torch.autograd.grad(value, features, retain_graph=True, create_graph=create_graph, allow_unused=True)
+        for value in values
+    ]
+    return tuple(
+        None
+        if all(gradient is None for gradient in column)
+        else torch.stack([torch.zeros_like(tensor) if gradient is None else gradient for gradient in column])
+        for tensor, column in zip(features, zip(*rows, strict=True), strict=True)
+    )
+
+
+def _in_batches(values: Tensor, features: Sequence[Tensor]) -> _Found | None:
+    """As many rows in a backward pass as memory and cache allow; None where that is one, or where it cannot be done."""
+    limit = _AT_ONCE.get(values.device.type, _AT_ONCE_ELSEWHERE)
+    step = limit // max(_largest_gradient(values), *(tensor.numel() for tensor in features))
+    if step < 2 or len(values) < 2:
+        return None
+    seeds = torch.eye(len(values), dtype=values.dtype, device=values.device)
+    try:
+        chunks = [
+            torch.autograd.grad(values, features, chunk, retain_graph=True, allow_unused=True, is_grads_batched=True)
+            for chunk in torch.split(seeds, step)
+        ]
+    except RuntimeError:
+        # A kernel or a hook in the network that takes one gradient at a time; or a batch that memory does not hold.
+        return None
+    return tuple(None if column[0] is None else torch.cat(column) for column in zip(*chunks, strict=True))
+
+
+def _largest_gradient(values: Tensor) -> int:
+    """The numbers in the largest gradient that a backward pass from the values goes through."""
+    largest, seen, ahead = 0, set(), [values.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        # The only place where a graph tells of its tensors' sizes; older releases of torch do not.
+        shapes = [entry.shape for entry in getattr(node, "_input_metadata", ())]
+        largest = max([largest, *(prod(shape) for shape in shapes)])
+        ahead += [following for following, _ in node.next_functions]
+    return largest
 
 
 def chunk_rows(rows: Tensor, elements: int, *, limit: int = 2**24) -> Iterator[Tensor]:

@@ -16,7 +16,9 @@ from models.hf_versions import OWN_BACKBONE, on_pillow
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model
-from whybox.models.hf.detection import FAMILIES, REFUSED, WITH_MASKS, knows, matches, wrap
+from whybox.models.hf._detection_classes import FAMILIES, REFUSED
+from whybox.models.hf._mask_heads import MASK_HEADS
+from whybox.models.hf.detection import knows, matches, wrap
 from whybox.models.hf.family import build
 from whybox.ops.hooks import tensors_in
 from whybox.targets import find_target
@@ -668,7 +670,7 @@ def with_masks(name):
     return transformers.ConditionalDetrForSegmentation(transformers.ConditionalDetrConfig(**wide)), "conditional_detr"
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_MASKS if hasattr(transformers, name)])
+@pytest.mark.parametrize("name", [name for name in MASK_HEADS if hasattr(transformers, name)])
 def test_of_a_network_with_masks_the_boxes_are_explained(name, tmp_path):
     net, family = with_masks(name)
     assert matches(net)
@@ -687,7 +689,7 @@ def test_of_a_network_with_masks_the_boxes_are_explained(name, tmp_path):
         assert pullback.gradient(score).gradient.flatten(1).any(1).all()
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_MASKS if hasattr(transformers, name)])
+@pytest.mark.parametrize("name", [name for name in MASK_HEADS if hasattr(transformers, name)])
 def test_masks_are_the_networks_own_and_their_gradients_autograds(name):
     net, family = with_masks(name)
     own = processor(family)
@@ -722,6 +724,62 @@ def test_masks_are_the_networks_own_and_their_gradients_autograds(name):
         value = mask[inside].mean() if inside.any() else mask[: int(height + 0.5), : int(width + 0.5)].max()
         assert float(target(pullback.trace)[row].detach()) == pytest.approx(float(value.detach()), rel=1e-3, abs=1e-5)
         theirs = torch.autograd.grad(value, features, retain_graph=True)[0][0]
+        torch.testing.assert_close(gradients[row], theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("name", [name for name in MASK_HEADS if hasattr(transformers, name)])
+@pytest.mark.parametrize("hooks", [False, True], ids=["", "with hooks"])
+def test_masks_come_from_the_traces_own_pass(name, hooks):
+    """Not where the user's hooks hang on what would be replayed: they would act twice."""
+    net, family = with_masks(name)
+    model = wrap(net.eval(), processor=processor(family), score_threshold=0.0)
+    runs = []
+    inside = next(part for part in model.network.modules() if isinstance(part, nn.Conv2d))
+    inside.register_forward_hook(lambda *given: runs.append(1))
+    if hooks:
+        model.network.get_submodule(MASK_HEADS[name].reads[-1]).register_forward_hook(lambda *given: None)
+    trace = model.trace(image())
+    found = trace.detections[:3]
+    assert len(runs) == 1
+    first, again = model.complete(trace, found), model.complete(trace, found)
+    assert len(runs) == (3 if hooks else 1)
+    other = model.complete(replace(trace, state=None), found)
+    assert torch.equal(first.masks, other.masks)
+    assert torch.equal(first.masks, again.masks)
+
+
+@hf_versions.needs("pp_doclayout_v3")
+def test_masks_of_document_layout_lie_in_their_boxes():
+    net, own = network("pp_doclayout_v3"), processor("pp_doclayout_v3")
+    spread = torch.rand((1, 9, 4), generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+
+    def with_larger_boxes(part, given, output):
+        output.pred_boxes, output.out_masks = spread, output.out_masks - output.out_masks.mean((2, 3), keepdim=True)
+        return output
+
+    net.eval().register_forward_hook(with_larger_boxes)
+    inputs = own(images=[pixels().permute(1, 2, 0).numpy()], return_tensors="pt")["pixel_values"].requires_grad_()
+    output = net(pixel_values=inputs)
+    model = model_of("pp_doclayout_v3", net)
+    found = whybox.detect(model, image(), score_threshold=0.0, top=6)
+    assert found.masks.any()
+    logits = output.out_masks[:, found.source]
+    expected = nn.functional.interpolate(logits.detach(), SHAPE, mode="bilinear")[0] > 0
+    for mask, full, (x1, y1, x2, y2) in zip(found.masks, expected, found.boxes.tolist(), strict=True):
+        rows, columns = torch.arange(SHAPE[0])[:, None], torch.arange(SHAPE[1])
+        assert torch.equal(mask, full & (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2))
+    trace = model.trace(image())
+    (pullback,) = model.branch_pullbacks("mask", trace, found, "input", "auto")
+    gradients = pullback.gradient(find_target("mask", model.classes, (), model)).gradient
+    sides = output.pred_boxes[0, found.source].detach()
+    cells = torch.tensor(logits.shape[:1:-1] * 2)
+    low, high = ((sides[:, :2] + sign * sides[:, 2:] / 2) * cells[:2] for sign in (-1, 1))
+    down, across = torch.arange(logits.shape[2])[:, None] + 0.5, torch.arange(logits.shape[3]) + 0.5
+    for row, mask in enumerate(logits[0]):
+        in_box = (low[row, 1] <= down) & (down < high[row, 1]) & (low[row, 0] <= across) & (across < high[row, 0])
+        inside = in_box & (mask > 0)
+        value = mask[inside].mean() if inside.any() else mask[in_box].max()
+        theirs = torch.autograd.grad(value, inputs, retain_graph=True)[0][0]
         torch.testing.assert_close(gradients[row], theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
@@ -761,7 +819,7 @@ def test_conditional_detr_with_masks_is_refused_because_its_boxes_are_others(tmp
     inputs = {"pixel_values": image()[None, :, :48, :64]}
     with torch.no_grad():
         boxes = [part.eval()(**inputs).pred_boxes for part in (net, net.conditional_detr)]
-    assert not torch.allclose(*boxes, atol=1e-3), "they agree now: it belongs to WITH_MASKS"
+    assert not torch.allclose(*boxes, atol=1e-3), "they agree now: it belongs to MASK_HEADS"
     refused = r"^ConditionalDetrForSegmentation computes other boxes than .* whybox.load\(module.conditional_detr\)$"
     with pytest.raises(WhyboxError, match=refused):
         whybox.load(net)

@@ -3,8 +3,8 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,18 @@ from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_la
 from whybox.models._masks import masks_on_image
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._attention import attention_modules, shown_attention
+from whybox.models.hf._detection_classes import (
+    FAMILIES,
+    REFUSED,
+    class_columns,
+    default_processor,
+    known_class,
+    layer_paths,
+    made_class,
+    refuse,
+)
 from whybox.models.hf._images import processed
+from whybox.models.hf._mask_heads import MASK_HEADS, hooked, in_boxes, on_canvas, recorded, replayed
 from whybox.network_state import device_of, exclusive
 from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
@@ -26,93 +37,15 @@ from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, MaskLogits, Trace
 
 
-@dataclass(frozen=True)
-class Family:
-    """One architecture's post-processing.
-
-    Attributes:
-        processor: The image processor's class.
-        rule: "best": one class per query, by softmax over the classes and "no object"; "ranked": the `top` best of all
-            (query, class) pairs, by sigmoid.
-        top: See `rule`; None: as many as there are queries.
-        chosen: Whether the queries are the encoder's best places, so that a row is another object in another image.
-        dense: Whether all attention is dense; deformable attention has no matrix of probabilities.
-        quads: Whether the network predicts four corners, (M,10), in place of boxes (M,4): cx, cy, then x and y of each corner
-            from there, plus 0.5. The box is the one around them.
-        inclusive: Whether a detection whose score is the threshold itself is kept.
-    """
-
-    processor: str
-    rule: Literal["best", "ranked"]
-    top: int | None = None
-    dense: bool = False
-    chosen: bool = False
-    quads: bool = False
-    inclusive: bool = False
-
-
-FAMILIES = {
-    "detr": Family("DetrImageProcessor", "best", dense=True),
-    "table_transformer": Family("DetrImageProcessor", "best", dense=True),
-    "yolos": Family("YolosImageProcessor", "best", dense=True),
-    "conditional_detr": Family("ConditionalDetrImageProcessor", "ranked", 100, dense=True),
-    "dab_detr": Family("ConditionalDetrImageProcessor", "ranked", 100, dense=True),
-    "deformable_detr": Family("DeformableDetrImageProcessor", "ranked", 100),
-    "lw_detr": Family("DeformableDetrImageProcessor", "ranked", 100, chosen=True),
-    "rt_detr": Family("RTDetrImageProcessor", "ranked", chosen=True),
-    "rt_detr_v2": Family("RTDetrImageProcessor", "ranked", chosen=True),
-    "d_fine": Family("RTDetrImageProcessor", "ranked", chosen=True),
-    "deimv2": Family("RTDetrImageProcessor", "ranked", chosen=True),
-    "rf_detr": Family("RfDetrImageProcessor", "ranked", chosen=True),
-    "pp_doclayout_v2": Family("PPDocLayoutV2ImageProcessor", "ranked", chosen=True, inclusive=True),
-    "pp_doclayout_v3": Family("PPDocLayoutV3ImageProcessor", "ranked", chosen=True, inclusive=True),
-    "pp_doclayout_v4": Family("PPDocLayoutV4ImageProcessor", "ranked", chosen=True, inclusive=True, quads=True),
-}
-"""By the name of the package in transformers.models."""
-
-_TEXT_MAP = (
-    "gives one map of where text is, and no boxes: the processor traces them, and their scores, on the map; to explain them, "
-    "read them off it yourself: whybox.load(module, candidates=fn, features=[...], size=(h, w))"
-)
-_MASKS_ALONE = (
-    "gives masks and no boxes: to explain these, draw the boxes around the masks yourself, whybox.load(module, "
-    'candidates=fn, features=[...], size=(h, w)), where fn returns {"boxes": ..., "scores": ..., "masks": ...}'
-)
-REFUSED = {
-    **dict.fromkeys(
-        (
-            "MaskFormerForInstanceSegmentation",
-            "Mask2FormerForUniversalSegmentation",
-            "OneFormerForUniversalSegmentation",
-            "EomtForUniversalSegmentation",
-        ),
-        _MASKS_ALONE,
-    ),
-    "PPOCRV5MobileDetForObjectDetection": _TEXT_MAP,
-    "PPOCRV5ServerDetForObjectDetection": _TEXT_MAP,
-    "PPOCRV6MediumDetForObjectDetection": _TEXT_MAP,
-    "PPOCRV6SmallDetForObjectDetection": _TEXT_MAP,
-    "DetaForObjectDetection": "is a model that transformers no longer maintains or has: use a Deformable DETR or an RT-DETR",
-    "ConditionalDetrForSegmentation": (
-        "computes other boxes than the detector in it, without the reference points of its queries; for those of the detector: "
-        "whybox.load(module.conditional_detr)"
-    ),
-}
-"""Classes that are refused, and why: words that follow the name of the class."""
-
-WITH_MASKS = {"DetrForSegmentation": "detr", "RfDetrForInstanceSegmentation": "model"}
-"""Classes with a mask head on a detector of these families, and the name of that detector inside."""
-
-
 def matches(module: nn.Module) -> bool:
     """Whether the module's class, or a base class, is one of transformers' object detectors that take no text."""
-    return _known_class(module) is not None
+    return known_class(module) is not None
 
 
 def knows(config: Any) -> bool:
     """Whether a configuration is of such a detector."""
     package = config.model_type.replace("-", "_")  # "table-transformer" and "dab-detr" are written with hyphens
-    return package in FAMILIES or _made(config) in REFUSED
+    return package in FAMILIES or made_class(config) in REFUSED
 
 
 def wrap(module: nn.Module, **options: Any) -> "HuggingFaceDetection":
@@ -126,9 +59,9 @@ def build(name: str, weights: str | None = "default", **options: Any) -> "Huggin
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
     config = hf.fetch(AutoConfig, name)
-    made = _made(config)
-    _refuse(made)
-    if made in WITH_MASKS:
+    made = made_class(config)
+    refuse(made)
+    if made in MASK_HEADS:
         # By its own class: as a detector alone it would get random weights, because those of the file have other names.
         module = hf.fetch_network(getattr(transformers, made), name, weights)
     elif weights is None:
@@ -142,10 +75,12 @@ def build(name: str, weights: str | None = "default", **options: Any) -> "Huggin
 
 @dataclass(frozen=True)
 class _State:
-    """What pullbacks need of a pass. grids: of the default layer's maps. output: its module's whole output."""
+    """What pullbacks need of a pass. grids: of the default layer's maps. output: its module's whole output. read: by name, the
+    outputs that the mask head reads."""
 
     grids: tuple[Size, ...]
     output: Any
+    read: dict[str, Any] = field(default_factory=dict)
 
 
 class HuggingFaceDetection(AttentionModel):
@@ -177,27 +112,28 @@ class HuggingFaceDetection(AttentionModel):
         score_threshold: float = 0.05,
         top: int | None = None,
     ) -> None:
-        known = _known_class(module)
+        known = known_class(module)
         if known is None:
             raise WhyboxError(f"{type(module).__name__} is not a supported detection transformer ({', '.join(FAMILIES)})")
         family, kind = known
-        _refuse(kind)
-        self.whole: Any = module if kind in WITH_MASKS else None
-        if kind in WITH_MASKS:
-            module = module.get_submodule(WITH_MASKS[kind])
+        refuse(kind)
+        self._head = MASK_HEADS.get(kind)
+        self.whole: Any = module if self._head else None
+        if self._head:
+            module = module.get_submodule(self._head.detector)
         self.network: Any = module
         self.name = name or f"{hf.PREFIX}/{family}"
         self.family = FAMILIES[family]
-        beside = [("attention", self.family.dense), ("masks", self.whole is not None), ("corners", self.family.quads)]
+        beside = [("attention", self.family.dense), ("masks", self._head or self.family.masks), ("corners", self.family.quads)]
         self.gives = frozenset({"candidates", "features", "input", *(name for name, given in beside if given)})
-        self.processor = _default_processor(self.family) if processor is None else processor
+        self.processor = default_processor(self.family) if processor is None else processor
         config: Any = module.config
-        self.classes: Sequence[str] = hf.class_names(config, _columns(module, self.family)) if classes is None else classes
+        self.classes: Sequence[str] = hf.class_names(config, class_columns(module, self.family)) if classes is None else classes
         self.score_threshold = score_threshold
         self.top = self.family.top if top is None else top
         # Deformable DETR's second form chooses its queries, too.
         self.fixed_rows = not (self.family.chosen or getattr(config, "two_stage", False))
-        self._paths = _layer_paths(module)
+        self._paths = layer_paths(module)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -209,10 +145,11 @@ class HuggingFaceDetection(AttentionModel):
         first = self.layers[0]
         if differentiable:
             return self._run(image, first, gradients=True, weights=True)[0]
-        with record(self.network, self._paths[first]) as outputs:
+        reads = self._head.reads if self._head else ()
+        with record(self.network, self._paths[first]) as outputs, recorded(self.network, reads) as kept:
             trace, layers = self._run(image, first, gradients=False)
         grids = tuple(layer.feature_map().grid for layer in layers)
-        return replace(trace, state=_State(grids, outputs[0]))
+        return replace(trace, state=_State(grids, outputs[0], {name: made for name, (made,) in kept.items()}))
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """The queries' predictions for images (B,3,H,W) in 0..1 of one size, without a graph."""
@@ -235,7 +172,7 @@ class HuggingFaceDetection(AttentionModel):
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
-        """Pullbacks to the features by autograd: another forward pass, and one backward pass per detection."""
+        """By autograd: another forward pass, and backward passes, which detections share where that pays."""
         yield from self._by_autograd("", trace, detections, layer, route)
 
     def branch_pullbacks(
@@ -245,26 +182,33 @@ class HuggingFaceDetection(AttentionModel):
         yield from self._by_autograd(branch, trace, detections, layer, route)
 
     def complete(self, trace: Trace, detections: Detections) -> Detections:
-        """With their four corners, where the network predicts these; with their masks, by a pass of the whole network, where it
-        has a mask head."""
+        """With their four corners, or their masks, where the network predicts these."""
         if (corners := trace.candidates.corners) is not None:
             return replace(detections, corners=corners[detections.source].detach())
-        if self.whole is None:
+        if "masks" not in self.gives:
             return detections
-        with exclusive(self.network):
-            live, _ = self._run(trace.image, self.layers[0], gradients=False, masks=True)
-        masks = live.candidates.masks
-        assert masks is not None  # of a pass with masks
-        rows = same_rows(live.candidates, trace.candidates, detections.source)
+        masks = trace.candidates.masks
+        masks = self._masks_of(trace, detections) if masks is None else masks[detections.source]
         with torch.inference_mode(False), torch.no_grad():
-            return replace(detections, masks=masks_on_image(masks[rows], trace.frame))
+            # Only a box that the logits are cut by is one of the picture, too.
+            boxes = detections.boxes if self.family.masks else None
+            return replace(detections, masks=masks_on_image(masks, trace.frame, boxes))
+
+    def _masks_of(self, trace: Trace, detections: Detections) -> MaskLogits:
+        """The mask head's, of what the trace's own pass left for it; where it left nothing, of another pass."""
+        read = trace.state.read if isinstance(trace.state, _State) else {}
+        with frozen(self.whole), recording(False), replayed(self.network, read):
+            inputs, frame = self._inputs(trace.image[None])
+            output = self.whole(**inputs, return_dict=True)
+            live = self._candidates(output.logits[0], output.pred_boxes[0], frame)
+            return on_canvas(output.pred_masks[0], frame)[same_rows(live, trace.candidates, detections.source)]
 
     def _by_autograd(
         self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str
     ) -> Iterator[Pullback]:
         if route not in ("auto", "exact"):
             raise unknown("route", route, ("auto", "exact"))
-        if branch and self.whole is None:
+        if branch and f"{branch}s" not in self.gives:
             raise WhyboxError(f"{self.name} has no mask head")
         if not len(detections):
             return
@@ -275,7 +219,7 @@ class HuggingFaceDetection(AttentionModel):
         # A network that uses several stages returns them all under this name; the last one is the default.
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
-        yield from exact_pullbacks(live, replace(detections, source=rows), layers, branch=branch)
+        yield from exact_pullbacks(live, replace(detections, source=rows), layers, branch=branch, batched=True)
 
     def _live(self, trace: Trace, known: "_State", name: str, branch: str) -> tuple[Trace, list[Layer]]:
         """The pass again, with its graph from a layer on."""
@@ -313,9 +257,7 @@ class HuggingFaceDetection(AttentionModel):
         backbone = self._paths.get("backbone")
         if backbone is None or name == INPUT or name.startswith(f"{backbone}."):
             return nullcontext()
-        part = self.network.get_submodule(backbone)
-        if part._forward_hooks or part._forward_pre_hooks:
-            # The stored output is what a hook made of it, and a replayed module's hooks run: they would act twice.
+        if hooked(self.network.get_submodule(backbone)):
             return nullcontext()
         return replay(self.network, backbone, known.output)
 
@@ -330,8 +272,9 @@ class HuggingFaceDetection(AttentionModel):
         masks: bool = False,
     ) -> tuple[Trace, list[Layer]]:
         """A pass that records the module of layer `name`. grids: the backbone's, known from an earlier pass. weights: whether
-        the graph reaches down to the network's weights. masks: whether the whole network runs, with its mask head."""
+        the graph reaches down to the network's weights. masks: whether the whole network runs, where it has a mask head."""
         path = self._paths.get(name, name)
+        masks = masks and self.whole is not None
         network = self.whole if masks else self.network
         # The parts of the detector by their own names, also inside the whole network.
         root = network if path == INPUT else self.network
@@ -344,7 +287,10 @@ class HuggingFaceDetection(AttentionModel):
             output = network(**inputs, return_dict=True)
             candidates = self._candidates(output.logits[0], output.pred_boxes[0], frame)
             if masks:
-                candidates = replace(candidates, masks=_on_canvas(output.pred_masks[0], frame))
+                candidates = replace(candidates, masks=on_canvas(output.pred_masks[0], frame))
+            elif self.family.masks:
+                sides, _ = _of_centers(output.pred_boxes[0])
+                candidates = replace(candidates, masks=in_boxes(output.out_masks[0], sides))
         layers = self._layers(name, captured[path], frame.network, grids)
         with torch.inference_mode(False), torch.no_grad():
             detections = self._detections(candidates)
@@ -453,63 +399,3 @@ def _of_corners(quads: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     center, offsets = quads[:, None, :2], quads[:, 2:].reshape(-1, 4, 2) - 0.5
     columns = {f"d{axis}{i + 1}": offsets[:, i, j] for i in range(4) for j, axis in enumerate("xy")}
     return center + offsets, {"cx": quads[:, 0], "cy": quads[:, 1], **columns}
-
-
-def _on_canvas(logits: Tensor, frame: Frame) -> MaskLogits:
-    """Logits (M,h,w) over the canvas; what is padded is in no mask."""
-    height, width = (
-        cells * part / whole for cells, part, whole in zip(logits.shape[1:], frame.resized, frame.network, strict=True)
-    )
-    image = torch.tensor([0.0, 0.0, width, height], device=logits.device)
-    return MaskLogits(logits.float(), boxes=image.expand(len(logits), 4))
-
-
-def _known_class(module: nn.Module) -> tuple[str, str] | None:
-    """Package and name of the class, of those that are supported or refused here, that the module's class is or derives from."""
-    for kind in type(module).__mro__:
-        path, name = kind.__module__.split("."), kind.__name__
-        if path[:2] != ["transformers", "models"]:
-            continue
-        if name in REFUSED or name in WITH_MASKS or (path[2] in FAMILIES and name.endswith("ForObjectDetection")):
-            return path[2], name
-    return None
-
-
-def _made(config: Any) -> str | None:
-    """The class that a stored configuration was saved with."""
-    return config.architectures[0] if config.architectures else None
-
-
-def _refuse(kind: str | None) -> None:
-    if kind in REFUSED:
-        raise WhyboxError(f"{kind} {REFUSED[kind]}")
-
-
-def _columns(module: Any, family: Family) -> int:
-    """The number of classes that the network scores; where its head has no known name, that of the configuration."""
-    for name, part in module.named_modules():
-        if name.rpartition(".")[2] in ("class_labels_classifier", "class_predictor", "class_embed", "enc_score_head"):
-            last = [layer for layer in part.modules() if hasattr(layer, "out_features")]
-            if last:
-                return int(last[-1].out_features) - (family.rule == "best")
-    return len(module.config.id2label)
-
-
-def _layer_paths(module: Any) -> dict[str, str]:
-    """Layer names and the modules behind them, the default first."""
-    if hasattr(module, "vit"):
-        blocks = len(module.vit.encoder.layer)
-        # The output of the block before the last is what enters the last one.
-        return {"tokens": f"vit.encoder.layer.{blocks - 2}" if blocks > 1 else "vit.embeddings"}
-    # DEIMv2 has no "backbone": its "conv_encoder" is the backbone with a projection of each stage.
-    backbone = "model.backbone" if hasattr(module.model, "backbone") else "model.conv_encoder"
-    if hasattr(module.get_submodule(backbone), "conv_encoder"):
-        backbone = f"{backbone}.conv_encoder"
-    paths = {"backbone": backbone}
-    return paths | {"encoder": "model.encoder"} if hasattr(module.model, "encoder") else paths
-
-
-def _default_processor(family: Family) -> Any:
-    import transformers
-
-    return getattr(transformers, family.processor)()

@@ -184,7 +184,7 @@ class HuggingFacePrompted(GroundingModel):
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
     ) -> Iterator[Pullback]:
-        """Pullbacks to the features by autograd: another forward pass, and one backward pass per detection."""
+        """By autograd: another forward pass, and backward passes, which detections share where that pays."""
         if route not in ("auto", "exact"):
             raise unknown("route", route, ("auto", "exact"))
         if not len(detections):
@@ -196,7 +196,7 @@ class HuggingFacePrompted(GroundingModel):
         # A network that uses several stages returns them all under this name; the last one is the default.
         layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
         rows = same_rows(live.candidates, trace.candidates, detections.source)
-        yield from exact_pullbacks(live, replace(detections, source=rows), layers)
+        yield from exact_pullbacks(live, replace(detections, source=rows), layers, batched=True)
 
     def token_values(self, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[tuple[Tensor, ...]]:
         """Gradient x input at the token embeddings that enter the text encoder's first layer, summed over the channels.
