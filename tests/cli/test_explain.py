@@ -57,7 +57,7 @@ def test_a_bad_image_among_good_ones(whybox, network, pictures):
     assert sorted(os.listdir(pictures / "out")) == ["index.html", "one", "two"]
     assert "one.png: 1 detection," in out
     page = (pictures / "out" / "index.html").read_text()
-    assert page.count("data-photo=") == 2
+    assert page.count('class="photo"') == 2
     assert "Not explained: bad.jpg, gone.png." in page
 
 

@@ -73,6 +73,13 @@ def test_more_images_than_a_file_should_hold_lie_beside_the_page(model, tmp_path
     assert sorted(os.listdir(tmp_path / "out")) == ["0", "1", "index.html", "pages", "pages-2"]
 
 
+def test_many_images_of_which_none_can_be_read_leave_no_folder(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MOST_ON_PAGE", 1)
+    outcome = explain_images(model, [(name, tmp_path / name) for name in ("a.png", "b.png")], ASKED, tmp_path / "out")
+    assert (outcome.page, len(outcome.failed)) == (None, 2)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_large_page_that_is_interrupted_leaves_nothing_but_whole_images(model, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MOST_ON_PAGE", 2)
 

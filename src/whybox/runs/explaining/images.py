@@ -356,7 +356,9 @@ def _common_page(out: Path, count: int, failed: Sequence[tuple[str, str]]) -> It
         if album.names:
             write_whole(out / INDEX, album.page(BESIDE, remark=_remark(failed)))
         else:
+            # Both are empty: where nothing was explained, no folder remains.
             (out / BESIDE).rmdir()
+            out.rmdir()
 
 
 def _remark(failed: Sequence[tuple[str, str]]) -> str:
