@@ -15,7 +15,7 @@ from torch import Tensor
 
 from whybox.frame import take_windows
 from whybox.ops.calls import Call, play
-from whybox.ops.gradients import check_connected, gradients_on
+from whybox.ops.gradients import gradients_on
 
 _RADII = (3, 7, 15)
 """Radii of the maps that the receptive field is measured on, smallest first."""
@@ -83,32 +83,29 @@ class Crops:
         """(n,) whether the head gave for the crop what it gave for the whole map, `raw`."""
         same = torch.ones(len(self.maps), dtype=torch.bool, device=self.maps.device)
         for index, outputs in self.outputs.items():
-            whole = self._at_cells(raw[index][0])
-            rounding = min(_ROUNDING * torch.finfo(whole.dtype).eps, _MOST_ROUNDING)
-            # By the mean, too, because a value near zero is a difference of larger ones, and has their rounding.
-            allowed = rounding * (whole.abs() + whole.abs().mean())
-            same &= ((outputs.detach() - whole).abs() <= allowed).flatten(1).all(1)
+            same &= close(outputs.detach(), self.at_cells(raw[index][0])).flatten(1).all(1)
         return same
 
-    def gradient(self, values: Tensor, leaves: Mapping[int, Tensor], owner: Mapping[int, Tensor], owners: Tensor) -> Tensor:
-        """Values (m,) of some of the rows, computed from the raw outputs `leaves` -> gradients (n,C,k,l) on the crops.
-
-        owner: for each raw output, which row reads a number. owners: (n,) the crops' rows in it.
-        """
-        check_connected(values)
-        reached = {index: output for index, output in self.outputs.items() if output.requires_grad}
+    def gradient(self, seeds: Mapping[int, Tensor]) -> Tensor:
+        """The gradient of the raw outputs at the rows' cells, (n,s,t,channels) by index -> gradients (n,C,k,l) on the crops."""
+        # What has no part in a value is left out, which spares its branch of the head.
+        reached = [index for index, seed in seeds.items() if self.outputs[index].requires_grad and seed.any()]
+        if not reached:
+            return torch.zeros_like(self.maps)
         with gradients_on():
-            found = torch.autograd.grad(values.sum(), [leaves[i] for i in reached], retain_graph=True, allow_unused=True)
-            whole = {index: gradient[0] for index, gradient in zip(reached, found, strict=True) if gradient is not None}
-            # Cells of a crop may be another row's: their gradient is that row's.
-            seeds = [self._at_cells(whole[i]) * (self._at_cells(owner[i]) == owners[:, None, None, None]) for i in whole]
-            if not seeds:
-                return torch.zeros_like(self.maps)
-            return torch.autograd.grad([reached[i] for i in whole], self.maps, seeds, retain_graph=True)[0]
+            outputs = [self.outputs[index] for index in reached]
+            return torch.autograd.grad(outputs, self.maps, [seeds[index] for index in reached], retain_graph=True)[0]
 
-    def _at_cells(self, whole: Tensor) -> Tensor:
-        """(channels,h,w) -> (n,s,t,channels)"""
+    def at_cells(self, whole: Tensor) -> Tensor:
+        """(channels,h,w) on the whole grid -> (n,s,t,channels) at the rows' cells."""
         return whole.movedim(0, -1)[self.cells]
+
+
+def close(values: Tensor, wanted: Tensor) -> Tensor:
+    """Where values are what they should be, but for rounding; of the values' shape."""
+    rounding = min(_ROUNDING * torch.finfo(wanted.dtype).eps, _MOST_ROUNDING)
+    # By the mean, too, because a value near zero is a difference of larger ones, and has their rounding.
+    return (values - wanted).abs() <= rounding * (wanted.abs() + wanted.abs().mean())
 
 
 def crop(head: Head, low: Tensor, high: Tensor) -> Crops | None:

@@ -1,7 +1,7 @@
 """The models of this family: a shared part, and what differs between YOLO and RT-DETR."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from whybox.frame import Frame, Size
 from whybox.models._keypoints import keypoint_names
 from whybox.models._layers import Layer
 from whybox.models._masks import masks_on_image
+from whybox.models.plain._recorded import PassRecorder, Recorded
 from whybox.models.plain._suppression import Suppression
 from whybox.models.plain.family import Plain
 from whybox.models.ultralytics._detections import ranked, suppressed
@@ -23,12 +24,14 @@ from whybox.models.ultralytics._head import (
     input_paths,
     is_one,
     own_grid,
+    raw_outputs,
     read_decoder,
     read_masks,
     read_output,
     reads_one_to_one,
 )
 from whybox.models.ultralytics._letterbox import Letterbox, input_size
+from whybox.models.ultralytics._narrow import Decoding, narrow
 from whybox.types import Candidates, Detections, MaskLogits, Trace
 
 PREFIX = "ultralytics"
@@ -151,6 +154,13 @@ class Yolo(Ultralytics):
 
     def _read(self, output: Any) -> dict[str, Any]:
         return read_output(output, self.head, self.one_to_one)
+
+    def _recorded(self, recorder: PassRecorder, output: Any, answer: Any, read: Callable[[Any], Candidates]) -> Recorded | None:
+        recorded = super()._recorded(recorder, output, answer, read)
+        if recorded is None:
+            return None
+        decoding = Decoding(self.network, self.head, lambda raw: self._read((None, raw)), self.head.anchors, self.head.strides)
+        return narrow(recorded, recorder, raw_outputs(output, self.head, self.one_to_one), decoding)
 
     def _masks(self, output: Any, candidates: Candidates, frame: Frame) -> MaskLogits | None:
         if not is_one(self.head, MASKS):
