@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from whybox.frame import take_windows
+from whybox.models.plain._reach import Area, needed_margins
 from whybox.ops.calls import Call, play
 from whybox.ops.gradients import gradients_on
 
@@ -111,27 +112,48 @@ def close(values: Tensor, wanted: Tensor) -> Tensor:
 def crop(head: Head, low: Tensor, high: Tensor) -> Crops | None:
     """Run a head on crops around the cells from `low` (n,2) to `high` (n,2), row and column; None where it is not local."""
     try:
-        radius = head.radius()
-        crops = None if radius is None else _crop(head, low, high, radius)
+        crops = _crop(head, low, high)
     except Exception:  # a head may refuse maps of another size in any way; the exact route is left
         return None
     return crops if crops is not None and any(output.requires_grad for output in crops.outputs.values()) else None
 
 
-def _crop(head: Head, low: Tensor, high: Tensor, radius: int) -> Crops:
-    grid = torch.tensor(head.features.shape[-2:], device=low.device)
-    extent = (high - low + 1).amax(0)
-    size = torch.minimum(extent + 2 * radius, grid)
-    # A crop that would hang over the edge moves inwards, so that its edge is the map's and padding acts as it did there.
-    origin = (low - radius).clamp(min=0).minimum(grid - size)
+def _crop(head: Head, low: Tensor, high: Tensor) -> Crops | None:
+    height, width = head.features.shape[-2:]
+    down, across = (high - low + 1).amax(0).tolist()
     # All rows have the extent of the widest; at the edge their cells begin earlier.
-    corner = low.minimum(grid - extent)
+    corner = low.minimum(torch.tensor([height - down, width - across], device=low.device))
+    area = Area(corner, (down, across), (height, width))
+    needed = needed_margins(head.calls, head.raw)
+    if needed is None:
+        return _crop_measured(head, area)
+    margin = needed[head.root]
+    if margin >= _RADII[-1]:
+        return None
+    origin = corner - margin
+    with gradients_on():
+        maps = take_windows(head.features, origin, area.size(margin)).requires_grad_()
+        # A clone, because the head may begin with an activation in place.
+        played = area.play(head.calls, head.root, maps.clone(), needed, head.raw)
+        outputs = {index: values.movedim(1, -1) for index, values in played.items()}
+    return Crops(maps, origin, _cells(corner, area.extent), outputs)
+
+
+def _crop_measured(head: Head, area: Area) -> Crops | None:
+    """Of a head with calls whose reach is not known."""
+    radius = head.radius()
+    if radius is None:
+        return None
+    grid = torch.tensor(area.grid, device=area.low.device)
+    size = torch.tensor(area.size(radius), device=grid.device).minimum(grid)
+    # A crop that would hang over the edge moves inwards, so that its edge is the map's and padding acts as it did there.
+    origin = (area.low - radius).clamp(min=0).minimum(grid - size)
     with gradients_on():
         maps = take_windows(head.features, origin, (int(size[0]), int(size[1]))).requires_grad_()
-        number = torch.arange(len(maps), device=low.device)[:, None, None]
-        inside = _cells(corner - origin, extent)
+        number = torch.arange(len(maps), device=grid.device)[:, None, None]
+        inside = _cells(area.low - origin, area.extent)
         outputs = {index: values.movedim(1, -1)[(number, *inside)] for index, values in head.run(maps).items()}
-    return Crops(maps, origin, _cells(corner, extent), outputs)
+    return Crops(maps, origin, _cells(area.low, area.extent), outputs)
 
 
 def _cells(corner: Tensor, extent: Iterable[Any]) -> tuple[Tensor, Tensor]:
