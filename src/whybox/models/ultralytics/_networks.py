@@ -208,6 +208,10 @@ class RtDetr(Ultralytics):
         preparation = Letterbox(input_size(size or _own_size(network), _STRIDE), resize="stretch", rect=False)
         super().__init__(network, name, classes, preparation, Suppression(score_threshold, None, max_detections))
 
+    def _run_recorded(self, image: Tensor) -> Trace:
+        # A query reads all of the maps: nothing of the decoder is local, and looking for it takes two forward passes.
+        return self._run(image, self.features, gradients=False)[0]
+
     def _read(self, output: Any) -> dict[str, Any]:
         size = self.preparation.size
         assert size is not None  # a Letterbox of this family always has one
