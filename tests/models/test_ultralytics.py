@@ -174,6 +174,16 @@ def test_a_level_without_detections(monkeypatch):
     assert torch.equal(result.maps.values[0], result.maps.values[1])
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_mode_does_not_matter(mode):
+    network = BaseModel()
+    expected = whybox.explain(whybox.load(network), picture(), score_threshold=0.3)
+    with mode():
+        result = whybox.explain(whybox.load(network), picture(), score_threshold=0.3)
+    assert set(result.maps.routes) == {"windows"}
+    assert torch.equal(result.maps.values, expected.maps.values)
+
+
 class RemadeGrid(Detect):
     """Makes its grid from its input in every pass."""
 

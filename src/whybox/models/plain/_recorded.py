@@ -90,7 +90,9 @@ class Asked:
 
         def backward(values: Tensor) -> Tensor:
             check_connected(values)
-            return crops.gradient(self._seeds(values, reading, rows, crops))[kept]
+            with gradients_on():
+                seeds = self._seeds(values, reading, rows, crops)
+            return crops.gradient(seeds)[kept]
 
         return WindowPullback(
             asked, narrowed, "windows", feature.stride, feature.values, backward, crops.origin[kept], feature.name

@@ -2,8 +2,8 @@
 
 An output cell of most heads depends on a small window of the features. Crops of these go once more through the calls that
 the head made, all detections in one batch, and one backward pass gives the gradient of every one. That this is the same
-gradient is checked in the pass itself: how far the head sees is measured with a NaN, which spreads to whatever depends on
-it, and what the crops give at the detections' cells must be what the network gave there.
+gradient is checked in the pass itself: how far the head sees is what its calls say, or else is measured with a NaN, which
+spreads to whatever depends on it, and what the crops give at the detections' cells must be what the network gave there.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
