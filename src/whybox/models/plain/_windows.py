@@ -71,8 +71,8 @@ class Head:
 class Crops:
     """n crops of a feature map, and what the head gave for them at each row's cells.
 
-    maps: (n,C,k,l), a leaf. origin: (n,2) the crops' top-left cells. cells: indices of the rows' cells on the whole grid, as
-    `_cells` gives them. outputs: by raw output (n,s,t,channels), s x t cells a row, with their graph.
+    maps: (n,C,k,l), a leaf, zero beyond the map. origin: (n,2) the crops' top-left cells. cells: indices of the rows' cells on
+    the whole grid, as `_cells` gives them. outputs: by raw output (n,s,t,channels), s x t cells a row, with their graph.
     """
 
     maps: Tensor

@@ -157,8 +157,8 @@ class Yolo(Ultralytics):
 
     def _recorded(self, recorder: PassRecorder, output: Any, answer: Any, read: Callable[[Any], Candidates]) -> Recorded | None:
         recorded = super()._recorded(recorder, output, answer, read)
-        if recorded is None:
-            return None
+        if recorded is None or getattr(self.head, "anchors", None) is None:
+            return recorded
         decoding = Decoding(self.network, self.head, lambda raw: self._read((None, raw)), self.head.anchors, self.head.strides)
         return narrow(recorded, recorder, raw_outputs(output, self.head, self.one_to_one), decoding)
 
