@@ -39,6 +39,7 @@ bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.detectors
 	$(BIN)/python -m benchmarks.plain
 	$(BIN)/python -m benchmarks.detection_transformers
+	$(BIN)/python -m benchmarks.ultralytics
 	$(BIN)/python -m benchmarks.perturbation
 	$(BIN)/python -m benchmarks.matching
 	$(BIN)/python -m benchmarks.training

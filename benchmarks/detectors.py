@@ -55,15 +55,17 @@ def build(kind: str, size: tuple[int, int]) -> nn.Module:
     return net
 
 
-def timed_in_turn(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each run. They take turns, so that a machine whose speed drifts treats them alike; the first round
-    is not counted."""
+def timed_in_turn(
+    runs: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median seconds of each run, by a clock. They take turns, so that a machine whose speed drifts treats them alike; the
+    first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 

@@ -1,4 +1,4 @@
-"""What explaining costs beside detecting, for a detector of the user's own: ratios within one run, medians.
+"""What explaining costs beside detecting, for a detector of the user's own: ratios of processor time within one run, medians.
 
     python -m benchmarks.plain [--size 640x640] [--repeats 5]
 
@@ -8,6 +8,7 @@ class-score maps of 100 detections at the neck; the combined maps (five targets)
 """
 
 import argparse
+import time
 from typing import Any
 
 import torch
@@ -148,7 +149,7 @@ def measure(size: tuple[int, int], repeats: int) -> dict[str, Any]:
         "combined": lambda: maps(model, trace, found, ("score", *SIDES)),
         "exact": lambda: maps(model, trace, sample, ("score",), "exact"),
     }
-    seconds = timed_in_turn(runs, repeats)
+    seconds = timed_in_turn(runs, repeats, time.process_time)
     forward_s = seconds["forward"]
     exact = max(0.0, seconds["exact"] - forward_s) / len(sample) * len(found) + forward_s
     return {
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--size", default="640x640", type=parse_size)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     row = measure(options.size, options.repeats)
     print("  ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
 

@@ -12,6 +12,7 @@ from whybox.methods.gradcam import GradCam
 from whybox.methods.gradcam_pp import GradCamPP
 from whybox.methods.odam import Odam
 from whybox.methods.ssgradcam_pp import SSGradCamPP
+from whybox.models.plain._windows import Head
 from whybox.models.plain.family import wrap
 
 K = 3
@@ -72,6 +73,22 @@ class Residual(nn.Module):
         return x + torch.cat([gate.sigmoid() * value, value], 1)
 
 
+class Branches(nn.Module):
+    """Two maps that reach differently far, summed, in place or not."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.far, self.near, self.in_place = conv(5), conv(), in_place
+
+    def forward(self, x):
+        far = self.far(x)
+        near = self.near(far + x)
+        if self.in_place:
+            near += far
+            return near
+        return near + far.relu()
+
+
 class Attention(nn.Module):
     def forward(self, x):
         tokens = x.flatten(2).transpose(1, 2)
@@ -107,6 +124,11 @@ LOCAL = {
     "BatchNorm and SiLU": lambda: nn.Sequential(conv(bias=False), nn.BatchNorm2d(6), nn.SiLU(inplace=True), out(3)),
     "max pooling": lambda: nn.Sequential(conv(), nn.MaxPool2d(3, stride=1, padding=1), out()),
     "dilated": lambda: nn.Sequential(conv(dilation=2), nn.SiLU(), conv(dilation=3), out()),
+    "asymmetric": lambda: nn.Sequential(
+        nn.Conv2d(6, 6, (1, 5), padding=(0, 2)), nn.SiLU(), nn.Conv2d(6, 6, (3, 1), padding=(1, 0)), out()
+    ),
+    "branches": lambda: nn.Sequential(conv(), Branches(False), nn.SiLU(), out()),
+    "added in place": lambda: nn.Sequential(conv(), Branches(True), nn.SiLU(), out()),
     "depthwise": lambda: nn.Sequential(conv(5, groups=6), nn.Hardswish(), conv(1), out()),
     "in place at once": lambda: nn.Sequential(nn.SiLU(inplace=True), conv(), out()),
     "residual": lambda: nn.Sequential(Residual(), Residual(), out()),
@@ -189,12 +211,78 @@ def test_what_is_not_local_takes_the_exact_route(head):
     assert_agree(model, model.trace(picture().double()), "exact")
 
 
-@pytest.mark.parametrize("head", ["plain", "max pooling", "dilated", "reflected edge"])
+@pytest.mark.parametrize(
+    "head", ["plain", "max pooling", "dilated", "reflected edge", "branches", "added in place", "asymmetric"]
+)
 @pytest.mark.parametrize("size", [(96, 128), (40, 56), (72, 24)])
 def test_every_cell_up_to_the_corners(head, size):
     model = build(Net(LOCAL[head]).double(), size=size, max_detections=200)
     trace = model.trace(picture(*size).double())
     assert len(trace.detections) == len(trace.candidates)
+    assert_agree(model, trace, "windows")
+
+
+MEASURED = {"max pooling", "added in place"}
+
+
+@pytest.mark.parametrize("head", LOCAL)
+def test_a_head_whose_calls_say_how_far_they_reach_is_not_measured(head, monkeypatch):
+    def measure(self):
+        asked.append(self)
+        return radius(self)
+
+    asked, radius = [], Head.radius
+    monkeypatch.setattr(Head, "radius", measure)
+    model = build(Net(LOCAL[head]).double())
+    assert_agree(model, model.trace(picture().double()), "windows")
+    assert bool(asked) == (head in MEASURED)
+
+
+def test_a_map_that_is_raw_and_read_on():
+    """Where a raw output is also what another one is computed from, its crops have a margin."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = out(3), nn.Conv2d(4 + K, 4 + K, 3, padding=1)
+
+        def forward(self, x):
+            x = self.first(x)
+            return x, self.second(x)
+
+    def both(output):
+        one, other = output[0]
+        return read([one])[0], read([other])[1]
+
+    model = build(Net(Twice).double(), both, max_detections=200)
+    trace = model.trace(picture().double())
+    for target in (score, top):
+        assert_agree(model, trace, "windows", target)
+
+
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")
+def test_a_branch_that_has_no_part_is_left_out():
+    """A score's gradient does not go through the branch that gives boxes."""
+
+    class Apart(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.boxes, self.scores = (nn.Sequential(conv(), nn.Tanh(), nn.Conv2d(6, n, 1)) for n in (4, K))
+
+        def forward(self, x):
+            return self.boxes(x), self.scores(x)
+
+    def apart(output):
+        boxes, scores = output[0]
+        return read([boxes])[0], scores[0].flatten(1).T.sigmoid()
+
+    model = build(Net(Apart).double(), apart)
+    trace = model.trace(picture().double())
+    (pullback,) = model.pullbacks(trace, trace.detections, None, "auto")
+    with torch.profiler.profile() as profile:
+        pullback.gradient(score)
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["aten::tanh_backward"] == 1
     assert_agree(model, trace, "windows")
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import whybox
-from models.small_yolo import BaseModel, Classify, YOLOEDetect
+from models.small_yolo import OBB, BaseModel, Classify, Detect, Pose, Segment, YOLOEDetect
 from whybox.errors import WeightsError, WhyboxError
+from whybox.models.plain import _recorded
 from whybox.models.ultralytics._letterbox import Letterbox, input_size
 from whybox.models.ultralytics._turned import around_turned, corners_of, overlaps_better
 from whybox.targets import MaskLogit
@@ -148,6 +149,69 @@ def test_a_branch_that_the_network_cuts_off_is_explained_all_the_same(route):
     assert cut.maps.values.any()
     assert not network.model[-1]._forward_pre_hooks
     assert not network.model[-1]._forward_hooks
+
+
+def assert_windows_are_exact(network, target="score"):
+    model = whybox.load(network)
+    trace = model.trace(picture().double())
+    found = model.unsuppressed(trace)
+    levels = trace.candidates.level[found.source]
+    chosen = found[torch.cat([(levels == level).nonzero()[:5, 0] for level in (1, 0)])]
+    exact, fast = (whybox.explain(model, trace, target=target, route=route, detections=chosen) for route in ("exact", "auto"))
+    assert set(fast.maps.routes) == {"windows"}
+    assert len(set(fast.maps.layers)) == 2
+    assert exact.maps.values.any()
+    torch.testing.assert_close(fast.maps.values, exact.maps.values, rtol=1e-8, atol=1e-8 * float(exact.maps.values.max()))
+
+
+@pytest.mark.parametrize(
+    ("head", "target"), [(Detect, "score"), (Detect, "l"), (Segment, "x2"), (Pose, "keypoint:0:x"), (OBB, "corner:0:x")]
+)
+@pytest.mark.parametrize("second", [False, True])
+def test_detections_are_read_from_their_own_cells(head, target, second, monkeypatch):
+    monkeypatch.setattr(_recorded, "find_readings", None)  # the general way fails
+    assert_windows_are_exact(BaseModel(end2end=second, head=head).double(), target)
+
+
+def test_a_level_without_detections(monkeypatch):
+    monkeypatch.setattr(_recorded, "find_readings", None)
+    model = whybox.load(BaseModel())
+    trace = model.trace(picture())
+    fine = trace.detections[trace.candidates.level[trace.detections.source] == 0]
+    result = whybox.explain(model, trace, detections=fine[[0, 0, 1]])
+    assert set(result.maps.routes) == {"windows"}
+    assert torch.equal(result.maps.values[0], result.maps.values[1])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_mode_does_not_matter(mode):
+    network = BaseModel()
+    expected = whybox.explain(whybox.load(network), picture(), score_threshold=0.3)
+    with mode():
+        result = whybox.explain(whybox.load(network), picture(), score_threshold=0.3)
+    assert set(result.maps.routes) == {"windows"}
+    assert torch.equal(result.maps.values, expected.maps.values)
+
+
+class RemadeGrid(Detect):
+    """Makes its grid from its input in every pass."""
+
+    def _inference(self, raw):
+        self.shape = None
+        return super()._inference(raw)
+
+
+class MixedScores(Detect):
+    """A score depends on all cells of the pass."""
+
+    def _inference(self, raw):
+        return super()._inference({**raw, "scores": raw["scores"] - raw["scores"].mean(2, keepdim=True)})
+
+
+def test_a_head_that_decodes_few_cells_otherwise_is_read_the_general_way():
+    assert_windows_are_exact(BaseModel(head=RemadeGrid).double())
+    mixed = whybox.explain(whybox.load(BaseModel(head=MixedScores)), picture(), score_threshold=0.3)
+    assert set(mixed.maps.routes) == {"exact"}
 
 
 @pytest.mark.parametrize("target", ["l", "score", "logit", "x2"])

@@ -290,9 +290,13 @@ class Plain(Model):
             read = partial(self._candidates, frame=frame, levels=len(layers))
             candidates = read(answer)
             check_levels(candidates.level, layers)
-            recorded = recorder.recorded(answer, read) if _connected(candidates) else None
+            recorded = self._recorded(recorder, output, answer, read) if _connected(candidates) else None
             candidates = replace(candidates, masks=self._masks(output, candidates, frame))
         return replace(self._trace(image, frame, _detached(candidates), layers, False), state=recorded)
+
+    def _recorded(self, recorder: PassRecorder, output: Any, answer: Any, read: Callable[[Any], Candidates]) -> Recorded | None:
+        """What a trace keeps of a recorded pass, for gradients: of the network's output, and what was read off it."""
+        return recorder.recorded(answer, read)
 
     def _trace(self, image: Tensor, frame: Frame, candidates: Candidates, layers: Sequence[Layer], graph: bool) -> Trace:
         with torch.inference_mode(False), torch.no_grad():

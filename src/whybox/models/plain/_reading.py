@@ -72,7 +72,7 @@ def _without_repeats(source: Tensor) -> Iterator[Tensor]:
 def _split(values: Tensor, rows: Tensor, raw: Mapping[int, Tensor], roots: Mapping[int, frozenset[int]]) -> Iterator[Reading]:
     """The rows in halves, and these in halves, until no two of a group share a number."""
     chosen = values[rows]
-    ones = _gradients(chosen.sum(), raw)
+    ones = gradients_at(chosen.sum(), raw)
     if not ones or _dense(ones, len(rows)):
         none = torch.full_like(rows, -1)
         yield Reading(rows, none, none[:, None].expand(-1, 2), none[:, None].expand(-1, 2), {})
@@ -101,7 +101,7 @@ def _owners(values: Tensor, ones: Mapping[int, Tensor], raw: Mapping[int, Tensor
     found = {index: torch.zeros(len(raw[index][0]), int(cells[index].sum()), dtype=torch.int16) for index in ones}
     for step in (1, _DIGIT):
         digit = position // step % _DIGIT
-        weighted = _gradients((values * 2.0**digit).sum(), raw)
+        weighted = gradients_at((values * 2.0**digit).sum(), raw)
         for index, gradient in ones.items():
             once, grown = gradient[0][:, cells[index]], weighted[index][0][:, cells[index]]
             read = once != 0
@@ -140,7 +140,7 @@ def _describe(rows: Tensor, owner: Mapping[int, Tensor], roots: Mapping[int, fro
     return Reading(rows, torch.where(wide | (root < 0), -1, root), low, high, owner)
 
 
-def _gradients(value: Tensor, raw: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def gradients_at(value: Tensor, raw: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Of one number, at the raw outputs that it depends on."""
     found = torch.autograd.grad(value, list(raw.values()), retain_graph=True, allow_unused=True)
     return {index: gradient for index, gradient in zip(raw, found, strict=True) if gradient is not None}

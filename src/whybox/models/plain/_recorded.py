@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from whybox.models.plain._reading import Reading, find_readings
+from whybox.models.plain._reading import Reading, find_readings, gradients_at
 from whybox.models.plain._windows import Crops, Head, crop
 from whybox.ops.calls import Recorder, Recording, fill, play
-from whybox.ops.gradients import gradients_on
+from whybox.ops.gradients import check_connected, gradients_on
 from whybox.ops.hooks import feature_tensors, submodule
 from whybox.pullback import WindowPullback
 from whybox.types import Candidates, Detections, Trace
@@ -85,16 +85,30 @@ class Asked:
         """kept: (m,) which of the rows (n,) the pullback is for."""
         asked = reading.rows[rows[kept]]
         with gradients_on():
-            chosen = self.detections[asked]
-            narrowed = self.trace.rows(self.candidates[chosen.source.clone()], chosen)
+            narrowed = self.trace.rows(self._rows(asked), self.detections[asked])
         feature = self.trace.features[level]
 
         def backward(values: Tensor) -> Tensor:
-            return crops.gradient(values, self.leaves, reading.owner, rows)[kept]
+            check_connected(values)
+            with gradients_on():
+                seeds = self._seeds(values, reading, rows, crops)
+            return crops.gradient(seeds)[kept]
 
         return WindowPullback(
             asked, narrowed, "windows", feature.stride, feature.values, backward, crops.origin[kept], feature.name
         )
+
+    def _rows(self, asked: Tensor) -> Candidates:
+        """The candidates of the detections `asked` (m,), with their graph."""
+        return self.candidates[self.detections.source[asked]]
+
+    def _seeds(self, values: Tensor, reading: Reading, rows: Tensor, crops: Crops) -> dict[int, Tensor]:
+        """The gradient of values (m,) at the raw outputs that crops were run for, as `Crops.gradient` takes it."""
+        # Cells of a crop may be another row's: their gradient is that row's.
+        return {
+            index: crops.at_cells(gradient[0]) * (crops.at_cells(reading.owner[index]) == rows[:, None, None, None])
+            for index, gradient in gradients_at(values.sum(), {i: self.leaves[i] for i in crops.outputs}).items()
+        }
 
 
 class PassRecorder(Recorder):

@@ -2,8 +2,8 @@
 
 An output cell of most heads depends on a small window of the features. Crops of these go once more through the calls that
 the head made, all detections in one batch, and one backward pass gives the gradient of every one. That this is the same
-gradient is checked in the pass itself: how far the head sees is measured with a NaN, which spreads to whatever depends on
-it, and what the crops give at the detections' cells must be what the network gave there.
+gradient is checked in the pass itself: how far the head sees is what its calls say, or else is measured with a NaN, which
+spreads to whatever depends on it, and what the crops give at the detections' cells must be what the network gave there.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from whybox.frame import take_windows
+from whybox.models.plain._reach import Area, needed_margins
 from whybox.ops.calls import Call, play
-from whybox.ops.gradients import check_connected, gradients_on
+from whybox.ops.gradients import gradients_on
 
 _RADII = (3, 7, 15)
 """Radii of the maps that the receptive field is measured on, smallest first."""
@@ -70,8 +71,8 @@ class Head:
 class Crops:
     """n crops of a feature map, and what the head gave for them at each row's cells.
 
-    maps: (n,C,k,l), a leaf. origin: (n,2) the crops' top-left cells. cells: indices of the rows' cells on the whole grid, as
-    `_cells` gives them. outputs: by raw output (n,s,t,channels), s x t cells a row, with their graph.
+    maps: (n,C,k,l), a leaf, zero beyond the map. origin: (n,2) the crops' top-left cells. cells: indices of the rows' cells on
+    the whole grid, as `_cells` gives them. outputs: by raw output (n,s,t,channels), s x t cells a row, with their graph.
     """
 
     maps: Tensor
@@ -83,58 +84,76 @@ class Crops:
         """(n,) whether the head gave for the crop what it gave for the whole map, `raw`."""
         same = torch.ones(len(self.maps), dtype=torch.bool, device=self.maps.device)
         for index, outputs in self.outputs.items():
-            whole = self._at_cells(raw[index][0])
-            rounding = min(_ROUNDING * torch.finfo(whole.dtype).eps, _MOST_ROUNDING)
-            # By the mean, too, because a value near zero is a difference of larger ones, and has their rounding.
-            allowed = rounding * (whole.abs() + whole.abs().mean())
-            same &= ((outputs.detach() - whole).abs() <= allowed).flatten(1).all(1)
+            same &= close(outputs.detach(), self.at_cells(raw[index][0])).flatten(1).all(1)
         return same
 
-    def gradient(self, values: Tensor, leaves: Mapping[int, Tensor], owner: Mapping[int, Tensor], owners: Tensor) -> Tensor:
-        """Values (m,) of some of the rows, computed from the raw outputs `leaves` -> gradients (n,C,k,l) on the crops.
-
-        owner: for each raw output, which row reads a number. owners: (n,) the crops' rows in it.
-        """
-        check_connected(values)
-        reached = {index: output for index, output in self.outputs.items() if output.requires_grad}
+    def gradient(self, seeds: Mapping[int, Tensor]) -> Tensor:
+        """The gradient of the raw outputs at the rows' cells, (n,s,t,channels) by index -> gradients (n,C,k,l) on the crops."""
+        # What has no part in a value is left out, which spares its branch of the head.
+        reached = [index for index, seed in seeds.items() if self.outputs[index].requires_grad and seed.any()]
+        if not reached:
+            return torch.zeros_like(self.maps)
         with gradients_on():
-            found = torch.autograd.grad(values.sum(), [leaves[i] for i in reached], retain_graph=True, allow_unused=True)
-            whole = {index: gradient[0] for index, gradient in zip(reached, found, strict=True) if gradient is not None}
-            # Cells of a crop may be another row's: their gradient is that row's.
-            seeds = [self._at_cells(whole[i]) * (self._at_cells(owner[i]) == owners[:, None, None, None]) for i in whole]
-            if not seeds:
-                return torch.zeros_like(self.maps)
-            return torch.autograd.grad([reached[i] for i in whole], self.maps, seeds, retain_graph=True)[0]
+            outputs = [self.outputs[index] for index in reached]
+            return torch.autograd.grad(outputs, self.maps, [seeds[index] for index in reached], retain_graph=True)[0]
 
-    def _at_cells(self, whole: Tensor) -> Tensor:
-        """(channels,h,w) -> (n,s,t,channels)"""
+    def at_cells(self, whole: Tensor) -> Tensor:
+        """(channels,h,w) on the whole grid -> (n,s,t,channels) at the rows' cells."""
         return whole.movedim(0, -1)[self.cells]
+
+
+def close(values: Tensor, wanted: Tensor) -> Tensor:
+    """Where values are what they should be, but for rounding; of the values' shape."""
+    rounding = min(_ROUNDING * torch.finfo(wanted.dtype).eps, _MOST_ROUNDING)
+    # By the mean, too, because a value near zero is a difference of larger ones, and has their rounding.
+    return (values - wanted).abs() <= rounding * (wanted.abs() + wanted.abs().mean())
 
 
 def crop(head: Head, low: Tensor, high: Tensor) -> Crops | None:
     """Run a head on crops around the cells from `low` (n,2) to `high` (n,2), row and column; None where it is not local."""
     try:
-        radius = head.radius()
-        crops = None if radius is None else _crop(head, low, high, radius)
+        crops = _crop(head, low, high)
     except Exception:  # a head may refuse maps of another size in any way; the exact route is left
         return None
     return crops if crops is not None and any(output.requires_grad for output in crops.outputs.values()) else None
 
 
-def _crop(head: Head, low: Tensor, high: Tensor, radius: int) -> Crops:
-    grid = torch.tensor(head.features.shape[-2:], device=low.device)
-    extent = (high - low + 1).amax(0)
-    size = torch.minimum(extent + 2 * radius, grid)
-    # A crop that would hang over the edge moves inwards, so that its edge is the map's and padding acts as it did there.
-    origin = (low - radius).clamp(min=0).minimum(grid - size)
+def _crop(head: Head, low: Tensor, high: Tensor) -> Crops | None:
+    height, width = head.features.shape[-2:]
+    down, across = (high - low + 1).amax(0).tolist()
     # All rows have the extent of the widest; at the edge their cells begin earlier.
-    corner = low.minimum(grid - extent)
+    corner = low.minimum(torch.tensor([height - down, width - across], device=low.device))
+    area = Area(corner, (down, across), (height, width))
+    needed = needed_margins(head.calls, head.raw)
+    if needed is None:
+        return _crop_measured(head, area)
+    margin = needed[head.root]
+    if margin >= _RADII[-1]:
+        return None
+    origin = corner - margin
+    with gradients_on():
+        maps = take_windows(head.features, origin, area.size(margin)).requires_grad_()
+        # A clone, because the head may begin with an activation in place.
+        played = area.play(head.calls, head.root, maps.clone(), needed, head.raw)
+        outputs = {index: values.movedim(1, -1) for index, values in played.items()}
+    return Crops(maps, origin, _cells(corner, area.extent), outputs)
+
+
+def _crop_measured(head: Head, area: Area) -> Crops | None:
+    """Of a head with calls whose reach is not known."""
+    radius = head.radius()
+    if radius is None:
+        return None
+    grid = torch.tensor(area.grid, device=area.low.device)
+    size = torch.tensor(area.size(radius), device=grid.device).minimum(grid)
+    # A crop that would hang over the edge moves inwards, so that its edge is the map's and padding acts as it did there.
+    origin = (area.low - radius).clamp(min=0).minimum(grid - size)
     with gradients_on():
         maps = take_windows(head.features, origin, (int(size[0]), int(size[1]))).requires_grad_()
-        number = torch.arange(len(maps), device=low.device)[:, None, None]
-        inside = _cells(corner - origin, extent)
+        number = torch.arange(len(maps), device=grid.device)[:, None, None]
+        inside = _cells(area.low - origin, area.extent)
         outputs = {index: values.movedim(1, -1)[(number, *inside)] for index, values in head.run(maps).items()}
-    return Crops(maps, origin, _cells(corner, extent), outputs)
+    return Crops(maps, origin, _cells(area.low, area.extent), outputs)
 
 
 def _cells(corner: Tensor, extent: Iterable[Any]) -> tuple[Tensor, Tensor]:

@@ -140,7 +140,7 @@ def read_output(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
         head: Its head, after the pass.
         one_to_one: The branch that is read, where there are two.
     """
-    raw = _raw(output, head, one_to_one)
+    raw = raw_outputs(output, head, one_to_one)
     columns, more = head._inference(raw)[0].T.tensor_split([4 + head.nc], 1)
     distances = (head.dfl(raw["boxes"]) * head.strides)[0]
     outputs = dict(zip("ltrb", distances, strict=True))
@@ -175,7 +175,7 @@ def read_masks(output: Any, head: Any, one_to_one: bool, boxes: Tensor, canvas: 
         boxes: (M,4) in network pixels.
         canvas: (h, w) of the network's input.
     """
-    weights = _raw(output, head, one_to_one)["mask_coefficient"][0].T
+    weights = raw_outputs(output, head, one_to_one)["mask_coefficient"][0].T
     prototypes = output[0][1]
     # YOLO26's may come with what is for its training alone.
     prototypes = (prototypes[0] if isinstance(prototypes, tuple) else prototypes)[0]
@@ -184,7 +184,7 @@ def read_masks(output: Any, head: Any, one_to_one: bool, boxes: Tensor, canvas: 
     return MaskLogits(weights.float(), prototypes.float(), cells)
 
 
-def _raw(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
+def raw_outputs(output: Any, head: Any, one_to_one: bool) -> dict[str, Any]:
     """The raw outputs of the branch that is read."""
     raw = output[1] if isinstance(output, tuple | list) and len(output) == 2 else None
     if isinstance(raw, dict) and "one2many" in raw:

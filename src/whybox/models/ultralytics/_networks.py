@@ -1,7 +1,7 @@
 """The models of this family: a shared part, and what differs between YOLO and RT-DETR."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from whybox.models._keypoints import keypoint_names
 from whybox.models._layers import Layer
 from whybox.models._masks import masks_on_image
 from whybox.models.plain._detector import Plain
+from whybox.models.plain._recorded import PassRecorder, Recorded
 from whybox.models.plain._suppression import Suppression
 from whybox.models.ultralytics._detections import ranked, suppressed
 from whybox.models.ultralytics._head import (
@@ -23,12 +24,14 @@ from whybox.models.ultralytics._head import (
     input_paths,
     is_one,
     own_grid,
+    raw_outputs,
     read_decoder,
     read_masks,
     read_output,
     reads_one_to_one,
 )
 from whybox.models.ultralytics._letterbox import Letterbox, input_size
+from whybox.models.ultralytics._narrow import Decoding, narrow
 from whybox.types import Candidates, Detections, MaskLogits, Trace
 
 PREFIX = "ultralytics"
@@ -152,6 +155,13 @@ class Yolo(Ultralytics):
     def _read(self, output: Any) -> dict[str, Any]:
         return read_output(output, self.head, self.one_to_one)
 
+    def _recorded(self, recorder: PassRecorder, output: Any, answer: Any, read: Callable[[Any], Candidates]) -> Recorded | None:
+        recorded = super()._recorded(recorder, output, answer, read)
+        if recorded is None or getattr(self.head, "anchors", None) is None:
+            return recorded
+        decoding = Decoding(self.network, self.head, lambda raw: self._read((None, raw)), self.head.anchors, self.head.strides)
+        return narrow(recorded, recorder, raw_outputs(output, self.head, self.one_to_one), decoding)
+
     def _masks(self, output: Any, candidates: Candidates, frame: Frame) -> MaskLogits | None:
         if not is_one(self.head, MASKS):
             return None
@@ -197,6 +207,10 @@ class RtDetr(Ultralytics):
     ) -> None:
         preparation = Letterbox(input_size(size or _own_size(network), _STRIDE), resize="stretch", rect=False)
         super().__init__(network, name, classes, preparation, Suppression(score_threshold, None, max_detections))
+
+    def _run_recorded(self, image: Tensor) -> Trace:
+        # A query reads all of the maps: nothing of the decoder is local, and looking for it takes two forward passes.
+        return self._run(image, self.features, gradients=False)[0]
 
     def _read(self, output: Any) -> dict[str, Any]:
         size = self.preparation.size
