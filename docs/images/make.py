@@ -4,12 +4,14 @@
     python docs/images/make.py --photos DIR --weights DIR
 
 --photos: a folder with the COCO train2017 photographs 000000000544.jpg and 000000000599.jpg, at any depth.
---weights: a folder with YOLOX-Nano for COCO at 416x416, yolox_nano_416.onnx, and its 80 class names, coco80.txt, at any depth.
+--weights: a folder that holds, at any depth, YOLOX-Nano for COCO at 416x416, yolox_nano_416.onnx, its 80 class names, coco80.txt,
+and one folder with DEIMv2 for transformers, with its preprocessor_config.json.
 Both photographs are CC BY 2.0; whoever shows the pictures names their source as README and docs do.
 """
 
 import argparse
 import base64
+import os
 import shutil
 import subprocess
 import tempfile
@@ -26,14 +28,18 @@ from torch import Tensor
 
 import whybox
 from whybox.data.scenes import draw_scene
-from whybox.report.overlay import blend, jpeg_bytes, overlay, picture_of
+from whybox.pictures import draw_overlay
+from whybox.report.overlay import blend, jpeg_bytes, overlay, picture_of, shrink
 from whybox.runs.explaining.images import Question, explain_images
 
 HERE = Path(__file__).parent
+YOLOX = HERE.parents[1] / "examples" / "onnx_detector.py"
 PLAYERS = "000000000544.jpg"
 CAT = "000000000599.jpg"
 SCALE = 2
 """Pixels of a picture for each pixel that it takes on the page."""
+GAP = 8
+"""Pixels between pictures that stand side by side."""
 Region = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the photograph."""
 BANNER: Region = (0, 204, 600, 412)
@@ -48,7 +54,8 @@ def main() -> None:
     asked.add_argument("--out", type=Path, default=HERE)
     asked.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome") or "chromium")
     given = asked.parse_args()
-    model = load_yolox(find(given.weights, "yolox_nano_416.onnx"), find(given.weights, "coco80.txt"))
+    os.environ["WEIGHTS"] = str(given.weights)
+    model = whybox.load(f"{YOLOX}:yolox")
     with tempfile.TemporaryDirectory() as made:
         pages = Path(made)
         for name, page, size in (
@@ -57,6 +64,14 @@ def main() -> None:
             ("match", match_page(pages / "match"), (1040, 1100)),
         ):
             take(given.chromium, page, size, given.out / f"{name}.webp")
+    scene = draw_scene(3, seed=1).image
+    deimv2 = whybox.load(f"hf/{find(given.weights, 'preprocessor_config.json').parent}")
+    for name, detector, image in (
+        ("your_yolox", model, find(given.photos, CAT)),
+        ("your_deimv2", deimv2, find(given.photos, CAT)),
+        ("your_fcos", whybox.load("whybox/scenes"), scene),
+    ):
+        save(beside(detector, image), given.out / f"{name}.webp")
 
 
 def find(folder: Path, name: str) -> Path:
@@ -65,36 +80,6 @@ def find(folder: Path, name: str) -> Path:
     if not found:
         raise SystemExit(f"{folder} holds no {name}")
     return found[0]
-
-
-def load_yolox(weights: Path, names: Path) -> Any:
-    """YOLOX-Nano as a model of whybox: its output is decoded here, its necks are the features."""
-    import onnx2torch
-
-    size, strides = 416, (8, 16, 32)
-    columns = [torch.arange(size // stride) for stride in strides]
-    cells = [torch.stack(torch.meshgrid(one, one, indexing="xy"), -1).view(-1, 2) for one in columns]
-    cell = torch.cat(cells)
-    stride = torch.cat([torch.full((len(one), 1), each) for one, each in zip(cells, strides, strict=True)])
-    level = torch.cat([torch.full((len(one),), i) for i, one in enumerate(cells)])
-
-    def read(output: Tensor) -> dict[str, Tensor]:
-        rows = output[0]
-        center, half = (rows[:, :2] + cell) * stride, rows[:, 2:4].exp() * stride / 2
-        return {"boxes": torch.cat([center - half, center + half], 1), "scores": rows[:, 4:5] * rows[:, 5:], "level": level}
-
-    return whybox.load(
-        onnx2torch.convert(str(weights)),
-        name="YOLOX-Nano",
-        candidates=read,
-        features=["Mul_246", "Mul_272", "Mul_298"],
-        size=(size, size),
-        resize="corner",
-        scale=255,
-        bgr=True,
-        nms_iou=0.65,
-        classes=names.read_text().splitlines(),
-    )
 
 
 @dataclass(frozen=True)
@@ -210,6 +195,18 @@ def match_page(folder: Path) -> Path:
     return folder / "index.html"
 
 
+def beside(model: Any, image: Any) -> Image.Image:
+    """The maps of the three surest detections, side by side."""
+    trace = whybox.trace(model, image)
+    found = whybox.detect(model, trace, score_threshold=0.4)
+    result = whybox.explain(model, trace, detections=found[found.scores.argsort(descending=True)[:3]])
+    picture = shrink(trace.image, 390)
+    drawn = Image.new("RGB", (3 * picture.width + 2 * GAP, picture.height), "white")
+    for i in range(len(result)):
+        drawn.paste(draw_overlay(result, i, picture), (i * (picture.width + GAP), 0))
+    return drawn
+
+
 def take(chromium: str, page: Path, size: Sequence[int], file: Path) -> None:
     """A picture of a page, `size` (width, height) in the page's pixels; empty space at its foot is cut off."""
     shot = page.parent / "shot.png"
@@ -217,7 +214,12 @@ def take(chromium: str, page: Path, size: Sequence[int], file: Path) -> None:
     look = [f"--force-device-scale-factor={SCALE}", f"--window-size={size[0]},{size[1]}", f"--screenshot={shot}"]
     subprocess.run([chromium, *options, *look, page.as_uri()], check=True, capture_output=True)
     picture = Image.open(shot).convert("RGB")
-    without_foot(picture).save(file, "WEBP", quality=78, method=6)
+    save(without_foot(picture), file)
+
+
+def save(picture: Image.Image, file: Path) -> None:
+    """Write a picture, and say how large it is."""
+    picture.save(file, "WEBP", quality=78, method=6)
     print(f"{file.name}: {picture.width} pixels wide, {file.stat().st_size / 1000:.0f} kB")
 
 

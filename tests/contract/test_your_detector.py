@@ -2,6 +2,7 @@
 installed here: each network is a small one of the same output form, and where its outputs are zero, its boxes are known."""
 
 import re
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ from torch import nn
 
 import whybox
 
-PAGE = Path(__file__).parents[2] / "docs" / "your_detector.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "your_detector.md"
 SIZE = (64, 96)
 STRIDES = (8, 16)
 CLASSES = 3
@@ -285,6 +287,19 @@ def test_maps_are_those_of_autograd(page, form):
     assert any(values.any() for values in exact.native)
     for a, b in zip(quick.native, exact.native, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_the_example_with_onnx_files_reads_as_the_page_does(page):
+    example = runpy.run_path(str(ROOT / "examples" / "onnx_detector.py"))
+    image = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        raw, answer = ExportedYolox()(image), Detr()(image)
+    pairs = [
+        (example["YoloxReader"](SIZE, STRIDES)(raw), page.read_exported_yolox(SIZE, STRIDES)(raw)),
+        (example["read_deimv2"]((answer["pred_logits"], answer["pred_boxes"])), page.read_detr((320, 320))(answer)),
+    ]
+    for read, expected in pairs:
+        torch.testing.assert_close(read, expected)
 
 
 def test_the_table_leads_to_sections():
