@@ -192,6 +192,17 @@ def test_supervision_gets_masks_where_there_are_any():
     assert explanation().to_supervision().mask is None
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_supervision_draws_turned_boxes():
+    supervision = pytest.importorskip("supervision")
+    boxes = made_up_detections(3)
+    corners = boxes.boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] + torch.tensor([2.0, 1.0])
+    found = explanation(detections=replace(boxes, corners=corners)).to_supervision()
+    assert np.array_equal(found.data["xyxyxyxy"], corners)
+    drawn = supervision.OrientedBoxAnnotator().annotate(np.zeros((90, 120, 3), np.uint8), found)
+    assert drawn.any()
+
+
 class Label:
     """Keeps what it is made of, as FiftyOne's labels do."""
 

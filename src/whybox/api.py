@@ -392,7 +392,7 @@ def _maps(method: Any, model: Model, trace: Trace, chosen: Detections, target: s
 def _unknown_layer(wanted: Any, model: Model) -> UnknownNameError:
     """The error for an unknown layer, with close matches and the layers that exist."""
     paths = [] if model.network is None else [path for path, _ in model.network.named_modules() if path]
-    close = get_close_matches(str(wanted), [*model.layers, *paths], n=3, cutoff=0.6)
+    close = get_close_matches(str(wanted), dict.fromkeys([*model.layers, *paths]), n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return UnknownNameError(f"unknown layer {wanted!r}; {hint}{model.name} has {', '.join(model.layers)}, and any module's path")
 

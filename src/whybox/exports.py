@@ -95,7 +95,8 @@ def _beside_box(explained: Explained, index: int) -> dict[str, Any]:
 
 
 def to_supervision(explained: Explained) -> Any:
-    """supervision.Detections, with masks where there are any, and the class names and the candidates' rows in `data`."""
+    """supervision.Detections, with masks where there are any; in `data` the class names, the candidates' rows, and turned boxes'
+    corners, under the name by which its OrientedBoxAnnotator finds them."""
     try:
         import supervision
     except ImportError:
@@ -103,14 +104,15 @@ def to_supervision(explained: Explained) -> Any:
     import numpy as np
 
     detections = explained.detections
-    masks = _masks(detections)
+    masks, corners = _masks(detections), detections.corners
+    turned = {} if corners is None else {"xyxyxyxy": corners.detach().cpu().float().numpy()}
     return supervision.Detections(
         # float(), because NumPy has no bfloat16.
         xyxy=detections.boxes.detach().cpu().float().numpy(),
         confidence=detections.scores.detach().cpu().float().numpy(),
         class_id=detections.labels.detach().cpu().numpy().astype(int),
         mask=None if masks is None else masks.numpy(),
-        data={"class_name": np.array(explained.names, dtype=str), "source": detections.source.detach().cpu().numpy()},
+        data={"class_name": np.array(explained.names, dtype=str), "source": detections.source.detach().cpu().numpy(), **turned},
     )
 
 

@@ -48,6 +48,7 @@ class Model(ABC):
             network chooses its queries by the image.
         channels: How many channels its images have; 3 are red, green and blue.
         keypoints: The names of its keypoints; () for models without.
+        score_threshold: The score under which it gives no detection of its own; 0 where a family does not say.
         settings: How it was loaded (preprocessing, thresholds), as a string that is the same in every process.
     """
 
@@ -60,6 +61,7 @@ class Model(ABC):
     fixed_rows: bool = True
     channels: int = 3
     keypoints: Sequence[str] = ()
+    score_threshold: float = 0.0
     settings: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -39,7 +39,10 @@ def prompted(model: Model, text: Any) -> Model:
             )
         return model
     if not isinstance(model, PromptedModel) or not model.takes_text:
-        raise WhyboxError(f"{model.name} reads no text; leave text out, or load an image-text model such as CLIP")
+        raise WhyboxError(
+            f"{model.name} reads no text; leave text out, or load a detector that reads text, such as Grounding DINO, or an "
+            "image-text model, such as CLIP"
+        )
     if images := _images(text):
         if not isinstance(model, ImagePromptedModel):
             raise WhyboxError(f"{model.name} is asked with texts; images of what is looked for are for OWL-ViT and OWLv2")

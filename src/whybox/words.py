@@ -34,7 +34,7 @@ def check_words(method: Any, model: Model, target: str | Target, *, words: bool,
         _check_grounding(model, target, single_words)
         return
     if not _reads_texts(model):
-        raise WhyboxError(f"{model.name} is not an image-text model such as CLIP: leave words and single_words out")
+        raise WhyboxError(f"{model.name} reads no text, so that there are no words to weigh: leave words and single_words out")
     if words and not isinstance(method, TextMethod):
         kinds: Mapping[str, Any] = registry.methods()
         known = [name for name, kind in kinds.items() if kind.serves(model) and isinstance(kind, TextMethod)]

@@ -11,7 +11,7 @@ from torch import nn
 
 import whybox
 from models.small_yolo import OBB, BaseModel, Classify, Detect, Pose, Segment, YOLOEDetect
-from whybox.errors import WeightsError, WhyboxError
+from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.models.plain import _recorded
 from whybox.models.ultralytics._letterbox import Letterbox, input_size
 from whybox.models.ultralytics._turned import around_turned, corners_of, overlaps_better
@@ -83,6 +83,21 @@ def test_a_head_that_reads_prompts_needs_them():
     network.model[-1].lrpc = nn.ModuleList()
     with pytest.raises(WhyboxError, match="without prompts is not supported: load the one that reads texts"):
         whybox.load(network)
+
+
+def test_options_of_predict_are_told_by_their_names_here():
+    for given, meant in {"imgsz": "size", "conf": "score_threshold", "iou": "nms_iou", "max_det": "max_detections"}.items():
+        with pytest.raises(WhyboxError, match=f"ultralytics' {given} is {meant}= here"):
+            whybox.load(BaseModel(), **{given: 1})
+
+
+def test_a_layer_that_no_score_is_computed_from_is_told_with_those_before_it():
+    model = whybox.load(BaseModel(), score_threshold=0)
+    with pytest.raises(GradientError, match=r"are not computed from what model\.3 returns.*such as model\.1, model\.2"):
+        whybox.explain(model, picture(), layer="model.3", score_threshold=0, top=1)
+    # A layer of the model is a module, too: it is suggested once.
+    with pytest.raises(UnknownNameError, match=r"did you mean model\.3 or model\.2 or model\.1\?"):
+        whybox.explain(model, picture(), layer="model.9", score_threshold=0, top=1)
 
 
 def test_an_old_release_is_refused():

@@ -188,7 +188,7 @@ def test_words_that_were_not_asked_for_are_told(model):
         whybox.explain(model, image(), target=f"contrast:{TEXTS[1]}", single_words=True)
     with pytest.raises(WhyboxError, match=r"legrad gives no maps of words; methods that do: .*grad_eclip"):
         whybox.explain(model, image(), method="legrad", words=True)
-    with pytest.raises(WhyboxError, match="is not an image-text model"):
+    with pytest.raises(WhyboxError, match="reads no text, so that there are no words"):
         whybox.explain(whybox.load("whybox/scenes"), image(), words=True)
 
 

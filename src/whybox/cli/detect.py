@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Nms, Texts, Threshold, Top, Weights, load_model
-from whybox.cli.output import bar, print_detections, print_json, warn
+from whybox.cli.output import bar, explain_nothing_found, print_detections, print_json, warn
 from whybox.errors import WhyboxError
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def detect(
     else:
         for each in told:
             print_detections(each["image"], each["detections"])
+        if told and nms is None and not any(each["detections"] for each in told):
+            explain_nothing_found(loaded, score_threshold)
         if page is not None:
             print(f"page: {page.resolve().as_uri()}")
     if failed:

@@ -1,5 +1,6 @@
 """`whybox errors`: a detector's errors over a data set, each with the heat map that explains it."""
 
+from math import isnan
 from pathlib import Path
 from typing import Annotated
 
@@ -57,8 +58,13 @@ def errors(
     if as_json:
         print_json({"folder": str(folder) if search_result.images else None, **search_result.as_dict()})
     elif search_result.images:
-        rows = [[name, str(count), f"{100 * search_result.gains[name]:+.1f}"] for name, count in search_result.counts.items()]
+        rows = [[name, str(count), _gain(search_result.gains[name])] for name, count in search_result.counts.items()]
         print_table(f"errors in {search_result.images} images", ["error type", "count", "AP50 gain without it"], rows)
         print(f"page: {(folder / PAGE).resolve().as_uri()}")
     if search_result.failed:
         raise typer.Exit(1 if search_result.images else 2)
+
+
+def _gain(value: float) -> str:
+    """In points; without any object left, there is no AP."""
+    return "–" if isnan(value) else f"{100 * value:+.1f}"

@@ -10,6 +10,7 @@ from rich.console import Console
 from whybox.files import json_text
 
 if TYPE_CHECKING:
+    from whybox.model import Model
     from whybox.runs.explaining.images import Outcome
 
 # Without markup: rich would read brackets in a file name as a style.
@@ -33,6 +34,20 @@ def warn(line: str) -> None:
     """
     # Through the bar's own console, which moves the bar aside; soft_wrap, because rich would break lines itself.
     errors.print(f"whybox: {line}", soft_wrap=True)
+
+
+def explain_nothing_found(model: "Model", asked: float) -> None:
+    """Say, where there is no detection, that the model itself leaves out scores that the user asks for.
+
+    Args:
+        model: The model.
+        asked: The lowest score that the user asks for.
+    """
+    if asked < model.score_threshold:
+        warn(
+            f"{model.name} itself gives nothing under a score of {model.score_threshold:g}: a function in a file, "
+            "--model FILE.py:FUNCTION, can return whybox.load(..., score_threshold=...) with a lower one"
+        )
 
 
 @contextmanager
@@ -87,14 +102,15 @@ def print_outcome(outcome: "Outcome", folder: Path, as_json: bool) -> None:
 
 
 def _words(explanations: Sequence[Mapping[str, Any]], index: int) -> list[str]:
-    """A line with the words' weights from each explanation of a detection that holds them."""
-    lines = []
+    """A line for the words' weights of a detection; several, with what each is of, where explanations hold different ones."""
+    lines: dict[str, list[str]] = {}
     for explanation in explanations:
-        words = explanation["detections"][index].get("words")
-        if words:
-            of = f" ({explanation['method']}, {explanation['target']})" if len(explanations) > 1 else ""
-            lines.append(f"    words{of}: {', '.join(f'{word} {weight:+.3g}' for word, weight in words)}")
-    return lines
+        if words := explanation["detections"][index].get("words"):
+            line = ", ".join(f"{word} {weight:+.3g}" for word, weight in words)
+            lines.setdefault(line, []).append(f"({explanation['method']}, {explanation['target']})")
+    if len(lines) == 1:
+        return [f"    words: {line}" for line in lines]
+    return [f"    words {' '.join(of)}: {line}" for line, of in lines.items()]
 
 
 def _outcome(outcome: "Outcome", folder: Path) -> dict[str, Any]:

@@ -67,6 +67,12 @@ def test_objects_are_matched_by_the_columns_of_their_texts(model, tmp_path):
     assert len(evaluate(model, Found(model), out=tmp_path / "run", **plan, iou=0.2).results) == 2
 
 
+def test_texts_that_are_too_long_together_are_told_with_what_is_shorter(tmp_path):
+    net, processor = prompted_pair("grounding_dino")
+    with pytest.raises(WhyboxError, match=r"the network reads 24: .*; template \{\} makes texts of the class names alone"):
+        evaluate(whybox.load(net, processor=processor), DATA, out=tmp_path / "run", **PLAN)
+
+
 def test_phrases_are_refused(model, tmp_path):
     with pytest.raises(WhyboxError, match="prompts phrase is for image-text models; hf/owlvit finds boxes"):
         evaluate(model, DATA, out=tmp_path / "run", **PLAN, prompts="phrase")

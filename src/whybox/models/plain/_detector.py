@@ -131,6 +131,11 @@ class Plain(Model):
             return self.suppression.unsuppressed(trace.candidates, trace.frame.image)
 
     @property
+    def score_threshold(self) -> float:  # type: ignore[override]
+        """That of its options."""
+        return self.suppression.score_threshold
+
+    @property
     def most_detections(self) -> int:
         """`max_detections`."""
         return self.suppression.max_detections
@@ -370,8 +375,12 @@ class Plain(Model):
         if _connected(candidates):
             return
         live = any(tensor.requires_grad for tensor in tensors_in(output))
+        raise self._cut_off(names, live)
+
+    def _cut_off(self, names: Sequence[str], live: bool) -> GradientError:
+        """The error for scores that do not depend on the layers `names`. live: whether the network's output does."""
         culprit = "candidates(), the function that reads the output," if live else "the module's forward"
-        raise GradientError(
+        return GradientError(
             f"{culprit} cuts the scores off from {', '.join(names)}: a detach, .data, no_grad, an integer operation "
             "or checkpoint(use_reentrant=True) stands between"
         )

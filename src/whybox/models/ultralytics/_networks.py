@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from whybox.errors import GradientError
 from whybox.frame import Frame, Size
 from whybox.models._keypoints import keypoint_names
 from whybox.models._layers import Layer
@@ -86,6 +87,14 @@ class Ultralytics(Plain):
 
     def _doubt_boxes(self, trace: Trace) -> None:
         """Nothing: the form of the boxes is known."""
+
+    def _cut_off(self, names: Sequence[str], live: bool) -> GradientError:
+        if not live:
+            return super()._cut_off(names, live)
+        return GradientError(
+            f"the scores of {self.name} are not computed from what {', '.join(names)} returns: choose a layer before the head's "
+            f"outputs, such as {', '.join(self.features)}"
+        )
 
     @abstractmethod
     def _read(self, output: Any) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from whybox.errors import WeightsError, WhyboxError
 from whybox.models.ultralytics._head import DECODER, find_head, is_one
 from whybox.models.ultralytics._networks import PREFIX, RtDetr, Ultralytics, Yolo
 
+_OF_PREDICT = {"imgsz": "size", "conf": "score_threshold", "iou": "nms_iou", "max_det": "max_detections", "names": "classes"}
+"""What ultralytics calls options of this family."""
+
 
 def matches(module: nn.Module) -> bool:
     """Whether the module is a network of ultralytics, decided without importing it."""
@@ -19,6 +22,9 @@ def matches(module: nn.Module) -> bool:
 
 def wrap(module: nn.Module, **options: Any) -> Ultralytics:
     """A model from a network; the options are those of Yolo or RtDetr."""
+    for given, meant in _OF_PREDICT.items():
+        if given in options:
+            raise WhyboxError(f"ultralytics' {given} is {meant}= here")
     kind = RtDetr if is_one(find_head(module), DECODER) else Yolo
     return kind(module, **options)
 

@@ -74,7 +74,13 @@ def prompted(model: Model, data_classes: Sequence[str], plan: Plan) -> Model:
     """
     if not model.takes_text or plan.prompts != "class":
         return model
-    return _prompt(model, [fill_template(plan.template, name) for name in data_classes])
+    try:
+        return _prompt(model, [fill_template(plan.template, name) for name in data_classes])
+    except WhyboxError as error:
+        if model.whole_image or plan.template == "{}":
+            raise
+        # A detector that reads all texts as one, such as Grounding DINO, has room for the names of many classes, no more.
+        raise WhyboxError(f"{error}; template {{}} makes texts of the class names alone") from error
 
 
 def _prompt(model: Any, texts: Sequence[str]) -> Model:

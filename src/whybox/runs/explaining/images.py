@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from whybox import api, registry
+from whybox.attention import TokenMaps
 from whybox.data.images import ImageSource
 from whybox.errors import FATAL, WhyboxError
 from whybox.explained import class_name
@@ -192,11 +193,14 @@ def explain_image(
     model, question = question.of(model)
     started = time.perf_counter()
     trace = api.trace(model, source)
-    seconds = time.perf_counter() - started
+    traced = time.perf_counter() - started
     detections = _wanted(model, trace, question)
     explanations = []
+    words: dict[str, TokenMaps | None] = {}
     for method in question.methods:
         for target in question.targets:
+            # Of a detector that reads text the words do not depend on the method.
+            known = model.kind == "prompted detector" and target in words
             watch = _Watch(name, on_progress)
             options = _options_of(method, question) | ({"progress": watch} if "progress" in _takes(method) else {})
             explanation = api.explain(
@@ -210,10 +214,13 @@ def explain_image(
                 route=question.route,
                 layer=question.layer,
                 name=Path(name).name,
-                words=question.words,
+                words=question.words and not known,
                 **options,
             )
-            explanations.append(replace(explanation, seconds={**explanation.seconds, "trace": seconds}))
+            token_maps = words[target] if known else explanation.token_maps
+            words[target] = token_maps
+            seconds = {**explanation.seconds, "trace": traced}
+            explanations.append(replace(explanation, seconds=seconds, token_maps=token_maps))
             if not isinstance(detections, Mapping):
                 # Their masks and keypoints are not computed again.
                 detections = explanation.detections
