@@ -62,6 +62,7 @@ def test_from_a_blurred_picture_to_an_evaluation(whybox, source, tmp_path, monke
     code, out, err = whybox("evaluate", "--model", model, "--data", f"{data}:fixations={looked}", *words)
     assert code == 0
     assert "8 recordings: of simulated respondents: nobody looked" in err
+    assert "8 recordings: of simulated respondents: nobody looked" in (tmp_path / "run" / "table.md").read_text()
     cells = json.loads((tmp_path / "run" / "summary.json").read_text())["cells"]
     assert any(cell["count"] > 0 for cell in cells)
 
