@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64encode
 from urllib.parse import urlsplit
 
 import pytest
@@ -26,6 +27,15 @@ class Scenes:
 
     def source(self, index):
         return self.pictures[index % 2]
+
+
+GIVE = """([kind, names, picture]) => {
+    const bytes = Uint8Array.from(atob(picture), (letter) => letter.charCodeAt(0));
+    const given = new DataTransfer();
+    for (const name of names) given.items.add(new File([bytes], name, { type: "image/png" }));
+    const told = { dataTransfer: given, clipboardData: given };
+    document.dispatchEvent(kind === "drop" ? new DragEvent(kind, told) : new ClipboardEvent(kind, told));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +149,8 @@ def test_texts_and_two_models_side_by_side(page):
     words = page.locator("#words .word").evaluate_all("nodes => nodes.map((node) => node.firstChild.textContent)")
     assert words == ["a", "red", "car"]
     assert page.locator("#list b").all_inner_texts() == ["a red car", "a dog"]
+    assert page.locator("#pick-target option").last.inner_text() == "This text and not another"
+    assert page.locator("#photo").get_attribute("alt") == "mixed-0.png, 2 texts"
 
 
 def test_the_biggest_changes_of_two_models_come_first(page):
@@ -180,6 +192,10 @@ def test_pictures_are_added_and_what_is_seen_is_taken_away(page, tmp_path):
     page.set_input_files("#upload", tmp_path / "noise.png")
     says(page, "#photo-name", "noise.png")
     assert page.inner_text("#found") == f"{MANY + 1} images"
+    for kind, names in (("drop", ("one.png", "two.png")), ("paste", ("three.png",))):
+        page.evaluate(GIVE, [kind, list(names), b64encode((tmp_path / "noise.png").read_bytes()).decode()])
+        says(page, "#photo-name", names[-1])
+    assert page.inner_text("#found") == f"{MANY + 4} images"
 
 
 def test_a_narrow_page_has_everything_and_no_bar_below(page):

@@ -48,6 +48,8 @@ def test_from_a_blurred_picture_to_an_evaluation(whybox, source, tmp_path, monke
     new = ("study", "new", "attention:kind=bubbles:seconds=2", "--data", data, "--count", "4", "--out", "asked")
     assert whybox(*new)[0] == 0
     assert json.loads((tmp_path / "asked" / "study.json").read_text())["settings"]["seconds"] == 2
+    code, out, _ = whybox("study", "new", "attention", "--data", data, "--objects-of", "asked", "--seed", "7", "--out", "same")
+    assert (code, out.splitlines()[0]) == (0, "4 objects, 4 questions and 2 checks per person")
     assert whybox("study", "simulate", "asked", "--count", "2", "--careless", "0")[0] == 0
     monkeypatch.setattr("whybox.study.reporting.draw_table", lambda *_, **__: {"png": b""})
     code, out, _ = whybox("study", "report", "asked", "--out", "report")
@@ -60,6 +62,7 @@ def test_from_a_blurred_picture_to_an_evaluation(whybox, source, tmp_path, monke
     code, out, err = whybox("evaluate", "--model", model, "--data", f"{data}:fixations={looked}", *words)
     assert code == 0
     assert "8 recordings: of simulated respondents: nobody looked" in err
+    assert "8 recordings: of simulated respondents: nobody looked" in (tmp_path / "run" / "table.md").read_text()
     cells = json.loads((tmp_path / "run" / "summary.json").read_text())["cells"]
     assert any(cell["count"] > 0 for cell in cells)
 

@@ -64,6 +64,15 @@ def test_the_same_seed_makes_the_same_study(data, model, tmp_path):
     assert files[0] == files[1]
 
 
+def test_the_objects_of_another_study(data, model, tmp_path):
+    once = new("attention", data, model, tmp_path / "once", count=2)
+    items = {question.item for question in once.questions}
+    again = new("trust_ranking", data, model, tmp_path / "again", seed=5, items=items)
+    assert {question.item for question in again.questions} == items
+    with pytest.raises(WhyboxError, match="no object of the other study was found here"):
+        new("trust_ranking", data, model, tmp_path / "none", items={"elsewhere.png object 0"})
+
+
 def test_a_discrimination_question_has_the_box_of_its_object(data, model, tmp_path):
     study = new("discrimination", data, model, tmp_path / "study")
     for question in study.questions:

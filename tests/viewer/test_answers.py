@@ -93,6 +93,9 @@ def test_texts_their_maps_and_their_words(asking, pictures):
     assert [word["text"] for word in words] == [word for word, _ in expected.words[1]]
     values = torch.tensor([word["weight"] for word in words])
     assert torch.allclose(values, torch.tensor([value for _, value in expected.words[1]]), rtol=1e-3, atol=1e-5)
+    offered = {one["name"]: one["targets"] for one in asking.get("/api/start").json()["models"]}["clip"]
+    assert [offered[name]["label"] for name in ("score", "against")] == ["Text score", "Against the text"]
+    assert offered["against"]["meaning"] == "Brighter: what lowers the logit of the text."
     # Other texts, without another pass over the image.
     before = len(asking.desk.traces)
     _, other = asking.ask("detect", model="clip", texts=["a house"])

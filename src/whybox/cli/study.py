@@ -46,7 +46,19 @@ def new(
             show_default="odam,gradcam,gradcam_pp,drise:masks=500; for better_detector odam; for attention none",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="Number of objects, balanced by class and size.")] = 30,
+    objects_of: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another study's folder: ask about its objects, as far as they are found here, and about no others.",
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of objects, balanced by class and size.", show_default="30; with --objects-of all of that study's"
+        ),
+    ] = None,
     per_person: Annotated[int | None, typer.Option(help="Questions per person.", show_default="one for each object")] = None,
     checks: Annotated[int, typer.Option(help="Attention checks per person.")] = 2,
     failures_allowed: Annotated[int, typer.Option(help="Who fails more checks is left out of the report.")] = 0,
@@ -61,10 +73,13 @@ def new(
     from whybox import api
     from whybox.files import check_new_folder
     from whybox.study.designs import find_design
+    from whybox.study.folder import read_study
     from whybox.study.making import Recipe, make_study
 
     chosen = find_design(design)
-    recipe = Recipe(count, per_person, checks, failures_allowed, score_threshold, iou, limit, seed)
+    items = {question.item for question in read_study(objects_of).questions} if objects_of else None
+    most = count if count is not None else len(items or range(30))
+    recipe = Recipe(most, per_person, checks, failures_allowed, score_threshold, iou, limit, seed, items)
     check_new_folder(out)
     asked = methods or {"models": "odam", "methods": "odam,gradcam,gradcam_pp,drise:masks=500"}.get(chosen.compares, "")
     named = read.read_list(asked) if asked else ()
@@ -73,7 +88,7 @@ def new(
         name, _, own = text.partition("@")
         models[text] = api.load(name, weights=read.read_weights(own or weights), device=device)
     images = api.open_data(data, on_problem=on_problem)
-    with bar(min(len(images), limit or len(images)) + count, "making a study") as on_progress:
+    with bar(min(len(images), limit or len(images)) + most, "making a study") as on_progress:
         made = make_study(chosen, images, models, named, out, recipe, on_progress=on_progress, on_warning=warn)
     print(f"{len(made.questions)} objects, {made.per_person} questions and {len(made.checks)} checks per person")
     print(f"edit {out / 'consent.md'}, then: whybox study serve {out}")

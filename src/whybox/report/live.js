@@ -1,73 +1,14 @@
 /** The live page: what is looked at is asked of the server, and kept. */
 (async () => {
-  const { make, paint, unfold } = heat;
+  const { make } = heat;
   const find = (id) => document.getElementById(id);
   const start = await (await fetch("api/start")).json();
   const models = new Map(start.models.map((model) => [model.name, model]));
   const asked = { image: null, model: start.models[0].name, other: "", texts: start.texts };
   const view = makeView(start.page, { move: (by) => film.move(by), turn: (target) => choose({ target }), changed });
-
-  // ---- asking ---------------------------------------------------------------------------------------------------
-
-  /** The answer to a question; slow ones tell on the way how far they are. */
-  async function ask(what, question, { signal, onProgress } = {}) {
-    const headers = { "content-type": "application/json" };
-    const answer = await fetch(`api/${what}`, { method: "POST", headers, body: JSON.stringify(question), signal });
-    const [reader, decoder] = [answer.body.getReader(), new TextDecoder()];
-    let [text, last] = ["", {}];
-    const read = (line) => {
-      last = JSON.parse(line);
-      if ("progress" in last) onProgress?.(last.progress);
-    };
-    for (;;) {
-      const { done, value } = await reader.read();
-      const lines = (text + decoder.decode(value, { stream: !done })).split("\n");
-      text = done ? "" : lines.pop();
-      lines.filter(Boolean).forEach(read);
-      if (done) break;
-    }
-    if (last.error || !answer.ok) throw new Error(last.error ?? `the server answered ${answer.status}`);
-    return last;
-  }
-
-  /** One question at a time is waited for; another one takes its place. firm: maps that are looked at meanwhile come after it. */
-  let waiting = null;
-
-  async function waitFor(what, kind, question, firm = false) {
-    stop();
-    const mine = { controller: new AbortController(), what, firm };
-    waiting = mine;
-    setTimeout(() => waiting === mine && showWork(mine, null), 200);
-    try {
-      return await ask(kind, question, {
-        signal: mine.controller.signal,
-        onProgress: (share) => waiting === mine && showWork(mine, share),
-      });
-    } finally {
-      if (waiting === mine) stop(false);
-      if (firm) setTimeout(() => view.photo() && changed(), 0);
-    }
-  }
-
-  function stop(abort = true) {
-    if (abort) waiting?.controller.abort();
-    waiting = null;
-    find("working").hidden = true;
-  }
-
-  function showWork({ what }, share) {
-    find("working").hidden = false;
-    if (find("working-what").textContent !== what) find("working-what").textContent = what;
-    if (share) find("working-share").value = share;
-    else find("working-share").removeAttribute("value");
-  }
-
-  function trouble(error) {
-    const gone = error?.name === "AbortError";
-    const said = error instanceof TypeError ? "The server does not answer. Is it still running?" : error?.message;
-    find("trouble").hidden = !error || gone;
-    find("trouble").textContent = find("trouble").hidden ? "" : said;
-  }
+  const { ask, waitFor, stop, trouble, waiting } = makeAsking(() => view.photo() && changed());
+  const drawing = makeDrawing(view);
+  const beside = makeBeside(view, { ask, asked, compared });
 
   // ---- images ---------------------------------------------------------------------------------------------------
 
@@ -121,21 +62,32 @@
     if (key === photoKey()) show(photo);
   }
 
-  async function upload(file) {
-    if (!file) return;
+  /** Add pictures, one after the other, and open the last one; one that cannot be read does not keep the others out. */
+  async function upload(files) {
     trouble(null);
-    try {
-      const answer = await fetch(`api/upload?name=${encodeURIComponent(file.name || "pasted")}`, { method: "POST", body: file });
-      const told = await answer.json();
-      if (!answer.ok) throw new Error(told.error);
-      images.unshift({ id: told.image, name: told.name });
+    let [added, failed] = [null, null];
+    for (const file of files) {
+      try {
+        added = await send(file);
+      } catch (error) {
+        failed = error;
+      }
+    }
+    if (added !== null) {
       find("search").value = "";
       changes.leave(asked.other);
       film.lay();
-      await openImage(told.image);
-    } catch (error) {
-      trouble(error);
+      await openImage(added);
     }
+    if (failed) trouble(failed);
+  }
+
+  async function send(file) {
+    const answer = await fetch(`api/upload?name=${encodeURIComponent(file.name || "pasted")}`, { method: "POST", body: file });
+    const told = await answer.json();
+    if (!answer.ok) throw new Error(told.error);
+    images.unshift({ id: told.image, name: told.name });
+    return told.image;
   }
 
   // ---- choosing -------------------------------------------------------------------------------------------------
@@ -244,7 +196,7 @@
     if (!photo || target === null) return;
     const contrast = target.startsWith(CONTRAST);
     const known = offered(photo, method).map((name) => option(name, wordsFor(photo, name).label));
-    const others = methodOf(method)?.targets || classes(photo).length < 2 ? [] : [option(CONTRAST, "This class and not another")];
+    const others = methodOf(method)?.targets || classes(photo).length < 2 ? [] : [option(CONTRAST, `This ${photo.whole?.[0] ?? "class"} and not another`)];
     find("pick-target").replaceChildren(...known, ...others);
     find("pick-target").value = contrast ? CONTRAST : target;
     find("row-contrast").hidden = !contrast;
@@ -277,13 +229,13 @@
     const index = view.active();
     const one = view.layer();
     showAdvice(index);
-    showBeside();
+    beside.show();
     clearTimeout(soon);
     if (index === null || !one || photo.waits) return;
     if (!view.mapOf(one, index)) {
       // Who moves over boxes does not want all of them.
       soon = setTimeout(() => fetchMaps(photo, one, rowsFor(photo, one, index)), view.state.peek === null ? 0 : 90);
-    } else if (one.quick && !waiting) soon = setTimeout(() => fetchAhead(photo, one), 60);
+    } else if (one.quick && !waiting()) soon = setTimeout(() => fetchAhead(photo, one), 60);
   }
 
   /** Methods that run the model thousands of times give the maps of all detections in one go. */
@@ -302,14 +254,16 @@
 
   async function fetchMaps(photo, one, rows, ahead = false) {
     const wish = wishOf(photo, one, rows);
-    if (opening || waiting?.firm || (ahead && waiting) || wish === failed || (wish === wished && waiting)) return;
+    const busy = waiting();
+    if (opening || busy?.firm || (ahead && busy) || wish === failed || (wish === wished && busy)) return;
     [wished, failed] = [wish, ""];
     const { drawn } = photo.detections[rows[0]];
     const { image, texts } = asked;
     const question = { image, model: photo.model, texts, method: one.method, target: one.target, threshold: view.state.threshold ?? 0 };
     const which = drawn ? { drawn: [drawn] } : { rows };
     try {
-      const told = await waitFor(`${methodOf(one.method).title} is drawing`, "map", { ...question, layer: one.place || null, ...which });
+      const what = `${methodOf(one.method).title} is drawing`;
+      const told = await waitFor(what, "map", { ...question, layer: one.place || null, ...which }, { quiet: ahead });
       one.quick = !methodOf(one.method).slow && told.seconds / rows.length < QUICK;
       take(photo, one, rows, told);
       if (!ahead) trouble(null);
@@ -339,63 +293,12 @@
 
   // ---- boxes that the reader draws ------------------------------------------------------------------------------
 
-  const corners = () => ["x1", "y1", "x2", "y2"].map((name) => find("box-form").elements[name]);
-  let draft = null;
-  let from = null;
-
-  function pointOf(event) {
-    const edge = find("stage").getBoundingClientRect();
-    const { width, height } = view.photo();
-    const within = (value, most) => Math.min(most, Math.max(0, value));
-    const x = within(((event.clientX - edge.left) / edge.width) * width, width);
-    return [x, within(((event.clientY - edge.top) / edge.height) * height, height)];
-  }
-
-  function showDraft() {
-    const photo = view.photo();
-    draft ??= shapes.draw("svg", { id: "draft", preserveAspectRatio: "none", "aria-hidden": "true" });
-    if (!draft.isConnected) find("stage").append(draft);
-    draft.replaceChildren();
-    const [x1, y1, x2, y2] = corners().map((input) => Number(input.value));
-    if (!find("drawing").open || !photo || !(x2 > x1 && y2 > y1)) return;
-    draft.setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
-    draft.append(shapes.draw("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
-  }
-
-  function drawOn(stage) {
-    const drawing = () => find("drawing").open && view.photo();
-    stage.addEventListener("pointerdown", (event) => {
-      if (!drawing() || event.button) return;
-      from = pointOf(event);
-      stage.setPointerCapture(event.pointerId);
-      event.preventDefault();
-    });
-    stage.addEventListener("pointermove", (event) => {
-      if (!from) return;
-      const to = pointOf(event);
-      const box = [Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1])];
-      corners().forEach((input, i) => (input.value = box[i].toFixed(1)));
-      showDraft();
-    });
-    stage.addEventListener("pointerup", () => {
-      if (from) find("box-class").focus();
-      from = null;
-    });
-    // What is drawn is no choice of a box.
-    stage.addEventListener("click", (event) => drawing() && event.stopImmediatePropagation(), true);
-    find("drawing").addEventListener("toggle", () => {
-      stage.classList.toggle("drawing", find("drawing").open);
-      showDraft();
-    });
-    corners().forEach((input) => input.addEventListener("input", showDraft));
-  }
-
   async function askMissed() {
     const photo = view.photo();
     const { image, texts } = asked;
-    const question = { image, model: asked.model, texts, box: corners().map((input) => Number(input.value)), threshold: view.state.threshold ?? 0.3 };
+    const question = { image, model: asked.model, texts, box: drawing.box(), threshold: view.state.threshold ?? 0.3 };
     try {
-      const told = await waitFor("Looking for the best candidate", "missed", { ...question, label: find("box-class").value || null }, true);
+      const told = await waitFor("Looking for the best candidate", "missed", { ...question, label: find("box-class").value || null }, { firm: true });
       photo.detections.push({ ...told.found, rival: told.rival });
       for (const one of photo.layers) one.maps.push(null);
       trouble(null);
@@ -423,84 +326,6 @@
     }));
   }
 
-  // ---- two models side by side ----------------------------------------------------------------------------------
-
-  let beside = null;
-  let besideKey = "";
-
-  function showBeside() {
-    const photo = view.photo();
-    const { method, target, threshold } = view.state;
-    find("beside").hidden = !asked.other;
-    if (!asked.other) return;
-    const key = JSON.stringify([photo.picture, photo.model, asked.other, asked.texts, method, target, threshold]);
-    if (key === besideKey) return paintBeside();
-    besideKey = key;
-    beside = null;
-    find("pairs").replaceChildren();
-    find("beside-says").textContent = "Comparing …";
-    find("beside-name").textContent = asked.other;
-    // The pinned map comes first, and a slider that is moved asks once.
-    setTimeout(() => key === besideKey && compare(key), 400);
-  }
-
-  async function compare(key) {
-    try {
-      const told = await ask("compare", { image: asked.image, ...compared() });
-      if (key !== besideKey) return;
-      beside = told;
-      for (const map of told.layer.maps) map.values = unfold(map);
-      layPairs();
-      paintBeside();
-    } catch (error) {
-      if (key === besideKey) find("beside-says").textContent = error.message;
-    }
-  }
-
-  const number = (value, digits = 2) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
-
-  function layPairs() {
-    const head = ["detection", asked.model, asked.other, "IoU", "maps alike"].map((textContent) => make("th", { textContent, scope: "col" }));
-    const rows = beside.pairs.map((pair) => {
-      const button = make("button", { type: "button", textContent: pair.name });
-      button.addEventListener("click", () => {
-        beside.second = pair.second;
-        if (pair.first === null) paintBeside(pair);
-        else view.set({ pinned: pair.first, peek: null });
-      });
-      const cells = [number(pair.scores[0]), number(pair.scores[1]), number(pair.iou), number(pair.correlation)];
-      return make("tr", {}, make("th", { scope: "row" }, button), ...cells.map((textContent) => make("td", { textContent })));
-    });
-    find("pairs").replaceChildren(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
-  }
-
-  function paintBeside(alone = null) {
-    const photo = view.photo();
-    if (!beside) return;
-    const index = view.active();
-    const pair = alone ?? beside.pairs.find(({ first }) => first === index && index !== null);
-    const stage = find("beside-stage");
-    stage.style.aspectRatio = String(photo.width / photo.height);
-    stage.style.width = find("stage").style.width;
-    if (!find("beside-photo").src.endsWith(photo.picture)) find("beside-photo").src = photo.picture;
-    const canvas = find("beside-heat");
-    [canvas.width, canvas.height] = [find("heat").width, find("heat").height];
-    find("beside-boxes").setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
-    find("beside-boxes").replaceChildren();
-    [...find("pairs").tBodies[0].rows].forEach((row, i) => row.classList.toggle("on", beside.pairs[i] === pair));
-    if (!pair) find("beside-says").textContent = "Choose a detection to see both maps of it.";
-    else if (pair.second === null) find("beside-says").textContent = `${asked.other} does not find this ${pair.name}.`;
-    else {
-      const map = beside.layer.maps[pair.second];
-      paint(canvas, map, { x: 0, y: 0, w: 1, h: 1 }, view.scaleOf(beside.layer, map));
-      find("beside-boxes").append(...shapes.nodes(beside.detections[pair.second], photo.limbs, ["seam", "line"]));
-      const alike = pair.correlation === null ? "" : `, correlation of the maps ${number(pair.correlation)}`;
-      find("beside-says").textContent = pair.first === null
-        ? `${asked.model} does not find this ${pair.name}.`
-        : `Score ${number(pair.scores[0])} and ${number(pair.scores[1])}${alike}.`;
-    }
-  }
-
   // ---- taking away ----------------------------------------------------------------------------------------------
 
   async function keep(kind) {
@@ -514,7 +339,7 @@
     const { image, model, texts } = asked;
     try {
       const question = { image, model, texts, kind, layers: layers.slice(-24), threshold: view.state.threshold ?? 0 };
-      const { content } = await waitFor("Making the file", "export", { ...question, ...(drawn ? { drawn: [drawn] } : { rows }) }, true);
+      const { content } = await waitFor("Making the file", "export", { ...question, ...(drawn ? { drawn: [drawn] } : { rows }) }, { firm: true });
       const [text, type] = kind === "page" ? [content, "text/html"] : [JSON.stringify(content, null, 2), "application/json"];
       const address = URL.createObjectURL(new Blob([text], { type }));
       const stem = photo.name.replace(/^.*\//, "").replace(/\.[^.]*$/, "");
@@ -532,7 +357,7 @@
 
   function listen() {
     find("upload").addEventListener("change", (event) => {
-      upload(event.target.files[0]);
+      upload([...event.target.files]);
       event.target.value = "";
     });
     find("pick-model").addEventListener("change", (event) => {
@@ -569,7 +394,7 @@
     find("keep-json").addEventListener("click", () => keep("json"));
     find("keep-page").addEventListener("click", () => keep("page"));
     document.addEventListener("keydown", key);
-    document.addEventListener("paste", (event) => upload([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+    document.addEventListener("paste", (event) => upload([...event.clipboardData.files].filter((file) => file.type.startsWith("image/"))));
     const over = (event, on) => {
       event.preventDefault();
       find("drop").hidden = !on;
@@ -578,7 +403,7 @@
     document.addEventListener("dragleave", (event) => event.relatedTarget === null && over(event, false));
     document.addEventListener("drop", (event) => {
       over(event, false);
-      upload(event.dataTransfer.files[0]);
+      upload([...event.dataTransfer.files]);
     });
   }
 
@@ -586,14 +411,12 @@
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input, select, textarea")) return;
     if (event.key !== "b" || find("drawing").hidden) return;
     event.preventDefault();
-    find("drawing").open = true;
-    corners()[0].focus();
+    drawing.open();
   }
 
   find("threshold").min = String(start.floor);
   find("threshold").value = "0.3";
   layModels();
-  drawOn(find("stage"));
   listen();
   const wanted = decodeURIComponent(location.hash.slice(1));
   const first = images.some(({ id }) => id === wanted) ? wanted : images[0]?.id;

@@ -15,4 +15,5 @@ def live_style() -> str:
 
 def live_script() -> str:
     """Its script."""
-    return texts_of("heat.js", "shapes.js", "view.js", "film.js", "changes.js", "live.js")
+    view = ("heat.js", "shapes.js", "saying.js", "closeups.js", "view.js")
+    return texts_of(*view, "film.js", "changes.js", "asking.js", "drawing.js", "beside.js", "live.js")

@@ -201,13 +201,14 @@ def digits_of(report: EvaluationReport, column: Column) -> int:
 def table_markdown(report: EvaluationReport) -> str:
     """Format the table in GitHub's Markdown: mean (95 % interval), the best method bold, the second underlined, controls last.
 
-    A dagger marks a method that is not shown to beat the better control; the line below the table says so.
+    A dagger marks a method that is not shown to beat the better control; the line below the table says so. What there is to say
+    of the data comes last.
 
     Args:
         report: The report of a run.
 
     Returns:
-        The table and its legend.
+        The table, its legend, and the notes about the data.
     """
     heads = ["", *(markdown_text(f"{column.title} {ARROWS[column.higher_is_better]}") for column in report.columns)]
     lines = [markdown_line(heads), markdown_line(["---", *["---:"] * len(report.columns)])]
@@ -215,7 +216,19 @@ def table_markdown(report: EvaluationReport) -> str:
     for row in in_bands(report.rows):
         title = markdown_text(row.title)
         lines.append(markdown_line([f"*{title}* (control)" if row.is_control else title, *texts[row.key]]))
-    return "\n".join([*lines, "", LEGEND]) + "\n"
+    return "\n".join([*lines, "", LEGEND, *data_notes(report.problems)]) + "\n"
+
+
+def data_notes(problems: Sequence[str]) -> list[str]:
+    """What is written below a table about its data, as lines of Markdown.
+
+    Args:
+        problems: Of the data set.
+
+    Returns:
+        The lines, an empty one first; none where there are no problems.
+    """
+    return ["", "About the data:", "", *(f"- {markdown_text(line)}" for line in problems)] if problems else []
 
 
 def table_plain(report: EvaluationReport) -> tuple[list[str], list[list[str]]]:

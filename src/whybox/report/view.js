@@ -6,8 +6,8 @@
  * source.turn(target): explain another target; by default the next one that is there.
  */
 const makeView = (page, source) => {
-  const { bytes, make, write, writeTime, unfold, paint, paintBar, layWord, layText, tint } = heat;
-  const { draw, closed, stroke, dot } = shapes;
+  const { bytes, make, unfold, paint } = heat;
+  const { draw, dot } = shapes;
   const find = (id) => document.getElementById(id);
   const tables = { positive: bytes(page.positive), signed: bytes(page.signed) };
   const state = { pinned: 0, peek: null, target: null, method: null, place: "", own: true, opacity: 0.85, threshold: null };
@@ -68,7 +68,6 @@ const makeView = (page, source) => {
     find("heat").width = Math.max(1, Math.round(photo.width * scale));
     find("heat").height = Math.max(1, Math.round(photo.height * scale));
     find("photo").src = photo.picture;
-    find("photo").alt = `${photo.name}, ${photo.detections.length} detections`;
     find("boxes").classList.toggle("whole", Boolean(photo.whole));
     find("boxes").setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
     find("boxes").replaceChildren(...photo.detections.map(drawBox));
@@ -153,119 +152,9 @@ const makeView = (page, source) => {
     set({ pinned: hits.length ? hits[turn % hits.length] : null, peek: null });
   }
 
-  // ---- words ----------------------------------------------------------------------------------------------------
-
-  function ask() {
-    const question = find("question");
-    const index = active();
-    const one = layer();
-    const count = photo.detections.filter(shown).length;
-    if (!count) {
-      question.replaceChildren("No detections");
-      find("meaning").textContent = "No box is above the score threshold. Lower the threshold, or pass a box of your own.";
-      return;
-    }
-    if (index === null) {
-      question.replaceChildren("Hover over a box to see why it is there");
-      find("meaning").textContent = `${count} detections; click one to pin it.`;
-      return;
-    }
-    const { name, score } = photo.detections[index];
-    const [before, after = ""] = wordsOf(state.target).question.split("{name}");
-    question.replaceChildren(before, make("em", { textContent: name }), after, make("small", { textContent: writeScore(score) }));
-    const map = mapOf(one, index);
-    find("meaning").textContent = map ? meaning(one, map) : "";
-  }
-
-  function meaning(one, map) {
-    if (map.low === 0 && map.high === 0) return "This map is zero everywhere: the method found no evidence for it.";
-    if (map.high === map.low) return "This map has the same value everywhere.";
-    const sentence = wordsOf(one.target).meaning || "Brighter: a higher value of the map.";
-    return one.signed ? `${sentence.replace("Brighter", "Red")} Blue: the opposite.` : sentence;
-  }
-
-  const heaviest = (pieces) => Math.max(0, ...heat.wordsOf(pieces).map((word) => Math.abs(word.weight)));
-
-  /** What the words of the detection's text weigh. */
-  function showWords() {
-    const texts = layer()?.texts ?? [];
-    const pieces = texts[active()] ?? [];
-    find("words").hidden = !pieces.length;
-    const most = heaviest(state.own ? pieces : texts.flat().filter(Boolean));
-    find("words").querySelector(".said").replaceChildren(...layText(pieces, (word) => {
-      const node = layWord("span", word);
-      tint(node, word, most);
-      return node;
-    }));
-  }
-
-  function showLegend() {
-    const one = layer();
-    const index = active();
-    find("legend").hidden = !one?.maps.some(Boolean);
-    if (find("legend").hidden) return;
-    const map = mapOf(one, index);
-    const scale = scaleOf(one, map ?? { ...one });
-    const { low, high } = scale;
-    find("low").textContent = write(low);
-    find("high").textContent = write(high);
-    paintBar(find("bar"), scale);
-    find("reach").hidden = state.own || !map;
-    if (map && high > low) {
-      find("reach").style.left = `${((map.low - low) / (high - low)) * 100}%`;
-      find("reach").style.width = `${((map.high - map.low) / (high - low)) * 100}%`;
-    }
-    find("strength").textContent = map ? compare(peak(map), strongest(one)) : "";
-    find("opacity-value").textContent = `${Math.round(state.opacity * 100)} %`;
-  }
-
-  function compare(own, most) {
-    if (most === 0) return "All maps of this target and method are zero.";
-    if (own === most) return "The strongest map of this target and method in the image.";
-    const share = (own / most) * 100;
-    return `Peaks at ${share < 1 ? "less than 1" : Math.round(share)} % of the strongest map here.`;
-  }
-
-  /** The map's own cells; and, where it is much finer than what is stored here, how many of them one drawn cell averages. */
-  function gridOf(map) {
-    const [rows, columns] = map.grid;
-    const fold = Math.max(rows, columns) / Math.max(map.h, map.w);
-    return `${rows} × ${columns} cells${fold > 1.5 ? `, shown as means over about ${fold.toFixed(0)} × ${fold.toFixed(0)}` : ""}`;
-  }
-
-  function shapeFacts(found) {
-    const asked = found.points?.[photo.keypoints.indexOf((state.target ?? "").split(":")[1])];
-    const rows = found.corners ? [["Corners", found.corners.map((point) => point.map(Math.round).join(" ")).join(", ")]] : [];
-    if (asked) rows.push(["Keypoint", `${Math.round(asked[0])}, ${Math.round(asked[1])}, score ${asked[2].toFixed(2)}`]);
-    return rows;
-  }
-
-  function showFacts() {
-    const index = active();
-    const one = layer();
-    const rows = [];
-    // Of a box that the reader drew, it stands above the photograph.
-    const found = index === null ? null : photo.detections[index];
-    const note = !found || found.drawn ? "" : one?.notes?.[index] || found.note;
-    if (index !== null && !photo.whole) rows.push(["Box", photo.detections[index].box.map((side) => Math.round(side)).join(", ")]);
-    if (found) rows.push(...shapeFacts(found));
-    const map = mapOf(one, index);
-    if (map) {
-      rows.push(["Raw values", `${write(map.raw[0])} to ${write(map.raw[1])}`], ["Grid", gridOf(map)]);
-      if (map.layer) rows.push(["Layer", map.layer]);
-      if (map.route) rows.push(["Gradient", page.routes[map.route] || map.route]);
-    }
-    const words = heat.wordsOf(one?.texts?.[index] ?? []);
-    if (words.length) rows.push(["Words", words.map((word) => `${word.text} ${write(word.weight)}`).join(", ")]);
-    if (one?.options) rows.push(["Options", one.options]);
-    const times = Object.entries(photo.seconds).map(([name, seconds]) => `${name} ${writeTime(seconds)}`);
-    if (one?.seconds) times.push(`these maps ${writeTime(one.seconds)}`);
-    if (times.length) rows.push(["Time", times.join(", ")]);
-    if (photo.model) rows.push(["Model", photo.model]);
-    rows.push(["Image", `${photo.width} × ${photo.height} px`]);
-    const list = make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]));
-    find("facts").replaceChildren(...(note ? [make("p", { className: "note", textContent: note })] : []), list);
-  }
+  const seen = { state, photo: () => photo, active, layer, mapOf, scaleOf, shown, wordsOf, placeOf, writeScore, peak, strongest, limbs };
+  const saying = makeSaying(page, seen);
+  const closeUps = makeCloseUps(seen, set);
 
   // ---- choosing -------------------------------------------------------------------------------------------------
 
@@ -333,6 +222,7 @@ const makeView = (page, source) => {
     const count = photo.detections.filter(shown).length;
     const [single, several] = photo.whole ?? ["detection", "detections"];
     find("count").textContent = `${count} ${count === 1 ? single : several}`;
+    find("photo").alt = `${photo.name}, ${find("count").textContent}`;
     [...find("list").children].forEach((row, i) => {
       row.hidden = !shown(photo.detections[i]);
       row.classList.toggle("on", i === active());
@@ -346,104 +236,6 @@ const makeView = (page, source) => {
 
   function pin(index) {
     set({ pinned: state.pinned === index ? null : index, peek: null });
-  }
-
-  // ---- the close-ups: one detection, every method and target ------------------------------------------------------
-
-  /** The box and as much again around it, as shares of the photograph, 4 wide and 3 high where that fits. */
-  function closeUp(box) {
-    const [x1, y1, x2, y2] = box;
-    const wide = Math.max((x2 - x1) * 1.8, (y2 - y1) * 2.4, photo.width / 5);
-    const w = Math.min(photo.width, wide);
-    const h = Math.min(photo.height, wide * 0.75);
-    const x = Math.min(Math.max(0, (x1 + x2 - w) / 2), photo.width - w);
-    const y = Math.min(Math.max(0, (y1 + y2 - h) / 2), photo.height - h);
-    return { x: x / photo.width, y: y / photo.height, w: w / photo.width, h: h / photo.height };
-  }
-
-  function laySheet() {
-    const many = photo.layers.length > 1 && photo.detections.length > 0;
-    const methods = many ? unique(photo.layers.map((one) => one.method)) : [];
-    find("sheet").replaceChildren(...methods.map((method) => {
-      const row = photo.layers.filter((one) => one.method === method).map((one) => {
-        const canvas = make("canvas", { width: 208, height: 156 });
-        const button = make("button", { type: "button", one }, canvas, make("span", { textContent: [wordsOf(one.target).label, placeOf(one)].filter(Boolean).join(" · ") }));
-        button.addEventListener("click", () => set({ target: one.target, method: one.method, place: placeOf(one) }));
-        return button;
-      });
-      const title = methods.length > 1 ? [make("h3", { textContent: photo.methods[method] || method })] : [];
-      return make("div", { className: "row" }, ...title, make("div", {}, ...row));
-    }));
-  }
-
-  function paintSheet() {
-    const index = active();
-    find("sheet").hidden = index === null;
-    if (index === null) return;
-    const found = photo.detections[index];
-    const view = closeUp(found.box);
-    for (const button of find("sheet").querySelectorAll("button")) {
-      const map = mapOf(button.one, index);
-      button.hidden = !map;
-      button.setAttribute("aria-pressed", String(button.one === layer()));
-      if (map) paintCloseUp(button.querySelector("canvas"), button.one, map, view, found);
-    }
-  }
-
-  function paintCloseUp(canvas, one, map, view, found) {
-    const image = find("photo");
-    // Not decoded yet: its load event paints again.
-    if (!image.naturalWidth) return;
-    const { width: W, height: H } = canvas;
-    const scale = Math.min(W / (view.w * photo.width), H / (view.h * photo.height));
-    const w = view.w * photo.width * scale;
-    const h = view.h * photo.height * scale;
-    const [left, top] = [(W - w) / 2, (H - h) / 2];
-    const drawn = make("canvas", { width: Math.max(1, Math.round(w)), height: Math.max(1, Math.round(h)) });
-    paint(drawn, map, view, scaleOf(one, map));
-    const context = canvas.getContext("2d");
-    context.clearRect(0, 0, W, H);
-    context.filter = find("grey").checked ? "grayscale(1)" : "none";
-    const [nw, nh] = [image.naturalWidth, image.naturalHeight];
-    context.drawImage(image, view.x * nw, view.y * nh, view.w * nw, view.h * nh, left, top, w, h);
-    context.filter = "none";
-    context.drawImage(drawn, left, top, w, h);
-    const at = (x, y) => [left + (x / photo.width - view.x) * photo.width * scale, top + (y / photo.height - view.y) * photo.height * scale];
-    outline(context, found, at, 1.5);
-  }
-
-  /** A detection's box, mask and keypoints on a canvas. at: a point of the image -> its place there. */
-  function outline(context, found, at, line) {
-    const [x1, y1, x2, y2] = found.box;
-    const box = found.corners ?? [[x1, y1], [x2, y1], [x2, y2], [x1, y2]];
-    const move = (ring) => ring.map(([x, y]) => at(x, y));
-    const path = new Path2D([box, ...(found.outlines ?? [])].map((ring) => closed(move(ring))).join("")
-      + limbs(found).map((pair) => stroke(...move(pair))).join(""));
-    const dots = new Path2D(move(found.points ?? []).map(dot).join(""));
-    for (const [style, width] of [["rgba(12,13,17,.6)", line * 2.2], ["#fff", line]]) {
-      Object.assign(context, { strokeStyle: style, lineWidth: width, lineCap: "butt" });
-      context.stroke(path);
-      Object.assign(context, { lineWidth: width + 2 * line, lineCap: "round" });
-      context.stroke(dots);
-    }
-  }
-
-  /** The view as a PNG in the photograph's stored size. */
-  function keep() {
-    const image = find("photo");
-    const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
-    const context = canvas.getContext("2d");
-    context.filter = find("grey").checked ? "grayscale(1)" : "none";
-    context.drawImage(image, 0, 0);
-    context.filter = "none";
-    context.drawImage(find("heat"), 0, 0, canvas.width, canvas.height);
-    const [x, y] = [canvas.width / photo.width, canvas.height / photo.height];
-    const index = active();
-    const kept = index === null ? photo.detections.filter(shown) : [photo.detections[index]];
-    for (const found of kept) outline(context, found, (px, py) => [px * x, py * y], canvas.width / 400);
-    const stem = photo.name.replace(/\.[^.]*$/, "");
-    const words = index === null ? [stem] : [stem, photo.detections[index].name, state.target, state.method];
-    make("a", { href: canvas.toDataURL("image/png"), download: `${words.filter(Boolean).join("-")}.png` }).click();
   }
 
   // ---- one way from a change to the page ----------------------------------------------------------------------------
@@ -460,11 +252,8 @@ const makeView = (page, source) => {
     markBoxes();
     markChoices();
     markList();
-    ask();
-    showWords();
-    showLegend();
-    showFacts();
-    paintSheet();
+    saying.say();
+    closeUps.paintSheet();
     source.changed?.();
   }
 
@@ -477,7 +266,7 @@ const makeView = (page, source) => {
     layStage();
     layChoices();
     layList();
-    laySheet();
+    closeUps.laySheet();
     choose({});
     show();
   }
@@ -486,7 +275,7 @@ const makeView = (page, source) => {
   function refresh() {
     find("boxes").replaceChildren(...photo.detections.map(drawBox));
     layList();
-    laySheet();
+    closeUps.laySheet();
     show();
   }
 
@@ -539,16 +328,16 @@ const makeView = (page, source) => {
     stage.addEventListener("pointermove", (event) => photo && event.pointerType === "mouse" && set({ peek: peekUnder(event) }));
     stage.addEventListener("pointerleave", () => set({ peek: null }));
     stage.addEventListener("click", (event) => photo && pinUnder(event));
-    find("photo").addEventListener("load", () => photo && paintSheet());
+    find("photo").addEventListener("load", () => photo && closeUps.paintSheet());
     find("opacity").addEventListener("input", (event) => set({ opacity: event.target.value / 100 }));
     find("grey").addEventListener("change", (event) => {
       stage.classList.toggle("grey", event.target.checked);
-      if (photo) paintSheet();
+      if (photo) closeUps.paintSheet();
     });
     for (const input of document.querySelectorAll('input[name="scale"]')) {
       input.addEventListener("change", () => set({ own: input.value === "own" }));
     }
-    find("keep").addEventListener("click", () => photo && keep());
+    find("keep").addEventListener("click", () => photo && closeUps.keep());
     find("theme").addEventListener("click", () => {
       document.documentElement.dataset.theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
     });
@@ -566,5 +355,5 @@ const makeView = (page, source) => {
 
   document.documentElement.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   listen();
-  return { open, refresh, show, laySheet, set, state, reveal, active, layer, mapOf, scaleOf, shown, writeScore, photo: () => photo };
+  return { open, refresh, show, laySheet: closeUps.laySheet, set, state, reveal, active, layer, mapOf, scaleOf, shown, writeScore, photo: () => photo };
 };

@@ -103,9 +103,11 @@ def _ranks(study: Study, scored: Scored) -> Compared:
     tables = [StudyTable("ranks", "Ranks", columns, table, note), *_by_size(rows, names, "rank", "average rank", 1.0)]
     counts = [[sum(row["condition"] == name and row["rank"] == place for row in rows) for place in places] for name in names]
     means = _means_of_people(rows, names, "rank")
+    # Of two methods it is the sign test, and the tests of pairs below say more.
+    several = [_told(friedman(means), "average ranks of all methods", "people", "all")] if len(names) > 2 else []
     tests = [
         _told(chi_square_of_table(counts), "ranks of all methods", "answers", "all"),
-        _told(friedman(means), "average ranks of all methods", "people", "all"),
+        *several,
         *_pairs(means, names, "average rank"),
     ]
     return Compared(tables, tests, _plans(means, names, "average rank"))

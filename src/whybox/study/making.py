@@ -1,7 +1,7 @@
 """A new study: objects are drawn from a data set, their maps are drawn as pictures, and the folder is written."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -50,6 +50,7 @@ class Recipe:
         iou: From which IoU with an object of its class a detection counts as having found it.
         limit: Use only the first images; None: all.
         seed: Of every draw.
+        items: Draw among these alone, named as in `Question.item`: the objects of another study; None: among all.
     """
 
     count: int = 30
@@ -60,6 +61,7 @@ class Recipe:
     iou: float = 0.5
     limit: int | None = None
     seed: int = 0
+    items: Set[str] | None = None
 
     def __post_init__(self) -> None:
         least = {"count": 1, "checks": 0, "failures_allowed": 0, "seed": 0, "per_person": 1, "limit": 1}
@@ -118,7 +120,7 @@ def make_study(
     if not found:
         raise WhyboxError(f"no object in {len(indices)} images of {data.name} fits a question of {design.title.lower()}")
     bounds = size_bounds([candidate.area for candidate in found])
-    chosen = balanced(found, recipe.count, bounds, rng)
+    chosen = balanced(_wanted(found, recipe), recipe.count, bounds, rng)
     if len(chosen) < recipe.count:
         on_warning(f"{len(chosen)} objects were found, {recipe.count} were asked for")
     with new_folder(out) as draft:
@@ -163,6 +165,20 @@ def _check(design: Design, models: Mapping[str, Model], methods: Sequence[str]) 
         for method in methods:
             plain, options = parse_spec(method)
             make_method(plain, model, **options)
+
+
+def _item(candidate: Candidate) -> str:
+    return f"{candidate.image} {candidate.item}"
+
+
+def _wanted(found: Sequence[Candidate], recipe: Recipe) -> list[Candidate]:
+    """Those that may be drawn."""
+    if recipe.items is None:
+        return list(found)
+    wanted = [candidate for candidate in found if _item(candidate) in recipe.items]
+    if not wanted:
+        raise WhyboxError("no object of the other study was found here: is it of the same data?")
+    return wanted
 
 
 def _look(sample: Sample, data: DataSet, models: Mapping[str, Model], recipe: Recipe) -> Seen:
@@ -268,8 +284,7 @@ def _draw_all(
         for number, candidate in numbered:
             size = size_of(candidate.area, bounds)
             choices: dict[str, Any] = {name: getattr(candidate, name) for name in ("choices", "right", "details")}
-            item = f"{candidate.image} {candidate.item}"
-            question = Question(f"q{number + 1:03}", item, candidate.image, candidate.label, size, {}, **choices)
+            question = Question(f"q{number + 1:03}", _item(candidate), candidate.image, candidate.label, size, {}, **choices)
             questions[number] = drawer.draw(seen, candidate, question)
             on_progress(image, 1)
     return [questions[number] for number in sorted(questions)]

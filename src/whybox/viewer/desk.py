@@ -275,7 +275,9 @@ def _words(model: Model, target: str) -> dict[str, str]:
     words = words_of(target)
     if model.whole_image:
         noun = _whole(model)["whole"][0]
-        words = words._replace(meaning=words.meaning.replace("this class for this box", f"this {noun}"))
+        meaning = words.meaning.replace("this class for this box", f"this {noun}").replace("the class", f"the {noun}")
+        label = words.label.replace("Class", noun.capitalize()).replace("the class", f"the {noun}")
+        words = words._replace(label=label, meaning=meaning)
     return words._asdict()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,12 +94,20 @@ def test_people_who_look_alike_agree_wholly():
 
 def test_table_six_has_controls_and_people_beside_the_methods(tmp_path, gazed):
     settings = {"iou": 0.9, "score_threshold": 0.0, "top": 2, "limit": 1}
-    text = reproduce(table_named("odam-table6"), {"data": gazed}, make_model(), tmp_path / "t", masks=8, **settings)
-    lines = {line.split("|")[1].strip(): line for line in text.splitlines()}
+    data, _, looked = gazed.partition(":fixations=")
+    strange = tmp_path / "strange.json"
+    strange.write_text(json.dumps([*json.loads(Path(looked).read_text()), {"annotation_id": 9999, "fixations": [[1, 1, 1]]}]))
+    source = f"{data}:fixations={strange}"
+    text = reproduce(table_named("odam-table6"), {"data": source}, make_model(), tmp_path / "t", masks=8, **settings)
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
     for title in ("ODAM", "Control: blob", "Control: box", "People: the others, for one", "People: half, for the other half"):
         assert lines[title].count("|") == lines["method"].count("|")
     assert "| NSS ↑ | AUC ↑ |" in lines["method"], "columns that the paper does not have stand alone"
-    kept = json.loads((tmp_path / "t" / "table.json").read_text())["values"]
+    kept = json.loads((tmp_path / "t" / "table.json").read_text())
+    assert ["strange.json" in line for line in kept["problems"]] == [True], "as that nobody looked, for simulated recordings"
+    assert "About the data" in text
+    assert text in (tmp_path / "t" / "table.md").read_text()
+    kept = kept["values"]
     ceiling = {row["column"]: row["ours"]["mean"] for row in kept if row["method"].startswith("People: the others")}
     assert set(ceiling) == {"Cos", "Corr x 1000", "OTD", "JSD", "NSS", "AUC"}
     assert ceiling["AUC"] > 0.5

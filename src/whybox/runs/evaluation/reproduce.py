@@ -13,7 +13,7 @@ from whybox.metric_choice import make_metric
 from whybox.model import Model
 from whybox.progress import OnWarning, no_warning
 from whybox.report.results import Cell
-from whybox.report.table import markdown_line
+from whybox.report.table import data_notes, markdown_line
 from whybox.runs.attention.people import PEOPLE, people_values
 from whybox.runs.evaluation.evaluate import Evaluation, evaluate
 from whybox.runs.evaluation.paper_tables import MENDED, METHODS, PAPER, TABLES, TRAINED, Entry, Part, Table
@@ -127,10 +127,12 @@ def reproduce(
     people = _of_people(parts, data, runs, int(settings.get("seed", 0))) if table.people else {}
     if table.people and not people:
         on_warning("no object was looked at by two people, or the fixations do not say by whom: no agreement between people")
-    text = _markdown(table, _ours(table, runs, rows) | _in_words(parts, people))
+    problems = list(dict.fromkeys(line for run in runs.values() for line in run.report.problems))
+    lines = [_markdown(table, _ours(table, runs, rows) | _in_words(parts, people)), *data_notes(problems)]
+    text = "\n".join(lines)
     write_whole(Path(out) / "table.md", "\n".join([f"# {table.title}", "", text, "", *table.caveats, ""]))
     values = [*_plain(table, runs, rows), *_plain_people(parts, people)]
-    write_json({"table": table.name, "mended": mended, "values": values}, Path(out) / "table.json")
+    write_json({"table": table.name, "mended": mended, "problems": problems, "values": values}, Path(out) / "table.json")
     return text
 
 
