@@ -83,7 +83,7 @@ def detect(
         model: A name, a module, or a loaded model.
         image: A path, PIL image, numpy (H,W,3) uint8, torch (3,H,W) in 0..1, or a Trace.
         text: For models that take texts: as for `explain`.
-        score_threshold: The lowest score.
+        score_threshold: The lowest score. What the model itself leaves out stays out: load it with a lower one.
         top: The largest number of detections; those with the highest scores are kept. None: 100.
         nms: A rule of duplicate removal in place of the model's own ("odam", "odam:high=0.9", "soft", a rule object); see
             `whybox.nms`.
@@ -268,7 +268,8 @@ def explain(
             ultralytics' Results, or COCO's dictionaries: the best candidate for each box, also where the model missed it; `notes`
             then say why its score is low. For models that predict for the whole image, a mapping with "labels" alone is enough.
             With a list of images, a list of these.
-        score_threshold: The lowest score of a model's own detections; texts are explained whatever their score.
+        score_threshold: The lowest score of a model's own detections; texts are explained whatever their score. What the model
+            itself leaves out stays out: to go below its `score_threshold`, load it with a lower one.
         top: The largest number of detections; those with the highest scores are kept. None: 100 for a detector, all texts.
         route: How gradients are taken: "auto", "fast" or "exact".
         layer: The layer whose features are weighted: one of the model's `layers`, or a module's path.
