@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from whybox import api
 from whybox.data.images import ImageSource
@@ -18,6 +17,7 @@ from whybox.duplicates import Removal, WithNms, as_vectors, logit_maps, remove_d
 from whybox.explained import class_name
 from whybox.model import Model
 from whybox.network_state import exclusive
+from whybox.ops.matching import pairwise_iou
 from whybox.prompting import TextPrompt, prompted
 from whybox.rule import Decision, Rule, cosine
 from whybox.selection import MOST_DETECTIONS, best, check_selection
@@ -156,7 +156,7 @@ def _lowered(
     after = torch.zeros_like(found.scores)
     after[result.rows] = result.scores.to(after)
     rows = (told & (after < score_threshold)).nonzero()[:, 0]
-    iou = box_iou(found.boxes[rows].float(), found.boxes[kept].float())
+    iou = pairwise_iou(found.boxes[rows].float(), found.boxes[kept].float())
     iou = iou.masked_fill((found.labels[rows][:, None] != found.labels[kept]) | (rows[:, None] <= kept), 0)
     most, column = iou.max(1) if len(kept) else (iou.sum(1), torch.zeros_like(rows))
     rows, most, column = rows[most > 0], most[most > 0], column[most > 0]
@@ -184,7 +184,7 @@ def overlapping(found: Detections, rows: Tensor, others: Tensor, least: float) -
     Returns:
         (p,) of `rows`, (p,) of `others`, and (p,) their IoUs.
     """
-    iou = box_iou(found.boxes[rows].float(), found.boxes[others].float())
+    iou = pairwise_iou(found.boxes[rows].float(), found.boxes[others].float())
     hits = ((iou > least) & (found.labels[rows][:, None] == found.labels[others])).nonzero()
     return rows[hits[:, 0]], others[hits[:, 1]], iou[hits[:, 0], hits[:, 1]]
 

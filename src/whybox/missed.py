@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from whybox.errors import WhyboxError
 from whybox.explained import class_name
+from whybox.ops.matching import pairwise_iou
 from whybox.targets import class_index
 from whybox.types import Detections, Trace
 
@@ -99,7 +100,7 @@ def _best_candidate(trace: Trace, box: Tensor, label: int | None) -> tuple[int, 
     # The box of its class alone: the same proposal may fit well with another class's box.
     if label is not None and per_class.shape[1] > 1:
         per_class = per_class[:, label : label + 1]
-    iou = box_iou(per_class.reshape(-1, 4), box[None]).reshape(len(candidates), -1)
+    iou = pairwise_iou(per_class.reshape(-1, 4), box[None]).reshape(len(candidates), -1)
     scores = candidates.scores if label is None else candidates.scores[:, label : label + 1]
     iou = iou.expand_as(scores)
     close = iou >= CLOSE
@@ -114,7 +115,7 @@ def _same_detection(trace: Trace, box: Tensor, label: int | None) -> tuple[int, 
     detections = trace.detections
     if not len(detections):
         return None
-    iou = box_iou(detections.boxes, box[None])[:, 0]
+    iou = pairwise_iou(detections.boxes, box[None])[:, 0]
     if label is not None:
         iou = iou * (detections.labels == label)
     best = int(iou.argmax())
@@ -145,7 +146,7 @@ def _rivals(trace: Trace, detection: Detections, classes: Sequence[str] | None) 
     """The detection of the same class that covers it most, where one can have suppressed it."""
     same = torch.nonzero((trace.detections.labels == detection.labels) & (trace.detections.scores >= detection.scores))[:, 0]
     if len(same):
-        iou = box_iou(trace.detections.boxes[same], detection.boxes)[:, 0]
+        iou = pairwise_iou(trace.detections.boxes[same], detection.boxes)[:, 0]
         best = int(iou.argmax())
         if iou[best] >= CLOSE:
             name = class_name(int(detection.labels), classes)

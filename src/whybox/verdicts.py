@@ -4,11 +4,11 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from whybox.decisions import greedy_iou_of
 from whybox.duplicates import WithNms, drawn_vectors
 from whybox.model import Model
+from whybox.ops.matching import pairwise_iou
 from whybox.rule import Decision, Rule
 from whybox.suppression.greedy import Greedy
 from whybox.types import Detections, Trace
@@ -51,7 +51,7 @@ def judge(model: Model, trace: Trace, kept: Detections, other: Detections) -> De
     if rule is None:
         return None
     both = _joined(_joined(kept, other), trace.detections[:0])
-    iou = float(box_iou(both.boxes[:1].float(), both.boxes[1:].float()))
+    iou = float(pairwise_iou(both.boxes[:1].float(), both.boxes[1:].float()))
     vectors = drawn_vectors(_inner(model), trace, both, rule)
     alike = math.nan if vectors is None else _similarity(rule, vectors.of(torch.arange(2, device=both.boxes.device)))
     return Decision(0, 1, "kept", iou, alike, iou > greedy_iou_of(rule), rule.why(False, iou, alike))

@@ -11,10 +11,11 @@ from torch import nn
 
 import whybox
 from models import hf_models, open_clip_models, prompted_models
-from models.detectors import detector
 from models.hf_versions import OWN_BACKBONE
 from models.small_yolo import BaseModel as SmallYolo
 from whybox import registry
+from whybox.zoo.compact_faster_rcnn import compact_faster_rcnn
+from whybox.zoo.compact_fcos import compact_fcos
 
 
 class Tiny(nn.Module):
@@ -41,6 +42,18 @@ def read(output):
 def plain():
     torch.manual_seed(0)
     return whybox.load(Tiny(), candidates=read, features=["neck.0"], size=(96, 128), score_threshold=0.3)
+
+
+def small_torchvision(build):
+    """One of torchvision's detectors on a backbone of few channels, every score kept, logits spread so that detections differ."""
+    torch.manual_seed(0)
+    net = build(6, widths=(8, 8, 16, 16), channels=32, min_size=160, max_size=256, score_thresh=0.0, detections_per_img=40)
+    for path, part in net.named_modules():
+        if path.startswith("head.") and isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight)
+    if hasattr(net, "roi_heads"):
+        nn.init.normal_(net.roi_heads.box_predictor.cls_score.weight, std=0.1)
+    return whybox.load(net.eval())
 
 
 def hugging_face():
@@ -90,8 +103,8 @@ def of_the_guide(network, model):
 
 
 BUILDERS = {
-    "torchvision_onestage": lambda: whybox.load(detector("fcos_resnet50_fpn")),
-    "torchvision_twostage": lambda: whybox.load(detector("fasterrcnn_mobilenet_v3_large_fpn")),
+    "torchvision_onestage": lambda: small_torchvision(compact_fcos),
+    "torchvision_twostage": lambda: small_torchvision(compact_faster_rcnn),
     "hf_detection": hugging_face,
     "hf_image_text": hugging_face_matches,
     "hf_classification": hugging_face_classifier,

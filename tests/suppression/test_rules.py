@@ -145,6 +145,14 @@ def test_feature_compares_embeddings_where_boxes_overlap_a_little():
     assert whybox.nms(boxes, scores, rule="feature", embeddings=embeddings).tolist() == [0, 3, 4]
 
 
+@pytest.mark.parametrize("decay", ["linear", "gaussian"])
+def test_soft_keeps_two_boxes_without_area(decay):
+    """Their IoU is 0 divided by 0."""
+    scores = torch.tensor([0.9, 0.8])
+    kept = whybox.nms(torch.zeros(2, 4), scores, torch.zeros(2).long(), rule="soft", decay=decay)
+    assert kept.tolist() == [0, 1]
+
+
 def test_images_of_a_batch_and_classes_are_kept_apart():
     boxes, scores, labels, maps = crowd(120)
     batch = torch.arange(120) % 3

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import box_iou
 
+from whybox.ops.matching import pairwise_iou
 from whybox.truth import Truth
 from whybox.types import Detections
 
@@ -76,7 +76,7 @@ def sort_errors(found: Detections, truth: Truth, *, foreground: float = 0.5, bac
     device = found.boxes.device
     truth = replace(truth, boxes=truth.boxes.to(device), labels=truth.labels.to(device), ignore=truth.ignore.to(device))
     # Two boxes without area have the IoU 0 / 0.
-    iou = box_iou(found.boxes, truth.boxes.to(found.boxes.dtype)).nan_to_num() * ~truth.ignore
+    iou = pairwise_iou(found.boxes, truth.boxes.to(found.boxes.dtype)) * ~truth.ignore
     same = found.labels[:, None] == truth.labels
     matched = _match(found.scores, iou * same, foreground)
     ignored = (_share_inside(found.boxes, truth.boxes) * (same & truth.ignore) >= foreground).any(1)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
 
 from whybox.data._coco_images import ImageEntry
 from whybox.data._coco_objects import ObjectEntry
@@ -22,6 +21,7 @@ from whybox.data._looks import Annotated, Floats, Look, from_screen, size_of
 from whybox.data._problems import Broken, Problems, shown
 from whybox.errors import WhyboxError
 from whybox.frame import OnScreen
+from whybox.ops.matching import pairwise_iou
 
 SCREEN = (1050, 1680)
 """(height, width)"""
@@ -114,6 +114,6 @@ def _target(trial: Trial, place: OnScreen, annotated: Annotated) -> tuple[Object
     if not rows:
         return None, 0.0
     corners = place.points_to_image(torch.from_numpy(trial.box.reshape(2, 2)), size_of(trial.image))
-    overlaps = box_iou(corners.reshape(1, 4), torch.from_numpy(np.stack([row.box for row in rows])))[0]
+    overlaps = pairwise_iou(corners.reshape(1, 4), torch.from_numpy(np.stack([row.box for row in rows])))[0]
     best = int(overlaps.argmax())
     return rows[best], float(overlaps[best])

@@ -5,9 +5,9 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from whybox.errors import WhyboxError
+from whybox.ops.matching import pairwise_iou
 
 
 class MarginTerms(NamedTuple):
@@ -80,7 +80,7 @@ def margin_loss(
 
 def _compared(rows: Tensor, boxes: Tensor, group: Tensor, low: float, high: float) -> Tensor:
     """(2,P) the pairs among an image's rows (n,) whose boxes are of one group and overlap by low < IoU <= high."""
-    iou = box_iou(boxes[rows].detach().float(), boxes[rows].detach().float())
+    iou = pairwise_iou(boxes[rows].detach().float(), boxes[rows].detach().float())
     alike = (group[rows, None] == group[rows]).all(-1)
     return rows[((iou > low) & (iou <= high) & alike).triu(1).nonzero().T]
 

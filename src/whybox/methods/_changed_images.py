@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from whybox.errors import WhyboxError
 from whybox.model import Model
 from whybox.ops.maps import Draw, draw_maps
+from whybox.ops.matching import pairwise_iou
 from whybox.types import Candidates, Detections, Target, Trace
 
 
@@ -85,6 +85,6 @@ def follow(detections: Detections, before: Candidates, now: Candidates, *, fixed
     places = torch.arange(len(now), device=now.scores.device)
     rows = []
     for box, label in zip(detections.boxes, detections.labels.to(places), strict=True):
-        fit = box_iou(box[None].to(now.boxes), now.boxes_of(places, label.expand(len(now))))[0]
+        fit = pairwise_iou(box[None].to(now.boxes), now.boxes_of(places, label.expand(len(now))))[0]
         rows.append((fit if fixed_rows else fit * now.scores[:, label].detach()).argmax())
     return replace(detections, source=torch.stack(rows).to(detections.source))

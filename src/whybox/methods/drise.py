@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size, resize_maps
 from whybox.method import Method
 from whybox.methods._random_masks import draw_grids, draw_masks, grown_canvas
 from whybox.model import Kind, Model
+from whybox.ops.matching import pairwise_iou
 from whybox.types import Candidates, Detections, HeatMaps, Target, Trace, target_name
 
 
@@ -57,11 +58,11 @@ def drise_weights(
 def _overlap(boxes: Tensor, labels: Tensor, places: Tensor) -> Tensor:
     """IoU (N,M) of boxes (N,4) with places (M,4), or with those of their labels among (M,K,4)."""
     if places.ndim == 2:
-        overlap: Tensor = box_iou(boxes, places)
+        overlap: Tensor = pairwise_iou(boxes, places)
         return overlap
     pairs = zip(boxes, labels.tolist(), strict=True)
     # A detection is compared with the boxes of its own class.
-    return torch.cat([box_iou(box[None], places[:, label]) for box, label in pairs])
+    return torch.cat([pairwise_iou(box[None], places[:, label]) for box, label in pairs])
 
 
 def class_probabilities(candidates: Candidates) -> Tensor:

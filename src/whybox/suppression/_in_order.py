@@ -42,7 +42,8 @@ def keep_in_order(boxes: Tensor, scores: Tensor, groups: Tensor, removes: Remove
             left = np.flatnonzero(taken[start:] < 0) + start
             others = torch.as_tensor(left, device=rows.device)
             mine = others[: int((left < stop).sum())]
-            overlap = box_iou(boxes[rows[mine]].float(), boxes[rows[others]].float())
+            # NaN for two boxes without area.
+            overlap = box_iou(boxes[rows[mine]].float(), boxes[rows[others]].float()).nan_to_num()
             would, alike = removes(rows[mine], rows[others], overlap)
             pair = _first_removers(would.cpu().numpy(), len(mine))
             gone = torch.as_tensor(np.flatnonzero(pair >= 0), device=rows.device)

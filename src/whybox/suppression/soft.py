@@ -60,7 +60,8 @@ class Soft(Rule):
                 row = left[best]
                 kept.append(row)
                 left = torch.cat([left[:best], left[best + 1 :]])
-                overlap = box_iou(boxes[row, None].float(), boxes[left].float())[0]
+                # Of two boxes without area it is NaN, and a score times NaN would be lost.
+                overlap = box_iou(boxes[row, None].float(), boxes[left].float())[0].nan_to_num()
                 lowered[left] *= self._factor(overlap)
                 stays = lowered[left] > self.min_score
                 by[left[~stays]], iou[left[~stays]] = row, overlap[~stays]

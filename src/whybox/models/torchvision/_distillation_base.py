@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from whybox.errors import WhyboxError
 from whybox.frame import Size
@@ -16,7 +15,7 @@ from whybox.models.torchvision._distilled_pair import by_name, levels_of
 from whybox.models.torchvision._overhearing import remove_later
 from whybox.ops.gradients import gradients_on, recording
 from whybox.ops.hooks import frozen
-from whybox.ops.matching import iou_of_pairs
+from whybox.ops.matching import iou_of_pairs, pairwise_iou
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ class DistillationPass(ABC):
         for number, objects in enumerate(self.boxes):
             mine = (image == number).nonzero()[:, 0]
             if len(objects) and len(mine):
-                best = box_iou(boxes[mine], objects.to(boxes)).max(1)
+                best = pairwise_iou(boxes[mine], objects.to(boxes)).max(1)
                 iou[mine] = best.values
                 judge[mine] = torch.where(best.values > 0, best.indices + first, -1)
             first += len(objects)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from whybox import api
 from whybox.duplicates import map_vectors
 from whybox.errors import FATAL, WhyboxError, reason_of
 from whybox.model import Model
+from whybox.ops.matching import pairwise_iou
 from whybox.progress import OnProgress, OnWarning, no_progress
 from whybox.rule import Rule, Suppressed, Vectors
 from whybox.runs.labels import check_columns, match_classes, to_columns
@@ -70,7 +70,7 @@ class ImageCandidates:
 
     def overlaps(self) -> Tensor:
         """(N,G) IoU with the objects, 0 with those of other classes and those that do not count."""
-        iou: Tensor = box_iou(self.boxes, self.truth) * (self.labels[:, None] == self.columns) * ~self.ignore
+        iou: Tensor = pairwise_iou(self.boxes, self.truth) * (self.labels[:, None] == self.columns) * ~self.ignore
         return iou
 
 

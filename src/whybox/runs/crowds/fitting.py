@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from torchvision.ops import box_iou
 
 from whybox.errors import WhyboxError
+from whybox.ops.matching import pairwise_iou
 from whybox.runs.crowds.candidates import ImageCandidates
 from whybox.runs.crowds.comparison import measure_rules, merit
 from whybox.suppression.fitted import NEAR, SUPPORTS, Fitted, Floats, box_features, logistic, pair_features
@@ -115,7 +115,7 @@ def _pairs(image: ImageCandidates, *, maps: bool) -> Iterator[tuple[Floats, Floa
     # Candidates come with the highest scores first.
     first = dict(zip(objects.tolist(), found[places].tolist(), strict=True))
     firsts = np.array(sorted(first.values()))
-    scores, iou = image.scores.double().numpy(), box_iou(image.boxes, image.boxes).double().numpy()
+    scores, iou = image.scores.double().numpy(), pairwise_iou(image.boxes, image.boxes).double().numpy()
     units = unit_rows(image.maps.float()) if maps and image.maps is not None else None
     for mine, best in first.items():
         twins = np.flatnonzero(owner == mine)
@@ -157,7 +157,7 @@ def fit_boxes(images: Sequence[ImageCandidates], rule: Fitted) -> tuple[float, .
 def _kept(image: ImageCandidates, rows: NDArray[np.int64], lowered: Floats) -> tuple[Floats, Floats, Floats]:
     """Lowered scores, scores and supports of kept rows."""
     mine = image.labels[rows][:, None] == image.labels
-    iou = (box_iou(image.boxes[rows], image.boxes) * mine).double().numpy()
+    iou = (pairwise_iou(image.boxes[rows], image.boxes) * mine).double().numpy()
     scores = image.scores.double().numpy()
     supports = np.stack([(iou > least) @ scores for least in SUPPORTS], 1)
     return lowered, scores[rows], supports

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.ops import box_iou
 
 from whybox import api
 from whybox.accuracy.tide import KINDS, MISSED
@@ -19,6 +18,7 @@ from whybox.errors import FATAL, reason_of
 from whybox.explanation import Explanation
 from whybox.files import new_folder
 from whybox.model import Model
+from whybox.ops.matching import pairwise_iou
 from whybox.progress import OnProgress, OnWarning, no_progress
 from whybox.report.gallery import Card, Tally, View, make_card, write_gallery
 from whybox.rule import Decision, cosine
@@ -133,7 +133,7 @@ def _numbers(mistake: Mistake, alike: float | None, rule: str) -> list[tuple[str
     """What a card says about two boxes: their IoU, how alike their maps are, and the rule with its thresholds."""
     if mistake.rival is None:
         return []
-    iou = float(box_iou(mistake.found.boxes, mistake.rival.boxes))
+    iou = float(pairwise_iou(mistake.found.boxes, mistake.rival.boxes))
     numbers = [("IoU of the two", f"{iou:.2f}")]
     if alike is not None and math.isfinite(alike):
         numbers.append(("cosine of their maps", f"{alike:.2f}"))

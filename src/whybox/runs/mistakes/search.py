@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from whybox import api
 from whybox.accuracy.tide import CORRECT, DUPLICATE, IGNORED, KINDS, MISSED, Sorted, ap50, ap50_gains, sort_errors
@@ -17,6 +17,7 @@ from whybox.errors import FATAL, WhyboxError, reason_of
 from whybox.explained import class_name
 from whybox.missed import SAME, match_drawn
 from whybox.model import Model
+from whybox.ops.matching import pairwise_iou
 from whybox.progress import OnProgress, OnWarning, no_progress
 from whybox.runs.labels import check_columns, column_names, match_classes, to_columns
 from whybox.runs.mistakes.mistake import Mistake, Named, surest_first
@@ -263,7 +264,7 @@ def _missed(
     mistakes = []
     for row in rows.tolist():
         best, note = _candidate(trace, truth, row, model, threshold)
-        iou = float(box_iou(best.boxes, truth.boxes[row][None])[0, 0]) if len(best) else 0.0
+        iou = float(pairwise_iou(best.boxes, truth.boxes[row][None])[0, 0]) if len(best) else 0.0
         missed = _named(truth, row, names)
         mistakes.append(Mistake(image, index, MISSED, best, missed.name, iou, object=missed, note=note))
     return mistakes
@@ -281,7 +282,7 @@ def _candidate(trace: Trace, truth: Truth, row: int, model: Model, threshold: fl
     # A two-stage detector has a box per class.
     boxes = trace.candidates.boxes if trace.candidates.boxes.ndim == 2 else trace.candidates.boxes[:, label]
     # Two boxes without area have IoU 0 / 0.
-    iou = box_iou(boxes, truth.boxes[truth.labels == label].to(boxes)).nan_to_num()
+    iou = pairwise_iou(boxes, truth.boxes[truth.labels == label].to(boxes))
     # The object's column among those of its class.
     with_object = iou[:, int((truth.labels[:row] == label).sum())]
     rows = torch.nonzero((with_object > 0) & ((with_object >= iou.amax(1)) | (with_object >= SAME)))[:, 0]
