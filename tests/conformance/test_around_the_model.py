@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import whybox
 from conformance.conftest import Tiny, hugging_face, read
-from models import hf_models, open_clip_models, prompted_models
+from models import hf_models, instance_models, open_clip_models, prompted_models
 from models.detectors import image as picture
 from models.hf_versions import on_torchvision
 from models.small_yolo import BaseModel as SmallYolo
@@ -77,6 +77,12 @@ FAMILIES = {
     "ultralytics": Family(lambda: SmallYolo().eval(), "model.3.cv3.0"),
     # With random weights its scores are nearly uniform, and their gradient is rounding in half precision.
     "hf_detection": Family(lambda: hugging_face().network, "class_labels_classifier", {"processor": SMALL}, target="logit"),
+    "hf_instances": Family(
+        lambda: instance_models.network("mask2former"),
+        "class_predictor",
+        {"processor": instance_models.processor("mask2former", (64, 96))},
+        target="logit",
+    ),
     "hf_prompted": Family(
         lambda: prompted_models.prompted_pair("owlvit")[0],
         "class_head.dense0",

@@ -100,6 +100,7 @@ HOOKED = {
     "torchvision_onestage": "head.classification_head.conv.0",
     "torchvision_twostage": "roi_heads.box_head.fc6",
     "hf_detection": "model.encoder.layers.0.final_layer_norm",
+    "hf_instances": "class_predictor",
     "hf_image_text": "vision_model.encoder.layers.2.mlp.fc1",
     "hf_classification": "vit.layernorm",
     "hf_prompted": "owlvit.vision_model.encoder.layers.2.mlp.fc1",

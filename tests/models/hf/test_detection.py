@@ -805,7 +805,7 @@ def test_a_network_without_mask_head_says_so():
         whybox.explain(wrap(network("detr"), score_threshold=0.0), image(), target="mask:edge")
 
 
-@pytest.mark.parametrize("name", ["MaskFormerForInstanceSegmentation", "Mask2FormerForUniversalSegmentation"])
+@pytest.mark.parametrize("name", ["OneFormerForUniversalSegmentation", "EomtForUniversalSegmentation"])
 def test_networks_of_masks_alone_are_refused_in_one_line(name):
     kind = getattr(transformers, name)
     with pytest.raises(WhyboxError, match=f"^{name} gives masks and no boxes: .* whybox.load"):

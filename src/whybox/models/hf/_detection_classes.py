@@ -64,15 +64,7 @@ _MASKS_ALONE = (
     'candidates=fn, features=[...], size=(h, w)), where fn returns {"boxes": ..., "scores": ..., "masks": ...}'
 )
 REFUSED = {
-    **dict.fromkeys(
-        (
-            "MaskFormerForInstanceSegmentation",
-            "Mask2FormerForUniversalSegmentation",
-            "OneFormerForUniversalSegmentation",
-            "EomtForUniversalSegmentation",
-        ),
-        _MASKS_ALONE,
-    ),
+    **dict.fromkeys(("OneFormerForUniversalSegmentation", "EomtForUniversalSegmentation"), _MASKS_ALONE),
     "PPOCRV5MobileDetForObjectDetection": _TEXT_MAP,
     "PPOCRV5ServerDetForObjectDetection": _TEXT_MAP,
     "PPOCRV6MediumDetForObjectDetection": _TEXT_MAP,
