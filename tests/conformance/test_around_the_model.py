@@ -205,7 +205,7 @@ def of_fabric(module):
 def checkpointed(module):
     """With the library's own switch, where there is one."""
     for switch, values in (("gradient_checkpointing_enable", ()), ("set_grad_checkpointing", (True,))):
-        if hasattr(module, switch):
+        if hasattr(module, switch) and getattr(module, "supports_gradient_checkpointing", True):
             getattr(module, switch)(*values)
             return module.train()
     path, part = first_convolution(module)
@@ -270,7 +270,8 @@ def test_adapters_give_the_maps_of_the_merged_network(name):
     module = network(name)
     paths = [path for path, part in module.named_modules() if type(part) in (nn.Linear, nn.Conv2d)]
     last = FAMILIES[name].last
-    chosen = [path for path in paths if path != last]
+    # Mask2Former runs the layers of its mask head from a list, where an adapter does not take their place.
+    chosen = [path for path in paths if path != last and "mask_embedder" not in path]
     chosen = chosen[:: max(1, len(chosen) // 4)]
     settings = peft.LoraConfig(r=2, target_modules=chosen, modules_to_save=[last], init_lora_weights=False)
     wrapped = peft.get_peft_model(module, settings).eval()

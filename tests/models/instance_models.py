@@ -57,3 +57,10 @@ def _around_zero(net, given, output):
 def processor(name, size):
     """Its image processor, with images of this size (height, width)."""
     return on_torchvision(KINDS[name][1])(size={"height": size[0], "width": size[1]})
+
+
+def own_scores(output):
+    """(M,K) the scores of all queries and classes by their definition, of the network's own output for one image."""
+    (masks,) = torch.nn.functional.interpolate(output.masks_queries_logits, size=(384, 384), mode="bilinear")
+    sure = torch.stack([mask[mask > 0].sigmoid().mean() for mask in masks])
+    return output.class_queries_logits[0].softmax(-1)[:, :-1] * sure[:, None]

@@ -91,8 +91,7 @@ def values_of(target, output, source, label):
         return mask[mask > 0].mean()
     if target == "logit":
         return output.class_queries_logits[0, source, label]
-    drawn = torch.nn.functional.interpolate(mask[None, None], size=(384, 384), mode="bilinear")[0, 0]
-    return output.class_queries_logits[0, source].softmax(0)[label] * drawn[drawn > 0].sigmoid().mean()
+    return instance_models.own_scores(output)[source, label]
 
 
 @pytest.mark.parametrize("layer", ["backbone", "pixel_decoder[0]", "input"])
@@ -147,7 +146,7 @@ def test_a_processor_that_pads_is_refused():
     processor = instance_models.processor("mask2former", SIZE)
     processor.pad_size = {"height": 96, "width": 96}
     model = model_of("mask2former", processor=processor)
-    with pytest.raises(WhyboxError, match="pads images, .*: give one with pad_size=None"):
+    with pytest.raises(WhyboxError, match=r"pads images, .*: give one with pad_size=None"):
         model.trace(pixels((50, 77)) / 255)
 
 

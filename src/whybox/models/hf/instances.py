@@ -243,7 +243,8 @@ class HuggingFaceInstances(Model):
         probabilities, masks = logits.softmax(-1)[:, :-1], masks.float()
         drawn = self._on_grid(masks)
         inside = drawn.detach() > 0
-        sure = (drawn.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+        cells = inside.to(drawn.dtype)
+        sure = (drawn.sigmoid() * cells).flatten(1).sum(1) / (cells.flatten(1).sum(1) + 1e-6)
         sure = sure.to(probabilities.dtype)
         level = torch.zeros(len(masks), dtype=torch.long, device=masks.device)
         return Candidates(
