@@ -3,10 +3,10 @@
 import torch
 import transformers
 
-from models.hf_versions import OWN_BACKBONE, on_torchvision
+from models.hf_versions import OWN_BACKBONE
 
 LABELS = 4
-QUERIES = 7
+QUERIES = 4
 
 
 def swin():
@@ -56,7 +56,7 @@ def _around_zero(net, given, output):
 
 def processor(name, size):
     """Its image processor, with images of this size (height, width)."""
-    return on_torchvision(KINDS[name][1])(size={"height": size[0], "width": size[1]})
+    return getattr(transformers, KINDS[name][1])(size={"height": size[0], "width": size[1]})
 
 
 def own_scores(output):

@@ -6,6 +6,8 @@ import torch
 import whybox
 from models import instance_models
 from whybox.errors import GradientError, WhyboxError
+from whybox.models.hf import instances
+from whybox.models.hf._images import processed
 from whybox.models.hf.family import build
 from whybox.targets import find_target
 
@@ -142,10 +144,14 @@ def test_what_has_no_gradient_is_refused_in_one_line(target, layer):
         whybox.explain(model, pixels((50, 77)) / 255, target=target, layer=layer, score_threshold=0.0, top=2)
 
 
-def test_a_processor_that_pads_is_refused():
-    processor = instance_models.processor("mask2former", SIZE)
-    processor.pad_size = {"height": 96, "width": 96}
-    model = model_of("mask2former", processor=processor)
+def test_a_processor_that_pads_is_refused(monkeypatch):
+    def padded(*given):
+        made = processed(*given)
+        made["pixel_mask"][:, -8:] = 0
+        return made
+
+    monkeypatch.setattr(instances, "processed", padded)
+    model = model_of("mask2former")
     with pytest.raises(WhyboxError, match=r"pads images, .*: give one with pad_size=None"):
         model.trace(pixels((50, 77)) / 255)
 
