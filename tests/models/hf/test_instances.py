@@ -152,7 +152,7 @@ def test_a_processor_that_pads_is_refused(monkeypatch):
 
     monkeypatch.setattr(instances, "processed", padded)
     model = model_of("mask2former")
-    with pytest.raises(WhyboxError, match=r"pads images, .*: give one with pad_size=None"):
+    with pytest.raises(WhyboxError, match=r"pads images, and then stretches their masks: give one with pad_size=None"):
         model.trace(pixels((50, 77)) / 255)
 
 

@@ -86,8 +86,8 @@ class HuggingFaceInstances(Model):
 
     Layers: "backbone", the default, is the last stage of the backbone, `backbone[0]` its first one. "pixel_decoder" is what the
     pixel decoder gives, in Mask2Former the maps that its queries read (`pixel_decoder[0]` ...) and, last, the one that the masks
-    are drawn on; each detection takes the one where its score's sum |gradient o features| is largest. "input", and the path
-    of any module that returns maps or patch tokens, work everywhere.
+    are drawn on; each detection takes the one where the sum |gradient o features| of its class, or for targets on masks of its
+    mask, is largest. "input", and the path of any module that returns maps or patch tokens, work everywhere.
 
     Args:
         module: The network.
@@ -226,8 +226,9 @@ class HuggingFaceInstances(Model):
         pixels = given["pixel_values"].to(device_of(self.network), self.network.dtype)
         padding = given.get("pixel_mask")
         if padding is not None and not padding.all():
-            # The processor stretches the masks of the whole canvas over the image.
-            raise WhyboxError(f"the processor of {self.name} pads images, and its masks do not: give one with pad_size=None")
+            raise WhyboxError(
+                f"the processor of {self.name} pads images, and then stretches their masks: give one with pad_size=None"
+            )
         output = self.network(pixel_values=pixels, return_dict=True)
         network = (pixels.shape[-2], pixels.shape[-1])
         frame = Frame((images.shape[-2], images.shape[-1]), network, network)
@@ -267,8 +268,8 @@ class HuggingFaceInstances(Model):
 
 
 def _leading(live: Trace, detections: Detections, branch: str) -> Tensor:
-    """(n,) what decides on which layer a detection is explained: its mask, or the probability of its class. Not its score: that
-    depends on the map which the masks are drawn on, where a logit of a class has no gradient."""
+    """(n,) what decides on which layer a detection is explained: its mask, or the probability of its class. Not its score, which
+    depends on the map that masks are drawn on, too: there a logit of a class has no gradient."""
     values = leading_values(live, detections, branch)
     if values is not None:
         return values
