@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 import whybox
-from models import hf_models, open_clip_models, prompted_models
+from models import hf_models, instance_models, open_clip_models, prompted_models
 from models.hf_versions import OWN_BACKBONE
 from models.small_yolo import BaseModel as SmallYolo
 from whybox import registry
@@ -67,6 +67,11 @@ def hugging_face():
     return whybox.load(transformers.DetrForObjectDetection(config).eval(), score_threshold=0.0)
 
 
+def hugging_face_instances():
+    processor = instance_models.processor("mask2former", (64, 96))
+    return whybox.load(instance_models.network("mask2former"), processor=processor, score_threshold=0.0)
+
+
 def hugging_face_matches():
     torch.manual_seed(0)
     net = hf_models.stirred(hf_models.clip())
@@ -106,6 +111,7 @@ BUILDERS = {
     "torchvision_onestage": lambda: small_torchvision(compact_fcos),
     "torchvision_twostage": lambda: small_torchvision(compact_faster_rcnn),
     "hf_detection": hugging_face,
+    "hf_instances": hugging_face_instances,
     "hf_image_text": hugging_face_matches,
     "hf_classification": hugging_face_classifier,
     "hf_prompted": hugging_face_prompted,

@@ -124,7 +124,7 @@ def test_a_two_stage_detectors_windows_and_whole_level_agree_on_every_weight():
     agree(windows, exact)
 
 
-@pytest.mark.parametrize("family", ["plain", "hf_detection"])
+@pytest.mark.parametrize("family", ["plain", "hf_detection", "hf_instances"])
 def test_a_general_route_reaches_the_weights_before_its_layer(family):
     model = BUILDERS[family]()
     net = model.network

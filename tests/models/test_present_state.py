@@ -17,7 +17,7 @@ from torch import nn
 
 import whybox
 from conformance.conftest import BUILDERS, Tiny, read
-from models import hf_models, hf_versions, open_clip_models, small_yolo
+from models import hf_models, hf_versions, instance_models, open_clip_models, small_yolo
 from models.detectors import detector as shared_detector
 from models.detectors import image as picture
 
@@ -62,7 +62,9 @@ def own_scores(model):
             )
             if inputs is None:
                 return model.predict(IMAGE[None])[0].scores.flatten()
-            scores = net(**inputs).logits[0].softmax(-1)[:, :-1]
+            output = net(**inputs)
+            masks = "masks_queries_logits" in output
+            scores = instance_models.own_scores(output) if masks else output.logits[0].softmax(-1)[:, :-1]
         elif isinstance(net, small_yolo.BaseModel):
             scores = net(IMAGE[None])[0][0, 4:]
         else:
@@ -100,6 +102,7 @@ HOOKED = {
     "torchvision_onestage": "head.classification_head.conv.0",
     "torchvision_twostage": "roi_heads.box_head.fc6",
     "hf_detection": "model.encoder.layers.0.final_layer_norm",
+    "hf_instances": "class_predictor",
     "hf_image_text": "vision_model.encoder.layers.2.mlp.fc1",
     "hf_classification": "vit.layernorm",
     "hf_prompted": "owlvit.vision_model.encoder.layers.2.mlp.fc1",

@@ -149,8 +149,9 @@ def test_feature_compares_embeddings_where_boxes_overlap_a_little():
 def test_soft_keeps_two_boxes_without_area(decay):
     """Their IoU is 0 divided by 0."""
     scores = torch.tensor([0.9, 0.8])
-    kept = whybox.nms(torch.zeros(2, 4), scores, torch.zeros(2).long(), rule="soft", decay=decay)
-    assert kept.tolist() == [0, 1]
+    rows, final = whybox.nms(torch.zeros(2, 4), scores, torch.zeros(2).long(), rule="soft", decay=decay)
+    assert rows.tolist() == [0, 1]
+    assert final.tolist() == scores.tolist()
 
 
 def test_images_of_a_batch_and_classes_are_kept_apart():

@@ -16,6 +16,7 @@ from models.hf_versions import OWN_BACKBONE, on_pillow
 from whybox.errors import GradientError, UnknownNameError, WeightsError, WhyboxError
 from whybox.methods.odam import Odam
 from whybox.model import Model
+from whybox.models.hf import instances
 from whybox.models.hf._detection_classes import FAMILIES, REFUSED
 from whybox.models.hf._mask_heads import MASK_HEADS
 from whybox.models.hf.detection import knows, matches, wrap
@@ -805,11 +806,22 @@ def test_a_network_without_mask_head_says_so():
         whybox.explain(wrap(network("detr"), score_threshold=0.0), image(), target="mask:edge")
 
 
-@pytest.mark.parametrize("name", ["MaskFormerForInstanceSegmentation", "Mask2FormerForUniversalSegmentation"])
-def test_networks_of_masks_alone_are_refused_in_one_line(name):
-    kind = getattr(transformers, name)
-    with pytest.raises(WhyboxError, match=f"^{name} gives masks and no boxes: .* whybox.load"):
-        whybox.load(unbuilt(kind))
+def instance_classes():
+    """Every class of the installed transformers that gives masks of instances, by name."""
+    ends = ("ForInstanceSegmentation", "ForUniversalSegmentation")
+    return sorted(name for name in dir(transformers) if name.endswith(ends) and not name.startswith("Auto"))
+
+
+@pytest.mark.parametrize("name", instance_classes())
+def test_every_network_of_instances_is_supported_or_refused_in_one_line(name):
+    """Where this fails, the installed transformers has a new one: give it a family, or the reason why it has none."""
+    made = unbuilt(getattr(transformers, name))
+    if name in REFUSED:
+        with pytest.raises(WhyboxError, match=f"^{name} {re.escape(REFUSED[name])}$"):
+            whybox.load(made)
+        return
+    assert name in MASK_HEADS or name in instances.FAMILIES
+    assert matches(made) != instances.matches(made)
 
 
 def test_conditional_detr_with_masks_is_refused_because_its_boxes_are_others(tmp_path):

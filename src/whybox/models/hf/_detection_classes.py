@@ -64,15 +64,10 @@ _MASKS_ALONE = (
     'candidates=fn, features=[...], size=(h, w)), where fn returns {"boxes": ..., "scores": ..., "masks": ...}'
 )
 REFUSED = {
-    **dict.fromkeys(
-        (
-            "MaskFormerForInstanceSegmentation",
-            "Mask2FormerForUniversalSegmentation",
-            "OneFormerForUniversalSegmentation",
-            "EomtForUniversalSegmentation",
-        ),
-        _MASKS_ALONE,
-    ),
+    "OneFormerForUniversalSegmentation": _MASKS_ALONE,
+    "EomtForUniversalSegmentation": _MASKS_ALONE,
+    "EomtDinov3ForUniversalSegmentation": _MASKS_ALONE,
+    "VideomtForUniversalSegmentation": "segments videos, and one image at a time is explained here: use a Mask2Former",
     "PPOCRV5MobileDetForObjectDetection": _TEXT_MAP,
     "PPOCRV5ServerDetForObjectDetection": _TEXT_MAP,
     "PPOCRV6MediumDetForObjectDetection": _TEXT_MAP,

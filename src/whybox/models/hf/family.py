@@ -5,7 +5,7 @@ from typing import Any
 
 from whybox.errors import WeightsError, WhyboxError
 from whybox.model import Model
-from whybox.models.hf import classification, detection, image_text, prompted
+from whybox.models.hf import classification, detection, image_text, instances, prompted
 from whybox.models.hf._hub import PREFIX, fetch
 from whybox.models.hf._prompts import READERS
 
@@ -27,12 +27,12 @@ def build(name: str, weights: str | None = "default", **options: Any) -> Model:
 
 
 def _family(config: Any, name: str) -> ModuleType:
-    for family in (detection, prompted, classification, image_text):
+    for family in (detection, instances, prompted, classification, image_text):
         if family.knows(config):
             return family
     made = ", ".join(config.architectures or ()) or config.model_type
     raise WhyboxError(
-        f"{PREFIX}/{name} is a {made}, which whybox does not know: it explains detection transformers, detectors that "
-        f"read text ({', '.join(READERS)}), image classifiers "
+        f"{PREFIX}/{name} is a {made}, which whybox does not know: it explains detection transformers, MaskFormer and "
+        f"Mask2Former, detectors that read text ({', '.join(READERS)}), image classifiers "
         f"({', '.join(classification.FAMILIES)}) and image-text models ({', '.join(image_text.FAMILIES)})"
     )
