@@ -44,16 +44,29 @@ def teacher(tmp_path_factory):
 
 
 def test_distill_resume_and_the_card(run, teacher, tmp_path):
-    words = ["--teacher", teacher, "--width", 0.5, "--loss", "odam_kd:least_score=0.01", "--out", tmp_path / "a", *FEW]
+    words = [
+        "--teacher",
+        teacher,
+        "--width",
+        0.5,
+        "--depth",
+        2,
+        "--loss",
+        "odam_kd:least_score=0.01",
+        "--out",
+        tmp_path / "a",
+        *FEW,
+    ]
     done = run(*words)
     assert done.exit_code == 0, done.output
     assert "mixed (2 images): AP50" in done.stdout
     assert " odam_kd " in done.stderr
     made = zoo.load(tmp_path / "a").card
     assert made["arguments"]["widths"] == [16, 32, 48, 64]
+    assert made["arguments"]["blocks"] == [2, 2, 2, 2]
     assert made["trained"]["distillation"] == "odam_kd:least_score=0.01"
     assert f"whybox distill --teacher {teacher} --student compact_fcos" in made["trained"]["command"]
-    assert "--width 0.5" in made["trained"]["command"]
+    assert "--width 0.5 --depth 2" in made["trained"]["command"]
     again = run(*words, "--resume")
     assert again.exit_code == 0, again.output
     other = run(*words, "--resume", "--loss", "fgd")
@@ -93,6 +106,7 @@ def test_a_student_goes_on_from_its_folder(run, teacher, tmp_path):
         (["--student", "compact_faster_rcnn", "--loss", "odam_kd"], "the teacher is a fcos, the student a faster_rcnn"),
         (["--student", "compact_fcoz"], "unknown network 'compact_fcoz'"),
         (["--width", 0], "width must be over 0 and at most 8, got 0"),
+        (["--depth", 0], "depth must be 1 to 16 blocks, got 0"),
     ],
 )
 def test_mistakes_are_told_in_one_line(run, teacher, tmp_path, words, message):
@@ -102,9 +116,10 @@ def test_mistakes_are_told_in_one_line(run, teacher, tmp_path, words, message):
     assert "\n" not in str(result.exception)
 
 
-def test_other_classes_and_a_student_with_widths_of_its_own(run, teacher, tmp_path):
-    result = run("--teacher", teacher, "--student", teacher, "--width", 0.5, "--out", tmp_path, *FEW)
-    assert "has weights and widths of its own: leave out --init and --width" in str(result.exception)
+def test_other_classes_and_a_student_with_a_shape_of_its_own(run, teacher, tmp_path):
+    for words in (["--width", 0.5], ["--depth", 2]):
+        result = run("--teacher", teacher, "--student", teacher, *words, "--out", tmp_path, *FEW)
+        assert "has weights and a shape of its own: leave out --init, --width and --depth" in str(result.exception)
     card = {"network": "compact_fcos", "arguments": {"num_classes": 3}, "classes": ["a", "b"]}
     zoo.save(zoo.build("compact_fcos", card["arguments"]), card, tmp_path / "other")
     result = run("--teacher", tmp_path / "other", "--out", tmp_path / "x", *FEW)

@@ -39,6 +39,7 @@ def distill(
     ] = "scenes",
     loss: Annotated[str, typer.Option(help=LOSS)] = "odam_kd",
     width: Annotated[float, typer.Option(help="Factor of the channels of a new student's backbone: 0.5 for half of them.")] = 1.0,
+    depth: Annotated[int, typer.Option(help="Residual blocks of each of a new student's four stages.")] = 1,
     init: Annotated[str | None, typer.Option(help="Start a new student from these weights, wherever they fit.")] = None,
     inherit: Annotated[
         bool,
@@ -79,14 +80,14 @@ def distill(
     where = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "num_nodes": num_nodes}
     fabric = launch_training(precision, device, threads, where)
     network, start = (student, init) if student in zoo.builders() else (zoo.load(student).card["network"], student)
-    if start == student and (init or width != 1):
-        raise WhyboxError(f"the student {student} has weights and widths of its own: leave out --init and --width")
+    if start == student and (init or width != 1 or depth != 1):
+        raise WhyboxError(f"the student {student} has weights and a shape of its own: leave out --init, --width and --depth")
     taught_by = zoo.load(teacher)
     opened = open_training_data(data, seed, limit, held_out)
     if tuple(opened.classes) != taught_by.classes:
         theirs, ours = ", ".join(taught_by.classes), ", ".join(opened.classes)
         raise WhyboxError(f"the teacher's classes are {theirs}; those of the data are {ours}: both must be the same")
-    built, arguments = detector.start(opened.classes, size, seed, start, network=network, width=width)
+    built, arguments = detector.start(opened.classes, size, seed, start, network=network, width=width, depth=depth)
     if inherit and start is None:
         distillation.inherit(built, taught_by.network)
     # Forked and seeded, so that the blocks' random weights are the same again.
@@ -101,6 +102,7 @@ def distill(
         return
     options = {"teacher": teacher, "student": student, "data": data, "loss": loss, "steps": steps, "batch": batch}
     options |= {"size": size, "lr": lr, "seed": seed, "init": init, "width": width if width != 1 else None}
+    options |= {"depth": depth if depth != 1 else None}
     options |= {"held-out": held_out, "limit": limit, "precision": precision, "device": device, "threads": threads}
     options |= fabric_options(where, accumulate)
     command = command_line("distill", options)

@@ -38,6 +38,7 @@ def start(
     network: str = "compact_fcos",
     embedding: Mapping[str, int] | None = None,
     width: float = 1.0,
+    depth: int = 1,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build a compact detector.
 
@@ -51,12 +52,13 @@ def start(
         embedding: The options of an embedding head, see `add_embedding_head`; None: without one, also where `init` has one,
             which would no longer fit the features that it was trained on.
         width: The backbone's usual numbers of channels are multiplied by this; without effect where `init` says them.
+        depth: Residual blocks of each of the backbone's four stages; without effect where `init` says them.
 
     Returns:
         The network, and the arguments of its builder.
 
     Raises:
-        WhyboxError: The size or the width is invalid, or `init` or `network` name no network.
+        WhyboxError: The size, the width or the depth is invalid, or `init` or `network` name no network.
     """
     numbers = [int(part) for part in size.lower().split("x") if part.isdigit()]
     if len(numbers) != 2 or min(numbers) < 64:
@@ -64,7 +66,9 @@ def start(
     earlier = zoo.load(init) if init else None
     if not 0 < width <= 8:
         raise WhyboxError(f"width must be over 0 and at most 8, got {width}")
-    plan = {"widths": [max(1, round(width * usual)) for usual in (32, 64, 96, 128)], "blocks": [1, 1, 1, 1], "channels": 64}
+    if not 1 <= depth <= 16:
+        raise WhyboxError(f"depth must be 1 to 16 blocks, got {depth}")
+    plan = {"widths": [max(1, round(width * usual)) for usual in (32, 64, 96, 128)], "blocks": [depth] * 4, "channels": 64}
     arguments: dict[str, Any] = plan
     if earlier and earlier.card["network"] == network:
         arguments = dict(earlier.card["arguments"])
