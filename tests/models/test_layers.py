@@ -2,8 +2,18 @@ import pytest
 import torch
 
 from whybox.errors import GradientError, UnknownNameError
-from whybox.models._layers import choose_layers, find_layers, module_path, same_rows, strongest_layers, token_layer
-from whybox.types import Candidates, Detections
+from whybox.frame import Frame
+from whybox.models._layers import (
+    choose_layers,
+    exact_pullbacks,
+    find_layers,
+    module_path,
+    same_rows,
+    strongest_layers,
+    token_layer,
+)
+from whybox.targets import ClassLogit, ClassScore
+from whybox.types import Candidates, Detections, Trace
 
 
 def candidates(boxes, scores):
@@ -71,9 +81,8 @@ def test_layers_are_chosen_by_name():
 def test_the_strongest_layer_has_the_largest_share_of_the_score():
     near, far = torch.ones(1, 1, 4, 4, requires_grad=True), torch.ones(1, 1, 2, 2, requires_grad=True)
     layers = find_layers("neck", [near, far], (16, 16))
-    scores = torch.stack([near.sum() * 0.1 + far.sum(), near.sum() + far.sum()])[:, None]  # 1.6 to 4, and 16 to 4
-    found = Detections(torch.zeros(2, 4), scores[:, 0].detach(), torch.zeros(2).long(), torch.arange(2))
-    assert strongest_layers(candidates(torch.zeros(2, 4), scores), found, layers).tolist() == [1, 0]
+    values = torch.stack([near.sum() * 0.1 + far.sum(), near.sum() + far.sum()])  # 1.6 to 4, and 16 to 4
+    assert strongest_layers(values, layers).tolist() == [1, 0]
 
 
 def test_rows_are_followed_through_a_changed_order():
@@ -90,8 +99,27 @@ def test_rows_are_followed_through_a_changed_order():
 def test_levels_of_tokens_in_one_tensor_are_told_apart():
     tokens = torch.ones(1, 20, 2, requires_grad=True)
     layers = [token_layer("encoder[0]", tokens, (16, 16), (4, 4), 0), token_layer("encoder[1]", tokens, (16, 16), (2, 2), 16)]
-    scores = torch.stack([tokens[:, 16:].sum(), tokens[:, :16].sum()])[:, None]
-    found = Detections(torch.zeros(2, 4), scores[:, 0].detach(), torch.zeros(2).long(), torch.arange(2))
+    values = torch.stack([tokens[:, 16:].sum(), tokens[:, :16].sum()])
     for batched in (False, True):
-        chosen = strongest_layers(candidates(torch.zeros(2, 4), scores), found, layers, batched=batched)
-        assert chosen.tolist() == [1, 0]
+        assert strongest_layers(values, layers, batched=batched).tolist() == [1, 0]
+
+
+def test_the_gradient_that_chose_the_level_is_not_taken_again():
+    tokens = torch.ones(1, 20, 2, requires_grad=True)
+    layers = [token_layer("encoder[0]", tokens, (16, 16), (4, 4), 0), token_layer("encoder[1]", tokens, (16, 16), (2, 2), 16)]
+    passes = []
+    tokens.register_hook(lambda gradient: passes.append(1))
+    scores = torch.stack([tokens[:, 16:].sum() ** 2, tokens[:, :16].sum(), tokens[:, 17].sum()])[:, None]
+    boxes = torch.zeros(3, 4)
+    made = Candidates(boxes, scores, torch.zeros(3).long(), logits=3 * scores)
+    found = Detections(boxes, scores[:, 0].detach(), torch.zeros(3).long(), torch.arange(3))
+    trace = Trace(torch.zeros(3, 16, 16), Frame.same((16, 16)), (), made, found)
+    one, other = exact_pullbacks(trace, found, layers)
+    assert (one.layer, one.rows.tolist(), other.layer, other.rows.tolist()) == ("encoder[0]", [1], "encoder[1]", [0, 2])
+    assert len(passes) == 3
+    score = other.gradient(ClassScore()).gradient
+    assert len(passes) == 3
+    torch.testing.assert_close(score[0], torch.full((2, 2, 2), 16.0))
+    assert torch.equal(score[1].sum((1, 2)), torch.ones(2))
+    torch.testing.assert_close(other.gradient(ClassLogit()).gradient, 3 * score)
+    assert len(passes) == 5

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -91,3 +93,30 @@ def test_rows_in_batches_are_those_of_one_backward_pass_each(part, expected, mon
     assert len(passes) == 7 + expected
     for one, other in zip(batched, one_by_one, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [("Batching rule not implemented for aten::item", True), ("CUDA out of memory. Tried", True), ("a hook's own", False)],
+)
+def test_only_what_is_known_to_come_of_batches_leads_to_single_passes(words, goes_on):
+    batches = [1]
+
+    class Fails(Doubled):
+        @staticmethod
+        def backward(ctx, gradient):
+            if batches:
+                batches.clear()
+                raise RuntimeError(words)
+            return 2 * gradient
+
+    features = torch.randn(3, requires_grad=True)
+    values = Fails.apply(features)
+    if not goes_on:
+        with pytest.raises(RuntimeError, match=words):
+            level_gradients(values, [features], batched=True)
+        return
+    told = pytest.warns(UserWarning, match="memory does not hold 3 gradients at once") if "memory" in words else nullcontext()
+    with told:
+        (found,) = level_gradients(values, [features], batched=True)
+    assert torch.equal(found, 2 * torch.eye(3))

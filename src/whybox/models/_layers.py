@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from whybox.errors import GradientError, WhyboxError, unknown
 from whybox.frame import Size
 from whybox.ops.gradients import chunk_rows, gradients_on, level_gradients, row_gradients
-from whybox.pullback import DensePullback
-from whybox.targets import MaskLogit
-from whybox.types import Candidates, Detections, FeatureMap, Trace
+from whybox.pullback import DensePullback, FeatureGradient
+from whybox.targets import ClassScore, MaskLogit
+from whybox.types import Candidates, Detections, FeatureMap, Target, Trace
 
 Arrange = Callable[[Tensor], Tensor]
 """(n, *shape of the layer's tensor without its batch axis) -> (n,C,h,w), by permuting and slicing alone."""
+
+SCORE = ClassScore()
+"""What decides on a detection's layer where a family says nothing else."""
 
 _LOW = 0.01
 """Differences of lower scores are judged as of this one."""
@@ -104,8 +107,8 @@ def exact_pullbacks(
     detections: Detections,
     layers: Sequence[Layer],
     chosen: Tensor | None = None,
-    branch: str = "",
     *,
+    leading: Target = SCORE,
     batched: bool = False,
 ) -> Iterator[DensePullback]:
     """The general route: autograd from a trace whose candidates keep their graph down to the layers.
@@ -114,61 +117,109 @@ def exact_pullbacks(
         live: The trace with its graph.
         detections: N detections, whose `source` is a row of its candidates.
         layers: The layers that gradients are taken at.
-        chosen: (N,) index into `layers`; None: for each detection the layer where its score's sum |gradient o features| is
-            largest, at the cost of one more backward pass per detection if there are several layers.
-        branch: "mask" or "keypoint": by the mean logit of its mask, or by its keypoints' scores.
+        chosen: (N,) index into `layers`; None: for each detection the layer where the leading target's sum |gradient o features|
+            is largest. With several layers that is a backward pass per detection, and the only one where it is this target that
+            is explained.
+        leading: The target that decides on the layer.
         batched: Whether detections may share a backward pass: for networks whose operations are known to have a batched one.
     """
     if not len(detections):
         return
-    if chosen is None:
-        chosen = strongest_layers(live.candidates, detections, layers, leading_values(live, detections, branch), batched=batched)
+    if chosen is None and len(layers) > 1:
+        yield from _strongest_pullbacks(live, detections, layers, leading, batched)
+        return
+    chosen = torch.zeros_like(detections.source) if chosen is None else chosen
     for i, layer in enumerate(layers):
         for rows in chunk_rows((chosen == i).nonzero()[:, 0], layer.tensor.numel()):
-            with gradients_on():
-                part = detections[rows]
-                # A clone, because autograd cannot save an index that is an inference tensor.
-                trace = live.rows(live.candidates[part.source.clone()], part)
-                features = layer.features(graph=live.differentiable)
-            backward = partial(layer.gradient, create_graph=live.differentiable, batched=batched)
-            yield DensePullback(rows, trace, "exact", layer.stride, features, backward, layer.name)
+            yield _pullback(live, detections, layer, rows, batched)
 
 
-def strongest_layers(
-    candidates: Candidates,
-    detections: Detections,
-    layers: Sequence[Layer],
-    values: Tensor | None = None,
-    *,
-    batched: bool = False,
-) -> Tensor:
-    """(n,) for each detection the layer where its score's sum |dY/dA o A| is largest; or that of the values (n,), where given."""
+@dataclass(frozen=True)
+class _LedPullback(DensePullback):
+    """A pullback to the layer that the leading target chose.
+
+    Attributes:
+        leading: That target.
+        known: Its gradient (n,C,h,w), which the choice took; None where it has to have a graph of its own.
+    """
+
+    leading: Target = SCORE
+    known: Tensor | None = None
+
+    def gradients(self, target: Target) -> Iterator[tuple[Tensor, FeatureGradient]]:
+        """Of the leading target the gradient that is known."""
+        known, pullback = self.known, self
+        if known is not None and type(target) is type(self.leading) and target == self.leading:
+            pullback = replace(self, backward=lambda values: known)
+        return super(_LedPullback, pullback).gradients(target)
+
+
+def _strongest_pullbacks(
+    live: Trace, detections: Detections, layers: Sequence[Layer], leading: Target, batched: bool
+) -> Iterator[DensePullback]:
+    """Every detection's pullback to its strongest layer."""
+    for rows, chosen, gradients in _choices(leading_values(live, detections, leading), layers, batched):
+        for i, layer in enumerate(layers):
+            mine = chosen == i
+            if mine.any():
+                pullback = _pullback(live, detections, layer, rows[mine], batched)
+                yield _LedPullback(**vars(pullback), leading=leading, known=None if live.differentiable else gradients[i][mine])
+
+
+def _pullback(live: Trace, detections: Detections, layer: Layer, rows: Tensor, batched: bool) -> DensePullback:
+    """That of some detections, `rows` (n,), to one layer."""
+    with gradients_on():
+        part = detections[rows]
+        # A clone, because autograd cannot save an index that is an inference tensor.
+        trace = live.rows(live.candidates[part.source.clone()], part)
+        features = layer.features(graph=live.differentiable)
+    backward = partial(layer.gradient, create_graph=live.differentiable, batched=batched)
+    return DensePullback(rows, trace, "exact", layer.stride, features, backward, layer.name)
+
+
+def strongest_layers(values: Tensor, layers: Sequence[Layer], *, batched: bool = False) -> Tensor:
+    """(n,) for each of the values Y (n,) the layer where sum |dY/dA o A| is largest."""
     if len(layers) == 1:
-        return torch.zeros_like(detections.source)
+        return torch.zeros(len(values), dtype=torch.long, device=values.device)
+    return torch.cat([chosen for _, chosen, _ in _choices(values, layers, batched)])
+
+
+def _choices(values: Tensor, layers: Sequence[Layer], batched: bool) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    """In parts whose gradients memory holds: rows (m,) of the values, the strongest layer (m,) of each, and the gradients at
+    every layer, (m,C,h,w) each."""
     # Levels of tokens share one tensor.
     tensors = {id(layer.tensor): layer.tensor for layer in layers}
     name = "layers " + " or ".join(repr(layer.name) for layer in layers)
-    strengths = []
-    with gradients_on():
-        if values is None:
-            values = candidates.scores[detections.source.clone(), detections.labels.clone()]
-        for rows in chunk_rows(torch.arange(len(values)), sum(tensor.numel() for tensor in tensors.values())):
-            given = level_gradients(values[rows], list(tensors.values()), name=name, batched=batched)
-            gradients = dict(zip(tensors, given, strict=True))
-            products = [layer.arrange(gradients[id(layer.tensor)][:, 0]) * layer.features() for layer in layers]
-            strengths.append(torch.stack([terms.abs().sum((1, 2, 3)) for terms in products], 1))
-    return torch.cat(strengths).argmax(1)
+    every = torch.arange(len(values), device=values.device)
+    for rows in chunk_rows(every, sum(tensor.numel() for tensor in tensors.values())):
+        with gradients_on():
+            asked = values[rows]
+        given = dict(zip(tensors, level_gradients(asked, list(tensors.values()), name=name, batched=batched), strict=True))
+        gradients = [layer.arrange(given[id(layer.tensor)][:, 0]) for layer in layers]
+        products = (gradient * layer.features() for gradient, layer in zip(gradients, layers, strict=True))
+        yield rows, torch.stack([terms.abs().sum((1, 2, 3)) for terms in products], 1).argmax(1), gradients
 
 
-def leading_values(live: Trace, detections: Detections, branch: str) -> Tensor | None:
-    """(n,) what decides on which layer a detection's mask or keypoints are explained; None: its score."""
+def leading_values(live: Trace, detections: Detections, leading: Target) -> Tensor:
+    """(n,) the values that decide on which layer each detection is explained."""
     # Clones, because autograd cannot save an index that is an inference tensor.
     asked = replace(live, detections=detections.map(Tensor.clone))
     with gradients_on():
-        if branch == "mask":
-            return MaskLogit()(asked)
-        points = live.candidates.keypoints
-        return points[asked.detections.source, :, 2].sum(1) if branch == "keypoint" and points is not None else None
+        return leading(asked)
+
+
+def leading_target(branch: str) -> Target:
+    """What decides on which layer a detection is explained: its score; for targets on masks its mask, for those on keypoints
+    their scores."""
+    if branch == "mask":
+        return MaskLogit()
+    return _keypoint_scores if branch == "keypoint" else SCORE
+
+
+def _keypoint_scores(trace: Trace) -> Tensor:
+    points = trace.candidates.keypoints
+    assert points is not None  # a family gives this branch where it has keypoints
+    return points[trace.detections.source, :, 2].sum(1)
 
 
 def first_channels(network: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """Gradients of many values, one row per value. The `.grad` of the user's parameters is never touched."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from math import prod
@@ -14,6 +15,11 @@ _AT_ONCE = {"cpu": 2**22}
 """Numbers in the largest gradient of a batched backward pass. On a CPU, past 16 MiB, it falls out of the cache: rows of RT-DETR's
 neck, 13 MiB each, take 1.4 times as long by sixteens as one by one; elsewhere every launch counts, and memory is the limit."""
 _AT_ONCE_ELSEWHERE = 2**26
+
+# By torch's words, as it has no classes for these. No batching rule, or one that cannot write into a tensor; compiled code that
+# looks at the numbers, which a batched tensor does not have.
+_NOT_BATCHED = ("Batching rule not implemented", "vmap", "Cannot access data pointer", "Cannot access storage")
+_NO_MEMORY = ("out of memory", "allocate memory")
 
 
 @contextmanager
@@ -123,8 +129,15 @@ def _in_batches(values: Tensor, features: Sequence[Tensor]) -> _Found | None:
             torch.autograd.grad(values, features, chunk, retain_graph=True, allow_unused=True, is_grads_batched=True)
             for chunk in torch.split(seeds, step)
         ]
-    except RuntimeError:
-        # A kernel or a hook in the network that takes one gradient at a time; or a batch that memory does not hold.
+    except RuntimeError as error:
+        words = str(error)
+        if any(known in words for known in _NO_MEMORY):
+            warnings.warn(
+                f"memory does not hold {min(step, len(values))} gradients at once: they are taken one by one, which takes longer",
+                stacklevel=2,
+            )
+        elif not any(known in words for known in _NOT_BATCHED):
+            raise
         return None
     return tuple(None if column[0] is None else torch.cat(column) for column in zip(*chunks, strict=True))
 

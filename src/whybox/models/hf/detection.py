@@ -1,7 +1,7 @@
 """Hugging Face's detection transformers: every class of transformers called ...ForObjectDetection that takes no text."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from whybox.attention import AttentionMap, AttentionModel
-from whybox.errors import WhyboxError, unknown
+from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size
 from whybox.model import LEAST_SCORE
-from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, no_map, same_rows, token_layer
+from whybox.models._layers import Layer, find_layers, no_map, same_rows, token_layer
 from whybox.models._masks import masks_on_image
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._attention import attention_modules, shown_attention
@@ -29,11 +29,10 @@ from whybox.models.hf._detection_classes import (
 )
 from whybox.models.hf._images import processed
 from whybox.models.hf._mask_heads import MASK_HEADS, hooked, in_boxes, on_canvas, recorded, replayed
+from whybox.models.hf._passes import AutogradDetector
 from whybox.network_state import device_of, exclusive
 from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen, record, replay
-from whybox.ops.kept_pass import kept_or_made
-from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, MaskLogits, Trace
 
 
@@ -83,7 +82,7 @@ class _State:
     read: dict[str, Any] = field(default_factory=dict)
 
 
-class HuggingFaceDetection(AttentionModel):
+class HuggingFaceDetection(AutogradDetector, AttentionModel):
     """A detection transformer. Its candidates are the queries; `raw` holds cx, cy, w, h relative to the image, as predicted, and
     of corners (PP-DocLayoutV4) cx, cy and dx1, dy1 to dx4, dy4 from there.
 
@@ -169,18 +168,6 @@ class HuggingFaceDetection(AttentionModel):
             limit = found.boxes.new_tensor([width, height, width, height])
             return replace(found, boxes=found.boxes.clamp(min=0).minimum(limit))
 
-    def pullbacks(
-        self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
-    ) -> Iterator[Pullback]:
-        """By autograd: another forward pass, and backward passes, which detections share where that pays."""
-        yield from self._by_autograd("", trace, detections, layer, route)
-
-    def branch_pullbacks(
-        self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
-    ) -> Iterator[Pullback]:
-        """Pullbacks from the masks, in the same way: the other pass is one of the whole network, with its mask head."""
-        yield from self._by_autograd(branch, trace, detections, layer, route)
-
     def complete(self, trace: Trace, detections: Detections) -> Detections:
         """With their four corners, or their masks, where the network predicts these."""
         if (corners := trace.candidates.corners) is not None:
@@ -203,32 +190,23 @@ class HuggingFaceDetection(AttentionModel):
             live = self._candidates(output.logits[0], output.pred_boxes[0], frame)
             return on_canvas(output.pred_masks[0], frame)[same_rows(live, trace.candidates, detections.source)]
 
-    def _by_autograd(
-        self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str
-    ) -> Iterator[Pullback]:
-        if route not in ("auto", "exact"):
-            raise unknown("route", route, ("auto", "exact"))
-        if branch and f"{branch}s" not in self.gives:
-            raise WhyboxError(f"{self.name} has no mask head")
-        if not len(detections):
-            return
-        wanted = layer or self.layers[0]
-        known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
-        name = module_path(wanted)
-        live, layers = kept_or_made(known, (name, branch, trace.differentiable), lambda: self._live(trace, known, name, branch))
-        # A network that uses several stages returns them all under this name; the last one is the default.
-        layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
-        rows = same_rows(live.candidates, trace.candidates, detections.source)
-        yield from exact_pullbacks(live, replace(detections, source=rows), layers, branch=branch, batched=True)
+    def _runs(self, branch: str) -> Any:
+        """For masks the whole network, where its mask head is a part of its own."""
+        return self.whole if branch == "mask" and self.whole is not None else self.network
 
-    def _live(self, trace: Trace, known: "_State", name: str, branch: str) -> tuple[Trace, list[Layer]]:
+    def _live(self, trace: Trace, name: str, branch: str) -> tuple[Trace, list[Layer]]:
         """The pass again, with its graph from a layer on."""
+        known = self._known(trace)
         weights = trace.differentiable
         # The stored output of the backbone has no graph: with it a loss on maps could not reach the backbone's weights.
-        shortcut = nullcontext() if weights else self._without_backbone(name, known)
-        # The hook on the backbone, too: it would act in another thread's pass.
-        with exclusive(self.network), shortcut:
+        with nullcontext() if weights else self._without_backbone(name, known):
             return self._run(trace.image, name, gradients=True, weights=weights, grids=known.grids, masks=branch == "mask")
+
+    def _known(self, trace: Trace) -> "_State":
+        """What the trace's pass left; where it is another's or was stored, what a pass of now leaves."""
+        state = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
+        assert isinstance(state, _State)
+        return state
 
     def attentions(self, trace: Trace, detections: Detections) -> tuple[Trace, tuple[AttentionMap, ...]]:
         """The trace restricted to the detections, with its graph, and all attention maps in that graph, in layer order.
@@ -241,7 +219,7 @@ class HuggingFaceDetection(AttentionModel):
         """
         if not self.family.dense:
             raise WhyboxError(f"{self.name} attends to a few sampled places (deformable attention): it has no attention to show")
-        known = trace.state if isinstance(trace.state, _State) else self.trace(trace.image).state
+        known = self._known(trace)
         # The tokens as they enter the first block: every attention map has to lie behind the recorded layer.
         name = "vit.embeddings" if hasattr(self.network, "vit") else self.layers[0]
         shown_here = shown_attention(self.network, attention_modules(self.network))

@@ -8,27 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whybox.errors import GradientError, WhyboxError, unknown
+from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Frame, Size, resize_maps
-from whybox.model import LEAST_SCORE, Model
-from whybox.models._layers import (
-    Layer,
-    check_rows,
-    choose_layers,
-    exact_pullbacks,
-    find_layers,
-    leading_values,
-    module_path,
-    same_rows,
-    strongest_layers,
-)
+from whybox.model import LEAST_SCORE
+from whybox.models._layers import Layer, check_rows, find_layers, leading_target, same_rows
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._images import check_processor, processed
-from whybox.network_state import device_of, exclusive
+from whybox.models.hf._passes import AutogradDetector
+from whybox.network_state import device_of
 from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen
-from whybox.pullback import DensePullback, Pullback
-from whybox.types import Candidates, Detections, MaskLogits, Trace
+from whybox.pullback import DensePullback
+from whybox.types import Candidates, Detections, MaskLogits, Target, Trace
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,16 @@ def build(name: str, weights: str | None = "default", **options: Any) -> "Huggin
     return wrap(module, **{"name": f"{hf.PREFIX}/{name}", **options})
 
 
-class HuggingFaceInstances(Model):
+@dataclass(frozen=True)
+class _Answer:
+    """What a network gave for an image: logits (M,K+1), the last for "no object", and logits of masks (M,h,w)."""
+
+    logits: Tensor
+    masks: Tensor
+    frame: Frame
+
+
+class HuggingFaceInstances(AutogradDetector):
     """A network of masks. Its candidates are the queries; a score is the class's probability times the mean probability inside
     the mask (factors "class" and "mask"), and a box is the one around the mask, without a gradient.
 
@@ -129,10 +129,14 @@ class HuggingFaceInstances(Model):
 
     def trace(self, image: Tensor, *, differentiable: bool = False) -> Trace:
         """One forward pass over an image (3,H,W) in 0..1. The processor gets the image in 8 bits."""
-        trace, _ = self._run(image, self.layers[0], gradients=differentiable, weights=differentiable)
+        answer, layers = self._run(image, self.layers[0], gradients=differentiable, weights=differentiable)
+        with recording(differentiable):
+            candidates = self._candidates(answer.logits, answer.masks, answer.frame.image)
+            features = layers[-1].feature_map(graph=differentiable)
         with recording(False):
-            ranked = self._ranked(trace.candidates)
-            return replace(trace, detections=ranked[ranked.scores >= self.score_threshold])
+            ranked = self._ranked(candidates)
+            found = ranked[ranked.scores >= self.score_threshold]
+        return Trace(image, answer.frame, (features,), candidates, found, differentiable=differentiable)
 
     def predict(self, images: Tensor) -> list[Candidates]:
         """The queries' predictions for images (B,3,H,W) in 0..1 of one size, without a graph."""
@@ -157,38 +161,10 @@ class HuggingFaceInstances(Model):
             inside = self._on_grid(masks[detections.source].logits().detach()) > 0
             return replace(detections, masks=resize_maps(inside.byte(), trace.frame.image, mode="nearest").bool())
 
-    def pullbacks(
-        self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
-    ) -> Iterator[Pullback]:
-        """By autograd: another forward pass, and backward passes, which detections share where that pays."""
-        yield from self._by_autograd("", trace, detections, layer, route)
-
-    def branch_pullbacks(
-        self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
-    ) -> Iterator[Pullback]:
-        """The same from the masks, which come with every pass."""
-        yield from self._by_autograd(branch, trace, detections, layer, route)
-
     def _by_autograd(
         self, branch: str, trace: Trace, detections: Detections, layer: str | None, route: str
-    ) -> Iterator[Pullback]:
-        if route not in ("auto", "exact"):
-            raise unknown("route", route, ("auto", "exact"))
-        if not len(detections):
-            return
-        check_rows(trace.candidates, detections.source)
-        wanted = layer or self.layers[0]
-        with exclusive(self.network):
-            live, layers = self._run(
-                trace.image, module_path(wanted), gradients=True, weights=trace.differentiable, rows=detections.source
-            )
-        # Of the stages of the backbone, the last one is the default.
-        layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
-        order = torch.arange(len(detections), device=detections.source.device)
-        rows = same_rows(live.candidates, trace.candidates[detections.source], order)
-        explained = replace(detections, source=rows)
-        chosen = strongest_layers(live.candidates, explained, layers, _leading(live, explained, branch), batched=True)
-        for pullback in exact_pullbacks(live, explained, layers, chosen, branch, batched=True):
+    ) -> Iterator[DensePullback]:
+        for pullback in super()._by_autograd(branch, trace, detections, layer, route):
             yield replace(pullback, backward=partial(self._backward, pullback))
 
     def _backward(self, pullback: DensePullback, values: Tensor) -> Tensor:
@@ -201,24 +177,33 @@ class HuggingFaceInstances(Model):
                 "masks (explain 'mask:edge' instead), and classes do not read the maps that are there for the masks alone"
             ) from error
 
-    def _run(
-        self, image: Tensor, name: str, *, gradients: bool, weights: bool = False, rows: Tensor | None = None
-    ) -> tuple[Trace, list[Layer]]:
-        """A pass that records the module of layer `name`; its trace has no detections yet. weights: whether the graph reaches
-        down to the network's weights. rows: (n,) the queries that become candidates; None: all."""
+    def _live(self, trace: Trace, name: str, branch: str) -> tuple[_Answer, list[Layer]]:
+        """The network's answer again, with its graph from a layer on; masks come with every pass."""
+        return self._run(trace.image, name, gradients=True, weights=trace.differentiable)
+
+    def _found_again(self, made: _Answer, trace: Trace, detections: Detections) -> tuple[Trace, Detections]:
+        """A trace of the detections' queries alone, one candidate each."""
+        check_rows(trace.candidates, detections.source)
+        source = detections.source.clone()
+        # Chosen before anything is resized, so that the graph holds these masks alone.
+        with gradients_on():
+            candidates = self._candidates(made.logits[source], made.masks[source], made.frame.image)
+        order = torch.arange(len(detections), device=source.device)
+        rows = same_rows(candidates, trace.candidates[source], order)
+        return replace(trace, candidates=candidates), replace(detections, source=rows)
+
+    def _leading(self, branch: str) -> Target:
+        """Its mask, or the probability of its class. Not its score, which depends on the map that masks are drawn on, too: there
+        a logit of a class has no gradient."""
+        return leading_target(branch) if branch else _class_probability
+
+    def _run(self, image: Tensor, name: str, *, gradients: bool, weights: bool = False) -> tuple[_Answer, list[Layer]]:
+        """A pass that records the module of layer `name`. weights: whether the graph reaches down to the network's weights."""
         path = _PATHS.get(name, name)
         frozen_here = frozen(self.network, weights=not weights)
         with frozen_here, twice_differentiable(weights), capture(self.network, [path], gradients=gradients) as captured:
             (logits,), (masks,), frame = self._forward(image[None])
-            # Before anything is resized, so that the graph holds these masks alone.
-            if rows is not None:
-                logits, masks = logits[rows.clone()], masks[rows.clone()]
-            candidates = self._candidates(logits, masks, frame.image)
-        layers = find_layers(name, captured[path], frame.network)
-        with recording(weights):
-            features = layers[-1].feature_map(graph=weights)
-        empty = Detections.empty(candidates.boxes)
-        return Trace(image, frame, (features,), candidates, empty, differentiable=weights), layers
+        return _Answer(logits, masks, frame), find_layers(name, captured[path], frame.network)
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor, Frame]:
         """Logits (B,M,K+1), the last for "no object", and logits of masks (B,M,h,w) of images (B,3,H,W) of one size."""
@@ -267,15 +252,8 @@ class HuggingFaceInstances(Model):
         return found[found.boxes[:, 2] > found.boxes[:, 0]]
 
 
-def _leading(live: Trace, detections: Detections, branch: str) -> Tensor:
-    """(n,) what decides on which layer a detection is explained: its mask, or the probability of its class. Not its score, which
-    depends on the map that masks are drawn on, too: there a logit of a class has no gradient."""
-    values = leading_values(live, detections, branch)
-    if values is not None:
-        return values
-    with gradients_on():
-        # Clones, because autograd cannot save an index that is an inference tensor.
-        return live.candidates.factors["class"][detections.source.clone(), detections.labels.clone()]
+def _class_probability(trace: Trace) -> Tensor:
+    return trace.candidates.factors["class"][trace.detections.source, trace.detections.labels]
 
 
 def _boxes_around(inside: Tensor, image: Size) -> Tensor:

@@ -1,28 +1,28 @@
 """Hugging Face's detectors that read text: OWL-ViT, OWLv2, Grounding DINO, MM-Grounding-DINO and OmDet-Turbo."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from whybox.attention import GroundingModel, Text
-from whybox.errors import GradientError, WhyboxError, unknown
+from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Frame, Size
-from whybox.models._layers import Layer, choose_layers, exact_pullbacks, find_layers, module_path, same_rows, token_layer
+from whybox.models._layers import Layer, find_layers, same_rows, token_layer
 from whybox.models._token_values import token_leaf, token_values
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._image_queries import ImageQueryReader
 from whybox.models.hf._images import check_processor, processed
+from whybox.models.hf._passes import AutogradDetector
 from whybox.models.hf._prompts import READERS, OwlReader, Prompt, Reader
 from whybox.models.hf._texts import check_tokenizer
 from whybox.network_state import device_of, exclusive
 from whybox.ops.gradients import gradients_on, recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, frozen
-from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, Target, Trace
 
 
@@ -63,7 +63,7 @@ class _State:
     images: str = ""
 
 
-class HuggingFacePrompted(GroundingModel):
+class HuggingFacePrompted(AutogradDetector, GroundingModel):
     """A detector that reads text. `prompt` gives the same model with texts as its classes; its candidates are the queries, in
     OWL-ViT and OWLv2 the patches, and `raw` holds cx, cy, w, h as predicted, relative to the image (in OWLv2 to a square).
 
@@ -181,23 +181,6 @@ class HuggingFacePrompted(GroundingModel):
         with frozen(self.network), torch.inference_mode(False), torch.no_grad(), self._reader.running():
             return self._forward(images)[0]
 
-    def pullbacks(
-        self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
-    ) -> Iterator[Pullback]:
-        """By autograd: another forward pass, and backward passes, which detections share where that pays."""
-        if route not in ("auto", "exact"):
-            raise unknown("route", route, ("auto", "exact"))
-        if not len(detections):
-            return
-        self._check_texts(trace)
-        wanted = layer or self.layers[0]
-        with exclusive(self.network):
-            live, layers = self._run(trace.image, module_path(wanted), gradients=True, weights=trace.differentiable)
-        # A network that uses several stages returns them all under this name; the last one is the default.
-        layers = layers[-1:] if wanted == "backbone" else choose_layers(layers, wanted)
-        rows = same_rows(live.candidates, trace.candidates, detections.source)
-        yield from exact_pullbacks(live, replace(detections, source=rows), layers, batched=True)
-
     def token_values(self, trace: Trace, detections: Detections, targets: Sequence[Target]) -> list[tuple[Tensor, ...]]:
         """Gradient x input at the token embeddings that enter the text encoder's first layer, summed over the channels.
 
@@ -223,6 +206,11 @@ class HuggingFacePrompted(GroundingModel):
 
     def _state(self) -> _State:
         return _State(tuple(self.classes), self._reader.digest if isinstance(self._reader, ImageQueryReader) else "")
+
+    def _live(self, trace: Trace, name: str, branch: str) -> tuple[Trace, list[Layer]]:
+        """The pass again, with its graph from a layer on."""
+        self._check_texts(trace)
+        return self._run(trace.image, name, gradients=True, weights=trace.differentiable)
 
     def _check_texts(self, trace: Trace) -> None:
         """Refuse a trace of other texts, whose candidates have other columns."""

@@ -23,6 +23,7 @@ from whybox.models._layers import (
     find_layers,
     first_channels,
     in_blocks,
+    leading_target,
     leading_values,
     module_path,
     same_rows,
@@ -253,8 +254,8 @@ class Plain(Model):
         names = list(dict.fromkeys(module_path(layer.name) for layer in layers))
         wanted = {layer.name for layer in layers}
         live, cut = self._run(trace.image, names, gradients=True, apart=True)
-        leading = leading_values(live, detections, branch)
-        return strongest_layers(live.candidates, detections, [layer for layer in cut if layer.name in wanted], leading)
+        values = leading_values(live, detections, leading_target(branch))
+        return strongest_layers(values, [layer for layer in cut if layer.name in wanted])
 
     def _run(
         self, image: Tensor, names: Sequence[str], *, gradients: bool, weights: bool = False, apart: bool = False

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.model import Model
-from whybox.models._layers import choose_layers, exact_pullbacks, find_layers, first_channels, module_path, same_rows
+from whybox.models._layers import (
+    choose_layers,
+    exact_pullbacks,
+    find_layers,
+    first_channels,
+    leading_target,
+    module_path,
+    same_rows,
+)
 from whybox.ops.embedding_heads import embedding_head
 from whybox.ops.gradients import gradients_on, recording
 from whybox.ops.hooks import INPUT, capture, frozen
@@ -184,7 +192,7 @@ def module_pullbacks(
         live,
         replace(detections, source=rows.to(detections.source.device)),
         choose_layers(layers, layer if module_path(layer) == wanted else wanted),
-        branch=branch,
+        leading=leading_target(branch),
     )
 
 
