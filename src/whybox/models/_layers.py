@@ -161,9 +161,13 @@ def _strongest_pullbacks(
     for rows, chosen, gradients in _choices(leading_values(live, detections, leading), layers, batched):
         for i, layer in enumerate(layers):
             mine = chosen == i
-            if mine.any():
-                pullback = _pullback(live, detections, layer, rows[mine], batched)
-                yield _LedPullback(**vars(pullback), leading=leading, known=None if live.differentiable else gradients[i][mine])
+            if not mine.any():
+                continue
+            # No inference tensor, whatever the caller is under.
+            with gradients_on():
+                known = None if live.differentiable else gradients[i][mine]
+            pullback = _pullback(live, detections, layer, rows[mine], batched)
+            yield _LedPullback(**vars(pullback), leading=leading, known=known)
 
 
 def _pullback(live: Trace, detections: Detections, layer: Layer, rows: Tensor, batched: bool) -> DensePullback:
@@ -193,7 +197,8 @@ def _choices(values: Tensor, layers: Sequence[Layer], batched: bool) -> Iterator
     every = torch.arange(len(values), device=values.device)
     for rows in chunk_rows(every, sum(tensor.numel() for tensor in tensors.values())):
         with gradients_on():
-            asked = values[rows]
+            # A clone, because autograd cannot save an index that is an inference tensor.
+            asked = values[rows.clone()]
         given = dict(zip(tensors, level_gradients(asked, list(tensors.values()), name=name, batched=batched), strict=True))
         gradients = [layer.arrange(given[id(layer.tensor)][:, 0]) for layer in layers]
         products = (gradient * layer.features() for gradient, layer in zip(gradients, layers, strict=True))
@@ -202,10 +207,9 @@ def _choices(values: Tensor, layers: Sequence[Layer], batched: bool) -> Iterator
 
 def leading_values(live: Trace, detections: Detections, leading: Target) -> Tensor:
     """(n,) the values that decide on which layer each detection is explained."""
-    # Clones, because autograd cannot save an index that is an inference tensor.
-    asked = replace(live, detections=detections.map(Tensor.clone))
     with gradients_on():
-        return leading(asked)
+        # Clones, because autograd cannot save an index that is an inference tensor.
+        return leading(replace(live, detections=detections.map(Tensor.clone)))
 
 
 def leading_target(branch: str) -> Target:

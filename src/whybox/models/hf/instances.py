@@ -184,9 +184,10 @@ class HuggingFaceInstances(AutogradDetector):
     def _found_again(self, made: _Answer, trace: Trace, detections: Detections) -> tuple[Trace, Detections]:
         """A trace of the detections' queries alone, one candidate each."""
         check_rows(trace.candidates, detections.source)
-        source = detections.source.clone()
-        # Chosen before anything is resized, so that the graph holds these masks alone.
         with gradients_on():
+            # A clone, because autograd cannot save an index that is an inference tensor.
+            source = detections.source.clone()
+            # Chosen before anything is resized, so that the graph holds these masks alone.
             candidates = self._candidates(made.logits[source], made.masks[source], made.frame.image)
         order = torch.arange(len(detections), device=source.device)
         rows = same_rows(candidates, trace.candidates[source], order)
