@@ -106,9 +106,11 @@ def measure(model: Model, layer: str, side: int, sample: int, repeats: int) -> d
     image = torch.rand(3, side, side)
     trace = model.trace(image)
     found = trace.detections[:sample]
+    # With several levels, the pullbacks of all of them have taken a gradient already.
+    level = next(iter(model.pullbacks(trace, found[:1], layer, "auto"))).layer
     runs = {
         "forward": lambda: model.predict(image[None]),
-        "pass": lambda: list(model.pullbacks(trace, found[:1], layer, "auto")),
+        "pass": lambda: list(model.pullbacks(trace, found[:1], level, "auto")),
         "batched": lambda: maps(model, trace, found, layer),
         "singly": lambda: singly(lambda: maps(model, trace, found, layer)),
     }

@@ -131,13 +131,15 @@ def _in_batches(values: Tensor, features: Sequence[Tensor]) -> _Found | None:
         ]
     except RuntimeError as error:
         words = str(error)
-        if any(known in words for known in _NO_MEMORY):
+        first_line, _, _ = words.partition("\n")
+        # An error of the network's own comes again from a single gradient, and is raised there.
+        if not any(known in words for known in _NOT_BATCHED):
+            few = any(known in words for known in _NO_MEMORY)
+            reason = "memory does not hold" if few else f"an operation failed ({first_line}) on"
             warnings.warn(
-                f"memory does not hold {min(step, len(values))} gradients at once: they are taken one by one, which takes longer",
+                f"{reason} {min(step, len(values))} gradients at once: they are taken one by one, which takes longer",
                 stacklevel=2,
             )
-        elif not any(known in words for known in _NOT_BATCHED):
-            raise
         return None
     return tuple(None if column[0] is None else torch.cat(column) for column in zip(*chunks, strict=True))
 
