@@ -36,6 +36,7 @@ from whybox.models.plain._suppression import Suppression
 from whybox.network_state import device_of
 from whybox.ops.gradients import recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, compiled, frozen, map_tensors, tensors_in
+from whybox.ops.kept_pass import kept_or_made
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, MaskLogits, Trace
 
@@ -227,7 +228,9 @@ class Plain(Model):
             live, layers = trace, list(self._kept(trace))
         else:
             names = self.features if layer is None else [module_path(layer)]
-            live, layers = self._run(trace.image, names, gradients=True, weights=trace.differentiable)
+            run = partial(self._run, trace.image, names, gradients=True, weights=trace.differentiable)
+            # By the features: not every trace has a state.
+            live, layers = kept_or_made(trace.features, (tuple(names), trace.differentiable), run)
         layers = layers if layer is None else choose_layers(layers, layer)
         source = same_rows(live.candidates, trace.candidates, detections.source)
         chosen = replace(detections, source=source)[rows]
