@@ -64,6 +64,18 @@ def vision_inputs(net, inputs):
     return inputs
 
 
+class _AsClip(getattr(transformers, "CLIPTokenizerFast", transformers.PreTrainedTokenizerFast)):
+    """Of the class that a processor asks for, and with any vocabulary."""
+
+    def __init__(self, **options):
+        # Not CLIP's own, which refuses what is not split as CLIP splits it.
+        transformers.PreTrainedTokenizerFast.__init__(self, **options)
+
+
+OWL_TOKENIZER = transformers.PreTrainedTokenizerFast if NEW else _AsClip
+"""Before 5 the processors of OWL-ViT and OWLv2 take a tokenizer of CLIP's class alone."""
+
+
 def clip_tokenizer(vocabulary, merges, **options):
     """CLIP's tokenizer with these words and pairs."""
     if NEW:
