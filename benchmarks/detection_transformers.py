@@ -9,9 +9,7 @@ ratio of multiplications, which no order of the work changes.
 """
 
 import argparse
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 from unittest import mock
 
@@ -21,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import whybox
 from benchmarks.detectors import COUNT
+from benchmarks.timing import medians, timed_in_turn
 from whybox.method_choice import make_method
 from whybox.model import Model
 from whybox.ops import gradients
@@ -90,17 +89,6 @@ def scaled(one_pass: float, some: float, count: int) -> float:
     return one_pass + (some - one_pass) * COUNT / count
 
 
-def timed_in_turn(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median processor seconds of each run, taking turns; the first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - start)
-    return {name: median(values[1:]) for name, values in seconds.items()}
-
-
 def measure(model: Model, layer: str, side: int, sample: int, repeats: int) -> dict[str, Any]:
     """One row of the table: ratios to the forward pass."""
     image = torch.rand(3, side, side)
@@ -114,7 +102,7 @@ def measure(model: Model, layer: str, side: int, sample: int, repeats: int) -> d
         "batched": lambda: maps(model, trace, found, layer),
         "singly": lambda: singly(lambda: maps(model, trace, found, layer)),
     }
-    seconds = timed_in_turn(runs, repeats)
+    seconds = medians(timed_in_turn(runs, repeats))
     counts = {name: operations(runs[name]) for name in ("forward", "pass", "singly")}
     return {
         "layer": layer,

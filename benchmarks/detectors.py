@@ -13,11 +13,9 @@ printed: the weights are random, and so are the levels.
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ import torchvision
 from torch import nn
 
 import whybox
+from benchmarks.timing import medians, timed_in_turn
 from whybox.method_choice import make_method
 from whybox.model import Model
 from whybox.targets import SIDES, find_target
@@ -55,20 +54,6 @@ def build(kind: str, size: tuple[int, int]) -> nn.Module:
     return net
 
 
-def timed_in_turn(
-    runs: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, float]:
-    """Median seconds of each run, by a clock. They take turns, so that a machine whose speed drifts treats them alike; the
-    first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            start = clock()
-            run()
-            seconds[name].append(clock() - start)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
-
-
 def maps(model: Model, trace: Trace, found: Detections, names: tuple[str, ...], route: str = "auto") -> Any:
     """The maps of some targets over one trace."""
     targets = [find_target(name, model.classes) for name in names]
@@ -90,7 +75,7 @@ def measure(kind: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
         "combined": lambda: maps(model, trace, found, ("score", *SIDES)),
         "exact": lambda: maps(model, trace, sample, ("score",), "exact"),
     }
-    seconds = timed_in_turn(runs, repeats)
+    seconds = medians(timed_in_turn(runs, repeats, time.perf_counter))
     each = one_backward_each(net, model, trace, sample) / len(sample)
     return {
         "model": kind,

@@ -26,7 +26,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.training import BUILDERS, Batch, stock, timed_in_turn
+from benchmarks.timing import timed_in_turn
+from benchmarks.training import BUILDERS, Batch, stock
 from whybox import zoo
 from whybox.training import detector
 from whybox.training.augmentation import DetectorBatches

@@ -12,13 +12,12 @@ each text is timed for one.
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 import whybox
+from benchmarks.timing import timed_in_turn
 from whybox import registry
 from whybox.model import Model
 
@@ -36,13 +35,6 @@ ONE_TEXT = ("rise", "m2ib", "smoothgrad", "integrated_gradients", "game", "input
 def texts(count: int) -> list[str]:
     """Different short texts."""
     return [f"a photo of a {WORDS[i % len(WORDS)]} number {i}" for i in range(count)]
-
-
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds of processor time: what else runs on the machine does not count."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
 
 
 def shortened(method: str) -> tuple[dict[str, Any], float]:
@@ -67,9 +59,10 @@ def measure(model: Model, image: torch.Tensor, method: str, repeats: int) -> tup
     def explained() -> None:
         whybox.explain(model, image, method=method, **settings)
 
-    pairs = [(timed(explained), timed(own)) for _ in range(repeats + 1)][1:]
+    seconds = timed_in_turn({"explained": explained, "own": own}, repeats)
+    pairs = zip(*seconds.values(), strict=True)
     ratios = [1 + (factor * (a - b) / b) if factor != 1 else a / b for a, b in pairs]
-    return statistics.median(ratios), statistics.median(b for _, b in pairs)
+    return statistics.median(ratios), statistics.median(seconds["own"])
 
 
 def main() -> None:

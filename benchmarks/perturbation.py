@@ -10,8 +10,6 @@ weights are random: the cost does not depend on them. The maps are noise, the ha
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch import Tensor
 
 import whybox
 from benchmarks import plain
+from benchmarks.timing import timed_in_turn
 from whybox.data.images import read_image
 from whybox.data.scenes import draw_scene
 from whybox.metrics import deletion, insertion
@@ -87,24 +86,13 @@ def run_bare(model: Model, batches: list[Tensor]) -> None:
         model.predict(images)
 
 
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds of processor time: what else runs on the machine does not count."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
 def measure(metric: Any, model: Model, case: MetricInput, repeats: int) -> tuple[float, float, int]:
-    """Median ratio of metric to bare passes, the bare passes' median seconds, and their images. The two take turns and the
-    first turn is not counted, so that a machine whose speed drifts treats them alike."""
+    """Median ratio of metric to bare passes, the bare passes' median seconds, and their images."""
     maps = torch.rand((len(case), *case.image.shape[-2:]))
     batches = asked_for(metric, maps, case)
-    turns = []
-    for _ in range(repeats + 1):
-        bare = timed(lambda: run_bare(model, batches))
-        turns.append((timed(lambda: metric(maps, case)) / bare, bare))
-    ratios, bares = zip(*turns[1:], strict=True)
-    return statistics.median(ratios), statistics.median(bares), sum(len(images) for images in batches)
+    seconds = timed_in_turn({"bare": lambda: run_bare(model, batches), "metric": lambda: metric(maps, case)}, repeats)
+    ratios = [one / bare for bare, one in zip(*seconds.values(), strict=True)]
+    return statistics.median(ratios), statistics.median(seconds["bare"]), sum(len(images) for images in batches)
 
 
 def main() -> None:

@@ -8,14 +8,14 @@ class-score maps of 100 detections at the neck; the combined maps (five targets)
 """
 
 import argparse
-import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import whybox
-from benchmarks.detectors import COUNT, SLOW_SAMPLE, maps, parse_size, timed_in_turn
+from benchmarks.detectors import COUNT, SLOW_SAMPLE, maps, parse_size
+from benchmarks.timing import medians, timed_in_turn
 from whybox.model import Model
 from whybox.targets import SIDES
 
@@ -149,7 +149,7 @@ def measure(size: tuple[int, int], repeats: int) -> dict[str, Any]:
         "combined": lambda: maps(model, trace, found, ("score", *SIDES)),
         "exact": lambda: maps(model, trace, sample, ("score",), "exact"),
     }
-    seconds = timed_in_turn(runs, repeats, time.process_time)
+    seconds = medians(timed_in_turn(runs, repeats))
     forward_s = seconds["forward"]
     exact = max(0.0, seconds["exact"] - forward_s) / len(sample) * len(found) + forward_s
     return {

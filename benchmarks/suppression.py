@@ -19,7 +19,7 @@ from torchvision.models import detection
 import whybox
 from benchmarks.detectors import parse_size
 from benchmarks.plain import build as plain_yolo
-from benchmarks.training import timed_in_turn
+from benchmarks.timing import timed_in_turn
 from whybox.duplicates import make_rule, remove_duplicates
 from whybox.model import Model
 from whybox.types import Detections, Trace

@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from benchmarks.timing import timed_in_turn
 from whybox.losses.odam_train import OdamTrain
 from whybox.training import detector
 from whybox.training.augmentation import DetectorBatches
@@ -97,17 +97,6 @@ def stepper(network: nn.Module, batch: Batch, loss: OdamTrain | None) -> Callabl
         optimizer.step()
 
     return step
-
-
-def timed_in_turn(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of processor time of each run, which take turns; the first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - start)
-    return {name: values[1:] for name, values in seconds.items()}
 
 
 def measure(kind: str, orders: list[str], repeats: int) -> dict[str, Any]:

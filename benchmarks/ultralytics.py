@@ -9,7 +9,6 @@ targets). Detections are the best 34, 33 and 33 of the three levels. One thread.
 
 import argparse
 import sys
-import time
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from typing import Any
@@ -18,7 +17,8 @@ import torch
 from torch import nn
 
 import whybox
-from benchmarks.detectors import COUNT, maps, timed_in_turn
+from benchmarks.detectors import COUNT, maps
+from benchmarks.timing import medians, timed_in_turn
 from whybox.model import Model
 from whybox.targets import SIDES
 from whybox.types import Detections, Trace
@@ -75,7 +75,7 @@ def measure(name: str, size: int, repeats: int) -> dict[str, Any]:
         "combined": lambda: maps(model, trace, found, ("score", *SIDES)),
     }
     (drawn,) = runs["class maps"]()
-    seconds = timed_in_turn(runs, repeats, time.process_time)
+    seconds = medians(timed_in_turn(runs, repeats))
     return {
         "model": name,
         "detections": len(found),

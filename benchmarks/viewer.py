@@ -9,13 +9,13 @@ method may take another pass, with a graph, which is kept for the clicks after i
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 import whybox
+from benchmarks.timing import timed
 from whybox import registry
 from whybox.data.images import read_image
 from whybox.data.scenes import draw_scene
@@ -40,13 +40,6 @@ class Single:
         return self.picture
 
 
-def timed(run: Callable[[], Any]) -> float:
-    """Milliseconds of processor time: what else runs on the machine does not count."""
-    start = time.process_time()
-    run()
-    return (time.process_time() - start) * 1000
-
-
 def gradient_methods(model: Model) -> list[str]:
     """Those that take one gradient per map, and no further pass."""
     return [name for name, kind in registry.methods().items() if issubclass(kind, GradientMethod) and kind.serves(model)]
@@ -59,14 +52,14 @@ def clicks(model: Model, picture: Any, methods: list[str], repeats: int) -> tupl
     detect = read_ask({"image": "0", "model": "model"})
     # Not the process's very first, which loads more than weights.
     model.trace(read_image(picture))
-    seconds = timed(lambda: desk.detect(detect, job))
+    spent = 1000 * timed(lambda: desk.detect(detect, job))
     count = len(desk.detect(detect, job)["detections"])
 
     def click(method: str, turn: int) -> float:
         question = {"image": "0", "model": "model", "method": method, "target": "score", "rows": [turn % count]}
-        return timed(lambda: strict_json(desk.draw(read_ask(question), job)))
+        return 1000 * timed(lambda: strict_json(desk.draw(read_ask(question), job)))
 
-    return seconds, {method: [click(method, turn) for turn in range(repeats + 1)] for method in methods}
+    return spent, {method: [click(method, turn) for turn in range(repeats + 1)] for method in methods}
 
 
 def main() -> None:

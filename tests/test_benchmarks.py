@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from benchmarks import distillation, distillation_steps
+from benchmarks import distillation, distillation_steps, timing
 from scipy import stats
 
 from whybox import zoo
@@ -44,6 +44,15 @@ def test_means_and_paired_differences_over_the_seeds():
 def test_a_single_seed_has_no_interval():
     table = distillation.tables({"alone": seeds([0.3]), "fgd": seeds([0.35])}, ["alone"])
     assert cells(table.split("\n\n")[1], "fgd")[1] == "+5.00"
+
+
+def test_runs_take_turns_and_the_first_round_is_not_counted():
+    ticks, order = iter([0, 9, 9, 18, 20, 21, 30, 33, 40, 44, 50, 55]), []
+    runs = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = timing.timed_in_turn(runs, 2, clock=lambda: next(ticks))
+    assert "".join(order) == "ababab"
+    assert seconds == {"a": [1, 4], "b": [3, 5]}
+    assert timing.medians(seconds) == {"a": 2.5, "b": 4}
 
 
 @pytest.mark.parametrize(

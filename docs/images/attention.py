@@ -4,13 +4,10 @@ pip install '.[viewer]' playwright        # and Chromium
 python docs/images/attention.py
 """
 
-import argparse
-import shutil
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from PIL import Image
+from browsing import open_page, read_arguments, save_picture
 
 import whybox
 from whybox.study.answers import Answers
@@ -22,19 +19,12 @@ from whybox.web.serving import serving
 
 def main() -> None:
     """Make the picture."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--out", type=Path, default=Path(__file__).parent / "attention.webp")
-    asked.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome") or "chromium")
-    given = asked.parse_args()
-    from playwright.sync_api import sync_playwright
-
+    given = read_arguments(__doc__, "attention.webp")
     data = whybox.open_data("scenes:count=3:size=640x480:variant=mixed")
-    with TemporaryDirectory() as folder, sync_playwright() as driver:
+    with TemporaryDirectory() as folder, open_page(given.chromium, 900, 760) as page:
         root = Path(folder) / "study"
         # A larger lens than the default: the page is shown small.
         study = make_study(find_design("attention:radius=0.08:blur=0.025"), data, {}, (), root, Recipe(1, checks=0, seed=4))
-        browser = driver.chromium.launch(executable_path=given.chromium)
-        page = browser.new_page(viewport={"width": 900, "height": 760})
         with Answers(root / "answers.sqlite") as answers, serving(StudyServer(study, root, answers).app) as address:
             page.goto(address)
             page.locator("#agree").check()
@@ -45,8 +35,7 @@ def main() -> None:
             x, y = x1 + 0.45 * (x2 - x1), y1 + 0.4 * (y2 - y1)
             page.mouse.move(stage["x"] + x * stage["width"], stage["y"] + y * stage["height"])
             page.wait_for_timeout(2500)
-            Image.open(BytesIO(page.screenshot())).convert("RGB").save(given.out, quality=84)
-        browser.close()
+            save_picture(page, given.out)
 
 
 if __name__ == "__main__":

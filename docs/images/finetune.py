@@ -7,14 +7,15 @@ import argparse
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 import whybox
-from whybox.truth import Sample
 from whybox.report.overlay import blend
+from whybox.truth import Sample
 
 WIDTH = 7.2
 """In inches, as wide as a page's text: so that letters are as large as there."""
@@ -33,14 +34,14 @@ def main() -> None:
     models = [whybox.load(name) for _, name in columns]
     figure = Figure(figsize=(WIDTH, 1.42 * given.rows + 0.2), layout="constrained")
     shown = [(sample, row) for sample in (data[index] for index in range(len(data))) for row in lone_objects(sample)[:1]]
-    for number, (cells, (sample, row)) in enumerate(
-        zip(figure.subplots(given.rows, len(columns), squeeze=False), shown[: given.rows], strict=True)
-    ):
+    rows = figure.subplots(given.rows, len(columns), squeeze=False)
+    for axes, (title, _) in zip(rows[0], columns, strict=True):
+        axes.set_title(title, fontsize=8)
+    for cells, (sample, row) in zip(rows, shown[: given.rows], strict=True):
         word = data.classes[int(sample.truth.labels[row])]
-        for axes, (title, _), model in zip(cells, columns, models, strict=True):
-            draw(axes, sample, row, whybox.explain(model, sample.image, text=f"a {word}").maps.at_image()[0].numpy())
-            axes.set_title(title if number == 0 else "", fontsize=8)
         cells[0].set_ylabel(f"“a {word}”", fontsize=8)
+        for axes, model in zip(cells, models, strict=True):
+            draw(axes, sample, row, whybox.explain(model, sample.image, text=f"a {word}").maps.at_image()[0].numpy())
     drawn = BytesIO()
     figure.savefig(drawn, dpi=190, facecolor="white")
     Image.open(drawn).convert("RGB").save(given.out, "WEBP", quality=80, method=6)
@@ -54,10 +55,8 @@ def lone_objects(sample: Sample) -> list[int]:
     return sorted(fit, key=lambda row: float(shares[row]))
 
 
-def draw(axes: Axes, sample: Sample, row: int, values) -> None:
+def draw(axes: Axes, sample: Sample, row: int, values: np.ndarray) -> None:
     """A map, and the object's box."""
-    import numpy as np
-
     axes.imshow(blend(np.asarray(sample.image.convert("RGB")), values, float(values.min()), float(values.max())))
     x1, y1, x2, y2 = sample.truth.boxes[row].tolist()
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linewidth=1.2))

@@ -12,7 +12,6 @@ Both photographs are CC BY 2.0; whoever shows the pictures names their source as
 import argparse
 import base64
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import torch
+from browsing import CHROMIUM
 from PIL import Image, ImageChops
 from torch import Tensor
 
@@ -52,7 +52,7 @@ def main() -> None:
     asked.add_argument("--photos", type=Path, required=True)
     asked.add_argument("--weights", type=Path, required=True)
     asked.add_argument("--out", type=Path, default=HERE)
-    asked.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome") or "chromium")
+    asked.add_argument("--chromium", default=CHROMIUM)
     given = asked.parse_args()
     os.environ["WEIGHTS"] = str(given.weights)
     model = whybox.load(f"{YOLOX}:yolox")

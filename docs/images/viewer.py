@@ -4,12 +4,7 @@ pip install '.[viewer]' playwright        # and Chromium
 python docs/images/viewer.py
 """
 
-import argparse
-import shutil
-from io import BytesIO
-from pathlib import Path
-
-from PIL import Image
+from browsing import open_page, read_arguments, save_picture
 
 import whybox
 from whybox.viewer.images import open_images
@@ -18,16 +13,12 @@ from whybox.viewer.view import viewing
 
 def main() -> None:
     """Make the picture."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--out", type=Path, default=Path(__file__).parent / "viewer.webp")
-    asked.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome") or "chromium")
-    given = asked.parse_args()
-    from playwright.sync_api import expect, sync_playwright
+    given = read_arguments(__doc__, "viewer.webp")
+    from playwright.sync_api import expect
 
     named = open_images(["scenes:count=24"])
-    with viewing({"whybox/scenes": whybox.load("whybox/scenes")}, named) as address, sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=given.chromium)
-        page = browser.new_page(viewport={"width": 1180, "height": 900})
+    models = {"whybox/scenes": whybox.load("whybox/scenes")}
+    with viewing(models, named) as address, open_page(given.chromium, 1180, 900) as page:
         page.goto(address)
         page.locator("#threshold").fill("0.6")
         expect(page.locator("#facts")).to_contain_text("Raw values", timeout=60_000)
@@ -35,8 +26,7 @@ def main() -> None:
         page.mouse.move(0, 0)
         expect(page.locator("#list li:nth-child(5) .meter i")).not_to_have_attribute("style", "width: 0px;", timeout=60_000)
         page.wait_for_timeout(3000)
-        Image.open(BytesIO(page.screenshot())).convert("RGB").save(given.out, quality=84)
-        browser.close()
+        save_picture(page, given.out)
 
 
 if __name__ == "__main__":

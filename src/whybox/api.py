@@ -20,7 +20,8 @@ from whybox.method_choice import check_target, make_method
 from whybox.model import Model
 from whybox.network_state import device_of, exclusive, fingerprint
 from whybox.ops.maps import GradientMethod
-from whybox.prompting import TextPrompt, answered, prompted, texts_for_each, texts_read, with_reading_notes
+from whybox.prompting import TextPrompt, answered, prompted, texts_for_each, texts_read
+from whybox.remarks import check_contrast, joined, remarks_of, remarks_on_texts
 from whybox.report.texts import distinct_words
 from whybox.rule import Rule
 from whybox.selection import MOST_DETECTIONS, best, check_selection, choose
@@ -269,7 +270,7 @@ def explain(
             then say why its score is low. For models that predict for the whole image, a mapping with "labels" alone is enough.
             With a list of images, a list of these.
         score_threshold: The lowest score of a model's own detections; texts are explained whatever their score. What the model
-            itself leaves out stays out: to go below its `score_threshold`, load it with a lower one.
+            itself leaves out stays out, as `notes` then say: to go below its `score_threshold`, load it with a lower one.
         top: The largest number of detections; those with the highest scores are kept. None: 100 for a detector, all texts.
         route: How gradients are taken: "auto", "fast" or "exact".
         layer: The layer whose features are weighted: one of the model's `layers`, or a module's path.
@@ -301,6 +302,7 @@ def explain(
     chosen_method = make_method(method, model, route=route, layer=layer, **options)
     check_target(chosen_method, target)
     _check_has_boxes(model, target)
+    check_contrast(model, target)
     check_words(chosen_method, model, target, words=words, single_words=single_words)
     # One lock over trace and maps: another thread's pass in between would find hooks and flags that are not its own.
     with exclusive(model.network):
@@ -330,9 +332,9 @@ def _explained(
     seconds = {"trace": traced - started, "maps": time.perf_counter() - traced}
     if method.same_for_all:
         notes = tuple(f"the map of {method.name} does not depend on the target" for _ in notes)
-    if remark := method.remark(trace):
-        notes = tuple(f"{note}; {remark}" if note else remark for note in notes)
     texts = texts_read(model, chosen)
+    tokens = explain_tokens(method, model, trace, chosen, target) if words else None
+    remarks = joined(remarks_on_texts(texts, tokens), notes, remarks_of(method, target, model, trace, chosen))
     result = Explanation(
         chosen,
         maps,
@@ -340,11 +342,11 @@ def _explained(
         model.name,
         model.classes,
         name or _name_of(image),
-        with_reading_notes(notes, texts) if texts else notes,
+        tuple(remarks),
         seconds,
         model.whole_image,
         texts,
-        explain_tokens(method, model, trace, chosen, target) if words else None,
+        tokens,
         keypoints=tuple(model.keypoints),
     )
     return result, trace

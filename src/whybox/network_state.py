@@ -130,7 +130,8 @@ def _reason_in_state(network: nn.Module, error: Exception) -> str | None:
             " has a full backward hook on a module whose output is then changed in place, which torch cannot differentiate, in "
             "training neither: remove the hook, or the in-place operation"
         )
-    if found := re.search(r"\"(\w+)\" not implemented for '(Half|BFloat16)'", words):
+    # Before torch 2.5 some kernels leave out the quotes.
+    if found := re.search(r"\"?(\w+)\"? not implemented for '?(Half|BFloat16)", words):
         return (
             f" is in half precision, for which torch has no {found[1]} on this device (a detector's own call fails so, too): "
             "bring it to float32, network.float()"

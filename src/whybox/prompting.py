@@ -154,12 +154,6 @@ def texts_read(model: Model, detections: Detections) -> tuple[Text, ...]:
     return tuple(reads.texts[label] for label in detections.labels.tolist())
 
 
-def with_reading_notes(notes: Sequence[str], texts: Sequence[Text]) -> tuple[str, ...]:
-    """N notes, each preceded by what the model did not read of its text."""
-    parts = [(reading_note(text), note) for text, note in zip(texts, notes, strict=True)]
-    return tuple("; ".join(part for part in pair if part) for pair in parts)
-
-
 def reading_note(text: Text) -> str:
     """What the model did not read of a text, because it was too long or is not in its vocabulary; "" where it read all."""
     parts = []

@@ -47,11 +47,13 @@ def choose(
         top: The largest number of the model's own detections; None: 100, and all texts of an image-text model.
 
     Returns:
-        N detections, and N notes on what became of the boxes that the user drew.
+        N detections, and N notes: on what became of the boxes that the user drew, or on what the model itself left out.
     """
     if wanted is None:
         own = _own(trace, model, score_threshold, top)
-        return own, ("",) * len(own)
+        most = MOST_DETECTIONS if top is None else top
+        # With as many as are wanted, what has lower scores is not missed.
+        return own, (_left_out(trace, model, score_threshold) if len(own) < most else "",) * len(own)
     if isinstance(wanted, Detections):
         _check_rows(wanted, trace)
         return wanted, ("",) * len(wanted)
@@ -74,6 +76,15 @@ def _own(trace: Trace, model: Model, score_threshold: float, top: int | None) ->
         chosen = best(own, score_threshold, MOST_DETECTIONS if top is None else top)
     # A classifier always has an answer, however unsure.
     return chosen if len(chosen) or top == 0 else own[:1]
+
+
+def _left_out(trace: Trace, model: Model, score_threshold: float) -> str:
+    """Where candidates with scores over the user's threshold lie under the model's own, a line that says so."""
+    floor = model.score_threshold
+    scores = trace.candidates.scores[:, model.first_column :]
+    if not ((scores >= score_threshold) & (scores < floor)).any():
+        return ""
+    return f"there may be more: {model.name} itself gives nothing under a score of {floor:g}"
 
 
 def _check_rows(wanted: Detections, trace: Trace) -> None:

@@ -68,7 +68,7 @@ def test_words_that_do_not_depend_on_the_method_are_computed_and_told_once(whybo
     assert out.count("    words (odam, score) (gradcam, score): ") == out.count("    words (odam, x1) (gradcam, x1): ") == 1
 
 
-def test_where_nothing_is_found_the_models_own_threshold_is_told(whybox, strict, pictures):
+def test_the_models_own_threshold_is_told_where_it_leaves_something_out(whybox, strict, pictures):
     text = ("--text", "tree")
     code, out, err = whybox("explain", "one.png", "--model", strict, *text, "--score-threshold", "0", "--out", "out")
     assert (code, "no detection" in out) == (0, True)
@@ -76,6 +76,8 @@ def test_where_nothing_is_found_the_models_own_threshold_is_told(whybox, strict,
     code, out, err = whybox("detect", "one.png", "--model", strict, *text, "--score-threshold", "0")
     assert (code, out) == (0, "one.png: no detection\n")
     assert "itself gives nothing under a score of 1" in err
+    code, _, err = whybox("detect", "one.png", "--model", strict, *text, "--score-threshold", "1")
+    assert (code, err) == (0, "")
 
 
 def test_several_texts_a_contrast_and_a_missed_object(whybox, grounding, pictures):

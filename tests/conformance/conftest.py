@@ -1,8 +1,6 @@
 """One small model of every registered family. A new family needs an entry here, and then all tests of this folder run on it."""
 
-import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ import transformers
 from torch import nn
 
 import whybox
+from contract.pages import DOCS, defined_by, python_blocks
 from models import hf_models, instance_models, open_clip_models, prompted_models
 from models.hf_versions import OWN_BACKBONE
 from models.small_yolo import BaseModel as SmallYolo
@@ -93,18 +92,16 @@ def open_clip_matches():
     return whybox.load(net, tokenizer=open_clip_models.tokenizer()).prompt(["a red ball", "a tree", "a big blue dog"])
 
 
-GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
+GUIDE = DOCS / "extending.md"
 
 
 def of_the_guide(network, model):
     """A model that docs/extending.md shows as an example of a family."""
-    names = {"__name__": "guide", "whybox": whybox}
-    for block in re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL):
-        if any(f"class {name}(" in block for name in ("Tiny", "Pyramid")):
-            exec(compile(block, str(GUIDE), "exec"), names)
+    shown = [block for block in python_blocks(GUIDE) if any(f"class {name}(" in block for name in ("Tiny", "Pyramid"))]
+    guide = vars(defined_by(GUIDE, shown, whybox=whybox))
     # With seed 0, no cell of SSGrad-CAM++'s map is positive.
     torch.manual_seed(1)
-    return names[model](names[network]())
+    return guide[model](guide[network]())
 
 
 BUILDERS = {

@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:FSDP is switching to use"),
     pytest.mark.filterwarnings("ignore:quantized..linear_dynamic"),
     pytest.mark.filterwarnings("ignore:Please use quant_min and quant_max"),
+    pytest.mark.filterwarnings("ignore:Graph break due to unsupported builtin"),  # before torch 2.6, in hooks
 ]
 
 IMAGE = picture(seed=3, height=64, width=96)
@@ -273,6 +274,7 @@ def test_adapters_give_the_maps_of_the_merged_network(name):
     # Mask2Former runs the layers of its mask head from a list, where an adapter does not take their place.
     chosen = [path for path in paths if path != last and "mask_embedder" not in path]
     chosen = chosen[:: max(1, len(chosen) // 4)]
+    torch.manual_seed(0)
     settings = peft.LoraConfig(r=2, target_modules=chosen, modules_to_save=[last], init_lora_weights=False)
     wrapped = peft.get_peft_model(module, settings).eval()
     with torch.no_grad():
@@ -288,11 +290,21 @@ def test_adapters_give_the_maps_of_the_merged_network(name):
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+def lacks_a_kernel(name, dtype):
+    """torchvision's suppression has none; before torch 2.5 the sampling of deformable attention has none either."""
+    if name == "hf_instances":
+        try:
+            nn.functional.grid_sample(*torch.zeros((2, 1, 2, 2, 2), dtype=dtype), align_corners=False)
+        except RuntimeError:
+            return True
+    return name.startswith("torchvision")
+
+
 @pytest.mark.parametrize("dtype", HALF)
 @every_family
 def test_half_precision(name, dtype):
     module = network(name).to(HALF[dtype])
-    if name.startswith("torchvision"):
+    if lacks_a_kernel(name, HALF[dtype]):
         refused(name, module, r"half precision, for which torch has no \w+ on this device.*network.float\(\)")
     else:
         result = explained(name, module)

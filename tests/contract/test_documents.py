@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.pages import defined_by, python_blocks
 from models.hf_versions import NEW
 from whybox.data.scenes import draw_scene
 
@@ -17,8 +18,7 @@ OFFLINE = "torchvision/fcos_resnet50_fpn"
 
 
 def blocks(page: Path) -> list[str]:
-    found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [text for text in found if f'load("{OFFLINE}")' not in text]
+    return [text for text in python_blocks(page) if f'load("{OFFLINE}")' not in text]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
@@ -29,9 +29,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         pytest.skip("ultralytics is not installed")
     monkeypatch.chdir(tmp_path)
     draw_scene(3, seed=1).image.save("street.jpg")
-    names: dict[str, object] = {"__name__": "document"}
-    for text in blocks(page):
-        exec(compile(text, str(page), "exec"), names)
+    defined_by(page, blocks(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -51,7 +49,9 @@ def test_pictures_are_small_and_shown():
 
 
 @pytest.mark.parametrize("script", ["make.py", "crowds.py", "viewer.py", "attention.py"])
-def test_the_scripts_behind_the_pictures_still_fit_the_library(script):
+def test_the_scripts_behind_the_pictures_still_fit_the_library(script, monkeypatch):
+    # Where Python looks first for what a script imports.
+    monkeypatch.syspath_prepend(ROOT / "docs" / "images")
     runpy.run_path(str(ROOT / "docs" / "images" / script), run_name="pictures")
 
 

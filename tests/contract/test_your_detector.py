@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 import whybox
+from contract.pages import DOCS, defined_by
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "your_detector.md"
+PAGE = DOCS / "your_detector.md"
 SIZE = (64, 96)
 STRIDES = (8, 16)
 CLASSES = 3
@@ -22,10 +23,7 @@ CLASSES = 3
 @pytest.fixture(scope="module")
 def page():
     """What the page's blocks define."""
-    names = {"__name__": "page"}
-    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL):
-        exec(compile(block, str(PAGE), "exec"), names)
-    return SimpleNamespace(**names)
+    return defined_by(PAGE)
 
 
 class Pyramid(nn.Module):

@@ -10,8 +10,8 @@ VISION = {**SIZES, "image_size": 32, "patch_size": 8}
 TEXT = {**SIZES, "vocab_size": 40, "max_position_embeddings": 16}
 
 
-def tokenizer(start="<start>", end="<end>", **options):
-    """Words of a list, any case; anything else is unknown."""
+def tokenizer(start="<start>", end="<end>", kind=transformers.PreTrainedTokenizerFast, **options):
+    """Words of a list, any case; anything else is unknown. kind: the tokenizer's class."""
     known = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     known.normalizer = normalizers.Lowercase()
     known.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -20,7 +20,7 @@ def tokenizer(start="<start>", end="<end>", **options):
     known.post_processor = processors.TemplateProcessing(single=parts, special_tokens=special)
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<start>", "eos_token": "<end>", **options}
     names = {"model_input_names": ["input_ids", "attention_mask"], **names}  # those that transformers 5 gives anyway
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=known, **names)
+    return kind(tokenizer_object=known, **names)
 
 
 def clip(**options):

@@ -28,8 +28,8 @@ def needs(family):
 
 
 def on_torchvision(name):
-    """The image processor called `name` that runs on torchvision."""
-    return getattr(transformers, name if NEW else f"{name}Fast")
+    """The image processor called `name` that runs on torchvision; on Pillow, where the release has no other: 4.51 for OWL-ViT."""
+    return getattr(transformers, name if NEW else f"{name}Fast", None) or getattr(transformers, name)
 
 
 def on_pillow(name):
@@ -62,6 +62,18 @@ def vision_inputs(net, inputs):
     if "pixel_attention_mask" in inputs and "attention_mask" in inspect.signature(net.vision_model.forward).parameters:
         return {("attention_mask" if name == "pixel_attention_mask" else name): value for name, value in inputs.items()}
     return inputs
+
+
+class _AsClip(getattr(transformers, "CLIPTokenizerFast", transformers.PreTrainedTokenizerFast)):
+    """Of the class that a processor asks for, and with any vocabulary."""
+
+    def __init__(self, **options):
+        # Not CLIP's own, which refuses what is not split as CLIP splits it.
+        transformers.PreTrainedTokenizerFast.__init__(self, **options)
+
+
+OWL_TOKENIZER = transformers.PreTrainedTokenizerFast if NEW else _AsClip
+"""Before 5 the processors of OWL-ViT and OWLv2 take a tokenizer of CLIP's class alone."""
 
 
 def clip_tokenizer(vocabulary, merges, **options):

@@ -4,7 +4,7 @@ import torch
 import transformers
 
 from models.hf_models import SIZES, TEXT, stirred, tokenizer
-from models.hf_versions import OWN_BACKBONE, bert_tokenizer, on_torchvision
+from models.hf_versions import OWL_TOKENIZER, OWN_BACKBONE, bert_tokenizer, on_torchvision
 
 TEXTS = ["a red ball", "a big blue dog"]
 SHAPE = (50, 77)
@@ -30,7 +30,7 @@ def owl(name, size=(64, 64)):
     with torch.no_grad():  # so that no box is without an area, and no score is 1
         for part in (net.box_head.dense2, net.class_head.logit_scale, net.class_head.logit_shift):
             part.weight.mul_(0.1)
-    words = tokenizer(model_max_length=16)
+    words = tokenizer(kind=OWL_TOKENIZER, model_max_length=16)
     images = on_torchvision(f"{name}ImageProcessor")(size={"height": size[0], "width": size[1]})
     return net, getattr(transformers, f"{name}Processor")(images, words)
 

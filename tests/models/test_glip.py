@@ -1,27 +1,21 @@
 """The network of docs/glip.md, through plain with texts: held to autograd by hand."""
 
-import re
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
 import whybox
+from contract.pages import DOCS, defined_by
 from whybox.errors import WhyboxError
 
-PAGE = Path(__file__).parents[2] / "docs" / "glip.md"
+PAGE = DOCS / "glip.md"
 TEXTS = ["a bottle", "a banana"]
 
 
 @pytest.fixture(scope="module")
 def page():
     """What the page's blocks define."""
-    names = {"__name__": "page"}
-    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL):
-        exec(compile(block, str(PAGE), "exec"), names)
-    return SimpleNamespace(**names)
+    return defined_by(PAGE)
 
 
 @pytest.fixture

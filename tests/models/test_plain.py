@@ -415,7 +415,7 @@ def test_predict_equals_trace_one_by_one_and_together():
     pictures = torch.stack([image(70, 90), image(70, 90).flip(2), image(70, 90) * 0.5])
     model = build(read_with_level and Head(), read_with_level)
     together = model.predict(pictures)
-    assert list(model._takes_batches.values()) == [True]
+    assert list(model._batches._taken.values()) == [True]
     for picture, candidates in zip(pictures, together, strict=True):
         expected = model.trace(picture).candidates
         torch.testing.assert_close(candidates.scores, expected.scores)
@@ -431,7 +431,7 @@ def test_a_network_that_mixes_its_batch_gets_images_one_by_one():
     model = build(Mixing(), read_with_level)
     pictures = torch.stack([image(), image().flip(2)])
     found = model.predict(pictures)
-    assert list(model._takes_batches.values()) == [False]
+    assert list(model._batches._taken.values()) == [False]
     torch.testing.assert_close(found[1].scores, model.trace(pictures[1]).candidates.scores)
 
 

@@ -1,5 +1,6 @@
 """What the viewer answers is what the library gives."""
 
+import copy
 import json
 import re
 
@@ -39,6 +40,13 @@ def test_detections_are_those_of_the_library(asking, detector, pictures):
     assert {"score", "x1", "combined", "l"} <= set(photo["targets"])
     assert photo["classes"] == ["person", "car", "tree", "house", "ball", "dog"]
     assert asking.get(f"/{photo['picture']}").headers["content-type"] == "image/jpeg"
+
+
+def test_the_slider_ends_at_a_models_own_threshold(detector):
+    strict = copy.copy(detector)
+    strict.network = copy.deepcopy(detector.network)
+    strict.network.score_thresh = 0.5
+    assert [model["floor"] for model in desk_of({"one": detector, "strict": strict}).start()["models"]] == [FLOOR, 0.5]
 
 
 @pytest.mark.parametrize("settings", [{"target": "score"}, {"target": "contrast:dog"}, {"method": "gradcam", "layer": "fpn"}])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Nms, Texts, Threshold, Top, Weights, load_model
-from whybox.cli.output import bar, explain_nothing_found, print_detections, print_json, warn
+from whybox.cli.output import bar, print_detections, print_json, tell_own_threshold, warn
 from whybox.errors import WhyboxError
 
 if TYPE_CHECKING:
@@ -53,10 +53,11 @@ def detect(
     else:
         for each in told:
             print_detections(each["image"], each["detections"])
-        if told and nms is None and not any(each["detections"] for each in told):
-            explain_nothing_found(loaded, score_threshold)
         if page is not None:
             print(f"page: {page.resolve().as_uri()}")
+    # An image with as many detections as are wanted misses none.
+    if nms is None and any(len(each["detections"]) < top for each in told):
+        tell_own_threshold(loaded, score_threshold)
     if failed:
         # 1 says that some images succeeded: see `run` in main.py.
         raise typer.Exit(1 if told else 2)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from whybox.cli.options import AsJson, Device, Nms, Threshold, load_model
-from whybox.cli.output import bar, free_folder, print_json, print_table, warn
+from whybox.cli.output import bar, free_folder, print_json, print_table, tell_own_threshold, warn
 
 
 def drift(
@@ -54,6 +54,8 @@ def drift(
             on_progress=on_progress,
             on_warning=warn,
         )
+    for each in loaded:
+        tell_own_threshold(each, score_threshold)
     if as_json:
         print_json({"folder": str(folder), **found.as_dict()})
     else:

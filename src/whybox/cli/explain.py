@@ -7,7 +7,7 @@ import typer
 
 from whybox.cli import options as read
 from whybox.cli.options import MODEL, AsJson, Classes, Device, Images, ModelName, Texts, Threshold, Top, Weights
-from whybox.cli.output import bar, explain_nothing_found, free_folder, print_outcome, warn
+from whybox.cli.output import bar, free_folder, print_outcome, tell_own_threshold, warn
 
 
 def explain(
@@ -68,7 +68,8 @@ def explain(
     with bar(len(images) * len(question), "explaining") as on_progress:
         outcome = explain_images(loaded, sources, question, folder, on_progress=on_progress, on_warning=warn)
     print_outcome(outcome, folder, as_json)
-    if outcome.kept and not any(row["detections"] for kept in outcome.kept for row in kept.explanations):
-        explain_nothing_found(loaded, score_threshold)
+    # An image with as many detections as are wanted misses none.
+    if not boxes and any(len(kept.explanations[0]["detections"]) < top for kept in outcome.kept):
+        tell_own_threshold(loaded, score_threshold)
     if outcome.failed:
         raise typer.Exit(1 if outcome.kept else 2)

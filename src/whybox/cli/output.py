@@ -36,8 +36,8 @@ def warn(line: str) -> None:
     errors.print(f"whybox: {line}", soft_wrap=True)
 
 
-def explain_nothing_found(model: "Model", asked: float) -> None:
-    """Say, where there is no detection, that the model itself leaves out scores that the user asks for.
+def tell_own_threshold(model: "Model", asked: float) -> None:
+    """Say where the model itself leaves out scores that the user asks for.
 
     Args:
         model: The model.
@@ -46,7 +46,7 @@ def explain_nothing_found(model: "Model", asked: float) -> None:
     if asked < model.score_threshold:
         warn(
             f"{model.name} itself gives nothing under a score of {model.score_threshold:g}: a function in a file, "
-            "--model FILE.py:FUNCTION, can return whybox.load(..., score_threshold=...) with a lower one"
+            "--model FILE.py:FUNCTION, can return a model with a lower one"
         )
 
 

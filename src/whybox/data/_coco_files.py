@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whybox.data._fields import read_json
+from whybox.data._fields import id_in, read_json
 from whybox.data._pictures import PictureFolder
 from whybox.data._problems import shown
 from whybox.errors import MissingSplitError, WhyboxError
@@ -102,6 +102,19 @@ def image_folder(source: Path, listed: Sequence[Any], split: str) -> Path:
         f"the image {shown(names[0] if names else None)} of {source} is neither beside it nor in an images/ folder; "
         "say where the images are: images=FOLDER"
     )
+
+
+def caption_in(row: Any) -> tuple[str, str] | None:
+    """Read a caption.
+
+    Args:
+        row: An entry of the annotations.
+
+    Returns:
+        The image's id, and the text in one line; None where either is missing.
+    """
+    number, text = id_in(row, "image_id"), row.get("caption") if isinstance(row, dict) else None
+    return (number, " ".join(text.split())) if number is not None and isinstance(text, str) and text.strip() else None
 
 
 def file_name(entry: Mapping[str, Any]) -> str:

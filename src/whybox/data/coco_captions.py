@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from whybox.data._coco_files import SPLITS, file_name, image_folder
+from whybox.data._coco_files import SPLITS, caption_in, file_name, image_folder
 from whybox.data._fields import id_in, read_json
 from whybox.data._pictures import PictureFolder
 from whybox.data._problems import Broken, Problems, digest_files, shown
@@ -163,12 +163,11 @@ def _captions(annotations: Sequence[Any], problems: Problems) -> dict[str, list[
     """The captions by the image's id."""
     captions: dict[str, list[str]] = defaultdict(list)
     for position, row in enumerate(annotations, start=1):
-        number = id_in(row, "image_id")
-        text = row.get("caption") if isinstance(row, dict) else None
-        if number is None or not isinstance(text, str) or not text.strip():
+        if (read := caption_in(row)) is None:
+            text = row.get("caption") if isinstance(row, dict) else None
             problems.note(f"annotation number {position}", f"no image_id or no caption but {shown(text)}; left out")
         else:
-            captions[number].append(" ".join(text.split()))
+            captions[read[0]].append(read[1])
     return captions
 
 

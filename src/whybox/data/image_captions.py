@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from whybox.data._coco_files import file_name
+from whybox.data._coco_files import caption_in, file_name
 from whybox.data._fields import id_in, read_flag, read_json
 from whybox.data._problems import Broken
 from whybox.errors import WhyboxError
@@ -20,7 +20,7 @@ def find_captions(annotations: Path) -> Path | None:
         The file itself where it has captions; else "captions_val2017.json" or "captions_val.json" beside it or in
         `annotations/`, or the only file there whose name begins with "captions"; None where there is no such file.
     """
-    if _rows(read_json(annotations)):
+    if _captions(read_json(annotations)):
         return annotations
     split = annotations.stem.removeprefix("instances_").removeprefix("panoptic_")
     for folder in (annotations.parent, annotations.parent / "annotations"):
@@ -45,15 +45,14 @@ def read_captions(file: Path, annotations: Path | None = None) -> dict[str, tupl
         WhyboxError: A file cannot be read, or there are no captions of images with a name.
     """
     content = read_json(file)
-    rows = _rows(content)
+    rows = _captions(content)
     if not rows:
         raise WhyboxError(f'{file} has no captions: expected an object with "annotations", a list of image_id and caption')
     names = _names(content) or (_names(read_json(annotations)) if annotations else {})
     captions: dict[str, list[str]] = {}
-    for row in rows:
-        name = names.get(id_in(row, "image_id") or "")
-        if name is not None:
-            captions.setdefault(name, []).append(" ".join(row["caption"].split()))
+    for number, text in rows:
+        if number in names:
+            captions.setdefault(names[number], []).append(text)
     if not captions:
         raise WhyboxError(f"{file} has captions, but no images with these ids: it needs the list images with id and file_name")
     return {name: tuple(texts) for name, texts in captions.items()}
@@ -101,11 +100,10 @@ def read_stuff(annotations: Path) -> frozenset[str] | None:
         raise WhyboxError(f"{annotations}: categories: {reason}") from None
 
 
-def _rows(content: Any) -> list[dict[str, Any]]:
+def _captions(content: Any) -> list[tuple[str, str]]:
+    """Each caption with its image's id."""
     listed = content.get("annotations") if isinstance(content, dict) else None
-    rows = listed if isinstance(listed, list) else []
-    texts = [row for row in rows if isinstance(row, dict) and isinstance(row.get("caption"), str)]
-    return [row for row in texts if row["caption"].strip()]
+    return [read for row in listed if (read := caption_in(row)) is not None] if isinstance(listed, list) else []
 
 
 def _names(content: Any) -> dict[str, str]:

@@ -9,6 +9,8 @@
   const { ask, waitFor, stop, trouble, waiting } = makeAsking(() => view.photo() && changed());
   const drawing = makeDrawing(view);
   const beside = makeBeside(view, { ask, asked, compared });
+  const missed = makeMissed(view, { asked, waitFor, trouble, drawing, choose, model });
+  const { keep } = makeTaking(view, { asked, waitFor, trouble });
 
   // ---- images ---------------------------------------------------------------------------------------------------
 
@@ -93,7 +95,10 @@
   // ---- choosing -------------------------------------------------------------------------------------------------
 
   const CONTRAST = "contrast:";
-  const model = () => models.get(asked.model);
+  function model() {
+    return models.get(asked.model);
+  }
+
   const methodOf = (name) => model().methods.find((one) => one.name === name);
   const classes = (photo) => photo?.classes ?? model().classes;
 
@@ -181,6 +186,7 @@
     find("asking").hidden = !model().takes_text;
     find("drawing").hidden = model().whole_image;
     find("row-threshold").hidden = model().whole_image;
+    find("threshold").min = String(model().floor);
     find("texts").value = asked.texts.join("\n");
   }
 
@@ -228,7 +234,7 @@
     find("threshold-value").textContent = view.state.threshold === null ? "" : view.state.threshold.toFixed(2);
     const index = view.active();
     const one = view.layer();
-    showAdvice(index);
+    missed.showAdvice(index);
     beside.show();
     clearTimeout(soon);
     if (index === null || !one || photo.waits) return;
@@ -291,66 +297,6 @@
     view.show();
   }
 
-  // ---- boxes that the reader draws ------------------------------------------------------------------------------
-
-  async function askMissed() {
-    const photo = view.photo();
-    const { image, texts } = asked;
-    const question = { image, model: asked.model, texts, box: drawing.box(), threshold: view.state.threshold ?? 0.3 };
-    try {
-      const told = await waitFor("Looking for the best candidate", "missed", { ...question, label: find("box-class").value || null }, { firm: true });
-      photo.detections.push({ ...told.found, rival: told.rival });
-      for (const one of photo.layers) one.maps.push(null);
-      trouble(null);
-      if (photo !== view.photo()) return;
-      view.refresh();
-      view.set({ pinned: photo.detections.length - 1, peek: null });
-      view.reveal(find("list"), find("list").lastElementChild);
-      if (!view.state.target.startsWith("score")) choose({ target: model().target });
-    } catch (error) {
-      trouble(error);
-    }
-  }
-
-  /** What may be asked next of a box that the reader drew. */
-  function showAdvice(index) {
-    const found = index === null ? null : view.photo().detections[index];
-    find("advice").hidden = !found?.drawn;
-    if (!found?.drawn) return find("advice").replaceChildren();
-    const next = [["What speaks against it", "against"], ...(found.rival ? [[`Why not ${found.rival}`, CONTRAST + found.rival]] : [])];
-    const fits = next.filter(([, target]) => target.startsWith(CONTRAST) || view.photo().all.includes(target));
-    find("advice").replaceChildren(found.note, ...fits.map(([textContent, target]) => {
-      const button = make("button", { type: "button", textContent });
-      button.addEventListener("click", () => choose({ target }));
-      return button;
-    }));
-  }
-
-  // ---- taking away ----------------------------------------------------------------------------------------------
-
-  async function keep(kind) {
-    const photo = view.photo();
-    const one = photo && view.layer();
-    if (!one) return;
-    const done = photo.layers.filter((other) => other !== one && other.maps.some(Boolean));
-    const layers = [...(kind === "page" ? done : []), one].map(({ method, target, place }) => [method, target, place || null]);
-    const { drawn } = photo.detections[view.active()] ?? {};
-    const rows = photo.detections.map((_, i) => i).filter((i) => !photo.detections[i].drawn && view.shown(photo.detections[i]));
-    const { image, model, texts } = asked;
-    try {
-      const question = { image, model, texts, kind, layers: layers.slice(-24), threshold: view.state.threshold ?? 0 };
-      const { content } = await waitFor("Making the file", "export", { ...question, ...(drawn ? { drawn: [drawn] } : { rows }) }, { firm: true });
-      const [text, type] = kind === "page" ? [content, "text/html"] : [JSON.stringify(content, null, 2), "application/json"];
-      const address = URL.createObjectURL(new Blob([text], { type }));
-      const stem = photo.name.replace(/^.*\//, "").replace(/\.[^.]*$/, "");
-      make("a", { href: address, download: `${stem}.${kind === "page" ? "html" : "json"}` }).click();
-      setTimeout(() => URL.revokeObjectURL(address), 10000);
-      trouble(null);
-    } catch (error) {
-      trouble(error);
-    }
-  }
-
   // ---- events ---------------------------------------------------------------------------------------------------
 
   const again = () => asked.image !== null && openImage(asked.image);
@@ -385,7 +331,7 @@
     });
     find("box-form").addEventListener("submit", (event) => {
       event.preventDefault();
-      if (view.photo()) askMissed();
+      if (view.photo()) missed.askMissed();
     });
     find("cancel").addEventListener("click", () => {
       failed = wished;
@@ -414,7 +360,6 @@
     drawing.open();
   }
 
-  find("threshold").min = String(start.floor);
   find("threshold").value = "0.3";
   layModels();
   listen();

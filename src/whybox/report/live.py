@@ -16,4 +16,4 @@ def live_style() -> str:
 def live_script() -> str:
     """Its script."""
     view = ("heat.js", "shapes.js", "saying.js", "closeups.js", "view.js")
-    return texts_of(*view, "film.js", "changes.js", "asking.js", "drawing.js", "beside.js", "live.js")
+    return texts_of(*view, "film.js", "changes.js", "asking.js", "drawing.js", "missed.js", "taking.js", "beside.js", "live.js")

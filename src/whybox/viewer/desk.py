@@ -36,7 +36,7 @@ from whybox.viewer.jobs import Job, cancellable
 from whybox.viewer.kept import Kept, tensor_bytes
 
 FLOOR = 0.05
-"""The lowest score that the page's slider reaches without another pass."""
+"""The lowest score that the page's slider reaches without another pass; a model's own threshold may be higher."""
 MOST = 300
 MOST_MASKS = 100
 """Each mask has all the image's pixels."""
@@ -90,7 +90,6 @@ class Desk:
             "page": page_settings(),
             "names": list(self.images.named.names),
             "texts": list(self.texts),
-            "floor": FLOOR,
             "models": [_describe(name, model) for name, model in self.models.items()],
         }
 
@@ -307,6 +306,7 @@ def _describe(name: str, model: Model) -> dict[str, Any]:
     return {
         "name": name,
         "kind": model.kind,
+        "floor": max(FLOOR, model.score_threshold),
         "method": model.default_method,
         "target": model.default_target,
         "methods": methods,

@@ -16,6 +16,7 @@ from whybox.metrics.attention_cosine import AttentionCosine, attention_cosine
 from whybox.metrics.attention_nss import AttentionNss, attention_nss
 from whybox.metrics.leakage import Leakage
 from whybox.runs.attention.people import agreement, people_values
+from whybox.runs.evaluation.evaluate import evaluate
 from whybox.runs.evaluation.reproduce import reproduce, table_named
 from whybox.truth import Sample, Truth
 
@@ -112,6 +113,22 @@ def test_table_six_has_controls_and_people_beside_the_methods(tmp_path, gazed):
     assert set(ceiling) == {"Cos", "Corr x 1000", "OTD", "JSD", "NSS", "AUC"}
     assert ceiling["AUC"] > 0.5
     assert next(row for row in kept if row["column"] == "NSS")["paper"] is None
+
+
+def test_what_nobody_looked_at_is_explained_for_other_metrics_alone(tmp_path, gazed):
+    data, _, looked = gazed.partition(":fixations=")
+    few = tmp_path / "few.json"
+    few.write_text(json.dumps([row for row in json.loads(Path(looked).read_text()) if row["annotation_id"] == 1]))
+    settings = {"methods": "odam", "score_threshold": 0.0, "limit": 1}
+    done = evaluate(make_model(), f"{data}:fixations={few}", metrics="attention_nss", **settings)
+    both = evaluate(make_model(), f"{data}:fixations={few}", metrics="attention_nss,energy_pointing_game", **settings)
+    left_out = len(both.results) - len(done.results)
+    assert (len(done.results), left_out) == (1, 3)
+    assert np.isfinite(done.mean("odam", "attention_nss").mean)
+    assert done.mean("odam", "attention_nss").mean == both.mean("odam", "attention_nss").mean
+    (told,) = [line for line in done.report.remarks if "nobody" in line]
+    assert told.startswith(f"{left_out} detections were left out: every metric compares with fixations")
+    assert not any("nobody" in line for line in both.report.remarks)
 
 
 def test_table_six_without_fixations_says_what_is_missing(tmp_path, annotated):

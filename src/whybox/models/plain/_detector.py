@@ -16,13 +16,11 @@ from whybox.model import Model
 from whybox.models._keypoints import keypoint_names
 from whybox.models._layers import (
     Layer,
-    channels_taken,
     check_rows,
     choose_layers,
     exact_pullbacks,
     find_layers,
     first_channels,
-    in_blocks,
     leading_target,
     leading_values,
     module_path,
@@ -30,14 +28,16 @@ from whybox.models._layers import (
     strongest_layers,
 )
 from whybox.models._masks import masks_on_image
+from whybox.models.plain._batches import Batches
 from whybox.models.plain._box_form import doubt_about
-from whybox.models.plain._fields import check_levels, parts_of, read_fields
-from whybox.models.plain._preparation import Preparation
+from whybox.models.plain._fields import check_levels, parts_of, read_candidates
+from whybox.models.plain._preparation import Preparation, check_channels
 from whybox.models.plain._recorded import Asked, PassRecorder, Recorded
 from whybox.models.plain._suppression import Suppression
-from whybox.network_state import device_of, fingerprint
+from whybox.network_state import device_of
 from whybox.ops.gradients import recording, twice_differentiable
 from whybox.ops.hooks import INPUT, capture, compiled, frozen, map_tensors, tensors_in
+from whybox.ops.kept_pass import kept_or_made
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, MaskLogits, Trace
 
@@ -77,8 +77,8 @@ class Plain(Model):
         self.read = candidates
         self.features = tuple(features)
         self.preparation, self.suppression = _split_options(options)
-        self._takes_batches: dict[Any, bool] = {}
-        _check_channels(module, self.preparation.given_channels)
+        self._batches = Batches()
+        check_channels(module, self.preparation.given_channels)
         self._doubted = False
         self._beside: dict[str, int] = {}
 
@@ -152,7 +152,7 @@ class Plain(Model):
         frame = self._frame(images)
         with frozen(self.network), torch.inference_mode(False), torch.no_grad():
             outputs = self._outputs(torch.stack([self._input(image, frame) for image in images]))
-            return [_detached(self._candidates(self.read(output), frame, 1)) for output in outputs]
+            return [_detached(read_candidates(self.read(output), frame, 1)) for output in outputs]
 
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True
@@ -229,7 +229,9 @@ class Plain(Model):
             live, layers = trace, list(self._kept(trace))
         else:
             names = self.features if layer is None else [module_path(layer)]
-            live, layers = self._run(trace.image, names, gradients=True, weights=trace.differentiable)
+            run = partial(self._run, trace.image, names, gradients=True, weights=trace.differentiable)
+            # Somebody's backward pass from maps frees the graph.
+            live, layers = run() if trace.differentiable else kept_or_made(trace.candidates, tuple(names), self.network, run)
         layers = layers if layer is None else choose_layers(layers, layer)
         source = same_rows(live.candidates, trace.candidates, detections.source)
         chosen = replace(detections, source=source)[rows]
@@ -275,7 +277,7 @@ class Plain(Model):
         with frozen_here, twice_differentiable(weights), watched as captured:
             output = self._call(self._input(image, frame)[None])
             layers = [layer for name in names for layer in find_layers(name, captured[name], frame.network)]
-            candidates = self._candidates(self.read(output), frame, len(layers))
+            candidates = read_candidates(self.read(output), frame, len(layers))
             candidates = replace(candidates, masks=self._masks(output, candidates, frame))
             if tuple(names) == self.features:
                 check_levels(candidates.level, layers)
@@ -293,7 +295,7 @@ class Plain(Model):
                 output = self._call(canvas)
                 answer = self.read(output)
             layers = [layer for name in self.features for layer in find_layers(name, captured[name], frame.network)]
-            read = partial(self._candidates, frame=frame, levels=len(layers))
+            read = partial(read_candidates, frame=frame, levels=len(layers))
             candidates = read(answer)
             check_levels(candidates.level, layers)
             recorded = self._recorded(recorder, output, answer, read) if _connected(candidates) else None
@@ -328,49 +330,13 @@ class Plain(Model):
         """The network's output for its input (1,C,h,w)."""
         return self.network(canvas)
 
+    def _outputs(self, canvases: Tensor) -> list[Any]:
+        """The network's output for each canvas (B,C,h,w), as for a batch of one."""
+        return self._batches(self.network, canvases)
+
     def _kept(self, trace: Trace) -> Any:
         """What a pass kept for its gradients."""
         return trace.state
-
-    def _outputs(self, canvases: Tensor) -> list[Any]:
-        """The module's output for each canvas, as for a batch of one."""
-        count, kind = len(canvases), (tuple(canvases.shape), fingerprint(self.network))
-        if count == 1 or self._takes_batches.get(kind) is False:
-            return [self.network(canvas[None]) for canvas in canvases]
-        together = self.network(canvases)
-        outputs = [_sample(together, i, count) for i in range(count)]
-        if kind not in self._takes_batches:
-            # The last one is compared: a network that reads the first image alone would pass with that.
-            # Of one kind alone: what was seen in another state of the network is of no use.
-            self._takes_batches = {kind: _same(outputs[-1], self.network(canvases[-1:]))}
-        if self._takes_batches[kind]:
-            return outputs
-        return [self.network(canvas[None]) for canvas in canvases]
-
-    def _candidates(self, answer: Any, frame: Frame, levels: int) -> Candidates:
-        """What the user's function returned, checked, with boxes in image pixels."""
-        given = read_fields(answer)
-        boxes, scores = given.pop("boxes"), given.pop("scores")
-        scores = scores[:, None] if scores.ndim == 1 else scores
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.ndim != 2 or len(scores) != len(boxes):
-            shapes = f"{tuple(boxes.shape)} and {tuple(scores.shape)}"
-            raise WhyboxError(f"candidates() must return boxes (M, 4) and scores (M, K) without a batch axis, got {shapes}")
-        level = given.pop("level", None)
-        if level is None:  # with one level it is known; with several, -1 says that it is not
-            level = torch.full((len(boxes),), 0 if levels == 1 else -1, device=boxes.device)
-        # Half precision is too coarse for pixels.
-        wide = torch.promote_types(boxes.dtype, torch.float32)
-        try:
-            if (points := given.pop("keypoints", None)) is not None:
-                places = frame.points_to_image(points[..., :2].to(wide))
-                given["keypoints"] = torch.cat([places, points[..., 2:].to(wide)], -1)
-            if (corners := given.pop("corners", None)) is not None:
-                given["corners"] = frame.points_to_image(corners.to(wide))
-            if (masks := given.pop("masks", None)) is not None:
-                given["masks"] = MaskLogits(masks)
-            return Candidates(frame.boxes_to_image(boxes.to(wide)), scores.to(wide), level.long(), **given)
-        except ValueError as error:
-            raise WhyboxError(f"candidates(): {error}") from error
 
     def _check_connected(self, output: Any, candidates: Candidates, names: Sequence[str]) -> None:
         if _connected(candidates):
@@ -398,15 +364,6 @@ def _split_options(options: Mapping[str, Any]) -> tuple[Preparation, Suppression
     )
 
 
-def _check_channels(network: nn.Module, given: int | None) -> None:
-    """Refuse options for images of more or fewer channels than any convolution of the network takes, also in blocks of pixels."""
-    taken = [channels for part in network.modules() if (channels := channels_taken(part)) is not None]
-    if given is not None and taken and given not in taken and not in_blocks(taken[0], given):
-        raise WhyboxError(
-            f"mean, std or channels say {given} channels, and the network's first convolution takes {taken[0]} channels"
-        )
-
-
 def _named(trace: Trace, layer: str, levels: Tensor) -> Tensor:
     """Whether the features' levels (N,) are among those that `layer` names, "neck" or "neck[0]"; -1 is not."""
     among = [layer in (feature.name, module_path(feature.name)) for feature in trace.features]
@@ -422,16 +379,3 @@ def _detached(candidates: Candidates) -> Candidates:
     """Ordinary tensors without a graph, also from a forward that ran under inference_mode."""
     with torch.inference_mode(False), torch.no_grad():
         return Candidates(**{name: map_tensors(value, lambda t: t.detach().clone()) for name, value in vars(candidates).items()})
-
-
-def _sample(output: Any, i: int, count: int) -> Any:
-    """The output for one image of a batch, its batch axis kept."""
-    return map_tensors(output, lambda tensor: tensor[i : i + 1] if tensor.ndim and len(tensor) == count else tensor)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two outputs hold the same tensors, but for rounding; outputs without tensors are never the same."""
-    a, b = tensors_in(one), tensors_in(other)
-    return len(a) == len(b) > 0 and all(
-        x.shape == y.shape and torch.allclose(x.float(), y.float(), rtol=1e-3, atol=1e-4) for x, y in zip(a, b, strict=True)
-    )

@@ -1,4 +1,4 @@
-"""What the user's function returned: its fields, checked."""
+"""What the user's function returned: its fields, checked, and the candidates that they make."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -9,11 +9,38 @@ import torch
 from torch import Tensor
 
 from whybox.errors import WhyboxError, unknown
+from whybox.frame import Frame
 from whybox.models._layers import Layer
-from whybox.types import Candidates
+from whybox.types import Candidates, MaskLogits
 
 
-def read_fields(read: Any) -> dict[str, Any]:
+def read_candidates(answer: Any, frame: Frame, levels: int) -> Candidates:
+    """What the user's function returned, checked, with boxes in image pixels."""
+    given = _read_fields(answer)
+    boxes, scores = given.pop("boxes"), given.pop("scores")
+    scores = scores[:, None] if scores.ndim == 1 else scores
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.ndim != 2 or len(scores) != len(boxes):
+        shapes = f"{tuple(boxes.shape)} and {tuple(scores.shape)}"
+        raise WhyboxError(f"candidates() must return boxes (M, 4) and scores (M, K) without a batch axis, got {shapes}")
+    level = given.pop("level", None)
+    if level is None:  # with one level it is known; with several, -1 says that it is not
+        level = torch.full((len(boxes),), 0 if levels == 1 else -1, device=boxes.device)
+    # Half precision is too coarse for pixels.
+    wide = torch.promote_types(boxes.dtype, torch.float32)
+    try:
+        if (points := given.pop("keypoints", None)) is not None:
+            places = frame.points_to_image(points[..., :2].to(wide))
+            given["keypoints"] = torch.cat([places, points[..., 2:].to(wide)], -1)
+        if (corners := given.pop("corners", None)) is not None:
+            given["corners"] = frame.points_to_image(corners.to(wide))
+        if (masks := given.pop("masks", None)) is not None:
+            given["masks"] = MaskLogits(masks)
+        return Candidates(frame.boxes_to_image(boxes.to(wide)), scores.to(wide), level.long(), **given)
+    except ValueError as error:
+        raise WhyboxError(f"candidates(): {error}") from error
+
+
+def _read_fields(read: Any) -> dict[str, Any]:
     """What the user's function returned, by name; every value a tensor, or a mapping of tensors by name."""
     if isinstance(read, tuple | list) and len(read) in (2, 3):
         read = dict(zip(("boxes", "scores", "level"), read, strict=False))

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from whybox.errors import WhyboxError, unknown
 from whybox.frame import Frame, Size
+from whybox.models._layers import channels_taken, in_blocks
 
 Resize = Literal["letterbox", "corner", "stretch"]
 
@@ -100,3 +101,12 @@ def _per_channel(values: Sequence[float], canvas: Tensor) -> Tensor:
 
 def _lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
     return " and ".join("none" if values is None else str(len(values)) for values in (mean, std))
+
+
+def check_channels(network: nn.Module, given: int | None) -> None:
+    """Refuse options for images of more or fewer channels than any convolution of the network takes, also in blocks of pixels."""
+    taken = [channels for part in network.modules() if (channels := channels_taken(part)) is not None]
+    if given is not None and taken and given not in taken and not in_blocks(taken[0], given):
+        raise WhyboxError(
+            f"mean, std or channels say {given} channels, and the network's first convolution takes {taken[0]} channels"
+        )

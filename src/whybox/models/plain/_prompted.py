@@ -14,6 +14,7 @@ from whybox.errors import WhyboxError
 from whybox.models._layers import same_rows
 from whybox.models._token_values import token_leaf, token_values
 from whybox.models.plain._detector import Plain
+from whybox.models.plain._fields import read_candidates
 from whybox.network_state import exclusive
 from whybox.ops.gradients import gradients_on
 from whybox.ops.hooks import frozen, map_tensors, submodule
@@ -153,7 +154,7 @@ class GroundedPlain(PromptedPlain, GroundingModel):
     def _live(self, trace: Trace) -> Candidates:
         """The candidates of the trace's image, with a graph down to the token embeddings."""
         output = self._call(self._input(trace.image, trace.frame)[None])
-        return self._candidates(self.read(output), trace.frame, len(trace.features))
+        return read_candidates(self.read(output), trace.frame, len(trace.features))
 
 
 def make_prompted(module: nn.Module, candidates: Any, features: Sequence[str], **options: Any) -> PromptedPlain:

@@ -13,6 +13,7 @@ from whybox.errors import WhyboxError
 from whybox.frame import Frame
 from whybox.model import Model
 from whybox.models._layers import (
+    Layer,
     choose_layers,
     exact_pullbacks,
     find_layers,
@@ -24,6 +25,7 @@ from whybox.models._layers import (
 from whybox.ops.embedding_heads import embedding_head
 from whybox.ops.gradients import gradients_on, recording
 from whybox.ops.hooks import INPUT, capture, frozen
+from whybox.ops.kept_pass import kept_or_made
 from whybox.pullback import Pullback
 from whybox.types import Candidates, Detections, FeatureMap, Trace
 
@@ -183,9 +185,16 @@ def module_pullbacks(
     path = _STAGES.get(layer, module_path(layer))
     # The backbone's input: that of the network is a list of images, before they are resized and padded.
     root, wanted = (net.backbone, INPUT) if path == INPUT else (net, path)
-    with frozen(net), gradients_on(), capture(root, [wanted]) as captured:
-        live = replace(trace, candidates=run())
-    layers = find_layers(wanted, captured[wanted], trace.frame.network)
+
+    def with_graph() -> tuple[Candidates, list[Layer]]:
+        with frozen(net), gradients_on(), capture(root, [wanted]) as captured:
+            candidates = run()
+        return candidates, find_layers(wanted, captured[wanted], trace.frame.network)
+
+    # Somebody's backward pass from maps frees the graph.
+    once = bool(branch) or trace.differentiable
+    candidates, layers = with_graph() if once else kept_or_made(trace.candidates, path, net, with_graph)
+    live = replace(trace, candidates=candidates)
     rows = same_rows(live.candidates, trace.candidates, detections.source) if not branch else torch.arange(len(detections))
     # "c2" and "input" stand for paths, and what is recorded has the path's name.
     yield from exact_pullbacks(

@@ -1,15 +1,14 @@
 """torchvision's one-stage detectors: FCOS, RetinaNet (both versions), SSD and SSDlite, on any backbone."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from whybox.errors import GradientError, WhyboxError
-from whybox.frame import Size
+from whybox.errors import WhyboxError
 from whybox.models.torchvision._common import (
     TorchvisionDetector,
     as_features,
@@ -24,14 +23,14 @@ from whybox.models.torchvision._common import (
     module_pullbacks,
     module_type,
 )
-from whybox.models.torchvision._conv_heads import Branch, Tape, pull_windows, supported
+from whybox.models.torchvision._conv_heads import Tape, supported
 from whybox.models.torchvision._embeddings import embed_from_levels
+from whybox.models.torchvision._level_windows import LevelWindows, Seeds
 from whybox.models.torchvision._onestage_heads import HEADS, DenseHead, Raw
 from whybox.models.torchvision._products import SharedProducts, shared_products
 from whybox.ops.gradients import gradients_on, recording, root, row_gradients
 from whybox.ops.hooks import frozen
-from whybox.placement import Windows
-from whybox.pullback import DensePullback, FeatureGradient, Pending, Pullback, WindowPullback
+from whybox.pullback import DensePullback, Pullback, WindowPullback
 from whybox.types import Candidates, Detections, Trace
 
 ROUTES = ("auto", "exact", "fast")
@@ -97,6 +96,11 @@ class OneStage(TorchvisionDetector):
     def layers(self) -> tuple[str, ...]:
         """ "fpn", the stages of the backbone's body, and "input"."""
         return ("fpn", *body_layers(self.network), "input")
+
+    @property
+    def score_threshold(self) -> float:  # type: ignore[override]
+        """torchvision's `score_thresh`."""
+        return float(self.network.score_thresh)
 
     @property
     def most_detections(self) -> int:
@@ -270,80 +274,23 @@ class OneStage(TorchvisionDetector):
         detections = detections[chosen]
         feature = trace.features[level]
         rows, cells = self._local(trace, detections.source, level)
-        # torchvision's heads order their rows by cell, and within it by anchor.
-        anchor = rows % self._per_cell(trace, level)
         with gradients_on():
             raw = {name: root(value[detections.source], trace.differentiable) for name, value in trace.state.raw.items()}
             narrow = self._narrow(trace, detections, raw, rows, level)
-        branches = self._head.at_level(level)
-        radius = max(branch.radius for branch in branches)
-        call, size = self._call(trace, level), (2 * radius + 1,) * 2
-
-        def seed(values: Tensor) -> Raw:
-            """Targets (n,) -> their gradients at the predictors' outputs."""
-            rectified = self._head.rectified
-            return _seeds(values, raw, anchor, self._per_cell(trace, level), rectified, trace.differentiable)
-
-        def gradients(branch: Branch, used: Raw) -> Tensor:
-            return pull_windows(branch, trace.state.tape, call, used, cells, feature.grid, differentiable=trace.differentiable)
-
-        def total(seeds: Raw, channels: Sequence[int], of: Callable[[int, Branch, Raw], Tensor]) -> Tensor:
-            """Sum over the branches that have seeds, in windows around each row's cell of the head's radius."""
-            result = feature.values.new_zeros((len(cells), *channels, *size))
-            for i, branch in enumerate(branches):
-                used = {name: seeds[name] for name in branch.predictors if name in seeds}
-                if used:
-                    # Windows of a branch that sees less far lie in the middle of the widest.
-                    result = result + nn.functional.pad(of(i, branch, used), [radius - branch.radius] * 4)
-            return result
-
-        def products(index: int, branch: Branch, used: Raw) -> Tensor:
-            """A branch's part of the sums over the channels, (n,k,k)."""
-            if (way := shared[index]) is not None:
-                return way(used, cells)
-            placement = Windows(cells - branch.radius, (2 * branch.radius + 1,) * 2, feature.grid)
-            return FeatureGradient(gradients(branch, used), feature.values, placement).products()
-
-        def finish(seeds: Raw) -> Tensor:
-            return total(seeds, [len(feature.values)], lambda _, branch, used: gradients(branch, used))
-
-        def defer(values: Tensor) -> tuple[Pending, Size]:
-            seeds = seed(values)
-            return Pending(lambda: finish(seeds), lambda: total(seeds, [], products)), size
-
-        route = "frozen" if any(branch.frozen for branch in branches) else "windows"
-        return WindowPullback(
-            chosen,
-            narrow,
-            route,
-            feature.stride,
-            feature.values,
-            lambda values: finish(seed(values)),
-            cells - radius,
-            level_name(feature),
-            defer if any(shared) else None,
+        per_cell = self._per_cell(trace, level)
+        way = LevelWindows(
+            self._head.at_level(level),
+            trace.state.tape,
+            self._call(trace, level),
+            feature,
+            cells,
+            # torchvision's heads order their rows by cell, and within it by anchor.
+            Seeds(raw, rows % per_cell, per_cell, self._head.rectified, trace.differentiable),
+            shared,
         )
-
-
-def _seeds(values: Tensor, raw: Raw, anchor: Tensor, anchors: int, rectified: frozenset[str], differentiable: bool) -> Raw:
-    """dY/d(predictor output) of every row, at its anchor's channels: (n, anchors * columns). Outputs that Y does not depend on
-    are omitted; a rectified output passes no gradient where it is 0."""
-    if not values.requires_grad:
-        raise GradientError("the target does not depend on the candidates through differentiable operations")
-    # Rows are independent, so one backward pass of the sum gives every row's gradient.
-    result = torch.autograd.grad(
-        values.sum(), list(raw.values()), retain_graph=True, create_graph=differentiable, allow_unused=True
-    )
-    gradients = cast(Sequence[Tensor | None], result)
-    seeds: Raw = {}
-    for (name, value), gradient in zip(raw.items(), gradients, strict=True):
-        if gradient is None:
-            continue
-        gated = gradient * (value > 0) if name in rectified else gradient
-        seed = value.new_zeros((len(value), anchors, value.shape[1]))
-        seed[torch.arange(len(value), device=value.device), anchor] = gated
-        seeds[name] = seed.flatten(1)
-    return seeds
+        pull, defer = way.gradients, way.defer if any(shared) else None
+        values, corner = feature.values, cells - way.radius
+        return WindowPullback(chosen, narrow, way.route, feature.stride, values, pull, corner, level_name(feature), defer)
 
 
 def matches(module: nn.Module) -> bool:

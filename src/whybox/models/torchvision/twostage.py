@@ -92,6 +92,11 @@ class TwoStage(TorchvisionDetector):
         return ("fpn", "roi", *body_layers(self.network), "input")
 
     @property
+    def score_threshold(self) -> float:  # type: ignore[override]
+        """torchvision's `score_thresh`."""
+        return float(self.network.roi_heads.score_thresh)
+
+    @property
     def most_detections(self) -> int:
         """torchvision's `detections_per_img`."""
         return int(self.network.roi_heads.detections_per_img)

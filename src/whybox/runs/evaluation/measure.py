@@ -102,11 +102,15 @@ class Measurer:
         most = self.plan.most_detections(len(trace.detections))
         detections = api.detect(self.model, trace, score_threshold=self.plan.score_threshold, top=most)
         detections, matched = select(detections, truth, trace.frame.image, self.plan)
+        chosen = len(detections)
+        if truth.fixations and all("fixations" in metric.needs for metric in self.metrics.values()):
+            detections, matched = looked_at(detections, matched, truth)
+        unseen = {"unseen": chosen - len(detections)} if len(detections) < chosen else {}
         detections, matched = draw_objects(detections, matched, truth, sample.name, self.plan)
         inputs = self._inputs(sample, trace, detections, truth, matched)
         # For the accuracy of the detector itself.
         kept = {"found": self._all_detections(trace), "truth": _annotated(truth)}
-        return {**self._measured(sample, trace, inputs, _objects(inputs)), **kept}
+        return {**self._measured(sample, trace, inputs, _objects(inputs)), **kept, **unseen}
 
     def _of_texts(self, sample: Sample, truth: Truth) -> ImageRecord:
         """The record of an image for a whole-image model: the texts or classes that are true of the image."""
@@ -231,6 +235,22 @@ def select(found: Detections, truth: Truth, size: Size, plan: Plan) -> tuple[Det
         return found, matched
     kept = torch.nonzero(matched >= 0 if plan.select == "well_detected" else matched < 0)[:, 0]
     return found[kept], matched[kept]
+
+
+def looked_at(found: Detections, matched: Tensor, truth: Truth) -> tuple[Detections, Tensor]:
+    """Leave out what nobody looked at.
+
+    Args:
+        found: The N selected detections.
+        matched: For each the row (N,) of its object in `truth`, -1 for none.
+        truth: The annotated objects, with fixations.
+
+    Returns:
+        The M detections whose object has fixations, and for each the row (M,) of its object.
+    """
+    looks = [row >= 0 and truth.fixations[row] is not None for row in matched.tolist()]
+    kept = torch.tensor(looks, dtype=torch.bool, device=matched.device)
+    return found[kept.to(found.boxes.device)], matched[kept]
 
 
 def draw_objects(found: Detections, matched: Tensor, truth: Truth, image: str, plan: Plan) -> tuple[Detections, Tensor]:

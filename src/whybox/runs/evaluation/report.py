@@ -21,6 +21,7 @@ from whybox.runs.evaluation.summary import (
     table_columns,
     table_rows,
     told_by_methods,
+    told_of_unseen,
     versus_controls,
     without_words,
 )
@@ -57,7 +58,7 @@ def make_report(
     def picture(index: int) -> Image.Image:
         return setup.data[index].image.convert("RGB")
 
-    said = [*told_by_methods(records), *(f"{note}." for note in notes)]
+    said = [*told_by_methods(records), *told_of_unseen(records), *(f"{note}." for note in notes)]
     shown, missing = examples(results, columns, picture, folder.picture)
     return EvaluationReport(
         title=f"{setup.model.name} on {setup.data.name}",

@@ -285,6 +285,22 @@ def told_by_methods(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{', '.join(titles(list(rows)).values())}: {remark}." for remark, rows in methods.items()]
 
 
+def told_of_unseen(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many detections were left out because nobody looked at their object.
+
+    Args:
+        records: The images' records.
+
+    Returns:
+        One sentence, or none.
+    """
+    count = sum(record.get("unseen", 0) for record in records)
+    if not count:
+        return []
+    which = "1 detection was" if count == 1 else f"{count} detections were"
+    return [f"{which} left out: every metric compares with fixations, and nobody looked at an object there."]
+
+
 def without_words(results: Results, metrics: Mapping[str, Metric]) -> list[str]:
     """Name the methods without values of word metrics, where other methods have them.
 

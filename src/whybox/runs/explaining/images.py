@@ -20,6 +20,7 @@ from whybox.model import Model
 from whybox.pictures import photo_of
 from whybox.progress import OnProgress, OnWarning, no_progress, no_warning
 from whybox.prompting import prompted
+from whybox.remarks import check_contrast
 from whybox.report.album import Album
 from whybox.report.page import Sheet, make_sheet, write_page
 from whybox.targets import class_index
@@ -327,6 +328,7 @@ def _check_methods(model: Model, question: Question) -> None:
         made = api.make_method(method, model, route=question.route, layer=question.layer, **_options_of(method, question))
         for target in question.targets:
             api.check_target(method, target)
+            check_contrast(model, target)
             check_words(made, model, target, words=question.words, single_words=False)
     for name in question.classes:
         class_index(name, model.classes)

@@ -1,0 +1,53 @@
+"""What is said beside each detection's map: of its text, of the method, of a contrast with itself, of words without weight."""
+
+from collections.abc import Sequence
+
+from whybox.attention import Text, TokenMaps
+from whybox.errors import WhyboxError
+from whybox.explained import class_name
+from whybox.method import Method
+from whybox.model import Model
+from whybox.prompting import reading_note
+from whybox.targets import Contrast, find_target
+from whybox.types import Detections, Target, Trace
+
+
+def check_contrast(model: Model, target: str | Target) -> None:
+    """Refuse a contrast of a model's only class: it would be with itself in every image.
+
+    Raises:
+        WhyboxError: The model has no other class, or none of this name.
+    """
+    if not model.classes or not isinstance(target, str) or not target.startswith("contrast:"):
+        return
+    chosen = find_target(target, model.classes)
+    if isinstance(chosen, Contrast) and set(model.classes) == {class_name(chosen.other, model.classes)}:
+        what = "text" if model.takes_text else "class"
+        raise WhyboxError(f"target {target!r}: the model has no other {what}, and a contrast of one with itself is 0 everywhere")
+
+
+def remarks_of(method: Method, target: str | Target, model: Model, trace: Trace, detections: Detections) -> list[str]:
+    """What a reader of N maps has to know of the method and of the target; "" where there is nothing."""
+    remark = method.remark(trace)
+    names = [class_name(label, model.classes) for label in detections.labels.tolist()]
+    chosen = target
+    if isinstance(target, str) and target.startswith("contrast:"):
+        chosen = find_target(target, model.classes)
+    other = class_name(chosen.other, model.classes) if isinstance(chosen, Contrast) else None
+    same = [f"a contrast of {name} with itself is 0" if name == other else "" for name in names]
+    return joined([remark] * len(names), same)
+
+
+def remarks_on_texts(texts: Sequence[Text], words: TokenMaps | None) -> list[str]:
+    """For N texts what the model did not read of them, and whether no word has a weight; [] for models without texts."""
+    read = [reading_note(text) for text in texts]
+    if words is None:
+        return read
+    bare = ["" if values.any() else f"no word has a weight for {words.target}" for values in words.values]
+    return joined(read, bare)
+
+
+def joined(*columns: Sequence[str]) -> list[str]:
+    """N notes, each of what the columns say; a column has N entries, or none."""
+    rows = zip(*(column for column in columns if column), strict=True)
+    return ["; ".join(part for part in row if part) for row in rows]

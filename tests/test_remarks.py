@@ -1,0 +1,83 @@
+"""What is said beside maps: contrasts with themselves, words without weight, and what a model itself leaves out."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import whybox
+from conformance.conftest import sample
+from models.detectors import image
+from models.prompted_models import SHAPE, TEXTS, prompted_pair
+from whybox.errors import WhyboxError
+from whybox.remarks import joined
+from whybox.selection import choose
+
+BOXES = {"boxes": [[5.0, 5.0, 30.0, 30.0]] * 2, "labels": [0, 1]}
+
+
+@pytest.fixture(scope="module")
+def owl():
+    net, processor = prompted_pair("owlvit")
+    return whybox.load(net, processor=processor)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return torch.rand((3, *SHAPE), generator=torch.Generator().manual_seed(1))
+
+
+def test_a_contrast_of_the_only_text_is_refused(owl, picture):
+    with pytest.raises(WhyboxError, match="the model has no other text, and a contrast of one with itself is 0"):
+        whybox.explain(owl, picture, text=TEXTS[0], target=f"contrast:{TEXTS[0]}", words=True)
+
+
+def test_a_contrast_with_a_detections_own_text_is_told(owl, picture):
+    result = whybox.explain(owl, picture, text=TEXTS, target=f"contrast:{TEXTS[0]}", detections=BOXES, words=True)
+    own, other = result.notes
+    assert own.endswith(f"a contrast of {TEXTS[0]} with itself is 0")
+    assert f"no word has a weight for contrast:{TEXTS[0]}" in own
+    assert not float(result.maps.native[0].abs().max())
+    assert "itself" not in other
+    assert "no word" not in other
+
+
+def test_words_without_weight_are_told(owl, picture):
+    """OWL-ViT's boxes do not depend on the texts."""
+    result = whybox.explain(owl, picture, text=TEXTS, target="x1", detections=BOXES, words=True)
+    assert all(note.startswith("no word has a weight for x1; ") for note in result.notes)
+
+
+def test_notes_are_joined_row_by_row():
+    assert joined(["a", ""], [], ["b", "c"]) == ["a; b", "c"]
+    assert joined([], []) == []
+
+
+def with_threshold(family, floor):
+    """A copy of a family's small detector with a threshold of its own."""
+    model = copy.copy(sample(family))
+    if family.startswith("torchvision"):
+        model.network = copy.deepcopy(model.network)
+        getattr(model.network, "roi_heads", model.network).score_thresh = floor
+    elif hasattr(model, "suppression"):
+        model.suppression = replace(model.suppression, score_threshold=floor)
+    else:
+        model.score_threshold = floor
+    return model
+
+
+@pytest.mark.parametrize(
+    "family", ["torchvision_onestage", "torchvision_twostage", "ultralytics", "plain", "hf_detection", "hf_prompted"]
+)
+def test_what_a_model_itself_leaves_out_is_told_where_more_was_asked_for(family):
+    picture = image(1, 64, 96)
+    scores = sample(family).trace(picture).candidates.scores[:, sample(family).first_column :]
+    floor = float(scores.amax(1).median())
+    model = with_threshold(family, floor)
+    assert model.score_threshold == floor
+    found, notes = choose(model.trace(picture), None, model, 0.0, 10**6)
+    assert len(found)
+    assert set(notes) == {f"there may be more: {model.name} itself gives nothing under a score of {floor:g}"}
+    assert not any(choose(model.trace(picture), None, model, floor, 10**6)[1])
+    assert not any(choose(model.trace(picture), None, model, 0.0, 1)[1])
