@@ -27,9 +27,9 @@ def nodes_behind(values: Tensor) -> Iterator[Any]:
 def sound_norms(values: Tensor) -> Iterator[None]:
     """Inside, gradients of the values pass batch norms in the memory order of the norm's input.
 
-    On a CPU torch (2.4 to 2.12) reads a gradient (1,C,h,w) whose numbers lie in channels-last order as if they lay in the input's,
-    and gives other numbers without a message. A map that becomes tokens has such a gradient: the necks of RT-DETR, D-FINE and
-    OmDet-Turbo, each a convolution, a norm and `flatten(2).transpose(1, 2)`.
+    On a CPU torch (2.4 to 2.12) reads a gradient (1,C,h,w) whose numbers lie in channels-last order as if they lay in the
+    input's, and gives other numbers without a message. A map that becomes tokens has such a gradient: the necks of RT-DETR,
+    D-FINE and OmDet-Turbo, each a convolution, a norm and `flatten(2).transpose(1, 2)`.
     """
     norms = [node for node in nodes_behind(values) if node.name() == _NORM] if values.device.type == "cpu" else []
     handles = [node.register_prehook(partial(_in_order_of, node)) for node in norms]
