@@ -243,3 +243,28 @@ def test_quantized_transformers_are_told_as_such(family):
     loaded = whybox.load(network, **({"tokenizer": tokenizer()} if tokenizer else {}))
     with pytest.raises(WhyboxError, match="quantized modules"):
         whybox.explain(loaded, IMAGE, method="odam", text=["a red ball"] if tokenizer else None)
+
+
+class OfTwoPrecisions(nn.Module):
+    """As DAB-DETR's embeddings of positions: numbers in single precision, whatever the weights are."""
+
+    def __init__(self):
+        super().__init__()
+        self.map, self.head = nn.Conv2d(3, 4, 8, stride=8), nn.Linear(4, 5)
+
+    def forward(self, images):
+        return self.head(self.map(images).mean((2, 3)).float())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_a_network_that_computes_in_two_precisions_is_told_in_one_line(dtype):
+    network = OfTwoPrecisions().to(getattr(torch, dtype))
+    read = lambda output: (output[:, :4], output[:, 4:].sigmoid())
+    with pytest.raises(WhyboxError, match=f"holds {dtype} weights and computes with numbers of another precision") as caught:
+        whybox.explain(whybox.load(network, candidates=read, features=["map"]), torch.rand(3, 16, 16))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plain_module_without_layers_is_told_what_to_name():
+    with pytest.raises(WhyboxError, match=r"which layers of OfTwoPrecisions to draw maps on, features=\[...\]"):
+        whybox.load(OfTwoPrecisions(), candidates=lambda output: (output, output))

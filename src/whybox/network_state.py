@@ -136,6 +136,12 @@ def _reason_in_state(network: nn.Module, error: Exception) -> str | None:
             f" is in half precision, for which torch has no {found[1]} on this device (a detector's own call fails so, too): "
             "bring it to float32, network.float()"
         )
+    precision = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
+    if "same dtype" in words and precision != torch.float32:
+        return (
+            f" holds {str(precision).removeprefix('torch.')} weights and computes with numbers of another precision, too, which "
+            "its own call fails on as well: bring it to float32, network.float()"
+        )
     if "not supported on ScriptModules" in words:
         return (
             " has a scripted or traced part where a layer is watched: choose another layer, or put the part that it was made "

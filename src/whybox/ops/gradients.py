@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whybox.errors import GradientError
+from whybox.ops.graphs import nodes_behind, sound_norms
 
 _AT_ONCE = {"cpu": 2**22}
 """Numbers in the largest gradient of a batched backward pass. On a CPU, past 16 MiB, it falls out of the cache: rows of RT-DETR's
@@ -87,7 +88,7 @@ def level_gradients(
     if not len(values):
         return tuple(tensor.new_zeros((0, *tensor.shape)) for tensor in features)
     check_connected(values, name)
-    with gradients_on():
+    with gradients_on(), sound_norms(values):
         found = _in_batches(values, features) if batched and not create_graph else None
         if found is None:
             found = _one_by_one(values, features, create_graph)
@@ -146,17 +147,9 @@ def _in_batches(values: Tensor, features: Sequence[Tensor]) -> _Found | None:
 
 def _largest_gradient(values: Tensor) -> int:
     """The numbers in the largest gradient that a backward pass from the values goes through."""
-    largest, seen, ahead = 0, set(), [values.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        # The only place where a graph tells of its tensors' sizes; older releases of torch do not.
-        shapes = [entry.shape for entry in getattr(node, "_input_metadata", ())]
-        largest = max([largest, *(prod(shape) for shape in shapes)])
-        ahead += [following for following, _ in node.next_functions]
-    return largest
+    # The only place where a graph tells of its tensors' sizes; older releases of torch do not.
+    shapes = (entry.shape for node in nodes_behind(values) for entry in getattr(node, "_input_metadata", ()))
+    return max((prod(shape) for shape in shapes), default=0)
 
 
 def chunk_rows(rows: Tensor, elements: int, *, limit: int = 2**24) -> Iterator[Tensor]:

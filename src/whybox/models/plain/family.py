@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from whybox.errors import WhyboxError
 from whybox.models.plain._detector import Plain, ReadOutput
 from whybox.models.plain._prompted import make_prompted
 
@@ -14,8 +15,13 @@ def matches(module: nn.Module) -> bool:
     return False
 
 
-def wrap(module: nn.Module, candidates: ReadOutput, features: Sequence[str], **options: Any) -> Plain:
+def wrap(module: nn.Module, candidates: ReadOutput, features: Sequence[str] | None = None, **options: Any) -> Plain:
     """A model from the user's module; the options are the fields of Plain, and with `texts` those of PromptedPlain."""
+    if features is None:
+        raise WhyboxError(
+            f"say which layers of {type(module).__name__} to draw maps on, features=[...]: paths from module.named_modules(), "
+            "best the inputs of its head"
+        )
     if "texts" in options:
         return make_prompted(module, candidates, features, **options)
     return Plain(module, candidates, features, **options)
