@@ -11,9 +11,9 @@ _NORM = "NativeBatchNormBackward0"
 """Batch norm on a CPU, in evaluation mode too; an instance norm is one."""
 
 
-def nodes_behind(values: Tensor) -> Iterator[Any]:
+def nodes_behind(*values: Tensor) -> Iterator[Any]:
     """The nodes of the autograd graph that the values come from, each once."""
-    seen, ahead = set(), [values.grad_fn]
+    seen, ahead = set(), [tensor.grad_fn for tensor in values]
     while ahead:
         node = ahead.pop()
         if node is None or node in seen:
@@ -24,14 +24,14 @@ def nodes_behind(values: Tensor) -> Iterator[Any]:
 
 
 @contextmanager
-def sound_norms(values: Tensor) -> Iterator[None]:
+def sound_norms(*values: Tensor) -> Iterator[None]:
     """Inside, gradients of the values pass batch norms in the memory order of the norm's input.
 
     On a CPU torch (2.4 to 2.12) reads a gradient (1,C,h,w) whose numbers lie in channels-last order as if they lay in the
     input's, and gives other numbers without a message. A map that becomes tokens has such a gradient: the necks of RT-DETR,
     D-FINE and OmDet-Turbo, each a convolution, a norm and `flatten(2).transpose(1, 2)`.
     """
-    norms = [node for node in nodes_behind(values) if node.name() == _NORM] if values.device.type == "cpu" else []
+    norms = [node for node in nodes_behind(*values) if node.name() == _NORM] if values[0].device.type == "cpu" else []
     handles = [node.register_prehook(partial(_in_order_of, node)) for node in norms]
     try:
         yield

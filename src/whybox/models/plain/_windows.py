@@ -17,6 +17,7 @@ from whybox.frame import take_windows
 from whybox.models.plain._reach import Area, needed_margins
 from whybox.ops.calls import Call, play
 from whybox.ops.gradients import gradients_on
+from whybox.ops.graphs import sound_norms
 
 _RADII = (3, 7, 15)
 """Radii of the maps that the receptive field is measured on, smallest first."""
@@ -93,8 +94,8 @@ class Crops:
         reached = [index for index, seed in seeds.items() if self.outputs[index].requires_grad and seed.any()]
         if not reached:
             return torch.zeros_like(self.maps)
-        with gradients_on():
-            outputs = [self.outputs[index] for index in reached]
+        outputs = [self.outputs[index] for index in reached]
+        with gradients_on(), sound_norms(*outputs):
             return torch.autograd.grad(outputs, self.maps, [seeds[index] for index in reached], retain_graph=True)[0]
 
     def at_cells(self, whole: Tensor) -> Tensor:
