@@ -14,6 +14,7 @@ from whybox.errors import WhyboxError
 from whybox.remarks import joined
 from whybox.selection import choose
 
+WITH_A_THRESHOLD = ["torchvision_onestage", "torchvision_twostage", "ultralytics", "plain", "hf_detection", "hf_prompted"]
 BOXES = {"boxes": [[5.0, 5.0, 30.0, 30.0]] * 2, "labels": [0, 1]}
 
 
@@ -67,9 +68,7 @@ def with_threshold(family, floor):
     return model
 
 
-@pytest.mark.parametrize(
-    "family", ["torchvision_onestage", "torchvision_twostage", "ultralytics", "plain", "hf_detection", "hf_prompted"]
-)
+@pytest.mark.parametrize("family", WITH_A_THRESHOLD)
 def test_what_a_model_itself_leaves_out_is_told_where_more_was_asked_for(family):
     picture = image(1, 64, 96)
     scores = sample(family).trace(picture).candidates.scores[:, sample(family).first_column :]
@@ -81,3 +80,16 @@ def test_what_a_model_itself_leaves_out_is_told_where_more_was_asked_for(family)
     assert set(notes) == {f"there may be more: {model.name} itself gives nothing under a score of {floor:g}"}
     assert not any(choose(model.trace(picture), None, model, floor, 10**6)[1])
     assert not any(choose(model.trace(picture), None, model, 0.0, 1)[1])
+
+
+@pytest.mark.parametrize("family", [*WITH_A_THRESHOLD, "hf_instances", "guide_tiny"])
+@pytest.mark.parametrize("floor", [0.02, 0.3])
+def test_a_model_with_a_rule_leaves_out_what_the_rule_does_not_get(family, floor):
+    """Hugging Face's families give the rule scores down to .05, whatever their own threshold."""
+    model = with_threshold(family, floor)
+    wrapped = whybox.with_nms(model, "greedy")
+    # The guide's family says nothing of a threshold.
+    expected = 0.05 if family == "guide_tiny" else min(floor, 0.05) if family.startswith("hf_") else floor
+    assert wrapped.score_threshold == wrapped.unsuppressed_threshold == expected
+    assert (model.unsuppressed(model.trace(image(1, 64, 96))).scores >= expected).all()
+    assert whybox.with_nms(model, "soft").score_threshold == 0

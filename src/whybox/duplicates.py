@@ -12,7 +12,7 @@ from torch import Tensor
 from whybox import registry
 from whybox.errors import UnknownNameError, WhyboxError
 from whybox.methods.odam import Odam
-from whybox.model import Model, PromptedModel
+from whybox.model import ImagePromptedModel, Model, PromptedModel
 from whybox.network_state import exclusive
 from whybox.options import check_options, options_of, read_options
 from whybox.pullback import Pullback
@@ -317,8 +317,14 @@ def with_nms(model: Any, rule: str | Rule, **options: Any) -> Model:
         _check_embeds(inner, chosen)
     if "maps" in chosen.needs and "features" not in inner.gives:
         raise WhyboxError(f"rule {chosen.name!r} compares heat maps, and {inner.name} gives no features to draw them from")
-    kind = PromptedWithNms if inner.takes_text else WithNms
-    return kind(inner, chosen)
+    return _kind_of(inner)(inner, chosen)
+
+
+def _kind_of(inner: Model) -> "type[WithNms]":
+    """The class of the model with a rule, which takes what the model takes."""
+    if not inner.takes_text:
+        return WithNms
+    return ImagePromptedWithNms if isinstance(inner, ImagePromptedModel) else PromptedWithNms
 
 
 class WithNms(Model):
@@ -358,8 +364,20 @@ class WithNms(Model):
         return self.inner.keypoints
 
     @property
+    def score_threshold(self) -> float:  # type: ignore[override]
+        """That of the candidates that the rule gets; 0 where the rule lowers scores."""
+        return 0.0 if self.rule.rescores else self.inner.unsuppressed_threshold
+
+    @property
     def settings(self) -> str:  # type: ignore[override]
-        return f"{self.inner.settings} nms={format_spec(self.rule.name, _plain(self.rule))}".strip()
+        return f"{self.inner.settings} {self._rule_spec()}".strip()
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return (*self.inner.identity, self._rule_spec())
+
+    def _rule_spec(self) -> str:
+        return f"nms={format_spec(self.rule.name, _plain(self.rule))}"
 
     @property
     def default_method(self) -> str:
@@ -398,6 +416,10 @@ class WithNms(Model):
     def predict(self, images: Tensor) -> list[Candidates]:
         return self.inner.predict(images)
 
+    @property
+    def unsuppressed_threshold(self) -> float:
+        return self.inner.unsuppressed_threshold
+
     def unsuppressed(self, trace: Trace) -> Detections:
         return self.inner.unsuppressed(trace)
 
@@ -430,12 +452,21 @@ class PromptedWithNms(WithNms):
     def prompt(self, texts: Sequence[str]) -> Model:
         """The same network and rule, prompted with these texts."""
         prompted: PromptedModel = self.inner
-        return PromptedWithNms(prompted.prompt(texts), self.rule)
+        return type(self)(prompted.prompt(texts), self.rule)
 
     def answer(self, trace: Trace) -> Trace:
         """A trace with its candidates for this model's texts; `apply_rule` gives it the detections that the rule keeps."""
         prompted: PromptedModel = self.inner
         return prompted.answer(trace)
+
+
+class ImagePromptedWithNms(PromptedWithNms):
+    """The same for a model that also takes images."""
+
+    def prompt_with_images(self, images: Sequence[Tensor], names: Sequence[str]) -> Model:
+        """The same network and rule, prompted with images of what it is to look for."""
+        prompted: ImagePromptedModel = self.inner
+        return type(self)(prompted.prompt_with_images(images, names), self.rule)
 
 
 def _plain(rule: Rule) -> Mapping[str, Any]:

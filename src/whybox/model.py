@@ -152,9 +152,15 @@ class Model(ABC):
         """The largest number of detections that its post-processing keeps; None: it has no limit."""
         return None
 
+    @property
+    def unsuppressed_threshold(self) -> float:
+        """The score under which `unsuppressed` gives nothing: a family's own threshold where it has an `unsuppressed` of its own,
+        else .05."""
+        return LEAST_SCORE if type(self).unsuppressed is Model.unsuppressed else self.score_threshold
+
     def unsuppressed(self, trace: Trace) -> Detections:
         """The detections of a trace before duplicates are removed, boxes clipped to the image: what a rule of duplicate removal
-        gets. By default every candidate with its best class, where the score is over .05.
+        gets. By default every candidate with its best class, where the score is over `unsuppressed_threshold`.
 
         Args:
             trace: A trace of this model.
@@ -164,7 +170,7 @@ class Model(ABC):
         """
         candidates = trace.candidates
         scores, labels = candidates.scores.detach().max(1)
-        source = (scores > LEAST_SCORE).nonzero()[:, 0]
+        source = (scores > self.unsuppressed_threshold).nonzero()[:, 0]
         height, width = trace.frame.image
         boxes = candidates.boxes_of(source, labels[source]).detach()
         limit = boxes.new_tensor([width, height, width, height])

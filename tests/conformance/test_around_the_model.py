@@ -35,7 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:FSDP is switching to use"),
     pytest.mark.filterwarnings("ignore:quantized..linear_dynamic"),
     pytest.mark.filterwarnings("ignore:Please use quant_min and quant_max"),
-    pytest.mark.filterwarnings("ignore:Graph break due to unsupported builtin"),  # before torch 2.6, in hooks
 ]
 
 IMAGE = picture(seed=3, height=64, width=96)
@@ -252,6 +251,15 @@ WITHOUT_EFFECT = {
 @every_family
 def test_maps_are_those_of_the_network_alone(name, around):
     assert_same(explained(name, WITHOUT_EFFECT[around](network(name))), alone(name))
+
+
+def test_compiled_parts_are_put_back():
+    module = compiled_part(compiled_in_place(network("plain")))
+    held = lambda: [(vars(part).get("_compiled_call_impl"), vars(part).get("forward")) for part in module.modules()]
+    before = held()
+    assert any(called for called, _ in before)
+    explained("plain", module)
+    assert held() == before
 
 
 def test_the_prepared_forward_is_put_back():

@@ -12,6 +12,7 @@ from suppression.test_rules import plain_odam
 from whybox import registry
 from whybox.duplicates import WithNms, make_rule, map_vectors, remove_duplicates
 from whybox.errors import WhyboxError
+from whybox.model import Model
 from whybox.suppression.greedy import greedy_rows
 
 WITH_BOXES = [family for family in FAMILIES if not sample(family).whole_image]
@@ -102,6 +103,13 @@ def test_a_model_with_a_rule_is_a_model(model):
     assert torch.equal(result.detections.scores, trace.detections.scores[:3])
     # A second rule takes the place of the first.
     assert whybox.with_nms(soft, "greedy").inner is model
+
+
+def test_a_model_with_a_rule_hides_no_attribute_of_the_model():
+    """What `Model` itself defines is found before the inner model is asked; the two that are left out follow from `kind`."""
+    wrapped = whybox.with_nms(sample("plain"), "greedy")
+    public = {name for name in vars(Model) if not name.startswith("_")}
+    assert public - {"whole_image", "takes_text"} <= {*vars(WithNms), *vars(wrapped)}
 
 
 def test_every_rule_is_refused_or_works(model):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from whybox.cli.options import AsJson, Device, ModelName, Nms, Rename, Threshold, Weights, load_model, read_options, read_pairs
-from whybox.cli.output import bar, free_folder, print_json, print_table, warn
+from whybox.cli.output import bar, free_folder, print_json, print_table, tell_own_threshold, warn
 
 MOST_PROBLEMS = 5
 """Number of data set problems to print one by one."""
@@ -61,6 +61,7 @@ def errors(
         rows = [[name, str(count), _gain(search_result.gains[name])] for name, count in search_result.counts.items()]
         print_table(f"errors in {search_result.images} images", ["error type", "count", "AP50 gain without it"], rows)
         print(f"page: {(folder / PAGE).resolve().as_uri()}")
+    tell_own_threshold(network, score_threshold)
     if search_result.failed:
         raise typer.Exit(1 if search_result.images else 2)
 

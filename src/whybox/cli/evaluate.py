@@ -8,7 +8,7 @@ import typer
 
 from whybox.cli import options as read
 from whybox.cli.options import AsJson, Device, ModelName, Rename, Weights
-from whybox.cli.output import bar, print_json, print_table, warn
+from whybox.cli.output import bar, print_json, print_table, tell_own_threshold, warn
 
 if TYPE_CHECKING:
     from whybox.runs.evaluation.evaluate import Evaluation
@@ -92,6 +92,7 @@ def evaluate(
     with bar(min(len(opened), limit or len(opened)), "evaluating") as on_progress:
         done = run(network, opened, out=out, on_progress=on_progress, on_warning=warn, **settings)
     print_evaluation(done, out, as_json)
+    tell_own_threshold(network, score_threshold)
     if done.failed:
         raise typer.Exit(1 if len(done.results) else 2)
 

@@ -20,7 +20,7 @@ from whybox.cli.evaluate import (
     TopBefore,
 )
 from whybox.cli.options import MODEL, Device, ModelName, Weights
-from whybox.cli.output import bar, warn
+from whybox.cli.output import bar, tell_own_threshold, warn
 
 if TYPE_CHECKING:
     from whybox.runs.evaluation.paper_tables import Table
@@ -110,6 +110,9 @@ def reproduce(
     print(text)
     for page in sorted(folder.glob("*/index.html")):
         print(f"report: {page.resolve().as_uri()}")
+    for each in (network, second):
+        if each is not None:
+            tell_own_threshold(each, score_threshold)
 
 
 def _rules(

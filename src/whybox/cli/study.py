@@ -9,7 +9,7 @@ import typer
 from whybox.cli import options as read
 from whybox.cli.evaluate import Limit, OnProblem, ScoreThreshold
 from whybox.cli.options import AsJson, Device, Weights
-from whybox.cli.output import bar, free_folder, print_table, warn
+from whybox.cli.output import bar, free_folder, print_table, tell_own_threshold, warn
 
 study = typer.Typer(
     help="Studies with people: which maps they trust, what they read from them.", no_args_is_help=True, add_completion=False
@@ -92,6 +92,8 @@ def new(
         made = make_study(chosen, images, models, named, out, recipe, on_progress=on_progress, on_warning=warn)
     print(f"{len(made.questions)} objects, {made.per_person} questions and {len(made.checks)} checks per person")
     print(f"edit {out / 'consent.md'}, then: whybox study serve {out}")
+    for each in models.values():
+        tell_own_threshold(each, score_threshold)
 
 
 @study.command()

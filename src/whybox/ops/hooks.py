@@ -41,9 +41,30 @@ def frozen(module: nn.Module, *, weights: bool = True) -> Iterator[nn.Module]:
 
 def _uncompiled(module: nn.Module) -> AbstractContextManager[Any]:
     """Inside, compiled parts run as they were written: compiled code does not look for hooks that come later."""
-    # Before torch 2.6 there is no such switch.
+    if not compiled(module):
+        return nullcontext()
     stance = getattr(torch.compiler, "set_stance", None)
-    return stance("force_eager") if compiled(module) and stance is not None else nullcontext()
+    # Before torch 2.6 there is no such switch.
+    return _written(module) if stance is None else stance("force_eager")
+
+
+@contextmanager
+def _written(module: nn.Module) -> Iterator[None]:
+    """What the switch does, part by part."""
+    # Past the parts' own __setattr__, because a compiled part sets the attributes of the one in it.
+    parts = [(vars(part), part) for part in module.modules()]
+    switched: list[tuple[dict[str, Any], str, Any]] = [
+        *((held, "_compiled_call_impl", None) for held, _ in parts if held.get("_compiled_call_impl") is not None),
+        *((held, "forward", part._orig_mod) for held, part in parts if type(part).__name__ == "OptimizedModule"),
+    ]
+    before = [(held, name, held[name]) for held, name, _ in switched]
+    try:
+        for held, name, value in switched:
+            held[name] = value
+        yield
+    finally:
+        for held, name, value in before:
+            held[name] = value
 
 
 def compiled(network: nn.Module) -> bool:

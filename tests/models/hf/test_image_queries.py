@@ -49,6 +49,15 @@ def test_detections_are_the_processors(pair, threshold):
     torch.testing.assert_close(ours.scores, output.logits[0].sigmoid()[ours.source, 0], rtol=1e-4, atol=1e-5)
 
 
+def test_a_rule_of_duplicate_removal_stays_with_the_images(pair):
+    net, processor = pair
+    model = prompted(whybox.with_nms(whybox.load(net, processor=processor), "greedy:iou_threshold=1"), CROPS)
+    assert model.classes == list(CROPS)
+    assert model.settings.endswith("nms=greedy:iou_threshold=1.0")
+    found = whybox.detect(model, PICTURE, score_threshold=0, top=10_000)
+    assert len(found) == len(model.unsuppressed(whybox.trace(model, PICTURE))) > 0
+
+
 def test_several_images_are_classes_by_name(pair):
     net, processor = pair
     model = whybox.load(net, processor=processor, score_threshold=0)

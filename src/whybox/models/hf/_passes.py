@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from whybox.errors import WhyboxError, unknown
-from whybox.model import Model
+from whybox.model import LEAST_SCORE, Model
 from whybox.models._layers import Layer, choose_layers, exact_pullbacks, leading_target, module_path, same_rows
 from whybox.network_state import exclusive
 from whybox.ops.kept_pass import kept_or_made
@@ -16,6 +16,11 @@ from whybox.types import Detections, Target, Trace
 
 class AutogradDetector(Model):
     """A detector whose gradients are autograd's. A family says how the pass is made, and what is read from it."""
+
+    @property
+    def unsuppressed_threshold(self) -> float:
+        """.05, or its own threshold where that is lower."""
+        return min(LEAST_SCORE, self.score_threshold)
 
     def pullbacks(
         self, trace: Trace, detections: Detections, layer: str | None, route: str, *, frozen_allowed: bool = True

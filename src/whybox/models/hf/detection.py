@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from whybox.attention import AttentionMap, AttentionModel
 from whybox.errors import WhyboxError
 from whybox.frame import Frame, Size
-from whybox.model import LEAST_SCORE
 from whybox.models._layers import Layer, find_layers, no_map, same_rows, token_layer
 from whybox.models._masks import masks_on_image
 from whybox.models.hf import _hub as hf
@@ -160,10 +159,11 @@ class HuggingFaceDetection(AutogradDetector, AttentionModel):
             return [self._candidates(*row, frame) for row in zip(output.logits, output.pred_boxes, strict=True)]
 
     def unsuppressed(self, trace: Trace) -> Detections:
-        """What the processor gives for scores over .05, boxes clipped; of ranked pairs, as many as there are queries or more."""
+        """What the processor gives for scores over `unsuppressed_threshold`, boxes clipped; of ranked pairs, as many as there are
+        queries or more."""
         with torch.no_grad():
             ranked = self._ranked(trace.candidates, max(len(trace.candidates), self.top or 0))
-            found = self._kept(ranked, min(LEAST_SCORE, self.score_threshold))
+            found = self._kept(ranked, self.unsuppressed_threshold)
             height, width = trace.frame.image
             limit = found.boxes.new_tensor([width, height, width, height])
             return replace(found, boxes=found.boxes.clamp(min=0).minimum(limit))

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from whybox.errors import GradientError, WhyboxError
 from whybox.frame import Frame, Size, resize_maps
-from whybox.model import LEAST_SCORE
 from whybox.models._layers import Layer, check_rows, find_layers, leading_target, same_rows
 from whybox.models.hf import _hub as hf
 from whybox.models.hf._images import check_processor, processed
@@ -147,10 +146,10 @@ class HuggingFaceInstances(AutogradDetector):
             return [self._candidates(*row, frame.image) for row in zip(logits, masks, strict=True)]
 
     def unsuppressed(self, trace: Trace) -> Detections:
-        """What the processor gives for scores over .05."""
+        """What the processor gives for scores over `unsuppressed_threshold`."""
         with recording(False):
             ranked = self._ranked(trace.candidates)
-            return ranked[ranked.scores > min(LEAST_SCORE, self.score_threshold)]
+            return ranked[ranked.scores > self.unsuppressed_threshold]
 
     def complete(self, trace: Trace, detections: Detections) -> Detections:
         """With their masks, as the processor draws them."""
