@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from conformance.conftest import sample
 from models.detectors import image
 from models.prompted_models import SHAPE, TEXTS, prompted_pair
 from whybox.errors import WhyboxError
-from whybox.remarks import joined
+from whybox.frame import Frame
+from whybox.network_state import exclusive
+from whybox.remarks import joined, remarks_on_zeros
 from whybox.selection import choose
+from whybox.types import Candidates, Detections, FeatureMap, HeatMaps, Trace
 
 WITH_A_THRESHOLD = ["torchvision_onestage", "torchvision_twostage", "ultralytics", "plain", "hf_detection", "hf_prompted"]
 BOXES = {"boxes": [[5.0, 5.0, 30.0, 30.0]] * 2, "labels": [0, 1]}
@@ -53,6 +57,27 @@ def test_words_without_weight_are_told(owl, picture):
 def test_notes_are_joined_row_by_row():
     assert joined(["a", ""], [], ["b", "c"]) == ["a; b", "c"]
     assert joined([], []) == []
+
+
+@pytest.mark.parametrize(("dtype", "told"), [(torch.float16, True), (torch.bfloat16, False), (torch.float32, False)])
+def test_a_map_that_float16_may_have_rounded_to_zero_is_told(dtype, told):
+    frame, boxes, zeros = Frame((8, 8), (8, 8), (8, 8)), torch.zeros(1, 4), torch.zeros(1, dtype=torch.long)
+    found = Detections(boxes, torch.zeros(1), zeros, zeros)
+    features = (FeatureMap(torch.zeros(1, 2, 2, dtype=dtype), 4.0, "level"),)
+    trace = Trace(torch.zeros(3, 8, 8), frame, features, Candidates(boxes, torch.zeros(1, 1), zeros), found)
+    maps = HeatMaps((torch.zeros(2, 2), torch.ones(2, 2)), frame, "score", "odam", {}, ("exact", "exact"))
+    notes = remarks_on_zeros(maps, trace)
+    assert [bool(note) for note in notes] == ([True, False] if told else [])
+
+
+def test_a_configuration_without_names_of_outputs_is_told():
+    network = torch.nn.Linear(1, 1)
+    network.config = SimpleNamespace(return_dict=False)
+    with pytest.raises(WhyboxError, match=r"return_dict=False.*config.return_dict = True"), exclusive(network):
+        _ = ().pooler_output
+    network.config.return_dict = True
+    with pytest.raises(AttributeError), exclusive(network):
+        _ = ().pooler_output
 
 
 def with_threshold(family, floor):

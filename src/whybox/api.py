@@ -21,7 +21,7 @@ from whybox.model import Model
 from whybox.network_state import device_of, exclusive, fingerprint
 from whybox.ops.maps import GradientMethod
 from whybox.prompting import TextPrompt, answered, prompted, texts_for_each, texts_read
-from whybox.remarks import check_contrast, joined, remarks_of, remarks_on_texts
+from whybox.remarks import check_contrast, joined, remarks_of, remarks_on_texts, remarks_on_zeros
 from whybox.report.texts import distinct_words
 from whybox.rule import Rule
 from whybox.selection import MOST_DETECTIONS, best, check_selection, choose
@@ -334,7 +334,8 @@ def _explained(
         notes = tuple(f"the map of {method.name} does not depend on the target" for _ in notes)
     texts = texts_read(model, chosen)
     tokens = explain_tokens(method, model, trace, chosen, target) if words else None
-    remarks = joined(remarks_on_texts(texts, tokens), notes, remarks_of(method, target, model, trace, chosen))
+    of_maps = remarks_of(method, target, model, trace, chosen), remarks_on_zeros(maps, trace)
+    remarks = joined(remarks_on_texts(texts, tokens), notes, *of_maps)
     result = Explanation(
         chosen,
         maps,

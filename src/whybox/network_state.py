@@ -142,6 +142,10 @@ def _reason_in_state(network: nn.Module, error: Exception) -> str | None:
             f" holds {str(precision).removeprefix('torch.')} weights and computes with numbers of another precision, too, which "
             "its own call fails on as well: bring it to float32, network.float()"
         )
+    if "tuple" in words and any(
+        getattr(getattr(part, "config", None), "return_dict", None) is False for part in network.modules()
+    ):
+        return "'s configuration has return_dict=False, and parts of it need the names of outputs: config.return_dict = True"
     if "not supported on ScriptModules" in words:
         return (
             " has a scripted or traced part where a layer is watched: choose another layer, or put the part that it was made "

@@ -1,6 +1,9 @@
-"""What is said beside each detection's map: of its text, of the method, of a contrast with itself, of words without weight."""
+"""What is said beside each detection's map: of its text, of the method, of a contrast with itself, of words without weight, of
+maps that half precision rounds to zero."""
 
 from collections.abc import Sequence
+
+import torch
 
 from whybox.attention import Text, TokenMaps
 from whybox.errors import WhyboxError
@@ -9,7 +12,7 @@ from whybox.method import Method
 from whybox.model import Model
 from whybox.prompting import reading_note
 from whybox.targets import Contrast, find_target
-from whybox.types import Detections, Target, Trace
+from whybox.types import Detections, HeatMaps, Target, Trace
 
 
 def check_contrast(model: Model, target: str | Target) -> None:
@@ -45,6 +48,15 @@ def remarks_on_texts(texts: Sequence[Text], words: TokenMaps | None) -> list[str
         return read
     bare = ["" if values.any() else f"no word has a weight for {words.target}" for values in words.values]
     return joined(read, bare)
+
+
+def remarks_on_zeros(maps: HeatMaps, trace: Trace) -> list[str]:
+    """For N maps whether all of one is zero that may be small in truth; [] for features that are not in float16."""
+    # bfloat16 has the exponents of float32: nothing underflows there that would not do so everywhere.
+    if not maps.routes or all(level.values.dtype != torch.float16 for level in trace.features):
+        return []
+    told = "float16 knows no number under 6e-8, and may have rounded all of this map to zero: explain the network in float32"
+    return ["" if values.any() else told for values in maps.native]
 
 
 def joined(*columns: Sequence[str]) -> list[str]:

@@ -85,6 +85,19 @@ class ExportedYolox(Yolox):
     decoded = False
 
 
+class ExportedYolov8(Pyramid):
+    """Center and size in pixels, and probabilities, in rows."""
+
+    def __init__(self, **options):
+        super().__init__(4 + CLASSES, **options)
+
+    def forward(self, images):
+        values = torch.cat([raw.flatten(2) for raw in self.raw(images)], 2)
+        center = centers_of(0.5, 1).T
+        sides = values[:, 2:4].exp() * 8
+        return torch.cat([values[:, :2] + center, sides, values[:, 4:].sigmoid()], 1)
+
+
 class Yolov7(Pyramid):
     """Raw outputs beside ones that were decoded in place."""
 
@@ -227,6 +240,10 @@ def yolox_boxes():
     return boxes_of(centers_of(0.0, 1), sides)
 
 
+def yolov8_boxes():
+    return boxes_of(centers_of(0.5, 1), torch.tensor([8.0, 8.0]))
+
+
 def yolov7_boxes():
     sides = []
     for stride, pair in zip(STRIDES, Yolov7.anchors, strict=True):
@@ -247,6 +264,7 @@ def detr_boxes():
 FORMS = {
     "yolox": (Yolox, lambda page, net: page.read_yolox, yolox_boxes, 0.25),
     "exported yolox": (ExportedYolox, lambda page, net: page.read_exported_yolox(SIZE, STRIDES), yolox_boxes, 0.25),
+    "exported yolov8": (ExportedYolov8, lambda page, net: page.read_exported_yolov8, yolov8_boxes, 0.5),
     "yolov7": (Yolov7, lambda page, net: page.read_yolov5(net), yolov7_boxes, 0.25),
     "effdet": (EffDet, lambda page, net: page.read_effdet(anchors(), CLASSES), of_anchors, 0.5),
     "detr": (Detr, lambda page, net: page.read_detr(SIZE), detr_boxes, 0.5),

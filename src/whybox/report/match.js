@@ -89,7 +89,7 @@
     if (word && one === text) find("question").replaceChildren("How much does ", name, " weigh?");
     else find("question").replaceChildren("What speaks for ", name, word ? " alone?" : "?", score);
     find("question").classList.toggle("long", find("question").textContent.length > 70);
-    find("meaning").textContent = [word ? weigh(word) : "", one === text && word ? "" : meaning(one.map)].filter(Boolean).join(" ");
+    find("meaning").textContent = [word ? weigh(word) : "", one === text && word ? "" : meaning(one.map, one.note)].filter(Boolean).join(" ");
     holdHeight(document.querySelector(".ask"));
   }
 
@@ -100,8 +100,9 @@
 
   const shorten = (text) => (text.length > 140 ? `${text.slice(0, 139)}…` : text);
 
-  function meaning(map) {
-    if (map.low === 0 && map.high === 0) return "This map is zero everywhere: the method found no evidence for it.";
+  function meaning(map, note) {
+    // A note may tell another reason.
+    if (map.low === 0 && map.high === 0) return `This map is zero everywhere${note ? "." : ": the method found no evidence for it."}`;
     if (map.high === map.low) return "This map has the same value everywhere.";
     const value = match.target === "score" ? match.score : match.target;
     const sentence = `more weight for the ${value}, as ${page.methods[match.method] || match.method} counts it.`;

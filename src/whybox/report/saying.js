@@ -27,11 +27,14 @@ const makeSaying = (page, seen) => {
     const [before, after = ""] = wordsOf(state.target).question.split("{name}");
     question.replaceChildren(before, make("em", { textContent: name }), after, make("small", { textContent: writeScore(score) }));
     const map = mapOf(one, index);
-    find("meaning").textContent = map ? meaning(one, map) : "";
+    find("meaning").textContent = map ? meaning(one, map, noteOf(one, index)) : "";
   }
 
-  function meaning(one, map) {
-    if (map.low === 0 && map.high === 0) return "This map is zero everywhere: the method found no evidence for it.";
+  const noteOf = (one, index) => one?.notes?.[index] || photo().detections[index].note;
+
+  function meaning(one, map, note) {
+    // A note may tell another reason.
+    if (map.low === 0 && map.high === 0) return `This map is zero everywhere${note ? "." : ": the method found no evidence for it."}`;
     if (map.high === map.low) return "This map has the same value everywhere.";
     const sentence = wordsOf(one.target).meaning || "Brighter: a higher value of the map.";
     return one.signed ? `${sentence.replace("Brighter", "Red")} Blue: the opposite.` : sentence;
@@ -99,7 +102,7 @@ const makeSaying = (page, seen) => {
     const rows = [];
     // Of a box that the reader drew, it stands above the photograph.
     const found = index === null ? null : photo().detections[index];
-    const note = !found || found.drawn ? "" : one?.notes?.[index] || found.note;
+    const note = !found || found.drawn ? "" : noteOf(one, index);
     if (index !== null && !photo().whole) rows.push(["Box", photo().detections[index].box.map((side) => Math.round(side)).join(", ")]);
     if (found) rows.push(...shapeFacts(found));
     const map = mapOf(one, index);
