@@ -80,7 +80,8 @@ def test_heads_and_size_reach_method_and_model(whybox, clip, pictures):
 def test_a_text_that_is_too_long_is_cut_and_told(whybox, clip, pictures):
     text = "a red " + "dog " * 14 + "tree"
     code, _, err = whybox("match", "one.png", text, "--model", clip, "--out", "out")
-    note = "longer than the model's context: it read 14 tokens and not 'dog dog tree'"
+    # The clip's random weights give no word a weight here.
+    note = "longer than the model's context: it read 14 tokens and not 'dog dog tree'; no word has a weight for score"
     assert (code, said(err)) == (0, [f"whybox: {text[:40]!r}: {note}"])
     read = Explanation.load(pictures / "out")
     assert read.notes == (note,)
@@ -89,7 +90,8 @@ def test_a_text_that_is_too_long_is_cut_and_told(whybox, clip, pictures):
 
 def test_a_word_that_the_model_does_not_know_is_told(whybox, clip, pictures):
     code, _, err = whybox("match", "one.png", "a red 名前", "--model", clip, "--out", "out")
-    assert (code, said(err)) == (0, ["whybox: 'a red 名前': not in the model's vocabulary: '名前'"])
+    told = "whybox: 'a red 名前': not in the model's vocabulary: '名前'; no word has a weight for score"
+    assert (code, said(err)) == (0, [told])
     assert Explanation.load(pictures / "out").texts[0].unknown == ("名前",)
 
 
