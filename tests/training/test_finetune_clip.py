@@ -240,6 +240,10 @@ torch.set_num_threads(1)
 fabric = launch(Devices("cpu", 2, "ddp"))
 for family in given.FAMILIES:
     given.gradients(Path(sys.argv[1]), fabric, Path(sys.argv[2]) / f"{{family}}-{{fabric.global_rank}}.pt", family)
+if torch.distributed.is_initialized():
+    # Else gloo's threads may still run when the interpreter ends, which aborts the process.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 """
 
 

@@ -313,6 +313,10 @@ run = loop.Fit(network, given.rows(recipe.part(fabric)), losses, recipe, fabric)
 loop.fit(run, Path(sys.argv[1]), every=3, on_progress=lambda step, now: seen.append(now["square"]))
 weights = network.line.weight.flatten().tolist() + network.line.bias.tolist()
 Path(sys.argv[1], f"{{fabric.global_rank}}.json").write_text(json.dumps([seen, weights, len(written)]))
+if torch.distributed.is_initialized():
+    # Else gloo's threads may still run when the interpreter ends, which aborts the process.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 """
 
 

@@ -498,6 +498,10 @@ torch.set_num_threads(1)
 fabric = launch(Devices("cpu", int(sys.argv[2]), "ddp" if sys.argv[2] != "1" else "auto"))
 seen = given.train_a_little(Path(sys.argv[1]) / ("run" + sys.argv[2]), fabric)
 Path(sys.argv[1], f"{{sys.argv[2]}}-{{fabric.global_rank}}.json").write_text(json.dumps(seen))
+if torch.distributed.is_initialized():
+    # Else gloo's threads may still run when the interpreter ends, which aborts the process.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 """
 
 
